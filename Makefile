@@ -1,0 +1,54 @@
+# make env | check | test | demo | test-engines | lock
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+UV     := .venv-uv/bin/uv
+READY  := $(VENV)/.ready
+PACKAGES := turnout registry experiments evaluators proxy dashboard
+
+.DEFAULT_GOAL := help
+.PHONY: help env check test demo test-engines lock clean
+
+help:
+	@echo 'make demo          the main job, start to end, on simulated engines (KEEP=1 leaves it running)'
+	@echo 'make test          every test that needs no extra engine'
+	@echo 'make check         ruff, mypy --strict, import contracts'
+	@echo 'make test-engines  the same journey on a real vLLM (CPU), installed into .venv-vllm'
+	@echo 'make env           the environment alone, in .venv'
+	@echo 'make lock          resolve requirements.lock anew'
+
+env: $(READY)
+
+$(UV):
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
+
+# --require-hashes: what is installed is what was reviewed, byte for byte.
+$(READY): requirements.lock pyproject.toml | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip sync --require-hashes requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+check: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: env
+	$(BIN)/python -m pytest
+
+demo: env
+	$(BIN)/turnout demo $(if $(KEEP),--keep)
+
+test-engines: env
+	./tests/engines/install.sh
+	$(BIN)/python -m pytest -m engines tests/engines
+
+lock: | $(UV)
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header pyproject.toml --group dev --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) .venv-uv .venv-vllm .mypy_cache .ruff_cache .hypothesis

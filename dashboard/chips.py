@@ -1,0 +1,135 @@
+"""How does a state look: which words, icon and colour stand for it?
+
+One table per vocabulary, so that a state looks alike on every page. It must not know where it is shown.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import streamlit as st
+
+from . import figures
+from .answers import Experiment, Verdict
+from .inert import badge, label
+
+Colour = Literal["red", "orange", "yellow", "blue", "green", "violet", "gray", "grey", "primary"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """Words, icon and colour of a state."""
+
+    words: str
+    icon: str
+    colour: Colour
+
+
+VERDICTS = {
+    "ship": Chip("Ship", ":material/check_circle:", "green"),
+    "roll_back": Chip("Roll back", ":material/undo:", "red"),
+    "invalid": Chip("Invalid", ":material/report:", "orange"),
+    "keep_running": Chip("Keep running", ":material/hourglass_top:", "blue"),
+    "inconclusive": Chip("Inconclusive", ":material/balance:", "gray"),
+}
+NO_VERDICT = Chip("No verdict yet", ":material/hourglass_empty:", "gray")
+
+STATES = {
+    "running": Chip("running", ":material/play_arrow:", "gray"),
+    "paused": Chip("paused", ":material/pause:", "orange"),
+    "concluded": Chip("waiting for you", ":material/front_hand:", "blue"),
+    "promoted": Chip("promoted", ":material/arrow_upward:", "green"),
+    "rolled_back": Chip("rolled back", ":material/undo:", "red"),
+    "stopped": Chip("stopped", ":material/stop:", "gray"),
+}
+MODES = {
+    "ab": Chip("A/B", ":material/call_split:", "gray"),
+    "canary": Chip("canary", ":material/trending_up:", "gray"),
+    "shadow": Chip("shadow", ":material/content_copy:", "gray"),
+}
+GUARDRAILS = {
+    "ok": Chip("ok", ":material/check:", "green"),
+    "better": Chip("ok", ":material/check:", "green"),
+    "worse": Chip("worse", ":material/warning:", "orange"),
+    "crossed": Chip("crossed", ":material/close:", "red"),
+    "no_data": Chip("no data", ":material/remove:", "gray"),
+    "insufficient_data": Chip("not enough data", ":material/hourglass_empty:", "gray"),
+}
+METRIC_STATES = {
+    "ok": Chip("within margin", ":material/check:", "green"),
+    "crossed": Chip("margin crossed", ":material/close:", "red"),
+    "better": Chip("better", ":material/check:", "green"),
+    "worse": Chip("worse", ":material/warning:", "red"),
+    "no_data": Chip("no data", ":material/remove:", "gray"),
+    "insufficient_data": Chip("not enough data", ":material/hourglass_empty:", "gray"),
+}
+SEVERITIES = {
+    "block": Chip("blocks", ":material/block:", "red"),
+    "warn": Chip("warning", ":material/warning:", "orange"),
+    "note": Chip("note", ":material/info:", "gray"),
+}
+GOLDEN = {
+    "pass": Chip("pass", ":material/check_circle:", "green"),
+    "fail": Chip("fail", ":material/cancel:", "red"),
+    "inconclusive": Chip("inconclusive", ":material/balance:", "gray"),
+}
+# What is unhealthy is said before what was measured: a figure from a broken experiment is no news.
+SEVERITY_ORDER = ("block", "warn", "note")
+
+
+def chip_of(table: dict[str, Chip], state: str | None) -> Chip:
+    """The chip of `state`; an unknown state is shown by its own name in grey."""
+    return table.get(state or "") or Chip(badge(state or "unknown", 40), ":material/help:", "gray")
+
+
+def show(chip: Chip, prefix: str = "") -> None:
+    """Draw it. `prefix` is foreign text (a metric's name) and is made inert."""
+    st.badge(f"{badge(prefix)} {chip.words}" if prefix else chip.words, icon=chip.icon, color=chip.colour)
+
+
+def verdict_chip(verdict: Verdict | None) -> Chip:
+    """The chip of a verdict, or of its absence."""
+    return NO_VERDICT if verdict is None else chip_of(VERDICTS, verdict.kind)
+
+
+def blocked(verdict: Verdict | None) -> bool:
+    """Must the scorecard stay without colours, because its figures cannot be trusted?"""
+    if verdict is None:
+        return False
+    srm_broken = verdict.srm is not None and verdict.srm.state == "crossed"
+    return verdict.kind == "invalid" or srm_broken
+
+
+def sentence(experiment: Experiment) -> str:
+    """What to read first about an experiment, never empty."""
+    verdict = experiment.verdict
+    if verdict is None:
+        return "No data has arrived yet: nothing can be said."
+    return verdict.sentence or verdict.label or chip_of(VERDICTS, verdict.kind).words
+
+
+def split(experiment: Experiment) -> str:
+    """Which version gets, or got, how much: control v1 50 %, candidate v2 50 %."""
+    over = experiment.state in ("promoted", "rolled_back", "stopped")
+    parts = []
+    for arm in experiment.arms:
+        part = arm.weight_pct
+        if over or (experiment.mode == "shadow" and arm.arm == "control"):
+            # Nobody is split any more: say what was tried, not who gets what since.
+            part = experiment.candidate_pct if over and arm.arm != "control" else None
+        words = f"{arm.arm} {figures.version(arm.version)}"
+        parts.append(words + (f" {figures.weight(part)}" if figures.known(part) else ""))
+    return " · ".join(parts) or figures.DASH
+
+
+def fact(title: str, value: str, note: str = "") -> None:
+    """A labelled figure: small title, value, and what qualifies it (n, missing, age). All inert."""
+    with st.container(gap=None):
+        st.caption(label(title))
+        st.text(value)
+        if note:
+            st.caption(label(note))
+
+
+def page_theme() -> Literal["light", "dark"]:
+    """The theme in this browser, for colours inside charts."""
+    return st.context.theme.type or "light"

@@ -1,0 +1,78 @@
+"""What is one stored result of a golden run, and who takes it?
+
+A row is what one evaluator said about one answer to one item: keyed by run, item, repeat and evaluator,
+written once. The sink is whoever keeps them; the ledger does so through the control API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from evaluators.golden import Check, GoldenItem
+from evaluators.score import Output, Score, Status
+from experiments.ledger.exchange import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultRow:
+    """One score as it is stored. `output` is what the ledger keeps of the answer (`Output.to_json`)."""
+
+    item_id: str
+    item_hash: str
+    repeat: int
+    evaluator: str
+    evaluator_version: str
+    status: Status
+    value: float | None = None
+    label: str | None = None
+    explanation: str | None = None
+    output: Mapping[str, Any] | None = None
+    outcome: Outcome | None = None
+    request_id: str | None = None
+
+    @classmethod
+    def of(cls, item: GoldenItem, repeat: int, check: Check, score: Score, output: Output) -> ResultRow:
+        """The row of one check's score."""
+        return cls(
+            item_id=item.id,
+            item_hash=item.hash,
+            repeat=repeat,
+            evaluator=check.key,
+            evaluator_version=f"{check.type}@{check.version}",
+            status=score.status,
+            value=score.value,
+            label=score.label,
+            explanation=score.explanation,
+            output=output.to_json(),
+            outcome=output.outcome,
+            request_id=output.request_id,
+        )
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> ResultRow:
+        """The row as the control API gives it; fields of later versions are left out."""
+        fields: dict[str, Any] = {name: row.get(name) for name in cls.__dataclass_fields__}
+        return cls(**fields)
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as the control API takes it."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+class ResultSink(Protocol):
+    """Keeps result rows. Appending a row that is there already changes nothing. May block; called from a
+    thread of its own, one call at a time."""
+
+    def append(self, rows: Sequence[ResultRow]) -> None: ...
+
+
+def text_of(row: ResultRow) -> str:
+    """What the model answered, as a person reads it: its text, else its tool calls, else the reason."""
+    output: Mapping[str, Any] = row.output or {}
+    if output.get("text"):
+        return str(output["text"])
+    if calls := output.get("tool_calls"):
+        return "; ".join(f"{call['name']}({call['arguments']})" for call in calls)
+    return str(output.get("error") or row.outcome or "no answer")

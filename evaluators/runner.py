@@ -1,0 +1,196 @@
+"""How are all questions of a golden set put to one version, each once, and the answers kept?
+
+A fixed number of workers takes questions from one list; scores go to the sink in batches, all scores of an
+answer in the same batch. A run that was stopped resumes by an anti-join: what is stored is not asked again.
+Questions that got no answer for reasons outside the version are stored as missing only when the run is
+through, so that a resumed run asks them anew. Knows neither the ledger nor the statistics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from evaluators.errors import ProxyUnreachable, ResultsLost, RunError
+from evaluators.golden import GoldenItem, GoldenSet
+from evaluators.results import ResultRow, ResultSink
+from evaluators.scoring import score_output
+from evaluators.target import Target
+
+#: An answer, by item id and repeat.
+Question = tuple[str, int]
+_UNANSWERED = frozenset((None, "overloaded", "rejected"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLimits:
+    """`unreachable` unanswered connections in a row end the run; a batch goes out at `batch_rows` rows or
+    after `batch_s` seconds."""
+
+    concurrency: int = 8
+    unreachable: int = 8
+    batch_rows: int = 200
+    batch_s: float = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTally:
+    """What a run did: questions answered before it (`resumed`), asked now, and of these left unanswered."""
+
+    resumed: int
+    asked: int
+    unanswered: int
+
+
+def answered(golden: GoldenSet, rows: Iterable[ResultRow]) -> frozenset[Question]:
+    """The questions whose every check has a row of the right item hash and evaluator version."""
+    stored = {(row.item_id, row.item_hash, row.repeat, row.evaluator, row.evaluator_version) for row in rows}
+    repeats = {repeat for _, _, repeat, _, _ in stored}
+    return frozenset(
+        (item.id, repeat)
+        for item in golden.items
+        for repeat in repeats
+        if all(
+            (item.id, item.hash, repeat, check.key, f"{check.type}@{check.version}") in stored
+            for check in item.checks
+        )
+    )
+
+
+async def run_questions(
+    golden: GoldenSet,
+    target: Target,
+    sink: ResultSink,
+    *,
+    repeats: int = 1,
+    done: frozenset[Question] = frozenset(),
+    limits: RunLimits | None = None,
+    on_answer: Callable[[Sequence[ResultRow]], None] = lambda rows: None,
+) -> RunTally:
+    """Ask every question of `golden` `repeats` times, but for those in `done`, and append the scores.
+
+    Raises RunError when going on is of no use; what was answered until then is appended all the same, also
+    on cancellation.
+    """
+    run = _Run(golden, target, sink, repeats, done, limits or RunLimits(), on_answer)
+    return await run.go()
+
+
+@dataclass(slots=True)
+class _Run:
+    golden: GoldenSet
+    target: Target
+    sink: ResultSink
+    repeats: int
+    done: frozenset[Question]
+    limits: RunLimits
+    on_answer: Callable[[Sequence[ResultRow]], None]
+    waiting: deque[tuple[GoldenItem, int]] = field(init=False)
+    batch: list[ResultRow] = field(default_factory=list)
+    unanswered: list[ResultRow] = field(default_factory=list)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    room: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: int = 0
+    missing: int = 0
+    unreachable: int = 0
+    patience: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Repeat by repeat: a run that is cut short has every item equally often.
+        self.waiting = deque(
+            (item, repeat)
+            for repeat in range(self.repeats)
+            for item in self.golden.items
+            if (item.id, repeat) not in self.done
+        )
+        # In a short run it is enough that nobody at all was reached.
+        self.patience = max(1, min(self.limits.unreachable, len(self.waiting)))
+        self.room.set()
+
+    async def go(self) -> RunTally:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                writer = tasks.create_task(self._write())
+                async with asyncio.TaskGroup() as workers:
+                    for _ in range(min(self.limits.concurrency, len(self.waiting))):
+                        workers.create_task(self._work())
+                writer.cancel()
+            self.batch.extend(self.unanswered)
+        except BaseExceptionGroup as group:
+            cause = _first_cause(group)
+            if not isinstance(cause, ResultsLost):
+                self._append_rest()
+            raise cause from None
+        except asyncio.CancelledError:
+            self._append_rest()
+            raise
+        self._append_rest()
+        return RunTally(resumed=len(self.done), asked=self.asked, unanswered=self.missing)
+
+    def _append_rest(self) -> None:
+        # Without an await: a second Ctrl-C must not find the answers half-way.
+        batch, self.batch = self.batch, []
+        if batch:
+            self.sink.append(batch)
+
+    async def _work(self) -> None:
+        while self.waiting:
+            await self.room.wait()
+            if not self.waiting:
+                return
+            item, repeat = self.waiting.popleft()
+            await self._ask(item, repeat)
+
+    async def _ask(self, item: GoldenItem, repeat: int) -> None:
+        output = await self.target.ask(item, repeat)
+        self.unreachable = self.unreachable + 1 if output.outcome is None else 0
+        if self.unreachable >= self.patience:
+            raise ProxyUnreachable(f"{self.unreachable} questions in a row reached nobody: {output.error}")
+        scores = await score_output(item, output, self.golden.policy, repeat=repeat)
+        rows = [ResultRow.of(item, repeat, check, score, output) for check, score in scores]
+        self.asked += 1
+        if output.outcome in _UNANSWERED:
+            self.missing += 1
+            self.unanswered.extend(rows)
+        else:
+            self.batch.extend(rows)
+            if len(self.batch) >= self.limits.batch_rows:
+                self.ready.set()
+            if len(self.batch) >= 4 * self.limits.batch_rows:
+                self.room.clear()  # the sink is slower than the engine: ask no further meanwhile
+        self.on_answer(rows)
+
+    async def _write(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self.limits.batch_s):
+                    await self.ready.wait()
+            except TimeoutError:
+                pass
+            self.ready.clear()
+            batch, self.batch = self.batch, []
+            if not batch:
+                continue
+            append = asyncio.ensure_future(asyncio.to_thread(self.sink.append, batch))
+            try:
+                await asyncio.shield(append)
+            except asyncio.CancelledError:
+                await append  # a thread cannot be cancelled; and its rows must not be half-way
+                raise
+            self.room.set()
+
+
+def _first_cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The RunError in a task group's bundle, or else its first exception."""
+    leaves = list(_leaves(group))
+    return next((leaf for leaf in leaves if isinstance(leaf, RunError)), leaves[0])
+
+
+def _leaves(error: BaseException) -> Iterable[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

@@ -1,0 +1,102 @@
+"""How does one version come to have a finished golden run: by reuse, by resuming, or by asking anew?
+
+Ties the runner to the ledger. A finished run of the same fingerprint is reused when that is allowed, an
+unfinished one is gone on with, and only what is not stored is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from evaluators.errors import RunError
+from evaluators.golden import GoldenSet
+from evaluators.ledger import GoldenLedger, StoredRun, Subject
+from evaluators.results import ResultRow
+from evaluators.runner import RunLimits, answered, run_questions
+from evaluators.summary import RunResults, Summary, summarise
+from evaluators.target import Target
+
+Way = Literal["reused", "resumed", "asked"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How a run is made: `reuse` takes a finished run for it, `resume` goes on with an unfinished one."""
+
+    repeats: int = 1
+    reuse: bool = False
+    resume: bool = True
+    limits: RunLimits = field(default_factory=RunLimits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedRun:
+    """A finished run, its results, what they come to, and how it was had."""
+
+    run: StoredRun
+    way: Way
+    results: RunResults
+    summary: Summary
+    mlflow_run_id: str | None
+
+
+async def finished_run(
+    golden: GoldenSet,
+    subject: Subject,
+    ledger: GoldenLedger,
+    target: Target,
+    effort: Effort,
+    *,
+    on_start: Callable[[int, int], None] = lambda done, planned: None,
+    on_answer: Callable[[Sequence[ResultRow]], None] = lambda rows: None,
+) -> FinishedRun:
+    """A finished run of `golden` by `subject`. Raises RunError when it cannot be finished; what was answered
+    until then, also until a cancellation, is stored, and the run is marked partial."""
+    planned = len(golden.items) * effort.repeats
+    stored = ledger.stored(golden, subject, effort.repeats) if effort.reuse or effort.resume else []
+    complete = next((run for run in stored if run.status == "complete"), None)
+    if effort.reuse and complete is not None:
+        on_start(planned, planned)
+        results = ledger.results(golden, complete, effort.repeats)
+        summary = summarise(golden, results)
+        return FinishedRun(run=complete, way="reused", results=results, summary=summary, mlflow_run_id=None)
+    # An unfinished run that a finished one has followed is history, not something to go on with.
+    found = stored[0] if effort.resume and stored and stored[0].status != "complete" else None
+    run = found or ledger.open(golden, subject, effort.repeats)
+    done = answered(golden, ledger.rows(run)) if found else frozenset()
+    on_start(len(done), planned)
+    try:
+        await run_questions(
+            golden,
+            target,
+            ledger.sink(run),
+            repeats=effort.repeats,
+            done=done,
+            limits=effort.limits,
+            on_answer=on_answer,
+        )
+    except (RunError, asyncio.CancelledError):
+        with suppress(Exception):  # the first error is the one to tell; the run can be resumed in any status
+            _finish(golden, run, ledger, effort.repeats, "partial")
+        raise
+    results, summary, view = _finish(golden, run, ledger, effort.repeats, "complete")
+    return FinishedRun(
+        run=run,
+        way="resumed" if done else "asked",
+        results=results,
+        summary=summary,
+        mlflow_run_id=view.get("mlflow_run_id"),
+    )
+
+
+def _finish(
+    golden: GoldenSet, run: StoredRun, ledger: GoldenLedger, repeats: int, status: str
+) -> tuple[RunResults, Summary, Any]:
+    # Read back what is stored rather than what was sent: the summary is of the rows that others will see.
+    results = ledger.results(golden, run, repeats)
+    summary = summarise(golden, results)
+    return results, summary, ledger.finish(run, status, summary)

@@ -1,0 +1,170 @@
+"""Is the answer the JSON, or the tool call, that it must be?
+
+json_schema validates against JSON Schema 2020-12 without ever fetching a reference; tool_call compares name
+and arguments as JSON, so that the order of keys and the spelling of a number make no difference.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Literal
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.validators import extend
+from pydantic import Field, field_validator, model_validator
+from referencing import Registry
+
+from evaluators.canonical import same_json
+from evaluators.golden import GoldenItem, Reference
+from evaluators.score import Output, Parsed, ToolCall, parse_json
+from evaluators.scorers.patterns import PatternError, compiled, found
+from evaluators.scorers.registry import Options, scorer
+
+_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+_FENCED: Final = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+_SHOWN: Final = 200
+
+
+def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if validator.is_type(instance, "string") and not found(pattern, instance):
+        yield ValidationError(f"{instance[:_SHOWN]!r} does not match {pattern!r}")
+
+
+# The stock `pattern` runs on `re`, which a model's text can hold up for ever (evaluators.scorers.patterns).
+_Validator: Final = extend(Draft202012Validator, {"pattern": _pattern})
+
+
+class JsonSchemaOptions(Options):
+    """`schema` in JSON Schema 2020-12. `extract: fenced` takes the first ``` block, not the whole text."""
+
+    json_schema: dict[str, Any] | bool = Field(alias="schema")
+    extract: Literal["whole", "fenced"] = "whole"
+
+    def expects(self, reference: tuple[Reference, ...]) -> str:
+        return "JSON that the schema allows"
+
+    @field_validator("json_schema")
+    @classmethod
+    def _is_schema(cls, schema: dict[str, Any] | bool) -> dict[str, Any] | bool:
+        check_schema(schema)
+        return schema
+
+
+class ToolCallOptions(Options):
+    """The call that must be made: `name`, and `args` compared whole (`exact`) or as a part (`subset`).
+
+    Without `args` only the name counts, and that the arguments are a JSON object. `calls: only` allows no
+    other call beside it, `any` does. `name: null` asks that no tool is called at all.
+    """
+
+    name: str | None
+    args: dict[str, Any] | None = None
+    mode: Literal["exact", "subset"] = "exact"
+    calls: Literal["only", "any"] = "only"
+
+    def expects(self, reference: tuple[Reference, ...]) -> str:
+        if self.name is None:
+            return "no tool call"
+        return f"{self.name}({'...' if self.args is None else json.dumps(self.args, ensure_ascii=False)})"
+
+    @model_validator(mode="after")
+    def _no_call_no_args(self) -> ToolCallOptions:
+        if self.name is None and self.args is not None:
+            raise ValueError("a call that must not be made has no args")
+        return self
+
+
+def check_schema(schema: dict[str, Any] | bool) -> None:
+    """Raise ValueError unless this is a 2020-12 schema that refers to nothing outside itself."""
+    if isinstance(schema, dict) and schema.get("$schema", _DIALECT).rstrip("#") != _DIALECT:
+        raise ValueError(f"only {_DIALECT} is spoken here, not {schema['$schema']}")
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        raise ValueError(f"not a JSON Schema 2020-12: at {error.json_path}: {error.message}") from None
+    for keyword, value in _keywords(schema):
+        if keyword in {"$ref", "$dynamicRef"} and isinstance(value, str) and not value.startswith("#"):
+            raise ValueError(f"{keyword} {value!r} leads outside the schema; put the part under $defs")
+        if keyword == "pattern" and isinstance(value, str):
+            try:
+                compiled(value)
+            except PatternError as error:
+                raise ValueError(str(error)) from None
+
+
+@scorer("json_schema", version="1", options=JsonSchemaOptions)
+def json_schema(item: GoldenItem, output: Output, options: JsonSchemaOptions) -> tuple[bool, str]:
+    """The answer is JSON that the schema allows."""
+    parsed = _extracted(output.text, options.extract)
+    if parsed is None:
+        return False, "the text is no JSON" if options.extract == "whole" else "the text has no JSON block"
+    validator = _Validator(options.json_schema, registry=Registry())
+    errors = sorted(validator.iter_errors(parsed.value), key=lambda error: error.json_path)
+    if not errors:
+        return True, "the JSON is as the schema says"
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return False, f"{errors[0].json_path}: {errors[0].message[:_SHOWN]}{more}"
+
+
+@scorer("tool_call", version="1", options=ToolCallOptions)
+def tool_call(item: GoldenItem, output: Output, options: ToolCallOptions) -> tuple[bool, str]:
+    """The right tool is called with the right arguments."""
+    calls = output.tool_calls
+    if options.name is None:
+        return not calls, f"expected {options.expects(())}, got {len(calls)}"
+    expected = f"expected {options.expects(())}"
+    if not calls:
+        return False, f"{expected}, no tool is called"
+    if options.calls == "only" and len(calls) > 1:
+        return False, f"{expected} alone, {len(calls)} tools are called"
+    verdicts = [_call_matches(call, options) for call in calls]
+    for passed, why in verdicts:
+        if passed:
+            return True, why
+    return False, f"{expected}; {verdicts[0][1]}"
+
+
+def subset(part: Any, whole: Any) -> bool:
+    """Whether `part` is contained in `whole`: objects by key, at any depth; all else must be equal."""
+    if isinstance(part, Mapping):
+        return isinstance(whole, Mapping) and all(
+            key in whole and subset(value, whole[key]) for key, value in part.items()
+        )
+    return same_json(part, whole)
+
+
+def _call_matches(call: ToolCall, options: ToolCallOptions) -> tuple[bool, str]:
+    if call.name != options.name:
+        return False, f"{call.name!r} is called"
+    # Engines send "" for a call without parameters; every client reads that as {}.
+    parsed = parse_json(call.arguments or "{}")
+    if parsed is None or not isinstance(parsed.value, dict):
+        return False, f"the arguments of {call.name!r} are no JSON object: {call.arguments[:_SHOWN]!r}"
+    if options.args is None:
+        return True, f"{call.name!r} is called"
+    same = same_json if options.mode == "exact" else subset
+    if not same(options.args, parsed.value):
+        return False, f"got {call.name}({call.arguments[:_SHOWN]})"
+    return True, f"{call.name!r} is called with the right arguments"
+
+
+def _extracted(text: str, extract: Literal["whole", "fenced"]) -> Parsed | None:
+    if extract == "whole":
+        return parse_json(text)
+    block = _FENCED.search(text)
+    return None if block is None else parse_json(block[1])
+
+
+def _keywords(schema: Any) -> Iterator[tuple[str, Any]]:
+    """Every key of every object in the schema. Names of properties come along: they do no harm as names of
+    keywords unless a property called `$ref` has a text for a schema, which no valid schema has."""
+    if isinstance(schema, Mapping):
+        for key, value in schema.items():
+            yield str(key), value
+            yield from _keywords(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from _keywords(value)

@@ -1,0 +1,243 @@
+"""What came of one run: how many items passed, by which evaluator, and how much of it is missing?
+
+An item's answer passes when every gating check of it passes. One failed check fails it, whatever the others
+say; otherwise an unscored or failed check, or a row that is not there, leaves it missing. Missing is never 0.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from evaluators.golden import Check, GoldenItem, GoldenSet
+from evaluators.results import ResultRow
+
+Gate = Literal["pass", "fail", "inconclusive"]
+
+#: The pseudo-evaluator of a whole item: all its gating checks.
+ITEMS = "items"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """An item's answers over the repeats: `passed` of `observed`, which are some of `planned`."""
+
+    planned: int
+    observed: int
+    passed: float
+
+    @property
+    def mean(self) -> float | None:
+        """The share of observed answers that passed; None when nothing was observed."""
+        return self.passed / self.observed if self.observed else None
+
+    @property
+    def lowest(self) -> float:
+        """The share if all that is missing had failed."""
+        return self.passed / self.planned
+
+    @property
+    def highest(self) -> float:
+        """The share if all that is missing had passed."""
+        return (self.passed + self.planned - self.observed) / self.planned
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResults:
+    """The rows of one run, found by item. `set_hash` is the set it was run with."""
+
+    run_id: str
+    version: int
+    set_hash: str
+    repeats: int
+    rows: Mapping[str, tuple[ResultRow, ...]]
+
+    @classmethod
+    def of(
+        cls, run_id: str, version: int, set_hash: str, repeats: int, rows: Iterable[ResultRow]
+    ) -> RunResults:
+        """Sort rows by item."""
+        by_item: dict[str, list[ResultRow]] = {}
+        for row in rows:
+            by_item.setdefault(row.item_id, []).append(row)
+        grouped = {item: tuple(found) for item, found in by_item.items()}
+        return cls(run_id=run_id, version=version, set_hash=set_hash, repeats=repeats, rows=grouped)
+
+    def of_item(self, item: GoldenItem) -> dict[tuple[int, str], ResultRow]:
+        """The item's rows by repeat and evaluator, of this very content and these evaluator versions."""
+        versions = {check.key: f"{check.type}@{check.version}" for check in item.checks}
+        return {
+            (row.repeat, row.evaluator): row
+            for row in self.rows.get(item.id, ())
+            if row.item_hash == item.hash and versions.get(row.evaluator) == row.evaluator_version
+        }
+
+    def tally(self, item: GoldenItem, checks: Iterable[Check] | None = None) -> Tally | None:
+        """How the item fared by `checks` (its gating ones by default); None if none of them applies to it."""
+        chosen = tuple(check for check in item.checks if check.gate) if checks is None else tuple(checks)
+        rows = self.of_item(item)
+        verdicts = [
+            _passed([rows.get((repeat, check.key)) for check in chosen]) for repeat in range(self.repeats)
+        ]
+        applicable = [verdict for verdict in verdicts if verdict != "skipped"]
+        if not applicable:
+            return None
+        seen = [verdict for verdict in applicable if verdict != "missing"]
+        return Tally(planned=len(applicable), observed=len(seen), passed=float(seen.count("passed")))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatorTally:
+    """One evaluator's rows over a run. `pass_rate` is None when nothing was scored."""
+
+    evaluator: str
+    evaluator_version: str
+    gate: bool
+    planned: int
+    scored: int
+    unscored: int
+    errors: int
+    skipped: int
+    passed: float
+
+    @property
+    def pass_rate(self) -> float | None:
+        return self.passed / self.scored if self.scored else None
+
+    def to_json(self) -> dict[str, Any]:
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**fields, "pass_rate": self.pass_rate}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """One run in numbers. `planned`, `scored` and `missing` count answers (items times repeats) that a gating
+    check applies to; `passed` of the scored ones passed all of theirs."""
+
+    items: int
+    planned: int
+    scored: int
+    passed: float
+    evaluators: tuple[EvaluatorTally, ...]
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    gate: Gate
+    sentence: str
+
+    @property
+    def missing(self) -> int:
+        return self.planned - self.scored
+
+    @property
+    def pass_rate(self) -> float | None:
+        return self.passed / self.scored if self.scored else None
+
+    @property
+    def coverage(self) -> float:
+        return self.scored / self.planned if self.planned else 0.0
+
+    def metrics(self) -> dict[str, float]:
+        """Flat finite numbers, as experiment trackers want them."""
+        rates = {f"pass_rate.{tally.evaluator}": tally.pass_rate for tally in self.evaluators}
+        found = {"pass_rate": self.pass_rate, "coverage": self.coverage, **rates}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        """What the control API takes as a run's summary."""
+        return {
+            "items": self.items,
+            "planned": self.planned,
+            "scored": self.scored,
+            "missing": self.missing,
+            "passed": self.passed,
+            "pass_rate": self.pass_rate,
+            "coverage": self.coverage,
+            "metrics": self.metrics(),
+            "evaluators": [tally.to_json() for tally in self.evaluators],
+            "outcomes": dict(self.outcomes),
+            "gate": self.gate,
+            "sentence": self.sentence,
+        }
+
+
+def summarise(golden: GoldenSet, results: RunResults) -> Summary:
+    """The run in numbers, and its gate: see `_judge`."""
+    tallies = [tally for item in golden.items if (tally := results.tally(item)) is not None]
+    planned = sum(tally.planned for tally in tallies)
+    scored = sum(tally.observed for tally in tallies)
+    passed = sum(tally.passed for tally in tallies)
+    gate, sentence = _judge(golden, planned, scored, passed)
+    return Summary(
+        items=len(golden.items),
+        planned=planned,
+        scored=scored,
+        passed=passed,
+        evaluators=tuple(_evaluator_tally(golden, results, key) for key in golden.evaluators),
+        outcomes=_outcomes(golden, results),
+        gate=gate,
+        sentence=sentence,
+    )
+
+
+def _judge(golden: GoldenSet, planned: int, scored: int, passed: float) -> tuple[Gate, str]:
+    """Pass needs coverage and, if the set declares one, the pass rate whatever the missing answers were."""
+    policy = golden.policy
+    missing = planned - scored
+    if not scored or scored / planned < policy.coverage_floor:
+        floor = f"{policy.coverage_floor:.0%}"
+        return (
+            "inconclusive",
+            f"Inconclusive: {missing} of {planned} answers have no score, {floor} are needed.",
+        )
+    rate = f"{passed:g} of {scored} answers passed ({passed / scored:.1%})"
+    if policy.min_pass_rate is None:
+        return "pass", f"{rate}; the set declares no floor."
+    floor = f"the floor of {policy.min_pass_rate:.1%}"
+    if passed / planned >= policy.min_pass_rate:
+        return "pass", f"Pass: {rate}, at or above {floor}."
+    if (passed + missing) / planned < policy.min_pass_rate:
+        return "fail", f"Fail: {rate}, below {floor}."
+    return "inconclusive", f"Inconclusive: {rate}, and the {missing} missing decide about {floor}."
+
+
+def _passed(rows: list[ResultRow | None]) -> Literal["passed", "failed", "missing", "skipped"]:
+    present = [row for row in rows if row is not None]
+    if any(row.value is not None and row.value < 1.0 for row in present):
+        return "failed"
+    if len(present) < len(rows) or any(row.status in ("unscored", "error") for row in present):
+        return "missing"
+    return "skipped" if all(row.status == "skipped" for row in present) else "passed"
+
+
+def _evaluator_tally(golden: GoldenSet, results: RunResults, key: str) -> EvaluatorTally:
+    checks = [(item, check) for item in golden.items for check in item.checks if check.key == key]
+    statuses: Counter[str] = Counter()
+    passed = 0.0
+    for item, check in checks:
+        rows = results.of_item(item)
+        for repeat in range(results.repeats):
+            row = rows.get((repeat, check.key))
+            statuses["error" if row is None else row.status] += 1
+            passed += 0.0 if row is None or row.value is None else row.value
+    return EvaluatorTally(
+        evaluator=key,
+        evaluator_version=golden.evaluators[key],
+        gate=any(check.gate for _, check in checks),
+        planned=sum(statuses.values()),
+        scored=statuses["scored"],
+        unscored=statuses["unscored"],
+        errors=statuses["error"],
+        skipped=statuses["skipped"],
+        passed=passed,
+    )
+
+
+def _outcomes(golden: GoldenSet, results: RunResults) -> dict[str, int]:
+    """How the answers ended, one count per answer; `unreached` where no engine was."""
+    ends = {
+        (item.id, row.repeat): row.outcome or "unreached"
+        for item in golden.items
+        for row in results.of_item(item).values()
+    }
+    return dict(sorted(Counter(ends.values()).items()))

@@ -1,0 +1,244 @@
+"""How is a question put to a named version, and how did its answer end?
+
+Speaks to the proxy over HTTP like any client, with the admin headers that name the version and mark the
+traffic as golden. Tells apart what the version did (an outcome, to be scored) from what kept it from being
+asked (overload, Turnout's refusal, no connection), by the header that names the version that answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final, Protocol
+
+import httpx
+
+from evaluators.errors import RunRefused
+from evaluators.golden import GoldenItem
+from evaluators.score import Output, ToolCall
+from experiments.ledger.exchange import Outcome
+
+VERSION_HEADER: Final = "x-turnout-model-version"
+REQUEST_ID_HEADER: Final = "x-turnout-request-id"
+_OVERLOADED: Final = frozenset((429, 503))
+_HOPELESS: Final = frozenset((401, 403, 404, 405))  # refusals that every further question would meet too
+_SHOWN: Final = 300
+
+
+class Target(Protocol):
+    """Whoever answers the questions. Raises RunRefused when asking on is of no use."""
+
+    async def ask(self, item: GoldenItem, repeat: int) -> Output: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How often and how long to wait after 429, 503 and broken connections. Times are seconds."""
+
+    attempts: int = 4
+    first_wait_s: float = 0.25
+    longest_wait_s: float = 10.0
+
+    def wait_s(self, attempt: int, retry_after: str | None, jitter: Random) -> float:
+        """The pause before attempt number `attempt` (from 2): what the engine asks for, else doubling."""
+        doubled: float = self.first_wait_s * 2 ** (attempt - 2) * jitter.uniform(0.5, 1.0)
+        try:
+            asked = float(retry_after) if retry_after else 0.0
+        except ValueError:  # an HTTP date: rare enough to be answered with our own pace
+            asked = 0.0
+        return min(max(doubled, asked), self.longest_wait_s)
+
+
+class ProxyTarget:
+    """A version of a model behind the proxy at `base_url` (with or without a trailing /v1).
+
+    Use as an async context manager; holds one connection pool. `timeout_s` bounds one attempt as a whole.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        model: str,
+        version: int,
+        token: str,
+        api_key: str | None = None,
+        concurrency: int = 8,
+        timeout_s: float = 120.0,
+        retry: Retry | None = None,
+    ) -> None:
+        self._model, self._version = model, version
+        self._timeout_s = timeout_s
+        self._retry = retry or Retry()
+        self._jitter = Random()
+        headers = {
+            "x-turnout-admin": token,
+            "x-turnout-version": str(version),
+            "x-turnout-origin": "golden",
+        }
+        if api_key:
+            headers["authorization"] = f"Bearer {api_key}"
+        self._client = httpx.AsyncClient(
+            base_url=base_url.rstrip("/").removesuffix("/v1"),
+            headers=headers,
+            timeout=httpx.Timeout(timeout_s),
+            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+            trust_env=False,  # the proxy is ours: no HTTP_PROXY of the environment stands between
+        )
+
+    async def __aenter__(self) -> ProxyTarget:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._client.aclose()
+
+    async def ask(self, item: GoldenItem, repeat: int) -> Output:
+        """The version's answer. Raises RunRefused when Turnout knows no such token, model or version."""
+        body = json.dumps(item.body(self._model), ensure_ascii=False).encode()
+        attempt = 1
+        while True:
+            output, retry_after = await self._attempt(body, attempt)
+            again = output.outcome in (None, "overloaded", "truncated")
+            if not again or attempt >= self._retry.attempts:
+                return output
+            attempt += 1
+            await asyncio.sleep(self._retry.wait_s(attempt, retry_after, self._jitter))
+
+    async def _attempt(self, body: bytes, attempt: int) -> tuple[Output, str | None]:
+        started = time.monotonic()
+        answered_by: str | None = None
+        request_id: str | None = None
+
+        def failed(outcome: Outcome | None, error: str) -> tuple[Output, None]:
+            took = (time.monotonic() - started) * 1000
+            output = Output(
+                outcome=outcome, error=error, latency_ms=took, request_id=request_id, attempts=attempt
+            )
+            return output, None
+
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                request = self._client.build_request(
+                    "POST",
+                    "/v1/chat/completions",
+                    content=body,
+                    headers={"content-type": "application/json"},
+                )
+                response = await self._client.send(request, stream=True)
+                try:
+                    answered_by = response.headers.get(VERSION_HEADER)
+                    request_id = response.headers.get(REQUEST_ID_HEADER)
+                    await response.aread()
+                finally:
+                    await response.aclose()
+        except (TimeoutError, httpx.ReadTimeout):
+            return failed("timeout", f"no whole answer within {self._timeout_s:g} s")
+        except httpx.HTTPError as error:
+            # After the head of the version's answer this is its answer, cut; before it, nobody was reached.
+            why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+            return failed("truncated" if answered_by else None, why)
+        took = (time.monotonic() - started) * 1000
+        output = self._read(response, answered_by, request_id, took, attempt)
+        return output, response.headers.get("retry-after")
+
+    def _read(
+        self,
+        response: httpx.Response,
+        answered_by: str | None,
+        request_id: str | None,
+        took: float,
+        attempt: int,
+    ) -> Output:
+        status = response.status_code
+        base: dict[str, Any] = {
+            "http_status": status,
+            "request_id": request_id,
+            "latency_ms": took,
+            "attempts": attempt,
+        }
+        if answered_by is None:
+            return Output(**base, outcome=self._refused(response), error=_message(response))
+        if answered_by != str(self._version):
+            error = f"version {answered_by} answered in place of version {self._version}"
+            return Output(**base, outcome="rejected", error=error)
+        if status != 200:
+            return Output(**base, outcome=_outcome_of(status), error=_message(response))
+        return read_answer(response.content, base)
+
+    def _refused(self, response: httpx.Response) -> Outcome:
+        if response.status_code in _OVERLOADED:
+            return "overloaded"
+        if response.status_code in _HOPELESS:
+            raise RunRefused(
+                f"the proxy refuses the questions to {self._model} version {self._version} "
+                f"with {response.status_code}: {_message(response)}"
+            )
+        return "rejected"
+
+
+def read_answer(content: bytes, base: Mapping[str, Any]) -> Output:
+    """An Output from the body of a chat completion with status 200; any other body is an upstream_error."""
+    try:
+        raw = json.loads(content)
+        choice = raw["choices"][0]
+        message = choice["message"]
+        text = _text(message.get("content"))
+        calls = tuple(
+            ToolCall(name=str(call["function"]["name"]), arguments=_arguments(call["function"]))
+            for call in message.get("tool_calls") or ()
+        )
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        why = f"the answer is no chat completion ({type(error).__name__}): {content[:_SHOWN]!r}"
+        return Output(**base, outcome="upstream_error", error=why)
+    finish = choice.get("finish_reason")
+    outcome: Outcome = "complete"
+    if finish == "length":
+        outcome = "length"
+    elif not text and not calls:
+        outcome = "empty"
+    usage = raw.get("usage")
+    return Output(
+        **base,
+        text=text,
+        tool_calls=calls,
+        finish_reason=finish if isinstance(finish, str) else None,
+        usage=usage if isinstance(usage, dict) else None,
+        outcome=outcome,
+        raw=raw,
+    )
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):  # some engines answer in parts, as questions may be put
+        return "".join(str(part.get("text", "")) for part in content)
+    return content if isinstance(content, str) else ""
+
+
+def _arguments(function: Mapping[str, Any]) -> str:
+    arguments = function.get("arguments")
+    if arguments is None:
+        return ""
+    # The protocol says text; engines that send an object have made the same call.
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+def _outcome_of(status: int) -> Outcome:
+    if status in _OVERLOADED:
+        return "overloaded"
+    if status in (408, 504):
+        return "timeout"
+    return "upstream_rejected" if 400 <= status < 500 else "upstream_error"
+
+
+def _message(response: httpx.Response) -> str:
+    """The message of an error body in OpenAI's shape, or the beginning of whatever it is."""
+    try:
+        error = response.json()["error"]
+        code = f" ({error['code']})" if error.get("code") else ""
+        return f"{error['message']}{code}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return response.text[:_SHOWN] or f"status {response.status_code} without a body"

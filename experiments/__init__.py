@@ -1,0 +1,1 @@
+"""What is being tried, and what follows from it."""

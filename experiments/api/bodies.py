@@ -1,0 +1,113 @@
+"""What may be sent to the control API? Pydantic at the edge; unknown fields are ignored."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, StringConstraints
+
+Identity = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+Version = Annotated[int, Field(ge=1, lt=2**31)]
+Short = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Reason = Annotated[str, StringConstraints(max_length=2000)]
+
+
+class NewVersion(BaseModel):
+    """A version to be registered, and where it is served; or where its weights are, to be served later."""
+
+    replicas: list[str] = Field(
+        default=[], description="base URLs, such as http://127.0.0.1:9001; none: it is not served yet"
+    )
+    served_name: str | None = Field(
+        default=None, description="the engine's name for it; default: the model's"
+    )
+    engine: str = Field(default="vllm", description="vllm, sglang, llama.cpp, ...")
+    aliases: list[str] = Field(default=[], description="aliases to set, such as production")
+    tags: dict[str, str] = Field(default={}, description="tags of your own")
+    source: str | None = Field(default=None, description="where the weights are: a path or a hub's id")
+
+
+class Why(BaseModel):
+    """Who wants it, and why."""
+
+    reason: Reason | None = None
+    actor: Short = "operator"
+
+
+class Promote(Why):
+    """Which version is to become production. Without a version: the one that a verdict says to ship."""
+
+    version: int | str | None = None
+    force: bool = False
+    dry_run: bool = False
+
+
+class Rollback(Why):
+    """`production` true takes production itself back even while an experiment runs."""
+
+    dry_run: bool = False
+    production: bool = False
+
+
+class NewExperiment(BaseModel):
+    """An experiment's YAML, and the name of the file that it came from, for the messages."""
+
+    spec_yaml: str
+    filename: Annotated[str, StringConstraints(min_length=1, max_length=5000)] = "spec.yaml"
+    actor: Short = "operator"
+
+
+class NewRun(BaseModel):
+    """A golden run that begins. The client makes the id, so that sending it twice does no harm."""
+
+    run_id: Identity
+    set_name: Short
+    set_hash: Short
+    model: Short
+    version: Version
+    parameters: dict[str, Any] = {}
+
+
+class Result(BaseModel):
+    """How one evaluator scored one item."""
+
+    item_id: Short
+    item_hash: Short
+    repeat: int = Field(ge=0)
+    evaluator: Short
+    evaluator_version: str
+    status: Literal["scored", "unscored", "error", "skipped"]
+    value: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    label: str | None = None
+    explanation: str | None = None
+    output: dict[str, Any] | None = None
+    outcome: str | None = None
+    request_id: str | None = None
+
+
+class Results(BaseModel):
+    """At most 500 results."""
+
+    results: list[Result] = Field(max_length=500)
+
+
+class Finish(BaseModel):
+    """How a run ended, and its summary."""
+
+    status: Literal["complete", "partial", "failed"]
+    summary: dict[str, Any]
+
+
+class Comparison(BaseModel):
+    """Two runs of the same set, compared by the client."""
+
+    comparison_id: Identity
+    set_name: Short
+    set_hash: Short
+    model: Short
+    control_run: Identity
+    candidate_run: Identity
+    control_version: Version
+    candidate_version: Version
+    verdict: Literal["pass", "fail", "inconclusive"]
+    result: dict[str, Any]

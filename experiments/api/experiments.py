@@ -1,0 +1,90 @@
+"""Experiments: declared, looked at, paused, ended."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+
+from .. import views
+from ..control import Author
+from ..ledger import pairs
+from ..ledger.pairs import PairFilter
+from .bodies import NewExperiment, Why
+from .gate import Known, require_token
+from .refusals import documented
+
+router = APIRouter(prefix="/api/experiments", tags=["experiments"])
+
+
+@router.get("", summary="Every experiment, the newest first")
+def list_experiments(controller: Known) -> list[dict[str, Any]]:
+    return [views.summary(controller, one) for one in controller.junction.experiments()]
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Start the experiment that a YAML spec declares",
+    description="A bad spec is answered with every problem at once: file, line, field, found, expected.",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 404, 409, 503),
+)
+def start(body: NewExperiment, controller: Known) -> dict[str, Any]:
+    experiment, done = controller.control.start(body.spec_yaml, body.filename, Author(actor=body.actor))
+    return {**views.summary(controller, experiment), "changed": list(done.decision.changed)}
+
+
+@router.get("/{name}", summary="One experiment with its verdict", responses=documented(404))
+def show(name: str, controller: Known) -> dict[str, Any]:
+    return views.experiment(controller, controller.junction.experiment(name))
+
+
+@router.post(
+    "/{name}/stop",
+    summary="End it; production stays",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 404, 409, 503),
+)
+def stop(name: str, body: Why, controller: Known) -> dict[str, Any]:
+    return views.done(controller.control.stop(name, Author(actor=body.actor, reason=body.reason)))
+
+
+@router.post(
+    "/{name}/pause",
+    summary="Take the candidate's traffic away for now",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 404, 409, 503),
+)
+def pause(name: str, body: Why, controller: Known) -> dict[str, Any]:
+    return views.done(controller.control.pause(name, Author(actor=body.actor, reason=body.reason)))
+
+
+@router.post(
+    "/{name}/resume",
+    summary="Give the candidate its traffic back",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 404, 409, 503),
+)
+def resume(name: str, body: Why, controller: Known) -> dict[str, Any]:
+    return views.done(controller.control.resume(name, Author(actor=body.actor, reason=body.reason)))
+
+
+@router.get("/{name}/timeline", summary="Traffic, effects and decisions over time", responses=documented(404))
+def timeline(
+    name: str, controller: Known, bucket_s: Annotated[int, Query(ge=1, le=86_400)] = 10
+) -> dict[str, Any]:
+    return views.timeline(controller, controller.junction.experiment(name).name, bucket_s)
+
+
+@router.get("/{name}/pairs", summary="Mirrored pairs, side by side", responses=documented(404))
+def list_pairs(
+    name: str,
+    controller: Known,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    offset: Annotated[int, Query(ge=0)] = 0,
+    filter: PairFilter = "all",
+) -> dict[str, Any]:
+    experiment = controller.junction.experiment(name)
+    total, found = pairs.listed(controller.store, experiment.name, kind=filter, limit=limit, offset=offset)
+    return {"total": total, "pairs": [views.row(pair) for pair in found]}

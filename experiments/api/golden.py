@@ -1,0 +1,198 @@
+"""Golden runs and comparisons: stored for the client that makes them, and logged to MLflow."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Response
+
+from registry import RegistryError
+
+from .. import views
+from ..control import version_of
+from ..controller import Controller
+from ..errors import Conflict, NotFound
+from ..ledger import golden
+from ..ledger.store import Connection, Row, instant
+from .bodies import Comparison, Finish, NewRun, Results
+from .gate import Known, require_token
+from .refusals import documented
+
+log = logging.getLogger("turnout.api")
+
+router = APIRouter(prefix="/api/golden", tags=["golden"])
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+@router.post(
+    "/runs",
+    status_code=201,
+    summary="Begin a golden run",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 404, 409),
+)
+def begin(body: NewRun, controller: Known, response: Response) -> dict[str, Any]:
+    version_of(controller.junction.model(body.model), body.version)
+    started = instant(controller.junction.now_ns())
+    new = controller.store.write(
+        lambda connection: golden.begin_run(connection, body.model_dump(), started_at=started)
+    )
+    found = _run(controller, body.run_id)
+    if not new:
+        response.status_code = 200
+        same = all(found[name] == getattr(body, name) for name in ("set_hash", "model", "version"))
+        if not same:
+            raise Conflict(
+                f"golden run {body.run_id} is of {found['model']!r} version {found['version']} on "
+                f"{found['set_hash']}: make a new id for another run",
+                code="golden_run_exists",
+                param="run_id",
+            )
+    return views.golden_run(found)
+
+
+@router.post(
+    "/runs/{run_id}/results",
+    summary="Append results; those that are there already stay as they are",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 404, 409),
+)
+def append(run_id: str, body: Results, controller: Known) -> dict[str, int]:
+    if _run(controller, run_id)["status"] == "complete":
+        message = f"golden run {run_id} is complete: no further results can be added"
+        raise Conflict(message, code="golden_run_finished")
+    rows = [result.model_dump() for result in body.results]
+    stored = controller.store.write(lambda connection: golden.add_results(connection, run_id, rows))
+    return {"stored": stored, "ignored": len(rows) - stored}
+
+
+@router.post(
+    "/runs/{run_id}/finish",
+    summary="End a run and log it to MLflow",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 404),
+)
+def finish(run_id: str, body: Finish, controller: Known) -> dict[str, Any]:
+    _run(controller, run_id)
+    ended = instant(controller.junction.now_ns())
+    controller.store.write(
+        lambda connection: golden.finish_run(
+            connection, run_id, status=body.status, summary=body.summary, ended_at=ended
+        )
+    )
+    found = _run(controller, run_id)
+    if found["mlflow_run_id"] is None:
+        _log_run(controller, found)
+    return views.golden_run(_run(controller, run_id))
+
+
+def _log_run(controller: Controller, run: Row) -> None:
+    """MLflow's copy. Best effort: the ledger has the run, and finishing it again tries again."""
+    metrics = {
+        str(name): float(value)
+        for name, value in (run["summary"].get("metrics") or {}).items()
+        if isinstance(value, (int, float))
+    }
+    try:
+        mlflow_run = controller.registry.log_golden_run(
+            run["model"],
+            run["version"],
+            name=f"golden {run['set_name']}",
+            params={"set_hash": run["set_hash"], **(run["parameters"] or {})},
+            metrics=metrics,
+            tags={
+                "turnout.golden.set": run["set_name"],
+                "turnout.golden.hash": run["set_hash"],
+                "turnout.golden.run": run["run_id"],
+            },
+        )
+
+        def note(connection: Connection) -> None:
+            golden.set_mlflow_run(connection, run["run_id"], mlflow_run)
+
+        controller.store.write(note)
+    except RegistryError as error:
+        log.warning("golden run %s is in the ledger, but not in MLflow: %s", run["run_id"], error)
+
+
+@router.get("/runs", summary="Golden runs, the newest first")
+def list_runs(
+    controller: Known,
+    model: str | None = None,
+    version: int | None = None,
+    set_hash: str | None = None,
+    status: str | None = None,
+    limit: Limit = 100,
+) -> list[dict[str, Any]]:
+    found = golden.runs(
+        controller.store, model=model, version=version, set_hash=set_hash, status=status, limit=limit
+    )
+    return [views.golden_run(run) for run in found]
+
+
+@router.get("/runs/{run_id}", summary="One run with its results", responses=documented(404))
+def show(run_id: str, controller: Known) -> dict[str, Any]:
+    return views.golden_run_with_results(controller, _run(controller, run_id))
+
+
+@router.post(
+    "/comparisons",
+    status_code=201,
+    summary="Record how two runs compare; the verdict becomes a tag of the version",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 404),
+)
+def compare(body: Comparison, controller: Known, response: Response) -> dict[str, Any]:
+    for run_id in (body.control_run, body.candidate_run):
+        _run(controller, run_id)
+    now = instant(controller.junction.now_ns())
+    new = controller.store.write(
+        lambda connection: golden.save_comparison(connection, body.model_dump(), at=now)
+    )
+    if not new:
+        response.status_code = 200
+    else:
+        _tag_version(controller, body)
+    found = golden.comparisons(
+        controller.store, model=body.model, candidate_version=body.candidate_version, limit=1000
+    )
+    return next(views.row(one) for one in found if one["comparison_id"] == body.comparison_id)
+
+
+def _tag_version(controller: Controller, body: Comparison) -> None:
+    words = f"{body.verdict} against version {body.control_version} ({body.set_hash})"
+    try:
+        controller.registry.tag_version(body.model, body.candidate_version, f"golden.{body.set_name}", words)
+    except RegistryError as error:
+        log.warning("comparison %s is in the ledger, but not in MLflow: %s", body.comparison_id, error)
+
+
+@router.get("/comparisons", summary="Comparisons, the newest first")
+def list_comparisons(
+    controller: Known,
+    model: str | None = None,
+    candidate_version: int | None = None,
+    control_version: int | None = None,
+    set_hash: str | None = None,
+    set_name: str | None = None,
+    limit: Limit = 100,
+) -> list[dict[str, Any]]:
+    found = golden.comparisons(
+        controller.store,
+        model=model,
+        candidate_version=candidate_version,
+        control_version=control_version,
+        set_hash=set_hash,
+        set_name=set_name,
+        limit=limit,
+    )
+    return [views.row(one) for one in found]
+
+
+def _run(controller: Controller, run_id: str) -> Row:
+    found = golden.run(controller.store, run_id)
+    if found is None:
+        raise NotFound(f"no golden run {run_id!r}", code="unknown_golden_run", param="run_id")
+    return found

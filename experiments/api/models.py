@@ -1,0 +1,90 @@
+"""Models: which versions there are, promote, roll back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Depends
+
+from registry import EndpointSpec, names
+
+from .. import views
+from ..control import Author
+from ..errors import Conflict, ExperimentsError
+from .bodies import NewVersion, Promote, Rollback
+from .gate import Known, require_token
+from .refusals import documented
+
+router = APIRouter(prefix="/api/models", tags=["models"])
+
+
+@router.get("", summary="Every model with its versions")
+def list_models(controller: Known) -> list[dict[str, Any]]:
+    return [views.model(model) for model in controller.junction.models()]
+
+
+@router.get("/{model}", summary="One model with its versions", responses=documented(404))
+def show_model(model: str, controller: Known) -> dict[str, Any]:
+    return views.model(controller.junction.model(model))
+
+
+@router.post(
+    "/{model}/versions",
+    status_code=201,
+    summary="Register a version and where it is served",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 409, 503),
+)
+def register(model: str, body: NewVersion, controller: Known) -> dict[str, Any]:
+    names.model_name(model)  # first: the served name defaults to it
+    if not body.replicas and body.source is None:
+        raise ExperimentsError(
+            "neither replicas nor a source: say where the version is served, or where its weights are",
+            code="nothing_to_register",
+            param="replicas",
+        )
+    endpoint = None
+    if body.replicas:
+        endpoint = EndpointSpec(
+            replicas=tuple(body.replicas), served_name=body.served_name or model, engine=body.engine
+        )
+    known = {one.name: one for one in controller.junction.models()}
+    if "production" in body.aliases and model in known and known[model].production is not None:
+        raise Conflict(
+            f"{model!r} has a production version ({known[model].production}): register without the alias, "
+            "then promote, so that the move is decided on and recorded",
+            code="production_taken",
+            param="aliases",
+        )
+    made = controller.registry.register(
+        model, endpoint, source=body.source, aliases=body.aliases, tags=body.tags
+    )
+    controller.reconcile()
+    versions: list[dict[str, Any]] = views.model(controller.junction.model(model))["versions"]
+    return next(version for version in versions if version["version"] == made.version)
+
+
+@router.post(
+    "/{model}/promote",
+    summary="Make a version production",
+    description="Refused without a passing verdict (`ship`) for the version, unless forced with a reason.",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 404, 409, 503),
+)
+def promote(model: str, body: Promote, controller: Known) -> dict[str, Any]:
+    author = Author(actor=body.actor, reason=body.reason)
+    done = controller.promotion.promote(model, body.version, author, force=body.force, dry_run=body.dry_run)
+    return views.done(done)
+
+
+@router.post(
+    "/{model}/rollback",
+    summary="Release the candidate, or take production back to the former version",
+    description="Traffic first: what could not be written yet is listed under `pending` and retried.",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 404, 409),
+)
+def rollback(model: str, body: Rollback, controller: Known) -> dict[str, Any]:
+    author = Author(actor=body.actor, reason=body.reason)
+    done = controller.promotion.rollback(model, author, production=body.production, dry_run=body.dry_run)
+    return views.done(done)

@@ -1,0 +1,73 @@
+"""How does another process of ours speak to the controller? Two verbs over HTTP, errors with a code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+
+class ControlError(Exception):
+    """The control API refused, or did not answer (`status` 0). `code` is the API's, and stable."""
+
+    def __init__(self, message: str, *, status: int, code: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class ControlClient:
+    """The control API at `url`; without a token only reading is allowed. Safe to use from threads."""
+
+    def __init__(self, url: str, token: str | None = None, *, timeout_s: float = 30.0) -> None:
+        self._url = url.rstrip("/")
+        if token is not None and not (token.isascii() and token.isprintable()):
+            message = "the control token has characters that no token has: copy it from the file `token`"
+            raise ControlError(message, status=401, code="unauthorized")
+        headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        try:
+            if httpx.URL(self._url).scheme not in ("http", "https"):
+                raise httpx.InvalidURL("no http:// in front")
+            self._client = httpx.Client(
+                base_url=self._url, headers=headers, timeout=timeout_s, trust_env=False
+            )
+        except httpx.InvalidURL as error:
+            message = f"{self._url!r} is no address of a controller ({error}): expected http://HOST:PORT"
+            raise ControlError(message, status=0, code="invalid_address") from None
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.close()
+
+    def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Any:
+        """The parsed answer. Raises ControlError."""
+        return self._answer("GET", path, params=params)
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """The parsed answer. Raises ControlError."""
+        return self._answer("POST", path, json=body)
+
+    def _answer(self, method: str, path: str, **arguments: Any) -> Any:
+        try:
+            response = self._client.request(method, path, **arguments)
+        except httpx.HTTPError as error:
+            message = (
+                f"no controller answers at {self._url} ({str(error) or type(error).__name__}): start it with "
+                "`turnout up`, or say in TURNOUT_CONTROL_URL where it is"
+            )
+            raise ControlError(message, status=0, code="controller_unreachable") from None
+        try:
+            document = response.json()
+            if response.is_success:
+                return document
+            message, code = str(document["error"]["message"]), document["error"]["code"]
+            if not isinstance(code, str):
+                raise TypeError("a controller's codes are words")
+        except (ValueError, KeyError, TypeError):
+            message = (
+                f"{self._url} does not answer as a controller does ({method} {path}: status "
+                f"{response.status_code}): is something else behind TURNOUT_CONTROL_URL?"
+            )
+            raise ControlError(message, status=response.status_code, code="no_controller") from None
+        raise ControlError(message, status=response.status_code, code=code)

@@ -1,0 +1,208 @@
+"""What is recorded of each model and for how long, and whose keys are good? (DATA/turnout.yaml)
+
+    models:
+      chat: {recording: redacted, redact: ['[0-9]{16}'], keep: 30d, keep_size: 5GB}
+    keys:
+      - {tenant: acme, sha256: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae}
+
+Read again whenever the file changes; a file that is torn, empty or wrong never replaces a good one, not even
+at a restart: the last good text is kept beside it. Without a file everything is recorded in full and kept,
+and no key is asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from . import quantities
+from .document import check, read_document, shown
+from .errors import DocumentError
+from .ledger.exchange import Recording
+from .ledger.recording import RecordingPolicy
+from .spec import Duration
+
+log = logging.getLogger("turnout.config")
+
+CODE: Final = "invalid_config"
+
+
+def _pattern(value: object) -> object:
+    try:
+        re.compile(str(value))
+    except re.error as error:
+        context = {"found": f"{shown(value)} ({error})", "expected": "a regular expression"}
+        raise PydanticCustomError("turnout", "{expected}", context) from None
+    return value
+
+
+def _size(value: object) -> int:
+    try:
+        return quantities.size(value)
+    except ValueError:
+        context = {"found": shown(value), "expected": "a size such as 500MB or 5GB"}
+        raise PydanticCustomError("turnout", "{expected}", context) from None
+
+
+class _ModelEntry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    recording: Recording = Field(default="full", description="full, redacted or numbers")
+    redact: list[Annotated[str, BeforeValidator(_pattern)]] = Field(
+        default=[], description="a list of regular expressions"
+    )
+    keep: Duration | None = Field(default=None, description="a duration such as 30d")
+    keep_size: Annotated[int, BeforeValidator(_size)] | None = Field(
+        default=None, description="a size such as 5GB"
+    )
+
+
+class _Key(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    tenant: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="a name of a-z 0-9 . _ - (64 at most)"
+    )
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="the SHA-256 of the key, 64 hex digits")
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    models: dict[str, _ModelEntry] = Field(
+        default={}, description="a mapping of model names to their recording"
+    )
+    keys: list[_Key] = Field(default=[], description="a list of {tenant, sha256}; `turnout key` makes one")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """What a file says: policies by model, tenants by their keys' SHA-256."""
+
+    policies: Mapping[str, RecordingPolicy] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_config(text: str, file: str) -> Declared:
+    """What the text declares. Raises DocumentError with every problem."""
+    document = read_document(text, file)
+    parsed = check(document, _File)
+    problems = [
+        document.problem(
+            ("models", name, "recording"),
+            "redacted without patterns",
+            "redact: a list of regular expressions",
+            "Add redact, or record numbers only",
+        )
+        for name, entry in parsed.models.items()
+        if entry.recording == "redacted" and not entry.redact
+    ]
+    if problems:
+        raise DocumentError(tuple(problems), code=CODE)
+    return Declared(
+        policies={name: _policy(entry) for name, entry in parsed.models.items()},
+        keys={key.sha256: key.tenant for key in parsed.keys},
+    )
+
+
+def _policy(entry: _ModelEntry) -> RecordingPolicy:
+    return RecordingPolicy(
+        recording=entry.recording,
+        redact=tuple(re.compile(pattern) for pattern in entry.redact),
+        keep_s=entry.keep,
+        keep_bytes=entry.keep_size,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    modified_ns: int
+    size: int
+    inode: int
+
+
+class Config(Mapping[str, RecordingPolicy]):
+    """The policies in force by model; a model that is not named is recorded in full.
+
+    `error` says why the file as it is now is not in force, None while it is. Raises DocumentError if the
+    file is wrong and there is no last good text: to go on would be to record what was to be redacted, and
+    to let in who has no key.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._last_good = file.with_suffix(f".last-good{file.suffix}")
+        self._stamp: _Stamp | None = None
+        self._declared = Declared()
+        self.error: str | None = None
+        self.reload()
+        if self.error is not None:
+            try:
+                kept = self._last_good.read_text("utf-8")
+            except OSError:
+                self._declared = read_config(file.read_text("utf-8", "replace"), str(file))
+            else:
+                self._declared = read_config(kept, str(self._last_good))
+
+    def __getitem__(self, model: str) -> RecordingPolicy:
+        return self._declared.policies[model]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._declared.policies)
+
+    def __len__(self) -> int:
+        return len(self._declared.policies)
+
+    def recordings(self) -> dict[str, Recording]:
+        """What the proxies need to know."""
+        return {model: policy.recording for model, policy in self._declared.policies.items()}
+
+    def keys_in_force(self) -> Mapping[str, str]:
+        """Tenants by the SHA-256 of their keys."""
+        return self._declared.keys
+
+    def reload(self) -> bool:
+        """Take the file up if it has changed and is good; whether anything is different now.
+
+        A file that has gone keeps what it said: an editor that replaces it must not switch redaction off.
+        """
+        try:
+            status = self._file.stat()
+            stamp = _Stamp(status.st_mtime_ns, status.st_size, status.st_ino)
+            if stamp == self._stamp:
+                return False
+            self._stamp = stamp
+            text = self._file.read_text("utf-8")
+            declared = read_config(text, str(self._file))
+        except FileNotFoundError:
+            if self._stamp is not None and self.error is None:
+                self._refuse(f"{self._file} has gone; what it said last is still in force")
+            return False
+        except (DocumentError, OSError, UnicodeDecodeError) as error:
+            self._refuse(str(error))
+            return False
+        self.error = None
+        changed = declared != self._declared
+        self._declared = declared
+        self._keep(text)
+        return changed
+
+    def _keep(self, text: str) -> None:
+        """The last good text, for a restart. A full disk costs this copy only."""
+        making = self._last_good.with_suffix(".new")
+        try:
+            making.write_text(text, "utf-8")
+            making.replace(self._last_good)
+        except OSError as error:
+            log.warning("%s could not be written: %s", self._last_good, error)
+
+    def _refuse(self, error: str) -> None:
+        self.error = error
+        log.error("the settings stay as they were: %s", error)

@@ -1,0 +1,255 @@
+"""Who owns the ledger, the registry's client and the snapshot, and keeps everything going?
+
+Wiring and loops, each in a thread of its own: collect, reconcile, look and act, settle, tidy. A loop that
+fails says so once and goes on; nothing here is awaited by traffic.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from registry import Registry, RegistryError
+
+from .config import Config
+from .control import Control
+from .errors import NotFound
+from .journal import Journal
+from .junction import Junction
+from .ledger import decisions, traffic, trials
+from .ledger.collector import Collected, Collector
+from .ledger.retention import prune
+from .ledger.store import Connection, Store
+from .promotion import Promotion
+from .publication import Publication
+from .routing import catalog_of
+from .settlement import SETBACKS, Settlement
+from .watch import Watch
+
+log = logging.getLogger("turnout.controller")
+
+SNAPSHOT_SETTING: Final = "snapshot_version"
+#: How long a controller without any model waits for the registry's first answer (MLflow's tables are made).
+FIRST_ANSWER_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerOptions:
+    """What a controller is told. Periods are seconds."""
+
+    data: Path
+    tracking_uri: str
+    token: str
+    collect_every_s: float = 0.25
+    reconcile_every_s: float = 3.0
+    look_every_s: float = 1.0
+    tidy_every_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryCondition:
+    """Whether the registry answers; `last_ok_s` is None if it never has since the start."""
+
+    ok: bool
+    error: str | None
+    last_ok_s: float | None
+
+
+class Controller:
+    """One per data folder. `start` before the first request, `stop` once; both block."""
+
+    def __init__(
+        self,
+        options: ControllerOptions,
+        *,
+        registry: Registry | None = None,
+        at: Callable[[str], None] = lambda step: None,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        options.data.mkdir(parents=True, exist_ok=True)
+        self.options = options
+        self.store = Store(options.data / "ledger.duckdb")
+        try:
+            self.registry = registry or Registry(options.tracking_uri)
+            self.config = Config(options.data / "turnout.yaml")
+            self.publication = Publication(options.data / "snapshot.json")
+            self.junction = Junction(
+                self.publication,
+                admin_sha256=sha256(options.token.encode()).hexdigest(),
+                recordings=self.config.recordings,
+                keys=self.config.keys_in_force,
+                now_ns=now_ns,
+            )
+            journal = Journal(options.data / "rollback.journal")
+            self.settlement = Settlement(self.junction, self.store, self.registry, journal, at=at)
+            self.control = Control(self.junction, self.store, self.settlement, at=at)
+            self.promotion = Promotion(self.control, self.registry)
+            self.watch = Watch(self.control, self.promotion, revision=lambda: self.revision)
+            self.collector = Collector(self.store, options.data / "spool", self.config)
+        except BaseException:
+            self.store.close()
+            raise
+        self.collected = Collected()
+        self._stopping = threading.Event()
+        self._asked = threading.Event()
+        self._accounts: dict[str, tuple[int, dict[str, Any]]] = {}
+        self.revision = 0
+        self._threads: list[threading.Thread] = []
+        self._registry_error: str | None = "not asked yet"
+        self._registry_ok_at: float | None = None
+        self._saved_version = 0
+
+    # -- start and stop ----------------------------------------------------------------------------------
+
+    def start(self, *, loops: bool = True) -> None:
+        """Take the state up where it was left, publish it, and begin the loops."""
+        self.publication.raise_version(int(decisions.setting(self.store, SNAPSHOT_SETTING) or 0))
+        self.junction.put(*trials.load(self.store).values())
+        if self.publication.last is not None:
+            for model in catalog_of(self.publication.last).values():
+                self.junction.put_model(model)
+        self.settlement.adopt_journal()
+        # What was owed and moves production is ahead of what the last snapshot on disk may say.
+        for debt in self.settlement.debts:
+            self._adopt_production(debt.decision.model, debt.alias)
+        self.promotion.anticipate()
+        self._publish()
+        if not loops:
+            self.reconcile()
+        else:
+            self._begin("collect", self.collect, self.options.collect_every_s)
+            self._begin("reconcile", self.reconcile, self.options.reconcile_every_s)
+            self._begin("look", self.watch.look, self.options.look_every_s)
+            self._begin("tidy", self.tidy, self.options.tidy_every_s)
+            self._begin("pulse", self.pulse, 0.5)
+            settle = threading.Thread(
+                target=self.settlement.work, args=(self._stopping,), name="turnout-settle", daemon=True
+            )
+            settle.start()
+            self._threads.append(settle)
+            # Known models can be served at once; before there are any, there is nothing to serve.
+            if self.publication.last is None or not self.publication.last.models:
+                self._asked.wait(FIRST_ANSWER_S)
+
+    def _adopt_production(self, model: str, version: int | None) -> None:
+        try:
+            if version is not None:
+                self.promotion.adopt(self.junction.model(model), version)
+        except NotFound:
+            log.warning("the journal speaks of a model %r that is not known yet", model)
+
+    def stop(self) -> None:
+        """End the loops, collect what lies in the spool, give the ledger up. Safe to repeat."""
+        self._stopping.set()
+        self.settlement.wake()
+        self.publication.release()
+        for thread in self._threads:
+            thread.join(timeout=10)
+        self._threads.clear()
+        try:
+            self.collect()
+            self._save_version()
+        except SETBACKS as error:
+            log.warning("at the end: %s", error)
+        self.store.close()
+
+    def _begin(self, name: str, step: Callable[[], object], every_s: float) -> None:
+        thread = threading.Thread(
+            target=self._repeat, args=(name, step, every_s), name=f"turnout-{name}", daemon=True
+        )
+        thread.start()
+        self._threads.append(thread)
+
+    def _repeat(self, name: str, step: Callable[[], object], every_s: float) -> None:
+        told = ""
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                step()
+                told = ""
+            except Exception as error:
+                # A loop that ends is worse than a loop that fails: the next round may find things mended.
+                trouble = f"{type(error).__name__}: {error}"
+                if trouble != told:
+                    log.warning("%s: %s", name, trouble, exc_info=not isinstance(error, SETBACKS))
+                told = trouble
+            # A step that takes long (a look at millions of rows) leaves half of the time to everyone else.
+            self._stopping.wait(max(every_s, time.monotonic() - began))
+
+    # -- the loops' steps --------------------------------------------------------------------------------
+
+    def collect(self) -> None:
+        """Take in what lies in the spool."""
+        self.collected = self.collector.collect_once()
+        if self.collected.segments:
+            self.revision += 1
+
+    def reconcile(self) -> None:
+        """Take up what the registry says, finish or undo what was begun. The registry may be away."""
+        try:
+            self.promotion.recover()
+            self.promotion.reconcile()
+        except RegistryError as error:
+            if self._registry_error is None:
+                log.warning("the registry does not answer, the last known versions stay: %s", error)
+            self._registry_error = str(error)
+            return
+        finally:
+            self._asked.set()
+        self._registry_error = None
+        self._registry_ok_at = time.monotonic()
+
+    def pulse(self) -> None:
+        """What should not wait: settings that changed, a snapshot not on disk yet, a worker that is ahead."""
+        if self.config.reload():
+            self._publish(even_if_same=False)
+        self.publication.save()
+        ahead = self.publication.ahead()
+        if ahead:
+            log.warning("workers have a newer snapshot than this controller (%s): going on from there", ahead)
+            self.publication.raise_version(max(ahead.values()))
+            self._publish()
+        self._save_version()
+
+    def _publish(self, *, even_if_same: bool = True) -> None:
+        """Publish, unless nothing is known: without a last snapshot, and before the registry has answered,
+        "no models" would be a guess, and the workers, who know better, would believe it."""
+        if self.publication.last is not None:
+            self.junction.publish(even_if_same=even_if_same)
+
+    def _save_version(self) -> None:
+        version = self.publication.version
+        if version == self._saved_version:
+            return
+
+        def write(connection: Connection) -> None:
+            decisions.set_setting(connection, SNAPSHOT_SETTING, str(version))
+
+        self.store.write(write)
+        self._saved_version = version
+
+    def tidy(self) -> None:
+        """Delete the bodies that are no longer to be kept."""
+        prune(self.store, dict(self.config), now_ns=self.junction.now_ns())
+
+    def accounting(self, experiment: str) -> dict[str, Any]:
+        """Where an experiment's exchanges went; counted again only when something has been collected."""
+        revision = self.revision
+        known = self._accounts.get(experiment)
+        if known is None or known[0] != revision:
+            known = (revision, traffic.accounting(self.store, experiment))
+            self._accounts[experiment] = known
+        return known[1]
+
+    # -- condition ---------------------------------------------------------------------------------------
+
+    def registry_condition(self) -> RegistryCondition:
+        """Whether the registry answered when it was last asked."""
+        since = None if self._registry_ok_at is None else round(time.monotonic() - self._registry_ok_at, 1)
+        return RegistryCondition(ok=self._registry_error is None, error=self._registry_error, last_ok_s=since)

@@ -1,0 +1,69 @@
+"""What was done, by whom, on which verdict? The audit row, and what its author is told.
+
+Values only; `control` and `promotion` make them, `ledger.decisions` keeps them.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Action = Literal["start", "pause", "resume", "stop", "ramp", "conclude", "promote", "rollback"]
+DecisionState = Literal["intent", "done", "failed"]
+
+#: Actors that are no person.
+CONTROLLER = "controller"
+REGISTRY = "registry"
+
+
+def new_id() -> str:
+    """An id for a decision."""
+    return uuid.uuid4().hex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backing:
+    """The verdict that a decision stands on."""
+
+    kind: Literal["invalid", "roll_back", "ship", "keep_running", "inconclusive"]
+    digest: str
+    experiment: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One row of the audit. `changed` says in sentences what is different now; times are unix nanoseconds."""
+
+    decision_id: str = field(default_factory=new_id)
+    at_ns: int
+    actor: str
+    action: Action
+    model: str
+    experiment: str | None = None
+    from_version: int | None = None
+    to_version: int | None = None
+    verdict_kind: str | None = None
+    verdict_hash: str | None = None
+    forced: bool = False
+    reason: str | None = None
+    state: DecisionState = "done"
+    changed: tuple[str, ...] = ()
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """What the author of a decision is told. `pending` is what could not be written yet and is being retried.
+
+    `decision` is what was (or, in a dry run, would be) recorded; `recorded` is False where nothing changed.
+    """
+
+    decision: Decision
+    recorded: bool = True
+    snapshot: int = 0
+    acknowledged_by: tuple[str, ...] = ()
+    unacknowledged: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+    elapsed_ms: float = 0.0

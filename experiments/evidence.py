@@ -1,0 +1,185 @@
+"""What does a verdict start from? The declared analysis and sums over the ledger, both frozen.
+
+Sums over units are all that the statistics need: no row of the ledger comes this far, so that ten million
+exchanges cost as much as ten. This module holds the shapes; `ledger.evidence` fills them by SQL,
+`verdict` judges them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from .metrics import Metric
+
+Role = Literal["success", "guardrail", "exploratory"]
+Mode = Literal["shadow", "canary", "ab"]
+Golden = Literal["pass", "fail", "inconclusive"]
+
+#: Weights are parts per million: a smaller share of the traffic is none.
+SMALLEST_SHARE: Final = 1e-7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """One metric of an experiment and what is asked of it.
+
+    `mde` (success): the smallest relative improvement worth finding. `tolerated_ratio` (binary guardrail):
+    the candidate is rolled back once its failure rate is shown to exceed the control's by more than this
+    factor. `margin` is the worsening that shipping tolerates: relative for means and log means (0.1 = 10 %),
+    a difference of shares for binary metrics (0.02 = two percentage points).
+    """
+
+    metric: Metric
+    role: Role
+    mde: float | None = None
+    tolerated_ratio: float = 1.25
+    margin: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisSpec:
+    """What was declared before the start, as far as the statistics need it. `horizon` counts units.
+
+    `horizon` is the number of units (pairs' clusters in a shadow) at which the experiment ends, `looks` the
+    number of equally spaced looks up to it. Durations are seconds.
+    """
+
+    experiment: str
+    mode: Mode
+    unit: str
+    goals: tuple[Goal, ...]
+    control: str = "control"
+    candidate: str = "candidate"
+    control_version: int | None = None
+    candidate_version: int | None = None
+    alpha: float = 0.05
+    rollback_alpha: float = 0.01
+    power: float = 0.8
+    horizon: int = 5000
+    looks: int = 5
+    min_duration_s: float = 0.0
+    max_duration_s: float = 7 * 86_400.0
+    golden_required: bool = False
+
+    def named(self, role: Role) -> tuple[Goal, ...]:
+        """The goals of one role, in the order in which they were declared."""
+        return tuple(goal for goal in self.goals if goal.role == role)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmCount:
+    """Assignments of one arm in one phase, counted where the arm was decided (primary, live).
+
+    `units` are the units first seen in this phase: each unit is counted once in an experiment, so that
+    phases are independent draws. `expected_share` is the arm's share of the traffic in this phase.
+    """
+
+    phase: int
+    arm: str
+    expected_share: float
+    units: int
+    exchanges: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricSums:
+    """Sums over the units of one arm in one phase, of each unit's own totals in that phase.
+
+    y_u is the sum of the metric's value over the unit's observed exchanges, m_u their number; `y`, `m`,
+    `yy`, `mm`, `ym` are the sums of y_u, m_u, y_u^2, m_u^2 and y_u*m_u over the `units` with m_u > 0.
+    `exchanges` is the number of eligible exchanges, `missing` those of them that should have had a value.
+    `failing_units` (binary) counts units by their *first* failure in the whole experiment: a unit counts
+    once, in the phase and the arm where it first failed, and never again. `missing_units` counts units by
+    their first missing value in the same way.
+    """
+
+    metric: str
+    phase: int
+    arm: str
+    units: int
+    exchanges: int
+    missing: int
+    y: float
+    m: float
+    yy: float
+    mm: float
+    ym: float
+    failing_units: int = 0
+    missing_units: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlap:
+    """Cross products over the units that were seen in two phases; `a` is the earlier phase.
+
+    Sticky units make the phases' estimates dependent; with these sums that is accounted for exactly.
+    `yy` is the sum of y_ua*y_ub, `ym` of y_ua*m_ub, `my` of m_ua*y_ub, `mm` of m_ua*m_ub.
+    """
+
+    metric: str
+    phase_a: int
+    arm_a: str
+    phase_b: int
+    arm_b: str
+    yy: float
+    ym: float
+    my: float
+    mm: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairSums:
+    """Sums over the clusters (units) of mirrored pairs in one phase; differences are candidate - control.
+
+    d_c is the sum of the differences over the cluster's complete pairs, m_c their number; `d`, `dd`, `md`,
+    `mm` are the sums of d_c, d_c^2, m_c*d_c, m_c^2 over `clusters`. `missing` pairs lack one side.
+    n11, n10, n01, n00 (binary): pairs in which both, only control, only candidate, neither failed, one pair
+    for each cluster and phase (the earliest), so that the table's entries are independent.
+    `control_y` is the sum of the control's values: the level from which a ratio is taken.
+    """
+
+    metric: str
+    phase: int
+    clusters: int
+    pairs: int
+    missing: int
+    d: float
+    dd: float
+    md: float
+    mm: float
+    n11: int = 0
+    n10: int = 0
+    n01: int = 0
+    n00: int = 0
+    control_y: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """All that is known of an experiment at one instant."""
+
+    experiment: str
+    as_of_ns: int
+    started_ns: int
+    arms: tuple[ArmCount, ...] = ()
+    sums: tuple[MetricSums, ...] = ()
+    pairs: tuple[PairSums, ...] = ()
+    overlaps: tuple[Overlap, ...] = ()
+    units_in_two_arms: int = 0
+    recorded: int = 0
+    lost: int = 0
+    golden: Golden | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """A scheduled look that was taken, and how many units there were.
+
+    `effective` is 4 * sum over phases of n1*n0/(n1+n0): what the units are worth, told as
+    units of an even split.
+    """
+
+    at_ns: int
+    units: int
+    effective: float

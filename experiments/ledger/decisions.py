@@ -1,0 +1,118 @@
+"""How do decisions and settings lie in the ledger?
+
+Writes take the connection of a `Store.write`, so that a decision is recorded with what it changed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from duckdb import DuckDBPyConnection
+
+from ..decision import Decision, DecisionState
+from .store import Row, Store, instant, nanoseconds
+
+
+def record(connection: DuckDBPyConnection, decision: Decision) -> None:
+    """Write the row. A decision that is there already keeps its row, but for its state: safe to repeat."""
+    connection.execute(
+        """
+        INSERT INTO decisions (decision_id, "at", actor, action, model, experiment, from_version, to_version,
+            verdict_kind, verdict_hash, forced, reason, state, detail)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        ON CONFLICT (decision_id) DO UPDATE SET state = excluded.state, detail = excluded.detail
+        """,
+        [
+            decision.decision_id,
+            instant(decision.at_ns),
+            decision.actor,
+            decision.action,
+            decision.model,
+            decision.experiment,
+            decision.from_version,
+            decision.to_version,
+            decision.verdict_kind,
+            decision.verdict_hash,
+            decision.forced,
+            decision.reason,
+            decision.state,
+            orjson.dumps({**decision.detail, "changed": decision.changed}).decode(),
+        ],
+    )
+
+
+def settle(connection: DuckDBPyConnection, decision_id: str, state: DecisionState) -> None:
+    """An intent becomes done or failed."""
+    connection.execute("UPDATE decisions SET state = ? WHERE decision_id = ?", [state, decision_id])
+
+
+def intents(store: Store) -> list[Decision]:
+    """What was begun and neither finished nor given up, oldest first."""
+    rows = store.read("SELECT * FROM decisions WHERE state = 'intent' ORDER BY \"at\", decision_id")
+    return [decision_of(row) for row in rows]
+
+
+def listed(
+    store: Store, *, model: str | None = None, experiment: str | None = None, limit: int = 100
+) -> list[Decision]:
+    """The latest decisions on a model, an experiment, or all; newest first."""
+    rows = store.read(
+        """
+        SELECT * FROM decisions
+        WHERE (CAST(? AS VARCHAR) IS NULL OR model = ?) AND (CAST(? AS VARCHAR) IS NULL OR experiment = ?)
+        ORDER BY "at" DESC, decision_id LIMIT ?
+        """,
+        [model, model, experiment, experiment, limit],
+    )
+    return [decision_of(row) for row in rows]
+
+
+def former_production(store: Store, model: str, production: int | None) -> int | None:
+    """The version that was production before this one, as far as the decisions tell."""
+    rows = store.read(
+        """
+        SELECT from_version FROM decisions
+        WHERE model = ? AND action = 'promote' AND state = 'done' AND to_version = ?
+        ORDER BY "at" DESC LIMIT 1
+        """,
+        [model, production],
+    )
+    return rows[0]["from_version"] if rows else None
+
+
+def decision_of(row: Row) -> Decision:
+    """A row of `decisions` as the value it was made from."""
+    detail: dict[str, Any] = orjson.loads(row["detail"]) if row["detail"] else {}
+    changed = tuple(detail.pop("changed", ()))
+    return Decision(
+        decision_id=row["decision_id"],
+        at_ns=nanoseconds(row["at"]),
+        actor=row["actor"],
+        action=row["action"],
+        model=row["model"],
+        experiment=row["experiment"],
+        from_version=row["from_version"],
+        to_version=row["to_version"],
+        verdict_kind=row["verdict_kind"],
+        verdict_hash=row["verdict_hash"],
+        forced=row["forced"],
+        reason=row["reason"],
+        state=row["state"],
+        changed=changed,
+        detail=detail,
+    )
+
+
+def setting(store: Store, key: str) -> str | None:
+    """A setting's value, None if it was never set."""
+    rows = store.read("SELECT value FROM settings WHERE key = ?", [key])
+    return rows[0]["value"] if rows else None
+
+
+def set_setting(connection: DuckDBPyConnection, key: str, value: str) -> None:
+    """Write a setting."""
+    connection.execute(
+        "INSERT INTO settings VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        [key, value],
+    )

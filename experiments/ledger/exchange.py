@@ -1,0 +1,183 @@
+"""What is one row of the ledger, and how does it travel from a proxy to the collector?
+
+An exchange is one request to one upstream and what came of it. The proxy writes raw bytes and times;
+whatever needs understanding (text, tokens, time to first token) is worked out later by the collector.
+This module knows the record and its bytes, and neither files nor databases.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from array import array
+from dataclasses import dataclass, fields
+from typing import Any, Final, Literal, get_args
+
+import orjson
+
+Outcome = Literal[
+    "complete",  # a whole answer
+    "length",  # a whole answer that ran into max_tokens
+    "truncated",  # the stream was cut: no finish reason, no [DONE]
+    "empty",  # status 200 with neither text nor tool call
+    "upstream_error",  # 5xx, connection failed, or an error event inside the stream
+    "upstream_rejected",  # the engine answered 4xx
+    "overloaded",  # the engine answered 429 or 503
+    "timeout",  # no first byte, or no next byte, in time
+    "client_gone",  # the client left before the end
+    "rejected",  # Turnout itself refused the request: never eligible
+    "shed",  # a shadow copy that was not sent
+]
+OUTCOMES: Final = frozenset(get_args(Outcome))
+#: The model failed: these count in error rates.
+FAILURES: Final = frozenset(
+    ("truncated", "empty", "upstream_error", "upstream_rejected", "overloaded", "timeout")
+)
+#: Nobody knows how it would have ended: missing data, reported as such.
+MISSING: Final = frozenset(("client_gone", "shed"))
+
+Role = Literal["primary", "shadow"]
+Origin = Literal["live", "golden", "forced"]
+Recording = Literal["full", "redacted", "numbers"]
+
+
+class RecordError(ValueError):
+    """Bytes that are no record."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ExchangeRecord:
+    """One exchange as the proxy saw it. Times are microseconds since `started_ns` (unix nanoseconds).
+
+    `assigned_*` is what the hash gave the unit, `served_*` what answered: a fallback changes only the
+    latter, and then `arm_outcome` keeps how the assigned arm itself ended (intention to treat).
+    `chunk_us[i]` is when the i-th piece of the body came, `chunk_ends[i]` the body's length after it.
+    Not frozen: it is filled in while the exchange runs, and written once.
+    """
+
+    exchange_id: str
+    request_id: str
+    started_ns: int
+    path: str
+    model: str
+    worker: str
+    role: Role = "primary"
+    origin: Origin = "live"
+    pair_id: str | None = None
+    experiment: str | None = None
+    phase: int = 0
+    assigned_arm: str | None = None
+    served_arm: str | None = None
+    assigned_version: int | None = None
+    served_version: int | None = None
+    unit: str | None = None
+    tenant: str | None = None
+    snapshot: int = 0
+    stream: bool = False
+    status: int = 0
+    outcome: Outcome = "complete"
+    arm_outcome: Outcome | None = None
+    error_code: str | None = None
+    attempts: int = 1
+    first_byte_us: int | None = None
+    duration_us: int = 0
+    content_type: str = ""
+    clipped: bool = False
+    recording: Recording = "full"
+    request: bytes = b""
+    response: bytes = b""
+    chunk_us: tuple[int, ...] = ()
+    chunk_ends: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossRecord:
+    """`count` exchanges that a worker could not write (a full disk, say) between two instants."""
+
+    worker: str
+    since_ns: int
+    until_ns: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackRecord:
+    """What the application says later about the answer to a request; the latest per name wins."""
+
+    request_id: str
+    name: str
+    value: float
+    at_ns: int
+    worker: str
+
+
+Record = ExchangeRecord | LossRecord | FeedbackRecord
+
+MAGIC: Final = b"TXR1"
+#: magic, crc32 of all that follows, then the lengths of head, request, response and number of chunks
+_FRAME: Final = struct.Struct("<4sIIIII")
+_BYTES_FIELDS: Final = frozenset(("request", "response", "chunk_us", "chunk_ends"))
+_EXCHANGE_FIELDS: Final = tuple(f.name for f in fields(ExchangeRecord) if f.name not in _BYTES_FIELDS)
+
+
+def encode(record: Record) -> list[bytes]:
+    """The record as pieces for one `os.writev`: bodies are not copied."""
+    if isinstance(record, ExchangeRecord):
+        head = orjson.dumps([getattr(record, name) for name in _EXCHANGE_FIELDS])
+        request, response = record.request, record.response
+        chunks = array("I", record.chunk_us).tobytes() + array("I", record.chunk_ends).tobytes()
+        count = len(record.chunk_us)
+    else:
+        kind = "loss" if isinstance(record, LossRecord) else "feedback"
+        head = orjson.dumps({"kind": kind, **{f.name: getattr(record, f.name) for f in fields(record)}})
+        request = response = chunks = b""
+        count = 0
+    lengths = _FRAME.pack(MAGIC, 0, len(head), len(request), len(response), count)
+    crc = zlib.crc32(lengths[8:])
+    for part in (head, request, response, chunks):
+        crc = zlib.crc32(part, crc)
+    frame = _FRAME.pack(MAGIC, crc, len(head), len(request), len(response), count)
+    return [frame, head, request, response, chunks]
+
+
+def decode(buffer: bytes, offset: int) -> tuple[Record, int]:
+    """The record at `offset` and the offset after it. Raises RecordError on anything else."""
+    body = offset + _FRAME.size
+    if body > len(buffer):
+        raise RecordError("the frame is cut")
+    magic, crc, head_len, request_len, response_len, count = _FRAME.unpack_from(buffer, offset)
+    end = body + head_len + request_len + response_len + 8 * count
+    if magic != MAGIC or end > len(buffer):
+        raise RecordError("no record starts here" if magic != MAGIC else "the record is cut")
+    if zlib.crc32(memoryview(buffer)[offset + 8 : end]) != crc:
+        raise RecordError("the checksum does not match")
+    request_at = body + head_len
+    response_at = request_at + request_len
+    chunks_at = response_at + response_len
+    head = orjson.loads(buffer[body:request_at])
+    if isinstance(head, dict):
+        return _decode_small(head), end
+    if len(head) != len(_EXCHANGE_FIELDS):
+        raise RecordError(f"{len(head)} fields where {len(_EXCHANGE_FIELDS)} were expected")
+    chunks = array("I")
+    chunks.frombytes(buffer[chunks_at:end])
+    record = ExchangeRecord(
+        **dict(zip(_EXCHANGE_FIELDS, head, strict=True)),
+        request=buffer[request_at:response_at],
+        response=buffer[response_at:chunks_at],
+        chunk_us=tuple(chunks[:count]),
+        chunk_ends=tuple(chunks[count:]),
+    )
+    return record, end
+
+
+def _decode_small(head: dict[str, Any]) -> Record:
+    kind = head.pop("kind", None)
+    try:
+        if kind == "loss":
+            return LossRecord(**head)
+        if kind == "feedback":
+            return FeedbackRecord(**head)
+    except TypeError as error:
+        raise RecordError(f"a {kind} record with the wrong fields: {error}") from error
+    raise RecordError(f"unknown kind of record: {kind!r}")

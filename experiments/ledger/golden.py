@@ -1,0 +1,183 @@
+"""Which golden runs were made, with which results, and how did two of them compare?
+
+Storage only: the client that runs a set makes the ids and the statistics. Writes take the connection of a
+`Store.write` and are safe to repeat; JSON columns go in and come out as Python values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+from duckdb import DuckDBPyConnection
+
+from .store import Row, Store
+
+_RUN_JSON: Final = ("parameters", "summary")
+_RESULT: Final = (
+    "item_id", "item_hash", "repeat", "evaluator", "evaluator_version", "status", "value", "label",
+    "explanation", "output", "outcome", "request_id",
+)  # fmt: skip
+
+
+def begin_run(connection: DuckDBPyConnection, run: Mapping[str, Any], *, started_at: datetime) -> bool:
+    """Enter a run as `running`; False if its id is there already, and then nothing is changed."""
+    found = connection.execute(
+        """
+        INSERT INTO golden_runs (run_id, set_name, set_hash, model, version, status, started_at, parameters)
+        VALUES (?, ?, ?, ?, ?, 'running', ?, ?) ON CONFLICT DO NOTHING RETURNING run_id
+        """,
+        [
+            *(run[name] for name in ("run_id", "set_name", "set_hash", "model", "version")),
+            started_at,
+            _json(run.get("parameters") or {}),
+        ],
+    ).fetchall()
+    return bool(found)
+
+
+def finish_run(
+    connection: DuckDBPyConnection,
+    run_id: str,
+    *,
+    status: str,
+    summary: Mapping[str, Any],
+    ended_at: datetime,
+) -> None:
+    """How a run ended. Doing it again keeps the first end's time."""
+    connection.execute(
+        "UPDATE golden_runs SET status = ?, summary = ?, ended_at = coalesce(ended_at, ?) WHERE run_id = ?",
+        [status, _json(summary), ended_at, run_id],
+    )
+
+
+def set_mlflow_run(connection: DuckDBPyConnection, run_id: str, mlflow_run_id: str) -> None:
+    """Where the run is to be found in MLflow."""
+    connection.execute("UPDATE golden_runs SET mlflow_run_id = ? WHERE run_id = ?", [mlflow_run_id, run_id])
+
+
+def add_results(connection: DuckDBPyConnection, run_id: str, results: Sequence[Mapping[str, Any]]) -> int:
+    """Append results; how many were new. One that is there already stays as it is."""
+    stored = 0
+    for result in results:
+        values = [result.get(name) for name in _RESULT]
+        values[_RESULT.index("output")] = _json(result.get("output"))
+        stored += len(
+            connection.execute(
+                """
+                INSERT INTO golden_results (run_id, item_id, item_hash, repeat, evaluator, evaluator_version,
+                    status, value, label, explanation, output, outcome, request_id)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING item_id
+                """,
+                [run_id, *values],
+            ).fetchall()
+        )
+    return stored
+
+
+def runs(
+    store: Store,
+    *,
+    model: str | None = None,
+    version: int | None = None,
+    set_hash: str | None = None,
+    status: str | None = None,
+    run_id: str | None = None,
+    limit: int = 100,
+) -> list[Row]:
+    """Runs, newest first, each with the number of its `results`. None means any."""
+    rows = store.read(
+        """
+        SELECT g.*, (SELECT count(*) FROM golden_results r WHERE r.run_id = g.run_id) AS results
+        FROM golden_runs g
+        WHERE (CAST($model AS VARCHAR) IS NULL OR model = $model)
+            AND (CAST($version AS INTEGER) IS NULL OR version = $version)
+            AND (CAST($set_hash AS VARCHAR) IS NULL OR set_hash = $set_hash)
+            AND (CAST($status AS VARCHAR) IS NULL OR status = $status)
+            AND (CAST($run_id AS VARCHAR) IS NULL OR run_id = $run_id)
+        ORDER BY started_at DESC, run_id LIMIT $limit
+        """,
+        {
+            "model": model,
+            "version": version,
+            "set_hash": set_hash,
+            "status": status,
+            "run_id": run_id,
+            "limit": limit,
+        },
+    )
+    return [_parsed(row, _RUN_JSON) for row in rows]
+
+
+def run(store: Store, run_id: str) -> Row | None:
+    """One run, None if there is none of that id."""
+    return next(iter(runs(store, run_id=run_id)), None)
+
+
+def results(store: Store, run_id: str) -> list[Row]:
+    """A run's results by item, repeat and evaluator."""
+    rows = store.read(
+        "SELECT * EXCLUDE (run_id) FROM golden_results WHERE run_id = ? ORDER BY item_id, repeat, evaluator",
+        [run_id],
+    )
+    return [_parsed(row, ("output",)) for row in rows]
+
+
+def save_comparison(connection: DuckDBPyConnection, comparison: Mapping[str, Any], *, at: datetime) -> bool:
+    """Enter a comparison; False if its id is there already, and then nothing is changed."""
+    names = (
+        "comparison_id", "set_name", "set_hash", "model", "control_run", "candidate_run", "control_version",
+        "candidate_version", "verdict",
+    )  # fmt: skip
+    found = connection.execute(
+        """
+        INSERT INTO golden_comparisons (comparison_id, set_name, set_hash, model, control_run, candidate_run,
+            control_version, candidate_version, verdict, "at", result)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING comparison_id
+        """,
+        [*(comparison[name] for name in names), at, _json(comparison["result"])],
+    ).fetchall()
+    return bool(found)
+
+
+def comparisons(
+    store: Store,
+    *,
+    model: str | None = None,
+    control_version: int | None = None,
+    candidate_version: int | None = None,
+    set_hash: str | None = None,
+    set_name: str | None = None,
+    limit: int = 100,
+) -> list[Row]:
+    """Comparisons, newest first. None means any."""
+    rows = store.read(
+        """
+        SELECT * FROM golden_comparisons
+        WHERE (CAST($model AS VARCHAR) IS NULL OR model = $model)
+            AND (CAST($control AS INTEGER) IS NULL OR control_version = $control)
+            AND (CAST($candidate AS INTEGER) IS NULL OR candidate_version = $candidate)
+            AND (CAST($set_hash AS VARCHAR) IS NULL OR set_hash = $set_hash)
+            AND (CAST($set_name AS VARCHAR) IS NULL OR set_name = $set_name)
+        ORDER BY "at" DESC, comparison_id LIMIT $limit
+        """,
+        {
+            "model": model,
+            "control": control_version,
+            "candidate": candidate_version,
+            "set_hash": set_hash,
+            "set_name": set_name,
+            "limit": limit,
+        },
+    )
+    return [_parsed(row, ("result",)) for row in rows]
+
+
+def _json(value: object) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()
+
+
+def _parsed(row: Row, names: Sequence[str]) -> Row:
+    return row | {name: orjson.loads(row[name]) for name in names if row[name] is not None}

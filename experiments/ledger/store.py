@@ -1,0 +1,206 @@
+"""How do many threads of one process share the one DuckDB database that it owns?
+
+All writes go through one thread, each as one transaction; a read takes a cursor of its own and sees what
+was committed when it began. DuckDB admits a single process per file, so whoever else wants to know
+something asks the process that holds the store. This module knows connections and transactions, and
+none of the tables.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Final, TypeVar
+
+import duckdb
+from duckdb import DuckDBPyConnection
+
+from .schema import LedgerClosed, LedgerError, LedgerHeld, migrate
+
+T = TypeVar("T")
+Parameters = Sequence[Any] | Mapping[str, Any]
+Row = dict[str, Any]
+#: For those outside the ledger who write to it: what `write` hands over, and what it may raise.
+Connection = DuckDBPyConnection
+DatabaseError = duckdb.Error
+_Job = Callable[[], None]
+
+_NANOSECONDS: Final = 1_000_000_000
+
+
+def instant(ns: int) -> datetime:
+    """Unix nanoseconds as the naive UTC datetime that a TIMESTAMP column holds (to the microsecond)."""
+    whole = datetime.fromtimestamp(ns // _NANOSECONDS, tz=UTC)
+    return whole.replace(microsecond=ns % _NANOSECONDS // 1000, tzinfo=None)
+
+
+def nanoseconds(at: datetime) -> int:
+    """The unix nanoseconds of a TIMESTAMP; a naive datetime counts as UTC."""
+    aware = at if at.tzinfo else at.replace(tzinfo=UTC)
+    since = aware - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * _NANOSECONDS + since.microseconds * 1000
+
+
+class Store:
+    """The ledger's file, opened by this process and brought up to date.
+
+    Raises LedgerHeld if another process has it, LedgerTooNew if a newer Turnout wrote it, and
+    LedgerError if the file is no database or cannot be opened.
+    """
+
+    def __init__(self, path: Path, *, memory_limit: str = "2GB", threads: int | None = None) -> None:
+        self.path = path
+        self._log = path.with_name(path.name + ".wal")
+        config: dict[str, Any] = {"memory_limit": memory_limit}
+        if threads is not None:
+            config["threads"] = threads
+        self._writer_connection = _open(path, config)
+        # `now()` and any aware datetime become UTC, whatever the machine's zone is.
+        self._writer_connection.execute("SET TimeZone = 'UTC'")
+        try:
+            migrate(self._writer_connection)
+        except BaseException:
+            self._writer_connection.close()
+            raise
+        self._reader_connection = self._writer_connection.cursor()
+        self._cursor_lock = threading.Lock()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._closing = threading.Lock()
+        self._closed = False
+        self._writer = threading.Thread(target=self._work, name="ledger-writer", daemon=True)
+        self._writer.start()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, change: Callable[[DuckDBPyConnection], T]) -> T:
+        """Run `change(connection)` in a transaction on the writer thread and wait for its commit.
+
+        What it raises is raised here, and then nothing of it was written. It must not begin, commit,
+        or call `write` itself.
+        """
+        if threading.current_thread() is self._writer:
+            raise LedgerError("a write inside a write would wait for itself: pass the connection on instead")
+        future: Future[T] = Future()
+
+        def job() -> None:
+            try:
+                result = _in_transaction(self._writer_connection, change)
+                self._guard_log()
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        with self._closing:
+            self._refuse_if_closed()
+            self._jobs.put(job)
+        return future.result()
+
+    def read(self, sql: str, parameters: Parameters = ()) -> list[Row]:
+        """The rows of a query, as dicts in the order of its columns. TIMESTAMPs are naive UTC datetimes."""
+        with self.reading() as cursor:
+            return rows_in(cursor.execute(sql, parameters))
+
+    @contextmanager
+    def reading(self) -> Iterator[DuckDBPyConnection]:
+        """A cursor for several queries that belong together, with temporary tables of its own."""
+        with self._cursor_lock:
+            self._refuse_if_closed()
+            cursor = self._reader_connection.cursor()
+        try:
+            yield cursor
+        finally:
+            cursor.close()
+
+    def size(self) -> int:
+        """Bytes on disk: the file and what is not yet moved into it."""
+        files = (self.path, self._log)
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def checkpoint(self) -> None:
+        """Move what was committed into the file itself; DuckDB does it on its own now and then."""
+        # Fails only while other transactions are open: then the next one will do it.
+        with self.reading() as cursor, suppress(duckdb.TransactionException):
+            cursor.execute("CHECKPOINT")
+
+    def _guard_log(self) -> None:
+        """Where the log has gone from disk, by DuckDB's own hand or another, move what it held into the file.
+
+        DuckDB goes on writing into a log that somebody has deleted, and all of it would end with the process.
+        """
+        if not self._log.exists():
+            with suppress(duckdb.Error):
+                self._writer_connection.execute("CHECKPOINT")
+
+    def close(self) -> None:
+        """Finish the writes that wait, and give the file up. Safe to repeat."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self._jobs.put(None)
+        self._writer.join()
+        with self._cursor_lock:
+            self._reader_connection.close()
+            self._writer_connection.close()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise LedgerClosed(f"the ledger {self.path} is closed: the controller is stopping")
+
+
+def rows_in(result: DuckDBPyConnection) -> list[Row]:
+    """What a query found, as dicts."""
+    names = [column[0] for column in result.description or ()]
+    return [dict(zip(names, values, strict=True)) for values in result.fetchall()]
+
+
+def _open(path: Path, config: dict[str, Any]) -> DuckDBPyConnection:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return duckdb.connect(str(path), config=config)
+    except duckdb.IOException as error:
+        if "lock on file" in str(error):
+            raise LedgerHeld(
+                f"the ledger {path} is held by another process{_holder(str(error))}: one controller "
+                "may own it; stop that one, or start this one with another data folder"
+            ) from error
+        raise LedgerError(f"the ledger {path} cannot be opened: {_first_line(error)}") from error
+    except (duckdb.Error, OSError) as error:
+        raise LedgerError(f"the ledger {path} cannot be opened: {_first_line(error)}") from error
+
+
+def _holder(message: str) -> str:
+    """` (PID 4711)`, where DuckDB knows it."""
+    start = message.find("(PID ")
+    return f" {message[start : message.index(')', start) + 1]}" if start >= 0 else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _in_transaction(connection: DuckDBPyConnection, change: Callable[[DuckDBPyConnection], T]) -> T:
+    connection.begin()
+    try:
+        result = change(connection)
+        connection.commit()
+    except BaseException:
+        # A failed commit has already ended the transaction.
+        with suppress(duckdb.Error):
+            connection.rollback()
+        raise
+    return result

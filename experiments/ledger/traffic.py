@@ -1,0 +1,154 @@
+"""What traffic did an experiment get, how did it end, and what was one exchange?
+
+Queries over `exchanges`, `bodies`, `losses` and `segments` for the control API. They count and list; what
+the numbers mean for a decision is not decided here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+
+from .exchange import FAILURES
+from .rows import unpack
+from .store import Row, Store
+
+_FAILURES: Final = sorted(FAILURES)
+
+#: The exchanges of an experiment with the arm they count for; the primaries of a shadow are its control.
+_ROWS: Final = """
+    WITH counted AS (
+        SELECT assigned_arm AS arm, * FROM exchanges
+        WHERE experiment = $experiment AND origin = 'live'
+        UNION ALL
+        SELECT 'control', p.* FROM exchanges p
+        WHERE p.role = 'primary' AND p.exchange_id IN (
+            SELECT pair_id FROM exchanges
+            WHERE experiment = $experiment AND role = 'shadow' AND origin = 'live'))
+"""
+
+#: Rows with an experiment's name are the primaries that it routed, or the copies that a shadow was to send.
+_TOTALS: Final = """
+    SELECT count(*) FILTER (WHERE outcome <> 'rejected') AS eligible,
+        count(*) FILTER (WHERE outcome <> 'rejected' AND unit IS NULL) AS no_unit,
+        count(*) AS recorded,
+        count(*) FILTER (WHERE outcome = 'shed') AS shed
+    FROM exchanges WHERE experiment = $experiment AND origin = 'live'
+"""
+
+_LOST: Final = """
+    SELECT coalesce(sum(l.count), 0)::BIGINT AS lost FROM losses l JOIN experiments e ON e.name = $experiment
+    WHERE l.until >= e.started_at AND (e.ended_at IS NULL OR l.since <= e.ended_at)
+"""
+
+_BY_ARM: Final = """
+    SELECT arm, sum(assigned)::BIGINT AS assigned, sum(served)::BIGINT AS served,
+        sum(failed)::BIGINT AS failed, sum(fell_back)::BIGINT AS fell_back
+    FROM (
+        SELECT assigned_arm AS arm, 1 AS assigned, 0 AS served,
+            CAST(list_contains($failures, coalesce(arm_outcome, outcome)) AS INTEGER) AS failed,
+            CAST(arm_outcome IS NOT NULL AS INTEGER) AS fell_back
+        FROM exchanges
+        WHERE experiment = $experiment AND origin = 'live' AND outcome <> 'rejected'
+            AND assigned_arm IS NOT NULL
+        UNION ALL
+        SELECT served_arm, 0, 1, 0, 0 FROM exchanges
+        WHERE experiment = $experiment AND origin = 'live' AND outcome NOT IN ('rejected', 'shed')
+            AND served_arm IS NOT NULL)
+    GROUP BY arm ORDER BY arm
+"""
+
+
+def accounting(store: Store, experiment: str) -> dict[str, Any]:
+    """Where every exchange of an experiment went: eligible, without a unit, recorded, lost, shed, and by arm.
+
+    `failed` and `fell_back` belong to the assigned arm, whatever answered in its place.
+    """
+    scope = {"experiment": experiment}
+    arms = store.read(_BY_ARM, {**scope, "failures": _FAILURES})
+    return {
+        **store.read(_TOTALS, scope)[0],
+        **store.read(_LOST, scope)[0],
+        "by_arm": {arm.pop("arm"): arm for arm in arms},
+    }
+
+
+def timeline(store: Store, experiment: str, *, bucket_s: int = 10) -> list[Row]:
+    """Per bucket, arm and phase: "at" (the bucket's begin), requests, failures and the medians in ms."""
+    return store.read(
+        _ROWS
+        + """
+        SELECT make_timestamp(epoch_us(started_at) // $width * $width) AS "at", arm, phase,
+            count(*) AS requests,
+            count(*) FILTER (WHERE list_contains($failures, coalesce(arm_outcome, outcome))) AS failures,
+            median(ttft_ms) FILTER (WHERE outcome IN ('complete', 'length')) AS p50_ttft_ms,
+            median(duration_ms) FILTER (WHERE outcome IN ('complete', 'length')) AS p50_duration_ms
+        FROM counted WHERE arm IS NOT NULL AND outcome NOT IN ('rejected', 'shed')
+        GROUP BY ALL ORDER BY 1, 2, 3
+        """,
+        {"experiment": experiment, "failures": _FAILURES, "width": max(1, bucket_s) * 1_000_000},
+    )
+
+
+def exchange(store: Store, exchange_id: str) -> Row | None:
+    """One exchange with its body, if that was kept: request and response as text, tool calls parsed."""
+    rows = store.read(
+        """
+        SELECT e.*, b.request, b.response, b.prompt, b.text, b.reasoning, b.tool_calls, b.clipped, b.redacted
+        FROM exchanges e LEFT JOIN bodies b ON b.exchange_id = e.exchange_id
+        WHERE e.exchange_id = ?
+        """,
+        [exchange_id],
+    )
+    if not rows:
+        return None
+    row = rows[0]
+    for name in ("request", "response"):
+        body = unpack(row[name])
+        row[name] = None if body is None else body.decode("utf-8", "backslashreplace")
+    row["tool_calls"] = orjson.loads(row["tool_calls"]) if row["tool_calls"] else []
+    return row
+
+
+def exchanges(
+    store: Store,
+    *,
+    model: str | None = None,
+    experiment: str | None = None,
+    arm: str | None = None,
+    outcome: str | None = None,
+    limit: int = 50,
+    offset: int = 0,
+) -> list[Row]:
+    """Exchanges without their bodies, newest first. `arm` is the assigned arm; None means any."""
+    return store.read(
+        """
+        SELECT * FROM exchanges
+        WHERE (CAST($model AS VARCHAR) IS NULL OR model = $model)
+            AND (CAST($experiment AS VARCHAR) IS NULL OR experiment = $experiment)
+            AND (CAST($arm AS VARCHAR) IS NULL OR assigned_arm = $arm)
+            AND (CAST($outcome AS VARCHAR) IS NULL OR outcome = $outcome)
+        ORDER BY started_at DESC, exchange_id LIMIT $limit OFFSET $offset
+        """,
+        {
+            "model": model,
+            "experiment": experiment,
+            "arm": arm,
+            "outcome": outcome,
+            "limit": limit,
+            "offset": offset,
+        },
+    )
+
+
+def condition(store: Store) -> Row:
+    """How the ledger is: last_segment_at, rows (exchanges), losses, torn_bytes, quarantined, bytes."""
+    rows = store.read("""
+        SELECT (SELECT max(collected_at) FROM segments) AS last_segment_at,
+            (SELECT count(*) FROM exchanges) AS rows,
+            (SELECT coalesce(sum(count), 0)::BIGINT FROM losses) AS losses,
+            (SELECT coalesce(sum(torn_bytes), 0)::BIGINT FROM segments) AS torn_bytes,
+            (SELECT coalesce(sum(quarantined), 0)::BIGINT FROM segments) AS quarantined
+    """)
+    return {**rows[0], "bytes": store.size()}

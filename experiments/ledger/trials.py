@@ -1,0 +1,216 @@
+"""How do experiments, their phases and the looks at them lie in the ledger?
+
+Writes take the connection of a `Store.write`, so that an experiment changes in the same transaction as the
+decision that changed it. What the states mean is `experiments.lifecycle`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+import orjson
+from duckdb import DuckDBPyConnection
+
+from ..assignment import CONTROL, PPM, Range
+from ..errors import DocumentError
+from ..lifecycle import Experiment, Phase
+from ..spec import read_spec
+from ..verdict import Look, Verdict, look_taken
+from .store import Row, Store, instant, nanoseconds
+
+log = logging.getLogger(__name__)
+
+_WHOLE: Final[dict[str, tuple[Range, ...]]] = {CONTROL: ((0, PPM),)}
+
+
+def save(connection: DuckDBPyConnection, experiment: Experiment) -> None:
+    """Write the experiment as it stands now: its row, its phase, and its ranges while it is open."""
+    ended = None if experiment.ended_ns is None else instant(experiment.ended_ns)
+    connection.execute(
+        """
+        INSERT INTO experiments (name, model, mode, state, spec, spec_yaml, spec_hash, control_version,
+            candidate_version, created_at, started_at, ended_at, note)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        ON CONFLICT (name) DO UPDATE SET
+            state = excluded.state, ended_at = excluded.ended_at, note = excluded.note
+        """,
+        [
+            experiment.name,
+            experiment.model,
+            experiment.spec.mode,
+            experiment.state,
+            orjson.dumps(experiment.spec.model_dump()).decode(),
+            experiment.spec_yaml,
+            experiment.spec.digest(),
+            experiment.control_version,
+            experiment.candidate_version,
+            instant(experiment.created_ns),
+            instant(experiment.started_ns),
+            ended,
+            experiment.note,
+        ],
+    )
+    _save_phase(connection, experiment)
+    if experiment.routes:
+        _save_ranges(connection, experiment)
+
+
+def _save_phase(connection: DuckDBPyConnection, experiment: Experiment) -> None:
+    phase = experiment.phase
+    connection.execute(
+        "UPDATE phases SET ended_at = ? WHERE experiment = ? AND phase < ? AND ended_at IS NULL",
+        [instant(phase.started_ns), experiment.name, phase.number],
+    )
+    connection.execute(
+        """
+        INSERT INTO phases (experiment, phase, started_at, ended_at, candidate_ppm, share_ppm)
+        VALUES (?, ?, ?, NULL, ?, ?) ON CONFLICT DO NOTHING
+        """,
+        [experiment.name, phase.number, instant(phase.started_ns), phase.candidate_ppm, phase.share_ppm],
+    )
+    if experiment.ended_ns is not None:
+        connection.execute(
+            "UPDATE phases SET ended_at = ? WHERE experiment = ? AND ended_at IS NULL",
+            [instant(experiment.ended_ns), experiment.name],
+        )
+
+
+def _save_ranges(connection: DuckDBPyConnection, experiment: Experiment) -> None:
+    if experiment.is_open:
+        connection.execute(
+            "INSERT INTO routes (model, experiment, ranges) VALUES (?, ?, ?)"
+            " ON CONFLICT (model) DO UPDATE SET experiment = excluded.experiment, ranges = excluded.ranges",
+            [experiment.model, experiment.name, orjson.dumps(experiment.ranges).decode()],
+        )
+    else:
+        connection.execute("DELETE FROM routes WHERE experiment = ?", [experiment.name])
+
+
+def load(store: Store) -> dict[str, Experiment]:
+    """Every experiment by name. One that this version of Turnout cannot read is told and left out."""
+    phases = {row["experiment"]: row for row in store.read(_LAST_PHASES)}
+    ranges = {row["experiment"]: row["ranges"] for row in store.read("SELECT experiment, ranges FROM routes")}
+    verdicts = {row["experiment"]: row["verdict_kind"] for row in store.read(_CONCLUSIONS)}
+    found: dict[str, Experiment] = {}
+    for row in store.read("SELECT * FROM experiments ORDER BY created_at, name"):
+        name = row["name"]
+        try:
+            found[name] = _experiment(row, phases[name], ranges.get(name), verdicts.get(name))
+        except (DocumentError, KeyError, ValueError) as error:
+            log.error("the experiment %r in the ledger cannot be read, it stays out: %s", name, error)
+    return found
+
+
+_LAST_PHASES: Final = """
+    SELECT experiment, max(phase) AS phase, arg_max(started_at, phase) AS started_at,
+           arg_max(candidate_ppm, phase) AS candidate_ppm, arg_max(share_ppm, phase) AS share_ppm
+    FROM phases GROUP BY experiment
+"""
+_CONCLUSIONS: Final = """
+    SELECT experiment, arg_max(verdict_kind, "at") AS verdict_kind
+    FROM decisions WHERE action = 'conclude' AND state = 'done' GROUP BY experiment
+"""
+
+
+def _experiment(row: Row, phase: Row, ranges: str | None, concluded_on: Any) -> Experiment:
+    owned = _WHOLE if ranges is None else _ranges(ranges)
+    return Experiment(
+        name=row["name"],
+        model=row["model"],
+        state=row["state"],
+        spec=read_spec(row["spec_yaml"], f"{row['name']} in the ledger"),
+        spec_yaml=row["spec_yaml"],
+        control_version=row["control_version"],
+        candidate_version=row["candidate_version"],
+        created_ns=nanoseconds(row["created_at"]),
+        started_ns=nanoseconds(row["started_at"]),
+        ended_ns=None if row["ended_at"] is None else nanoseconds(row["ended_at"]),
+        note=row["note"],
+        phase=Phase(
+            number=phase["phase"],
+            started_ns=nanoseconds(phase["started_at"]),
+            candidate_ppm=phase["candidate_ppm"],
+            share_ppm=phase["share_ppm"],
+        ),
+        ranges=owned,
+        concluded_on=concluded_on,
+    )
+
+
+def _ranges(text: str) -> dict[str, tuple[Range, ...]]:
+    return {
+        arm: tuple((int(low), int(high)) for low, high in owned) for arm, owned in orjson.loads(text).items()
+    }
+
+
+def phases(store: Store, experiment: str) -> list[Row]:
+    """The experiment's phases, the first one first."""
+    return store.read("SELECT * FROM phases WHERE experiment = ? ORDER BY phase", [experiment])
+
+
+def save_look(connection: DuckDBPyConnection, verdict: Verdict) -> None:
+    """Keep a verdict: the band over time is drawn from these, and scheduled looks are counted by them."""
+    connection.execute(
+        'INSERT INTO looks (experiment, "at", units, verdict_kind, verdict) VALUES (?, ?, ?, ?, ?)',
+        [
+            verdict.experiment,
+            instant(verdict.as_of_ns),
+            verdict.units,
+            verdict.kind,
+            verdict.to_json().decode(),
+        ],
+    )
+
+
+def past_looks(store: Store, experiment: str) -> tuple[Look, ...]:
+    """The scheduled looks that were taken, oldest first."""
+    rows = store.read(
+        "SELECT verdict FROM looks WHERE experiment = ?"
+        " AND coalesce(CAST(json_extract(verdict, '$.look.scheduled') AS BOOLEAN), false)"
+        ' ORDER BY "at"',
+        [experiment],
+    )
+    looks = (look_taken(orjson.loads(row["verdict"])) for row in rows)
+    return tuple(look for look in looks if look is not None)
+
+
+def verdicts(store: Store, experiment: str, *, limit: int = 500) -> list[dict[str, Any]]:
+    """The latest verdicts as JSON documents, oldest first."""
+    rows = store.read(
+        'SELECT verdict FROM looks WHERE experiment = ? ORDER BY "at" DESC LIMIT ?', [experiment, limit]
+    )
+    return [orjson.loads(row["verdict"]) for row in reversed(rows)]
+
+
+def last_verdict(store: Store, experiment: str) -> dict[str, Any] | None:
+    """The latest verdict as a JSON document, None if there was none yet."""
+    return next(iter(verdicts(store, experiment, limit=1)), None)
+
+
+def golden_verdict(
+    store: Store, *, model: str, set_name: str, control_version: int, candidate_version: int
+) -> str | None:
+    """The newest comparison of two versions on a golden set: pass, fail, inconclusive; None without one."""
+    rows = store.read(
+        """
+        SELECT verdict FROM golden_comparisons
+        WHERE model = ? AND control_version = ? AND candidate_version = ? AND set_name = ?
+        ORDER BY "at" DESC LIMIT 1
+        """,
+        [model, control_version, candidate_version, set_name],
+    )
+    return rows[0]["verdict"] if rows else None
+
+
+def candidate_units(store: Store, experiment: str, phase: int) -> int:
+    """How many units the candidate has had in a phase (a shadow: were mirrored to it)."""
+    rows = store.read(
+        """
+        SELECT count(DISTINCT coalesce(unit, request_id)) AS units FROM exchanges
+        WHERE experiment = ? AND phase = ? AND assigned_arm = 'candidate' AND origin = 'live'
+            AND outcome NOT IN ('rejected', 'shed')
+        """,
+        [experiment, phase],
+    )
+    return int(rows[0]["units"])

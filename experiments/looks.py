@@ -1,0 +1,104 @@
+"""Is it time to look, and how far must z be? Where a group-sequential plan stands.
+
+Looks are planned at equal numbers of units up to the horizon and taken when their units have come, however
+late; the bounds follow the information that really came. It reads no outcome: only numbers of units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .evidence import AnalysisSpec, Evidence, Look
+from .statistics import group_sequential, strata
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookState:
+    """Where the group-sequential plan stands. `information` is the fraction of the horizon reached.
+
+    `scheduled` says that this verdict is itself a look: `look_taken` makes it a past look for the next one.
+    """
+
+    planned: int
+    done: int
+    scheduled: bool
+    final: bool
+    units: int
+    effective: float
+    information: float
+    z_bound: float | None
+
+
+def look_taken(document: Mapping[str, Any]) -> Look | None:
+    """The look that a stored verdict was (its JSON, parsed), or None if it was none."""
+    look = document["look"]
+    if not look["scheduled"]:
+        return None
+    return Look(at_ns=document["as_of_ns"], units=look["units"], effective=look["effective"])
+
+
+def units_so_far(spec: AnalysisSpec, evidence: Evidence) -> tuple[int, float]:
+    """Units so far, and what they are worth as units of an even split."""
+    if spec.mode == "shadow":
+        clusters: dict[str, int] = {}
+        for pair in evidence.pairs:
+            clusters[pair.metric] = clusters.get(pair.metric, 0) + pair.clusters
+        units = max(clusters.values(), default=0)
+        return units, float(units)
+    phases: dict[int, dict[str, int]] = {}
+    for count in evidence.arms:
+        phases.setdefault(count.phase, {})[count.arm] = count.units
+    units = sum(sum(arms.values()) for arms in phases.values())
+    effective = 4.0 * sum(
+        strata.harmonic(arms.get(spec.candidate, 0), arms.get(spec.control, 0)) for arms in phases.values()
+    )
+    return units, effective
+
+
+def look_state(
+    spec: AnalysisSpec, evidence: Evidence, past_looks: tuple[Look, ...]
+) -> tuple[LookState, float]:
+    """Where the plan stands, and the bound on z for guardrails. A look is due once its units have come."""
+    units, effective = units_so_far(spec, evidence)
+    elapsed = (evidence.as_of_ns - evidence.started_ns) / 1e9
+    planned = max(1, spec.looks)
+    past = _increasing(past_looks)
+    reached = min(planned, units * planned // max(1, spec.horizon))
+    done = min(planned, max((look.units * planned // max(1, spec.horizon) for look in past), default=0))
+    timed_out = elapsed >= spec.max_duration_s
+    final = (units >= spec.horizon and elapsed >= spec.min_duration_s) or timed_out
+    fresh = not past or effective > past[-1].effective
+    scheduled = effective > 0.0 and fresh and (final or (reached > done and elapsed >= spec.min_duration_s))
+    z_bound: float | None = None
+    guardrail_bound = math.inf
+    if scheduled:
+        fractions = [min(1.0, look.units / spec.horizon) for look in past] + [min(1.0, units / spec.horizon)]
+        information = [look.effective for look in past] + [effective]
+        share = spec.alpha / max(1, len(spec.named("success")))
+        bound = group_sequential.bounds(fractions, alpha=share, information=information, final=final)[-1]
+        z_bound = bound if math.isfinite(bound) else None
+        guardrail_bound = group_sequential.bounds(
+            fractions, alpha=spec.alpha, sides=1, information=information, final=final
+        )[-1]
+    state = LookState(
+        planned=planned,
+        done=max(done, reached) if scheduled else done,
+        scheduled=scheduled,
+        final=final,
+        units=units,
+        effective=effective,
+        information=units / max(1, spec.horizon),
+        z_bound=z_bound,
+    )
+    return state, guardrail_bound
+
+
+def _increasing(looks: Sequence[Look]) -> list[Look]:
+    kept: list[Look] = []
+    for look in looks:
+        if look.effective > (kept[-1].effective if kept else 0.0):
+            kept.append(look)
+    return kept

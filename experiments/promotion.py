@@ -1,0 +1,484 @@
+"""How does another version become production, and how does the former one come back?
+
+Promoting is a recoverable transaction: intent, alias in the registry, snapshot, records; killed between any
+two it is finished or undone at the next start. Rolling back turns traffic first and writes afterwards. An
+alias that other hands have moved is taken up and recorded.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from registry import RegisteredModel, Registry, RegistryError, RegistryUnreachable
+
+from .control import Author, Control, version_of
+from .decision import REGISTRY, Backing, Decision, Done, new_id
+from .errors import Conflict, Refused, Unavailable
+from .ledger import decisions, trials
+from .ledger.store import Connection, DatabaseError
+from .lifecycle import Experiment, follow
+from .routing import CatalogModel, catalog_model
+from .settlement import SETBACKS
+
+log = logging.getLogger("turnout.promotion")
+
+#: A second `rollback` within this time is a repetition of the first, not a wish to go further back.
+REPEATED_S = 60
+
+
+class Promotion:
+    """Moves of `production`. Safe to use from threads; every call may wait for I/O."""
+
+    def __init__(
+        self, control: Control, registry: Registry, *, at: Callable[[str], None] | None = None
+    ) -> None:
+        self._control = control
+        self._junction = control.junction
+        self._store = control.store
+        self._settlement = control.settlement
+        self._registry = registry
+        self._at = at or control.at
+        self._busy: set[str] = set()
+        self._guard = threading.Lock()
+        self._moved_ns: dict[str, int] = {}
+
+    # -- promote -----------------------------------------------------------------------------------------
+
+    def promote(
+        self,
+        name: str,
+        version: int | str | None,
+        author: Author,
+        *,
+        force: bool = False,
+        dry_run: bool = False,
+        backing: Backing | None = None,
+    ) -> Done:
+        """Make a version production. Raises Refused without a `ship` for it, unless forced with a reason.
+
+        Without a version: the one that the latest experiment says to ship. `backing` is a verdict that has
+        just been reached and is not in the records yet.
+        """
+        began = time.monotonic()
+        with self._alone(name):
+            model = self._junction.model(name)
+            target = self._shippable(model) if version is None else version_of(model, version)
+            if target == model.production:
+                why = f"version {target} of {name!r} is production already"
+                return self._control.nothing("promote", name, why)
+            backing = backing or self._permission(model, target, author, force)
+            ending = self._endings(model, target)
+            changed = _promotion_words(model, target, ending)
+            decision = Decision(
+                at_ns=self._junction.now_ns(),
+                actor=author.actor,
+                action="promote",
+                model=name,
+                experiment=backing.experiment if backing else None,
+                from_version=model.production,
+                to_version=target,
+                verdict_kind=backing.kind if backing else None,
+                verdict_hash=backing.digest if backing else None,
+                forced=force and (backing is None or backing.kind != "ship"),
+                reason=author.reason,
+                state="intent",
+                changed=changed,
+            )
+            if dry_run:
+                return Done(decision=decision, recorded=False, snapshot=self._junction.publication.version)
+            return self._carry_out(decision, began)
+
+    @contextmanager
+    def _alone(self, model: str) -> Iterator[None]:
+        """One promotion per model at a time: the second operator is told, not queued."""
+        with self._guard:
+            if model in self._busy:
+                message = f"another promotion of {model!r} is under way: look at its result, then decide"
+                raise Conflict(message, code="promotion_running")
+            self._busy.add(model)
+        try:
+            owed = self._settlement.moving(model)
+            if owed is not None:
+                raise Conflict(
+                    f"{owed.decision.action} of {model!r} still owes {' and '.join(owed.words)}: "
+                    "promote when MLflow answers again",
+                    code="move_pending",
+                )
+            yield
+        finally:
+            with self._guard:
+                self._busy.discard(model)
+
+    def _shippable(self, model: CatalogModel) -> int:
+        latest = next((one for one in self._junction.experiments() if one.model == model.name), None)
+        if latest is None or latest.concluded_on != "ship" or latest.state not in ("concluded", "promoted"):
+            raise Refused(
+                f"no version of {model.name!r} has a passing verdict; name one with --version, and "
+                "--force --reason if it must be without a verdict"
+            )
+        return latest.candidate_version
+
+    def _permission(self, model: CatalogModel, target: int, author: Author, force: bool) -> Backing | None:
+        """The verdict that allows the promotion. Raises Refused, Conflict."""
+        if target not in model.endpoints:
+            raise Conflict(
+                f"version {target} of {model.name!r} has no endpoint: traffic could not be sent to it",
+                code="no_endpoint",
+            )
+        latest = next(
+            (
+                one
+                for one in self._junction.experiments()
+                if one.model == model.name and one.candidate_version == target
+            ),
+            None,
+        )
+        verdict = trials.last_verdict(self._store, latest.name) if latest else None
+        backing = None
+        if latest and verdict:
+            backing = Backing(kind=verdict["kind"], digest=verdict["digest"], experiment=latest.name)
+        why_not = _why_not(model, target, latest, backing)
+        if why_not is None or model.production is None:
+            return backing
+        if not force:
+            raise Refused(f"{why_not}; `--force --reason '...'` promotes it all the same, and records that")
+        if not (author.reason or "").strip():
+            raise Refused(f"{why_not}; a forced promotion needs a reason", code="reason_required")
+        return backing
+
+    def _endings(self, model: CatalogModel, target: int) -> list[Experiment]:
+        """The open experiments that the move ends, as they will be: the winner, and those without control."""
+        now = self._junction.now_ns()
+        ended: list[Experiment] = []
+        for one in self._junction.open_on(model.name):
+            if one.candidate_version == target:
+                ended.append(follow(one, "promote", now))
+            elif one.control_version != target:
+                ended.append(follow(one, "stop", now, note=f"version {target} became production"))
+        return ended
+
+    def _carry_out(self, decision: Decision, began: float) -> Done:
+        assert decision.to_version is not None
+        name, target = decision.model, decision.to_version
+        rollbacks = self._junction.rollbacks(name)
+        self._record(decision)
+        self._at("intent")
+        with self._settlement.registry_lock:
+            try:
+                self._registry.promote(name, target)
+            except RegistryError as error:
+                self._give_up(decision, error)
+                raise
+            self._at("alias")
+            ended = self._turn(decision, target, rollbacks)
+        self._at("snapshot")
+        done = self._control.acknowledged(decision, began)
+        pending = self._finish(decision, ended)
+        self._at("done")
+        return replace(done, decision=replace(decision, state="done"), pending=pending)
+
+    def _record(self, decision: Decision) -> None:
+        try:
+            self._store.write(lambda connection: decisions.record(connection, decision))
+        except DatabaseError as error:
+            raise Unavailable(f"the ledger cannot be written, nothing was changed: {error}") from error
+
+    def _give_up(self, decision: Decision, error: RegistryError) -> None:
+        """MLflow said no, or nothing. If it moved the alias all the same, `reconcile` sees that."""
+        unclear = isinstance(error, RegistryUnreachable)
+        log.warning(
+            "promotion of %s failed%s: %s", decision.model, ", outcome unknown" if unclear else "", error
+        )
+        self._fail(decision)
+
+    def _turn(self, decision: Decision, target: int, rollbacks: int) -> list[Experiment]:
+        """Memory and snapshot follow the alias, unless a rollback was faster."""
+        with self._junction.lock:
+            if self._junction.rollbacks(decision.model) != rollbacks:
+                self._undo(decision)
+                message = f"a rollback of {decision.model!r} has overtaken this promotion: it was undone"
+                raise Conflict(message, code="overtaken")
+            model = self._junction.model(decision.model)
+            ended = self._endings(model, target)
+            self._junction.put_model(
+                replace(model, production=target, former=model.production, came_back_from=None)
+            )
+            self._junction.put(*ended)
+            self._junction.publish()
+            self._moved_ns[model.name] = self._junction.now_ns()
+            return ended
+
+    def _undo(self, decision: Decision) -> None:
+        """The alias has moved and must go back. Where production was rolled back, that debt moves it."""
+        if self._settlement.moving(decision.model) is None and decision.from_version is not None:
+            back = replace(
+                decision,
+                decision_id=new_id(),
+                action="rollback",
+                from_version=decision.to_version,
+                to_version=decision.from_version,
+                reason="a rollback has overtaken the promotion",
+                changed=(f"production of {decision.model!r} stays version {decision.from_version}",),
+            )
+            self._settlement.owe(back, (), alias=decision.from_version)
+            self._settlement.wake()
+        self._fail(decision)
+
+    def _finish(self, decision: Decision, ended: list[Experiment]) -> tuple[str, ...]:
+        """The last step; what it cannot write now is owed. In words, what is owed."""
+
+        def write(connection: Connection) -> None:
+            for experiment in ended:
+                trials.save(connection, experiment)
+            decisions.settle(connection, decision.decision_id, "done")
+
+        try:
+            self._store.write(write)
+            return ()
+        except SETBACKS as error:
+            log.warning("promotion of %s: the records must wait: %s", decision.model, error)
+            self._settlement.owe(replace(decision, state="done"), tuple(ended))
+            return ("the records in the ledger",)
+
+    # -- rollback ----------------------------------------------------------------------------------------
+
+    def rollback(self, name: str, author: Author, *, production: bool = False, dry_run: bool = False) -> Done:
+        """With an experiment that routes: release its candidate. Else: production goes back to the former.
+
+        `production` True: production goes back whatever runs. Traffic first, records after. Raises NotFound,
+        Conflict where there is nothing to go back to.
+        """
+        model = self._junction.model(name)
+        routing = next((one for one in self._junction.open_on(name) if one.routes), None)
+        if routing is not None and not production:
+            if dry_run:
+                words = (f"version {routing.candidate_version} of {name!r} would get no traffic",)
+                return self._would("rollback", name, words)
+            return self._control.take_away(routing.name, "roll_back", "rollback", author)
+        if not production and (just := self._just_released(name)):
+            return self._control.nothing("rollback", name, just)
+        if model.came_back_from is not None:
+            why = f"production of {name!r} came back from version {model.came_back_from} already"
+            return self._control.nothing("rollback", name, f"{why} and is version {model.production}")
+        return self._back(model, author, dry_run)
+
+    def _just_released(self, model: str) -> str | None:
+        """Pressing the button twice must not roll production back as well."""
+        released_ns = max(
+            (
+                one.ended_ns or 0
+                for one in self._junction.experiments()
+                if one.model == model and one.state == "rolled_back" and one.routes
+            ),
+            default=0,
+        )
+        age_s = (self._junction.now_ns() - released_ns) / 1e9
+        if age_s >= REPEATED_S or released_ns < self._moved_ns.get(model, 0):
+            return None
+        return (
+            f"the candidate was released {age_s:.0f} s ago; to take production itself back to the former "
+            f"version: `turnout rollback {model} --production`"
+        )
+
+    def _back(self, model: CatalogModel, author: Author, dry_run: bool) -> Done:
+        began = time.monotonic()
+        target = model.former or decisions.former_production(self._store, model.name, model.production)
+        if target is None:
+            raise Conflict(
+                f"no version of {model.name!r} was in production before version {model.production}",
+                code="nothing_to_roll_back",
+            )
+        if target not in model.endpoints:
+            raise Conflict(
+                f"the former version {target} of {model.name!r} has no endpoint any more: register one, or "
+                f"promote another version with --force --reason",
+                code="no_endpoint",
+            )
+        words = (f"production of {model.name!r}: version {model.production} -> {target}",)
+        if dry_run:
+            return self._would("rollback", model.name, words)
+        with self._junction.lock:
+            ended = self._endings_after_rollback(model, target)
+            decision = Decision(
+                at_ns=self._junction.now_ns(),
+                actor=author.actor,
+                action="rollback",
+                model=model.name,
+                from_version=model.production,
+                to_version=target,
+                reason=author.reason,
+                changed=(*words, *(f"experiment {one.name!r} is {one.state_text}" for one in ended)),
+            )
+            self._junction.note_rollback(model.name)
+            self._settlement.owe(decision, tuple(ended), alias=target)
+            self._at("owed")
+            left = model.production
+            self._junction.put_model(replace(model, production=target, former=None, came_back_from=left))
+            self._junction.put(*ended)
+            self._junction.publish()
+            self._moved_ns[model.name] = decision.at_ns
+        self._at("published")
+        return self._control.settled(decision, began)
+
+    def adopt(self, model: CatalogModel, version: int) -> None:
+        """Take up, without writing, that production is to be this version: it is owed to the registry."""
+        if version in model.endpoints and model.production != version:
+            left = model.production
+            self._junction.put_model(replace(model, production=version, former=None, came_back_from=left))
+
+    def _endings_after_rollback(self, model: CatalogModel, target: int) -> list[Experiment]:
+        now = self._junction.now_ns()
+        note = f"production went back to version {target}"
+        return [
+            follow(one, "roll_back" if one.routes else "stop", now, note=note)
+            for one in self._junction.open_on(model.name)
+            if one.routes or one.control_version != target
+        ]
+
+    def _would(self, action: str, model: str, words: tuple[str, ...]) -> Done:
+        decision = Decision(
+            at_ns=self._junction.now_ns(), actor="", action="rollback", model=model, changed=words
+        )
+        return Done(decision=decision, recorded=False, snapshot=self._junction.publication.version)
+
+    # -- recovery and reconciliation ---------------------------------------------------------------------
+
+    def anticipate(self) -> None:
+        """Before the first publication: where the last snapshot had a begun promotion, so has the next one.
+
+        The registry may be away; `recover` finishes the records when it answers.
+        """
+        for intent in decisions.intents(self._store):
+            with self._junction.lock:
+                model = next((one for one in self._junction.models() if one.name == intent.model), None)
+                if intent.action == "promote" and model and model.production == intent.to_version:
+                    assert intent.to_version is not None
+                    self._junction.put(*self._endings(model, intent.to_version))
+
+    def recover(self) -> None:
+        """Finish or undo what an earlier controller had begun: finished if the alias has moved, else undone.
+
+        Before the first publication, and again whenever the registry answers. Raises RegistryError.
+        """
+        for intent in decisions.intents(self._store):
+            owed = {debt.decision.decision_id for debt in self._settlement.debts}
+            if intent.action != "promote" or intent.decision_id in owed or intent.model in self._busy:
+                continue
+            with self._settlement.registry_lock:
+                entry = self._registry.model(intent.model)
+                if entry.production == intent.to_version:
+                    self._complete(intent, catalog_model(entry))
+                else:
+                    log.warning("promotion of %s to %s is undone", intent.model, intent.to_version)
+                    self._fail(intent)
+
+    def _complete(self, intent: Decision, model: CatalogModel) -> None:
+        """The alias has moved: the rest follows."""
+        assert intent.to_version is not None
+        log.warning("promotion of %s to %s is finished", intent.model, intent.to_version)
+        with self._junction.lock:
+            self._junction.put(*self._endings(model, intent.to_version))
+            self._junction.put_model(model)
+            self._junction.publish(even_if_same=False)
+            touched = [one for one in self._junction.experiments() if one.model == model.name]
+        self._finish(intent, touched)
+
+    def _fail(self, decision: Decision) -> None:
+        self._store.write(lambda connection: decisions.settle(connection, decision.decision_id, "failed"))
+
+    def reconcile(self) -> None:
+        """Take up what the registry says now. Raises RegistryError if it does not answer."""
+        with self._settlement.registry_lock:
+            entries = self._registry.models()
+            moves = self._take_up(entries)
+        for decision, ended in moves:
+            self._record_move(decision, ended)
+
+    def _take_up(self, entries: list[RegisteredModel]) -> list[tuple[Decision, list[Experiment]]]:
+        moves: list[tuple[Decision, list[Experiment]]] = []
+        with self._junction.lock:
+            known = {model.name: model for model in self._junction.models()}
+            for entry in entries:
+                coming, before = catalog_model(entry), known.get(entry.name)
+                if before is not None and self._settlement.moving(entry.name):
+                    # Traffic is ahead of the registry: the alias will follow.
+                    coming = replace(
+                        coming,
+                        production=before.production,
+                        former=before.former,
+                        came_back_from=before.came_back_from,
+                    )
+                elif before is not None and before.production != coming.production:
+                    moves.append(self._moved_by_others(before, coming))
+                self._junction.put_model(coming)
+            self._junction.keep_models({entry.name for entry in entries})
+            for _, ended in moves:
+                self._junction.put(*ended)
+            self._junction.publish(even_if_same=False)
+        return moves
+
+    def _moved_by_others(
+        self, before: CatalogModel, coming: CatalogModel
+    ) -> tuple[Decision, list[Experiment]]:
+        ended = self._endings(coming, coming.production) if coming.production is not None else []
+        words = (f"production of {coming.name!r}: version {before.production} -> {coming.production}",)
+        back = coming.came_back_from is not None and coming.came_back_from == before.production
+        decision = Decision(
+            at_ns=self._junction.now_ns(),
+            actor=REGISTRY,
+            action="rollback" if back else "promote",
+            model=coming.name,
+            from_version=before.production,
+            to_version=coming.production,
+            reason="the alias was moved in the registry by other hands",
+            changed=(*words, *(f"experiment {one.name!r} is {one.state_text}" for one in ended)),
+        )
+        return decision, ended
+
+    def _record_move(self, decision: Decision, ended: list[Experiment]) -> None:
+        log.warning("%s by other hands", decision.changed[0])
+
+        def write(connection: Connection) -> None:
+            for experiment in ended:
+                trials.save(connection, experiment)
+            decisions.record(connection, decision)
+
+        try:
+            self._store.write(write)
+        except SETBACKS as error:
+            log.warning("the move of %s must be recorded later: %s", decision.model, error)
+            self._settlement.owe(decision, tuple(ended))
+
+
+def _why_not(
+    model: CatalogModel, target: int, latest: Experiment | None, backing: Backing | None
+) -> str | None:
+    """Why the evidence does not carry a promotion; None if it does."""
+    subject = f"version {target} of {model.name!r}"
+    if latest is None:
+        return f"{subject} was never tried: no experiment has it as candidate"
+    if backing is None:
+        return f"{subject} has no verdict yet (experiment {latest.name!r})"
+    if latest.state == "rolled_back":
+        return f"{subject} was rolled back in experiment {latest.name!r}"
+    if backing.kind != "ship":
+        return f"the verdict on {subject} is {backing.kind} (experiment {latest.name!r})"
+    if latest.control_version != model.production:
+        return (
+            f"{subject} was compared with version {latest.control_version}, but production is version "
+            f"{model.production} now"
+        )
+    return None
+
+
+def _promotion_words(model: CatalogModel, target: int, ending: list[Experiment]) -> tuple[str, ...]:
+    from_version = "none" if model.production is None else model.production
+    return (
+        f"production of {model.name!r}: version {from_version} -> {target}",
+        *(f"experiment {one.name!r} is {one.state_text}" for one in ending),
+    )

@@ -1,0 +1,83 @@
+"""What do the durations, percentages and sizes that people write in a file amount to?
+
+Pure text in, numbers out. A number without its unit is refused: `5` may mean five seconds, minutes or days.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final
+
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_BYTES: Final = {
+    "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+}  # fmt: skip
+_DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
+_PERCENT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)", re.IGNORECASE)
+
+
+def seconds(value: object) -> float:
+    """`30s`, `10m`, `1h30m`, `7d` in seconds. Raises ValueError."""
+    text = str(value).strip()
+    parts = list(_DURATION_PART.finditer(text))
+    if isinstance(value, bool) or not parts or "".join(part[0] for part in parts) != text:
+        raise ValueError("not a duration")
+    return sum(float(part[1]) * _SECONDS[part[2]] for part in parts)
+
+
+def points(value: object) -> float:
+    """`5`, `5.5` or `5%` as 5.0: a percentage of traffic, 0 to 100. Raises ValueError."""
+    number = _number(value)
+    if number is None:
+        match = _PERCENT.fullmatch(str(value).strip())
+        if match is None:
+            raise ValueError("not a percentage")
+        number = float(match[1])
+    if not 0 <= number <= 100:
+        raise ValueError("outside 0 to 100")
+    return number
+
+
+def fraction(value: object) -> float:
+    """`5%` or `0.05` as 0.05: a share of something, more than 0 and less than 1. Raises ValueError."""
+    number = _number(value)
+    if number is None:
+        match = _PERCENT.fullmatch(str(value).strip())
+        if match is None:
+            raise ValueError("not a share")
+        number = float(match[1]) / 100
+    if not 0 < number < 1:
+        raise ValueError("outside 0 to 1")
+    return number
+
+
+def size(value: object) -> int:
+    """`500MB`, `5GB`, `1GiB` in bytes. Raises ValueError."""
+    match = None if isinstance(value, bool) else _SIZE.fullmatch(str(value).strip())
+    if match is None:
+        raise ValueError("not a size")
+    return int(float(match[1]) * _BYTES[match[2].upper()])
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def duration_text(span: float) -> str:
+    """Seconds as people write them: `45s`, `10m`, `1h30m`, `7d`."""
+    left, parts = round(span), []
+    for unit in ("d", "h", "m", "s"):
+        count, left = divmod(left, int(_SECONDS[unit]))
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts[:2]) or "0s"
+
+
+def points_text(percentage: float) -> str:
+    """5.0 as `5 %`, 0.25 as `0.25 %`."""
+    return f"{percentage:.4f}".rstrip("0").rstrip(".") + " %"

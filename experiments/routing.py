@@ -1,0 +1,139 @@
+"""Which routing table follows from the registry and the open experiments? Pure.
+
+The registry says which versions exist and which one is production, the experiments who else gets traffic.
+What cannot be routed (a model without production, an endpoint that was taken away) is left out and told,
+never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from registry import RegisteredModel
+
+from .ledger.exchange import Recording
+from .lifecycle import Experiment, open_on
+from .snapshot import Endpoint, Mirror, ModelRoute, Snapshot, Split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogModel:
+    """A model as the controller knows it. `former` is where a rollback would go, None if nowhere;
+    `came_back_from` is set once a rollback has been done, so that repeating it changes nothing.
+
+    `entry` is what the registry last said; None when all that is known comes from the last snapshot.
+    """
+
+    name: str
+    production: int | None
+    former: int | None = None
+    came_back_from: int | None = None
+    endpoints: Mapping[int, Endpoint] = field(default_factory=dict)
+    entry: RegisteredModel | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """The routes of every model that can be routed, and in words what had to be left out."""
+
+    models: Mapping[str, ModelRoute]
+    endpoints: Mapping[tuple[str, int], Endpoint]
+    keys: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+
+
+def catalog_model(entry: RegisteredModel) -> CatalogModel:
+    """What the registry says of a model, as the controller keeps it."""
+    endpoints = {
+        version.version: Endpoint(
+            model=entry.name,
+            version=version.version,
+            served_name=version.endpoint.served_name,
+            engine=version.endpoint.engine,
+            replicas=version.endpoint.replicas,
+        )
+        for version in entry.versions
+        if version.endpoint is not None
+    }
+    current = None if entry.production is None else entry.version(entry.production)
+    return CatalogModel(
+        name=entry.name,
+        production=entry.production,
+        former=entry.former,
+        came_back_from=current.rolled_back_from if current else None,
+        endpoints=endpoints,
+        entry=entry,
+    )
+
+
+def catalog_of(snapshot: Snapshot) -> dict[str, CatalogModel]:
+    """What a snapshot still tells when the registry is away: who is production, who is served where."""
+    return {
+        name: CatalogModel(
+            name=name,
+            production=route.production,
+            endpoints={e.version: e for e in snapshot.endpoints.values() if e.model == name},
+        )
+        for name, route in snapshot.models.items()
+    }
+
+
+def table(
+    catalog: Mapping[str, CatalogModel],
+    experiments: Iterable[Experiment],
+    recordings: Mapping[str, Recording],
+    keys: Mapping[str, str],
+) -> Table:
+    """The routes that follow. `recordings` says what is recorded of a model, in full by default; `keys`
+    are tenants by the SHA-256 of their API keys.
+    """
+    open_ones = [one for one in experiments if one.is_open]
+    models: dict[str, ModelRoute] = {}
+    left_out: list[str] = []
+    for model in catalog.values():
+        if model.production is None:
+            left_out.append(f"model {model.name!r} has no production version: promote one")
+        elif model.production not in model.endpoints:
+            left_out.append(f"version {model.production} of {model.name!r} is production but has no endpoint")
+        else:
+            mine = open_on(open_ones, model.name)
+            split, unserved = _split(model, mine)
+            mirrors, unmirrored = _mirrors(model, mine)
+            left_out += unserved + unmirrored
+            models[model.name] = ModelRoute(
+                model=model.name,
+                production=model.production,
+                unit=split.unit if split else next((m.unit for m in mirrors), "user"),
+                recording=recordings.get(model.name, "full"),
+                split=split,
+                mirrors=mirrors,
+            )
+    endpoints = {(e.model, e.version): e for model in catalog.values() for e in model.endpoints.values()}
+    return Table(models=models, endpoints=endpoints, keys=dict(keys), left_out=tuple(left_out))
+
+
+def _split(model: CatalogModel, experiments: list[Experiment]) -> tuple[Split | None, list[str]]:
+    split = next((found for one in experiments if (found := one.split()) is not None), None)
+    if split is None:
+        return None, []
+    lacking = sorted({arm.version for arm in split.arms} - set(model.endpoints))
+    if lacking:
+        return None, [_lacking(model.name, lacking, split.experiment)]
+    return split, []
+
+
+def _mirrors(model: CatalogModel, experiments: list[Experiment]) -> tuple[tuple[Mirror, ...], list[str]]:
+    wanted = [found for one in experiments if (found := one.mirror()) is not None]
+    served = tuple(mirror for mirror in wanted if mirror.version in model.endpoints)
+    left_out = [
+        _lacking(model.name, [mirror.version], mirror.experiment)
+        for mirror in wanted
+        if mirror.version not in model.endpoints
+    ]
+    return served, left_out
+
+
+def _lacking(model: str, versions: list[int], experiment: str) -> str:
+    named = ", ".join(map(str, versions))
+    return f"experiment {experiment!r} gets no traffic: version {named} of {model!r} has no endpoint"

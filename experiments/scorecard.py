@@ -1,0 +1,195 @@
+"""What does one metric say of the two arms? The card that people read, and the numbers that decide.
+
+The shapes of a metric's result and its sentence. `comparison` fills them; `verdict` weighs them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from .evidence import Goal, Role
+from .metrics import Direction, Kind
+
+Scale = Literal["difference", "ratio"]
+MetricState = Literal["ok", "crossed", "better", "worse", "no_data", "insufficient_data"]
+
+#: e-values are shown as numbers; beyond this only their logarithm is told.
+_LARGEST_LOG = 690.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmResult:
+    """One arm: `n` observed exchanges of `units` units, `missing` of them unknown; the metric's level.
+
+    `value` is a share of units (binary), a mean, or a geometric mean; None without data.
+    """
+
+    arm: str
+    version: int | None
+    units: int
+    n: int
+    missing: int
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """Candidate against control at one look, on the scale named; `null` is where they are the same."""
+
+    scale: Scale
+    estimate: float
+    lower: float
+    upper: float
+    level: float
+    method: str
+    method_version: str
+    null: float
+    log_p: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """The same, valid at all moments at once."""
+
+    estimate: float
+    lower: float
+    upper: float
+    level: float
+    method: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricResult:
+    """A metric's card, in JSON's terms. `margin` is on the effect's scale, `e_value` tests for harm."""
+
+    metric: str
+    title: str
+    role: Role
+    kind: Kind
+    direction: Direction
+    display_unit: str
+    unit: str
+    arms: tuple[ArmResult, ...]
+    effect: Effect | None
+    band: Band | None
+    margin: float | None
+    tolerated_ratio: float | None
+    e_value: float | None
+    log_e: float | None
+    e_method: str | None
+    threshold: float | None
+    state: MetricState
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What a method found out about one goal, before anything is decided.
+
+    `harm_log_e` is ln of the e-value against "no worse than tolerated". `z_better` is positive where the
+    candidate is better, `z_noninferior` where it is less bad than the margin; both are None if unknown.
+    `missing_log_e` tells whether values are missing more often in one arm.
+    """
+
+    arms: tuple[ArmResult, ArmResult]
+    effect: Effect | None = None
+    band: Band | None = None
+    margin: float | None = None
+    harm_log_e: float | None = None
+    harm_method: str | None = None
+    z_better: float | None = None
+    z_noninferior: float | None = None
+    missing_log_e: float = 0.0
+
+
+def card(
+    goal: Goal, found: Comparison, *, unit: str, log_threshold: float | None, z_bound: float
+) -> MetricResult:
+    """The card of one goal. `log_threshold` is that of rolling back, None where the goal cannot do so.
+
+    `z_bound` is what z must pass to be called better or worse.
+    """
+    log_e = found.harm_log_e if log_threshold is not None else None
+    return MetricResult(
+        metric=goal.metric.name,
+        title=goal.metric.title,
+        role=goal.role,
+        kind=goal.metric.kind,
+        direction=goal.metric.direction,
+        display_unit=goal.metric.display_unit,
+        unit=unit,
+        arms=found.arms,
+        effect=found.effect,
+        band=found.band,
+        margin=found.margin,
+        tolerated_ratio=goal.tolerated_ratio if goal.metric.kind == "binary" else None,
+        e_value=None if log_e is None else math.exp(min(log_e, _LARGEST_LOG)),
+        log_e=log_e,
+        e_method=None if log_e is None else found.harm_method,
+        threshold=None if log_threshold is None else math.exp(log_threshold),
+        state=_state(found, log_e, log_threshold, z_bound),
+        text=describe(goal, found),
+    )
+
+
+def _state(
+    found: Comparison, log_e: float | None, log_threshold: float | None, z_bound: float
+) -> MetricState:
+    if log_e is not None and log_threshold is not None and log_e >= log_threshold:
+        return "crossed"
+    if any(arm.n == 0 for arm in found.arms):
+        return "no_data"
+    if found.z_better is None or found.effect is None:
+        return "insufficient_data"
+    if found.z_better >= z_bound:
+        return "better"
+    return "worse" if found.z_better <= -z_bound else "ok"
+
+
+def percent(share: float) -> str:
+    """A share for people: 9.8 %, 0.04 %."""
+    size = abs(share) * 100.0
+    digits = 1 if size >= 1.0 or size == 0.0 else 2
+    return f"{share * 100.0:.{digits}f} %"
+
+
+def quantity(value: float, display_unit: str) -> str:
+    """A level for people, with its unit."""
+    digits = 0 if abs(value) >= 100.0 else 1 if abs(value) >= 10.0 else 2
+    return f"{value:,.{digits}f}{' ' + display_unit if display_unit else ''}"
+
+
+def describe(goal: Goal, found: Comparison) -> str:
+    """One sentence on one metric: both levels, the effect and its interval, or what is lacking."""
+    control, candidate = found.arms
+    title = goal.metric.title
+    if control.n == 0 or candidate.n == 0:
+        side = (
+            "either arm" if control.n == candidate.n else ("control" if control.n == 0 else "the candidate")
+        )
+        return f"{title}: no data from {side} yet"
+    if found.effect is None or control.value is None or candidate.value is None:
+        return f"{title}: too little data for an interval"
+    effect = found.effect
+    sure = f"{effect.level * 100:.0f} % interval"
+    if goal.metric.kind == "binary":
+        levels = f"{percent(candidate.value)} against {percent(control.value)}"
+        span = f"{_points(effect.lower)} to {_points(effect.upper)}"
+        return f"{title}: {levels}, {_points(effect.estimate)} ({sure} {span})"
+    unit = goal.metric.display_unit
+    levels = f"{quantity(candidate.value, unit)} against {quantity(control.value, unit)}"
+    if effect.scale == "ratio":
+        span = f"{_change(effect.lower)} to {_change(effect.upper)}"
+        return f"{title}: {levels}, {_change(effect.estimate)} ({sure} {span})"
+    span = f"{effect.lower:+.3g} to {effect.upper:+.3g}"
+    return f"{title}: {levels}, {effect.estimate:+.3g} ({sure} {span})"
+
+
+def _points(difference: float) -> str:
+    return f"{difference * 100.0:+.2f} points"
+
+
+def _change(ratio: float) -> str:
+    return f"{(ratio - 1.0) * 100.0:+.1f} %"

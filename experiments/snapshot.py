@@ -1,0 +1,342 @@
+"""Where does a request go? The immutable routing table that the controller publishes and proxies act on.
+
+`Snapshot.route` is pure and fast: one hash, one look-up, no lock, no await. A snapshot that does not
+validate is refused whole, so that the last good one keeps serving.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final, Literal, NamedTuple, TypeVar, get_args
+from urllib.parse import urlsplit
+
+import orjson
+
+from .assignment import PPM, Range, point, unit_id
+from .ledger.exchange import Recording
+
+FORMAT: Final = 1
+ToolPolicy = Literal["skip", "send"]
+
+
+class SnapshotError(ValueError):
+    """The bytes are no snapshot that can be acted on; the message names the field."""
+
+
+class RouteError(LookupError):
+    """The request names something that the snapshot does not have."""
+
+
+class UnknownModel(RouteError):
+    """No such model, or none of its versions is in production."""
+
+
+class UnknownVersion(RouteError):
+    """An admin forced an arm or a version that the model does not have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Where a version is served. A replica is the base URL that `/v1/...` is appended to."""
+
+    model: str
+    version: int
+    served_name: str
+    engine: str
+    replicas: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """A role in an experiment and the ranges of points (ppm, half-open) that it owns."""
+
+    name: str
+    version: int
+    ranges: tuple[Range, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """The running experiment that routes this model's traffic. The arms' ranges cover [0, PPM) once."""
+
+    experiment: str
+    phase: int
+    salt: str
+    unit: str
+    arms: tuple[Arm, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mirror:
+    """A shadow experiment: a share of the units' requests is copied to a version that nobody sees."""
+
+    experiment: str
+    phase: int
+    salt: str
+    unit: str
+    arm: str
+    version: int
+    share_ppm: int
+    tools: ToolPolicy = "skip"
+    max_in_flight: int = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRoute:
+    """Everything about one model: `production` answers what no experiment claims."""
+
+    model: str
+    production: int
+    unit: str = "user"
+    recording: Recording = "full"
+    split: Split | None = None
+    mirrors: tuple[Mirror, ...] = ()
+
+
+class Route(NamedTuple):
+    """Where one request goes. `fallback` is control's endpoint when another arm is asked first."""
+
+    model: str
+    experiment: str | None
+    phase: int
+    arm: str | None
+    endpoint: Endpoint
+    fallback: Endpoint | None
+    recording: Recording
+
+
+class _Table(NamedTuple):
+    """A model's routes, prepared: `starts[i]` is the first point of `routes[i]`."""
+
+    route: ModelRoute
+    default: Route
+    salt: str
+    starts: tuple[int, ...]
+    routes: tuple[Route, ...]
+    arms: dict[str, Route]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One version of the routing table. `keys` maps an API key's SHA-256 (hex) to its tenant; with no
+    keys every client is welcome. `admin_sha256` is the digest of the token that may force an arm.
+    """
+
+    version: int
+    published_ns: int
+    models: Mapping[str, ModelRoute]
+    endpoints: Mapping[tuple[str, int], Endpoint]
+    admin_sha256: str = ""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    _tables: dict[str, _Table] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_tables", {name: self._table(m) for name, m in self.models.items()})
+
+    def _endpoint(self, model: str, version: int, where: str) -> Endpoint:
+        try:
+            return self.endpoints[model, version]
+        except KeyError:
+            raise SnapshotError(f"{where}: version {version} of {model!r} has no endpoint") from None
+
+    def _table(self, entry: ModelRoute) -> _Table:
+        where = f"models.{entry.model}"
+        production = self._endpoint(entry.model, entry.production, f"{where}.production")
+        default = Route(entry.model, None, 0, None, production, None, entry.recording)
+        for mirror in entry.mirrors:
+            self._endpoint(entry.model, mirror.version, f"{where}.mirrors.{mirror.experiment}")
+        if entry.split is None:
+            return _Table(entry, default, "", (), (), {})
+        split = entry.split
+        arms: dict[str, Route] = {}
+        pieces: list[tuple[int, int, Route]] = []
+        for arm in split.arms:
+            endpoint = self._endpoint(entry.model, arm.version, f"{where}.split.arms.{arm.name}")
+            fallback = production if arm.version != entry.production else None
+            route = Route(
+                entry.model, split.experiment, split.phase, arm.name, endpoint, fallback, entry.recording
+            )
+            arms[arm.name] = route
+            pieces += [(low, high, route) for low, high in arm.ranges]
+        pieces.sort(key=lambda piece: piece[:2])
+        edge = 0
+        for low, high, _ in pieces:
+            if low != edge or high <= low:
+                raise SnapshotError(f"{where}.split: the arms' ranges do not cover [0, {PPM}) exactly once")
+            edge = high
+        if edge != PPM:
+            raise SnapshotError(f"{where}.split: the arms' ranges end at {edge} instead of {PPM}")
+        starts = tuple(low for low, _, _ in pieces)
+        return _Table(entry, default, split.salt, starts, tuple(r for _, _, r in pieces), arms)
+
+    def model(self, name: str) -> ModelRoute:
+        """The model's entry. Raises UnknownModel."""
+        return self._get(name).route
+
+    def _get(self, name: str) -> _Table:
+        try:
+            return self._tables[name]
+        except KeyError:
+            raise UnknownModel(name) from None
+
+    def unit_kind(self, model: str) -> str:
+        """What identifies a unit of this model now: the running experiment's word, else the model's."""
+        entry = self._get(model).route
+        return entry.split.unit if entry.split else entry.unit
+
+    def route(self, model: str, unit: str | None) -> Route:
+        """The route of a unit id. Without a unit: production, in no arm. Raises UnknownModel."""
+        table = self._get(model)
+        if not table.starts or unit is None:
+            return table.default
+        return table.routes[bisect_right(table.starts, point(table.salt, unit)) - 1]
+
+    def forced_arm(self, model: str, arm: str) -> Route:
+        """The route of an arm that an admin asks for. Raises UnknownModel, UnknownVersion."""
+        try:
+            return self._get(model).arms[arm]
+        except KeyError:
+            raise UnknownVersion(f"{model!r} has no arm {arm!r} in a running experiment") from None
+
+    def forced_version(self, model: str, version: int) -> Route:
+        """The route to a registered version outside every experiment. Raises UnknownModel, UnknownVersion."""
+        table = self._get(model)
+        endpoint = self.endpoints.get((model, version))
+        if endpoint is None:
+            raise UnknownVersion(f"version {version} of {model!r} has no endpoint")
+        return table.default._replace(endpoint=endpoint)
+
+    def mirrors(self, model: str, unit: str) -> tuple[tuple[Mirror, Endpoint], ...]:
+        """The shadow experiments that sample this unit (or request id, where there is no unit)."""
+        return tuple(
+            (mirror, self.endpoints[model, mirror.version])
+            for mirror in self._get(model).route.mirrors
+            if point(mirror.salt, unit) < mirror.share_ppm
+        )
+
+    def to_json(self) -> bytes:
+        """Deterministic bytes; `from_json` gives an equal snapshot back."""
+        document = {
+            "format": FORMAT,
+            "version": self.version,
+            "published_ns": self.published_ns,
+            "admin_sha256": self.admin_sha256,
+            "keys": dict(self.keys),
+            "models": [asdict(entry) for entry in self.models.values()],
+            "endpoints": [asdict(endpoint) for endpoint in self.endpoints.values()],
+        }
+        return orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> Snapshot:
+        """Parse and validate. Raises SnapshotError, with the field, on anything that cannot be acted on."""
+        try:
+            document = orjson.loads(raw)
+        except ValueError as error:
+            raise SnapshotError(f"not JSON ({error}): the file is torn or empty") from None
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise SnapshotError(f"format: expected {FORMAT}; was this written by another version of Turnout?")
+        try:
+            endpoints = [_endpoint(entry) for entry in document["endpoints"]]
+            models = [_model(entry) for entry in document["models"]]
+            return cls(
+                version=_integer(document["version"], "version"),
+                published_ns=_integer(document["published_ns"], "published_ns"),
+                admin_sha256=str(document["admin_sha256"]),
+                keys={str(digest): str(tenant) for digest, tenant in document["keys"].items()},
+                models={entry.model: entry for entry in models},
+                endpoints={(e.model, e.version): e for e in endpoints},
+            )
+        except SnapshotError:
+            raise
+        except KeyError as error:
+            raise SnapshotError(f"field {error} is missing") from None
+        except (TypeError, AttributeError, ValueError) as error:
+            raise SnapshotError(f"a field has the wrong type or name: {error}") from None
+
+
+def _integer(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise SnapshotError(f"{where}: expected a whole number, got {value!r}")
+    return value
+
+
+def check_replica(url: str) -> str:
+    """The URL without a trailing slash. Raises SnapshotError unless it is plain http(s)://host[:port][/path]."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        valid = valid and not (parts.username or parts.query or parts.fragment)
+    except ValueError:
+        valid = False
+    if not valid or not url.isprintable() or " " in url:
+        raise SnapshotError(f"replica {url!r}: expected http://host:port without credentials or query")
+    return url.rstrip("/")
+
+
+def _endpoint(entry: dict[str, Any]) -> Endpoint:
+    replicas = tuple(check_replica(str(url)) for url in entry["replicas"])
+    where = f"endpoints.{entry['model']}.{entry['version']}"
+    if not replicas:
+        raise SnapshotError(f"{where}.replicas: expected at least one URL")
+    return _sound(Endpoint(**{**entry, "replicas": replicas}), where)
+
+
+def _model(entry: dict[str, Any]) -> ModelRoute:
+    where = f"models.{entry['model']}"
+    split = entry["split"]
+    if split is not None:
+        arms = tuple(
+            _sound(Arm(**{**arm, "ranges": _ranges(arm["ranges"], where)}), f"{where}.split.arms")
+            for arm in split["arms"]
+        )
+        split = _sound(Split(**{**split, "arms": arms}), f"{where}.split")
+    mirrors = tuple(_sound(Mirror(**mirror), f"{where}.mirrors") for mirror in entry["mirrors"])
+    return _sound(ModelRoute(**{**entry, "split": split, "mirrors": mirrors}), where)
+
+
+_CHOICES: Final = {"ToolPolicy": get_args(ToolPolicy), "Recording": get_args(Recording)}
+_Part = TypeVar("_Part", Endpoint, Arm, Split, Mirror, ModelRoute)
+
+
+def _sound(part: _Part, where: str) -> _Part:
+    """The part itself, if its plain fields hold what they declare. Raises SnapshotError.
+
+    Texts are printable, so that the names that go into response headers cannot end a line there.
+    """
+    for declared in fields(part):
+        value, at = getattr(part, declared.name), f"{where}.{declared.name}"
+        if declared.type == "int":
+            _integer(value, at)
+        elif declared.type == "str" and not (isinstance(value, str) and value.isprintable()):
+            raise SnapshotError(f"{at}: expected printable text, got {value!r}")
+        elif declared.type in _CHOICES and value not in _CHOICES[declared.type]:
+            raise SnapshotError(f"{at}: expected one of {_CHOICES[declared.type]}, got {value!r}")
+    return part
+
+
+def _ranges(entries: list[list[int]], where: str) -> tuple[Range, ...]:
+    if any(len(entry) != 2 for entry in entries):
+        raise SnapshotError(f"{where}.ranges: expected pairs of a first point and the point after the last")
+    return tuple(
+        (_integer(low, f"{where}.ranges"), _integer(high, f"{where}.ranges")) for low, high in entries
+    )
+
+
+__all__ = [
+    "Arm",
+    "Endpoint",
+    "Mirror",
+    "ModelRoute",
+    "Route",
+    "RouteError",
+    "Snapshot",
+    "SnapshotError",
+    "Split",
+    "UnknownModel",
+    "UnknownVersion",
+    "check_replica",
+    "unit_id",
+]

@@ -1,0 +1,6 @@
+"""How far apart are two arms, how surely, and may one say so now? Pure functions of frozen sums.
+
+No I/O, no clock, no state; numpy and scipy only. Candidate minus control throughout. Whatever cannot be
+said from the data is a `Status` with a name, never an exception and never a made-up interval.
+Each module holds one noun; `tests/reference.py` runs them against cases from other people's software.
+"""

@@ -1,0 +1,110 @@
+"""Does the candidate fail more often? E-processes on the arm of each failure (F8, F9).
+
+Given that some unit failed, which arm it was in is a coin with the candidate's share of the traffic,
+whatever the failure rate does over the day (Lindon and Malek 2022). So no baseline, no variance and no
+minimum n are needed, and one may look after every failure.
+
+What is counted are units by their first failure, each once in the whole experiment. Sticky units make the
+failures of one user land in one arm together, and a count of exchanges would take one unlucky user for
+many; but the arms of *different* units are independent draws of the hash, so over units the process is
+exact under any clustering. A new phase restarts the counts with its own share; the phases multiply.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+from .estimate import StatisticsError
+from .incomplete_beta import log_upper_tail
+
+Floats = npt.NDArray[np.float64]
+
+#: Mixed over in the two-sided process: each is best near another number of failures.
+CONCENTRATIONS = (2.0, 10.0, 50.0, 250.0)
+#: Of the one-sided process; it hardly matters between 2 and 30.
+CONCENTRATION = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureCount:
+    """Failing units of the two arms in one phase, and the candidate's share among candidate and control."""
+
+    candidate: int
+    control: int
+    share: float
+
+
+def _check(share: float) -> None:
+    if not 0.0 < share < 1.0:
+        raise StatisticsError(
+            f"the candidate's share is {share!r}: a number strictly between 0 and 1 is needed"
+        )
+
+
+def tolerated_share(share: float, ratio: float) -> float:
+    """Which share of the failures is the candidate's when it fails `ratio` times as often."""
+    _check(share)
+    if not 0.0 < ratio < math.inf:
+        raise StatisticsError(f"the tolerated ratio is {ratio!r}: a positive number is needed")
+    return share * ratio / (share * ratio + 1.0 - share)
+
+
+def imbalance_log_e(
+    candidate: npt.ArrayLike, control: npt.ArrayLike, share: float, *, concentration: float = CONCENTRATION
+) -> Floats:
+    """ln e of F8 for counts of failures (arrays broadcast): is the candidate's share of them another?"""
+    _check(share)
+    c1, c0 = np.asarray(candidate, np.float64), np.asarray(control, np.float64)
+    a, b = concentration * share, concentration * (1.0 - share)
+    gained = special.betaln(a + c1, b + c0) - special.betaln(a, b)
+    return np.asarray(gained - c1 * math.log(share) - c0 * math.log1p(-share), np.float64)
+
+
+def harm_log_e(
+    candidate: npt.ArrayLike,
+    control: npt.ArrayLike,
+    share: float,
+    *,
+    ratio: float = 1.0,
+    concentration: float = CONCENTRATION,
+) -> Floats:
+    """ln e of F9 for counts (arrays broadcast): does the candidate fail more than `ratio` times as often?
+
+    The Beta of F8 restricted to shares above the tolerated one, against that very share; a supermartingale
+    for every smaller one too. Shape of the result: that of the counts, broadcast.
+    """
+    edge = tolerated_share(share, ratio)
+    c1, c0 = np.asarray(candidate, np.float64), np.asarray(control, np.float64)
+    a, b = concentration * edge, concentration * (1.0 - edge)
+    gained = special.betaln(a + c1, b + c0) - special.betaln(a, b)
+    kept = log_upper_tail(a + c1, b + c0, edge) - log_upper_tail(np.asarray(a), np.asarray(b), edge)
+    return np.asarray(gained + kept - c1 * math.log(edge) - c0 * math.log1p(-edge), np.float64)
+
+
+def imbalance(phases: Iterable[FailureCount], *, concentrations: Sequence[float] = CONCENTRATIONS) -> float:
+    """ln e of F8 over phases: for each concentration the phases multiply, then the concentrations average."""
+    counted = list(phases)
+    each = [
+        sum(
+            float(imbalance_log_e(phase.candidate, phase.control, phase.share, concentration=k))
+            for phase in counted
+        )
+        for k in concentrations
+    ]
+    return float(special.logsumexp(each)) - math.log(len(each))
+
+
+def harm(phases: Iterable[FailureCount], *, ratio: float, concentration: float = CONCENTRATION) -> float:
+    """ln e of F9 over phases; 0.0 (e = 1) before the first failure. Compare with ln(1 / alpha)."""
+    return sum(
+        float(
+            harm_log_e(phase.candidate, phase.control, phase.share, ratio=ratio, concentration=concentration)
+        )
+        for phase in phases
+    )

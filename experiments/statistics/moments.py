@@ -1,0 +1,87 @@
+"""What is known of one arm's units: their number, sums and sums of squares.
+
+Holds the sums and turns them into a mean and its variance; compares nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+#: Relative size below which a difference of large sums is rounding, not variance.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """n values, their sum and their sum of squares."""
+
+    n: int
+    total: float
+    squares: float
+
+    @property
+    def mean(self) -> float:
+        """The mean; NaN without values."""
+        return self.total / self.n if self.n > 0 else math.nan
+
+    @property
+    def variance(self) -> float:
+        """The sample variance (n - 1). NaN below two values, or if the sums are no sums of squares."""
+        if self.n < 2:
+            return math.nan
+        return _spread(self.squares, self.total * self.mean) / (self.n - 1)
+
+    @property
+    def usable(self) -> bool:
+        """Whether a standard error can be had: two or more values, finite, with spread."""
+        return math.isfinite(self.total) and self.variance > 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Sums over n units of each unit's totals y (the value) and m (how many observations it is of).
+
+    With m = 1 for each unit this is a plain mean of y.
+    """
+
+    n: int
+    y: float
+    m: float
+    yy: float
+    mm: float
+    ym: float
+
+    @property
+    def ratio(self) -> float:
+        """sum(y) / sum(m); NaN without observations."""
+        return self.y / self.m if self.m else math.nan
+
+    @property
+    def residual_squares(self) -> float:
+        """The sum over units of (y - R m)^2."""
+        r = self.ratio
+        return _spread(self.yy + r * r * self.mm, 2.0 * r * self.ym)
+
+    @property
+    def variance(self) -> float:
+        """The variance of `ratio` by the delta method over units (F4); NaN below two units.
+
+        (s_y^2 + R^2 s_m^2 - 2 R s_ym) / (n mean(m)^2), written with residuals, which sum to zero.
+        """
+        if self.n < 2 or not self.m:
+            return math.nan
+        return self.residual_squares / (self.n - 1) * self.n / (self.m * self.m)
+
+    @property
+    def usable(self) -> bool:
+        """Whether a standard error can be had."""
+        return math.isfinite(self.ratio) and 0.0 < self.variance < math.inf
+
+
+def _spread(large: float, other: float) -> float:
+    """large - other, or zero where that is only what rounding left; NaN where it is far below zero."""
+    difference = large - other
+    if difference > _ROUNDING * abs(large):
+        return difference
+    return math.nan if difference < -1e-6 * (abs(large) + abs(other)) else 0.0

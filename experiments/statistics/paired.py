@@ -1,0 +1,219 @@
+"""By how much do two versions differ on the same items? Shadow pairs and golden sets.
+
+McNemar's test (mid-p and exact) with the intervals of Bonett and Price and of Newcombe for failures; the
+cluster-robust mean difference (F17) for numbers. Candidate minus control.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from .estimate import Estimate, Interval, check_level, lacking, quantile
+from .mean import t_estimate
+from .proportion import wilson
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairTable:
+    """Pairs by what became of both: the event in both, in the control alone, the candidate alone, neither."""
+
+    both: int
+    control_only: int
+    candidate_only: int
+    neither: int
+
+    @property
+    def n(self) -> int:
+        """The number of pairs."""
+        return self.both + self.control_only + self.candidate_only + self.neither
+
+    @property
+    def difference(self) -> float:
+        """The candidate's share of the event minus the control's; NaN without pairs."""
+        return (self.candidate_only - self.control_only) / self.n if self.n else math.nan
+
+    @property
+    def wald_se(self) -> float:
+        """The plain standard error of the difference; 0.0 without discordant pairs: not for intervals."""
+        if not self.n:
+            return math.nan
+        discordant = self.candidate_only + self.control_only
+        squared = (self.candidate_only - self.control_only) ** 2 / self.n
+        return math.sqrt(max(0.0, discordant - squared)) / self.n
+
+
+def mcnemar_exact(table: PairTable) -> float:
+    """McNemar's exact two-sided p-value: the binomial test of the discordant pairs; 1.0 without any."""
+    few, total = min(table.control_only, table.candidate_only), table.control_only + table.candidate_only
+    return min(1.0, 2.0 * float(stats.binom.cdf(few, total, 0.5))) if total else 1.0
+
+
+def mcnemar_mid_p(table: PairTable) -> float:
+    """The same with only half of the observed table's probability (Fagerland, Lydersen and Laake 2013)."""
+    few, total = min(table.control_only, table.candidate_only), table.control_only + table.candidate_only
+    if not total:
+        return 1.0
+    at = float(stats.binom.pmf(few, total, 0.5))
+    return min(1.0, 2.0 * float(stats.binom.cdf(few, total, 0.5)) - at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChiSquare:
+    """A chi-square statistic with one degree of freedom and its p-value."""
+
+    statistic: float
+    p: float
+
+
+def mcnemar_chi_square(table: PairTable) -> ChiSquare | None:
+    """McNemar's chi-square with continuity correction; None without discordant pairs."""
+    total = table.control_only + table.candidate_only
+    if not total:
+        return None
+    statistic = max(0.0, abs(table.candidate_only - table.control_only) - 1.0) ** 2 / total
+    return ChiSquare(statistic=statistic, p=float(stats.chi2.sf(statistic, 1)))
+
+
+def mid_p_z(table: PairTable) -> float:
+    """The z whose two-sided p-value is McNemar's mid-p, positive where the candidate has more events."""
+    p = mcnemar_mid_p(table)
+    size = -quantile(max(p, 1e-300) / 2.0)
+    return math.copysign(max(0.0, size), table.candidate_only - table.control_only)
+
+
+def bonett_price(table: PairTable, *, alpha: float = 0.05) -> Estimate:
+    """The difference with the adjusted Wald interval of Bonett and Price (2012); p is McNemar's mid-p.
+
+    `se` is the adjusted one: never zero.
+    """
+    check_level(alpha)
+    if not table.n:
+        return lacking("no_data", "bonett-price")
+    n = table.n + 2
+    up, down = (table.candidate_only + 1) / n, (table.control_only + 1) / n
+    se = math.sqrt((up + down - (up - down) ** 2) / n)
+    half = quantile(1.0 - alpha / 2.0) * se
+    interval = Interval(
+        lower=max(-1.0, up - down - half), upper=min(1.0, up - down + half), level=1.0 - alpha
+    )
+    return Estimate(
+        status="ok",
+        method="bonett-price",
+        value=table.difference,
+        se=se,
+        interval=interval,
+        log_p=math.log(max(mcnemar_mid_p(table), 5e-324)),
+    )
+
+
+def newcombe_paired(table: PairTable, *, alpha: float = 0.05) -> Estimate:
+    """The difference with Newcombe's (1998, method 10) interval for pairs, from Wilson's limits."""
+    check_level(alpha)
+    n = table.n
+    if not n:
+        return lacking("no_data", "newcombe-paired")
+    x1, x0 = table.both + table.candidate_only, table.both + table.control_only
+    p1, p0 = x1 / n, x0 / n
+    w1, w0 = wilson(x1, n, alpha=alpha), wilson(x0, n, alpha=alpha)
+    phi = _correlation(table)
+    below = (p1 - w1.lower) ** 2 - 2 * phi * (p1 - w1.lower) * (w0.upper - p0) + (w0.upper - p0) ** 2
+    above = (w1.upper - p1) ** 2 - 2 * phi * (w1.upper - p1) * (p0 - w0.lower) + (p0 - w0.lower) ** 2
+    value = table.difference
+    interval = Interval(
+        lower=value - math.sqrt(max(0.0, below)),
+        upper=value + math.sqrt(max(0.0, above)),
+        level=1.0 - alpha,
+    )
+    return Estimate(
+        status="ok",
+        method="newcombe-paired",
+        value=value,
+        se=table.wald_se,
+        interval=interval,
+        log_p=math.log(max(mcnemar_mid_p(table), 5e-324)),
+    )
+
+
+def _correlation(table: PairTable) -> float:
+    """The correlation of the two events, continuity-corrected where positive as Newcombe has it."""
+    a, b, c, d = table.both, table.control_only, table.candidate_only, table.neither
+    margins = (a + b) * (c + d) * (a + c) * (b + d)
+    if margins == 0:
+        return 0.0
+    cross = float(a * d - b * c)
+    if cross > 0:
+        cross = max(cross - table.n / 2.0, 0.0)
+    return cross / math.sqrt(margins)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedSums:
+    """Sums over clusters (units, scenarios): of d_c (sum of differences) and m_c (how many) in each."""
+
+    clusters: int
+    d: float
+    m: float
+    dd: float
+    md: float
+    mm: float
+
+
+def clustered_difference(sums: PairedSums, *, alpha: float = 0.05, null: float = 0.0) -> Estimate:
+    """The mean difference with the cluster-robust standard error and C - 1 degrees of freedom (F17).
+
+    sqrt(C / (C - 1) * sum over clusters of (d_c - m_c * mean)^2) / n. With one pair in each cluster this
+    is the paired t.
+    """
+    if sums.clusters == 0 or sums.m <= 0:
+        return lacking("no_data", "paired-t-clustered")
+    value = sums.d / sums.m
+    if sums.clusters < 2:
+        return lacking("insufficient_data", "paired-t-clustered", value)
+    squares = sums.dd + value * value * sums.mm - 2.0 * value * sums.md
+    if squares <= 1e-12 * (abs(sums.dd) + value * value * sums.mm):
+        return lacking("insufficient_data", "paired-t-clustered", value)
+    variance = sums.clusters / (sums.clusters - 1) * squares / sums.m**2
+    return t_estimate(
+        value, variance, sums.clusters - 1.0, alpha=alpha, method="paired-t-clustered", null=null
+    )
+
+
+def paired_sums(differences: Sequence[float], clusters: Sequence[object] | None = None) -> PairedSums:
+    """The sums of single differences, each its own cluster unless `clusters` names them."""
+    totals: dict[object, tuple[float, int]] = {}
+    for index, difference in enumerate(differences):
+        name = index if clusters is None else clusters[index]
+        d, m = totals.get(name, (0.0, 0))
+        totals[name] = (d + difference, m + 1)
+    pairs = list(totals.values())
+    return PairedSums(
+        clusters=len(pairs),
+        d=math.fsum(d for d, _ in pairs),
+        m=float(sum(m for _, m in pairs)),
+        dd=math.fsum(d * d for d, _ in pairs),
+        md=math.fsum(m * d for d, m in pairs),
+        mm=float(sum(m * m for _, m in pairs)),
+    )
+
+
+def sign_flip_p(differences: Sequence[float], *, draws: int = 10_000, seed: int = 0) -> float:
+    """The two-sided sign-flip permutation p-value: every flip up to 12 differences, else seeded draws.
+
+    The draws count the observed signs among themselves, so that p is never zero.
+    """
+    d = np.asarray(differences, np.float64)
+    if d.size == 0:
+        return 1.0
+    observed = abs(float(d.sum()))
+    slack = 1e-12 * float(np.abs(d).sum())
+    if d.size <= 12:
+        signs = 1.0 - 2.0 * ((np.arange(2**d.size)[:, None] >> np.arange(d.size)) & 1)
+        return float(np.mean(np.abs(signs @ d) >= observed - slack))
+    rng = np.random.default_rng(seed)
+    signs = rng.choice(np.array([-1.0, 1.0]), size=(draws, d.size))
+    return float((1 + np.count_nonzero(np.abs(signs @ d) >= observed - slack)) / (draws + 1))

@@ -1,0 +1,169 @@
+"""How do the phases of an experiment add up? Strata are compared within, then combined; never pooled.
+
+Cochran-Mantel-Haenszel (F16) and a difference of shares over strata, and weighted sums of the phases'
+differences of means. Each weight comes from the numbers of units alone, so that it cannot follow the outcome.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .estimate import Estimate, Interval, lacking, log_two_sided, quantile
+from .mean import satterthwaite, t_estimate
+from .moments import Cluster
+from .proportion import Share, newcombe, score_variance, wilson
+
+#: Two arms' shares in one stratum: candidate, control.
+Stratum = tuple[Share, Share]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeanStratum:
+    """Two arms' sums over units in one stratum."""
+
+    candidate: Cluster
+    control: Cluster
+
+
+def harmonic(n1: int, n0: int) -> float:
+    """n1 n0 / (n1 + n0): what two arms' units weigh (Mantel and Haenszel); 0.0 if either is empty."""
+    return n1 * n0 / (n1 + n0) if n1 > 0 and n0 > 0 else 0.0
+
+
+def cmh(strata: Sequence[Stratum]) -> float | None:
+    """The Cochran-Mantel-Haenszel z of equal shares in every stratum (F16); None if no stratum can tell."""
+    excess = variance = 0.0
+    for (x1, n1), (x0, n0) in strata:
+        n, m = n1 + n0, x1 + x0
+        if n1 == 0 or n0 == 0 or n < 2:
+            continue
+        excess += x1 - n1 * m / n
+        variance += n1 * n0 * (m / n) * ((n - m) / n) / (n - 1)
+    return excess / math.sqrt(variance) if variance > 0.0 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OddsRatio:
+    """The common odds ratio of strata; None where a sum of cross products is zero."""
+
+    value: float | None
+    interval: Interval | None
+
+
+def odds_ratio(strata: Sequence[Stratum], *, alpha: float = 0.05) -> OddsRatio:
+    """Mantel and Haenszel's common odds ratio with the variance of Robins, Breslow and Greenland (1986)."""
+    r = s = pr = ps_qr = qs = 0.0
+    for (x1, n1), (x0, n0) in strata:
+        n = n1 + n0
+        if n1 == 0 or n0 == 0:
+            continue
+        ad, bc = x1 * (n0 - x0) / n, (n1 - x1) * x0 / n
+        p, q = (x1 + n0 - x0) / n, (n1 - x1 + x0) / n
+        r, s = r + ad, s + bc
+        pr, ps_qr, qs = pr + p * ad, ps_qr + p * bc + q * ad, qs + q * bc
+    if r == 0.0 or s == 0.0:
+        return OddsRatio(value=None, interval=None)
+    half = quantile(1.0 - alpha / 2.0) * math.sqrt(pr / (2 * r * r) + ps_qr / (2 * r * s) + qs / (2 * s * s))
+    interval = Interval(lower=r / s * math.exp(-half), upper=r / s * math.exp(half), level=1.0 - alpha)
+    return OddsRatio(value=r / s, interval=interval)
+
+
+def _weights(strata: Sequence[Stratum]) -> list[float]:
+    raw = [harmonic(n1, n0) for (_, n1), (_, n0) in strata]
+    total = sum(raw)
+    return [weight / total for weight in raw] if total > 0.0 else []
+
+
+def share_difference(strata: Sequence[Stratum], *, alpha: float = 0.05) -> Estimate:
+    """The weighted difference of shares; with one stratum, Newcombe's.
+
+    Over several, Wilson's limits of every arm are combined as in Zou and Donner (2008), which is what
+    Newcombe's interval generalises to; the p-value is CMH's.
+    """
+    compared = [pair for pair in strata if pair[0][1] and pair[1][1]]
+    if not compared:
+        return lacking("no_data", "newcombe")
+    if len(compared) == 1:
+        return newcombe(*compared[0], alpha=alpha)
+    value = below = above = variance = 0.0
+    for weight, ((x1, n1), (x0, n0)) in zip(_weights(compared), compared, strict=True):
+        p1, p0 = x1 / n1, x0 / n0
+        w1, w0 = wilson(x1, n1, alpha=alpha), wilson(x0, n0, alpha=alpha)
+        value += weight * (p1 - p0)
+        below += weight**2 * ((p1 - w1.lower) ** 2 + (w0.upper - p0) ** 2)
+        above += weight**2 * ((w1.upper - p1) ** 2 + (p0 - w0.lower) ** 2)
+        variance += weight**2 * (p1 * (1.0 - p1) / n1 + p0 * (1.0 - p0) / n0)
+    z = cmh(compared)
+    return Estimate(
+        status="ok",
+        method="stratified-newcombe",
+        value=value,
+        se=math.sqrt(variance),
+        interval=Interval(lower=value - math.sqrt(below), upper=value + math.sqrt(above), level=1.0 - alpha),
+        log_p=0.0 if z is None else log_two_sided(z),
+    )
+
+
+def margin_z(strata: Sequence[Stratum], difference: float) -> float | None:
+    """Farrington and Manning's score z of p1 - p0 = difference in every stratum, weights as in CMH.
+
+    None without a stratum in which both arms have units, or where the score has no variance.
+    """
+    compared = [pair for pair in strata if pair[0][1] and pair[1][1]]
+    distance = variance = 0.0
+    for weight, (one, zero) in zip(_weights(compared), compared, strict=True):
+        distance += weight * (one[0] / one[1] - zero[0] / zero[1] - difference)
+        variance += weight**2 * score_variance(one, zero, difference, corrected=False)
+    return distance / math.sqrt(variance) if variance > 0.0 else None
+
+
+def mean_contrast(
+    strata: Sequence[MeanStratum],
+    *,
+    alpha: float = 0.05,
+    control_factor: float = 1.0,
+    shift: float = 0.0,
+    covariance: Mapping[tuple[int, str, int, str], float] | None = None,
+) -> Estimate:
+    """The weighted sum over strata of R1 - control_factor * R0 - shift, with its standard error.
+
+    `covariance` has, for units seen in two strata (indices i < j), the covariance of the two arms' ratios,
+    keyed (i, arm, j, arm) with arms "candidate" and "control". A stratum with fewer than two units in an
+    arm is left out: it has no standard error, and says nothing.
+    """
+    weights = [
+        harmonic(s.candidate.n, s.control.n)
+        if min(s.candidate.n, s.control.n) > 1 and s.candidate.m and s.control.m
+        else 0.0
+        for s in strata
+    ]
+    total = sum(weights)
+    method = "welch" if len(strata) == 1 else "stratified-welch"
+    if total == 0.0:
+        some = any(s.candidate.n and s.control.n for s in strata)
+        return lacking("insufficient_data" if some else "no_data", method)
+    sign = {"candidate": 1.0, "control": -control_factor}
+    value = 0.0
+    parts: list[tuple[float, int]] = []
+    for weight, s in zip(weights, strata, strict=True):
+        if weight > 0.0:
+            value += weight / total * (s.candidate.ratio - control_factor * s.control.ratio - shift)
+            parts.append(((weight / total) ** 2 * s.candidate.variance, s.candidate.n))
+            parts.append(((weight / total * control_factor) ** 2 * s.control.variance, s.control.n))
+    variance = sum(part for part, _ in parts)
+    for (i, arm_i, j, arm_j), shared in (covariance or {}).items():
+        variance += 2.0 * weights[i] * weights[j] / total**2 * sign[arm_i] * sign[arm_j] * shared
+    return t_estimate(value, variance, satterthwaite(parts), alpha=alpha, method=method)
+
+
+def shared_covariance(a: Cluster, b: Cluster, *, yy: float, ym: float, my: float, mm: float) -> float:
+    """The covariance of two ratios of sums whose units are partly the same, from the cross products.
+
+    With residuals r = y - R m, sum over the shared units of r_a r_b, divided by M_a M_b.
+    """
+    if not a.m or not b.m:
+        return 0.0
+    ra, rb = a.ratio, b.ratio
+    return (yy - rb * ym - ra * my + ra * rb * mm) / (a.m * b.m)

@@ -1,0 +1,278 @@
+"""How does what the controller knows look on the wire?
+
+Values in, JSON documents out, in the shapes of the control API. Reads the ledger where a number lies there;
+decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from .assignment import CONTROL, PPM
+from .controller import Controller
+from .decision import Decision, Done
+from .ledger import decisions, golden, traffic, trials
+from .ledger.store import Row, instant, nanoseconds
+from .lifecycle import CANDIDATE, Experiment
+from .routing import CatalogModel
+from .snapshot import Endpoint
+
+Json = dict[str, Any]
+
+
+def at(value: datetime | int | None) -> str | None:
+    """An instant (naive UTC, or unix nanoseconds) as ISO 8601 with Z."""
+    if value is None:
+        return None
+    moment = instant(value) if isinstance(value, int) else value
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(UTC).replace(tzinfo=None)
+    return f"{moment.isoformat(timespec='milliseconds')}Z"
+
+
+def row(found: Row) -> Json:
+    """A row with its instants as text."""
+    return {key: at(value) if isinstance(value, datetime) else value for key, value in found.items()}
+
+
+def model(known: CatalogModel) -> Json:
+    """ModelView."""
+    entry = known.entry
+    if entry is None:  # the registry has not answered since the start: what the last snapshot says
+        return {
+            "name": known.name,
+            "production": known.production,
+            "former": known.former,
+            "versions": [_version_of(endpoint) for endpoint in known.endpoints.values()],
+        }
+    versions = [
+        {
+            "version": version.version,
+            "aliases": list(version.aliases),
+            "endpoint": {
+                "replicas": list(version.endpoint.replicas),
+                "served_name": version.endpoint.served_name,
+                "engine": version.endpoint.engine,
+            }
+            if version.endpoint
+            else None,
+            "problem": version.problem,
+            "source": version.source,
+            "tags": dict(version.tags),
+            "created_at": at(version.created_ms * 1_000_000),
+        }
+        for version in entry.versions
+    ]
+    return {"name": known.name, "production": known.production, "former": known.former, "versions": versions}
+
+
+def _version_of(endpoint: Endpoint) -> Json:
+    return {
+        "version": endpoint.version,
+        "aliases": [],
+        "endpoint": {
+            "replicas": list(endpoint.replicas),
+            "served_name": endpoint.served_name,
+            "engine": endpoint.engine,
+        },
+        "tags": {},
+        "created_at": None,
+    }
+
+
+def summary(controller: Controller, experiment: Experiment) -> Json:
+    """ExperimentSummary."""
+    now_ns = controller.junction.now_ns()
+    seen = controller.watch.seen(experiment.name)
+    document = seen.document if seen else trials.last_verdict(controller.store, experiment.name)
+    units = document["units"] if document else 0
+    end_ns = experiment.ended_ns or now_ns
+    data_age_s = None if document is None else max(0.0, (now_ns - document["as_of_ns"]) / 1e9)
+    return {
+        "name": experiment.name,
+        "model": experiment.model,
+        "mode": experiment.spec.mode,
+        "state": experiment.state,
+        "arms": _arms(experiment),
+        "unit": experiment.spec.unit,
+        "phase": experiment.phase.number,
+        # The arms say who gets what now; an ended experiment is read by what was tried.
+        "candidate_pct": (experiment.phase.candidate_ppm or experiment.phase.share_ppm) / 10_000,
+        "started_at": at(experiment.started_ns),
+        "ended_at": at(experiment.ended_ns),
+        "age_s": (end_ns - experiment.started_ns) / 1e9,
+        "verdict": None if document is None else {k: document[k] for k in ("kind", "label", "sentence")},
+        "waiting_for": seen.waiting_for if seen and experiment.has_traffic else None,
+        "units": units,
+        "horizon": experiment.spec.analysis.horizon,
+        "days_left": document.get("days_left") if document and experiment.has_traffic else None,
+        "guardrails": _guardrails(document),
+        "data_age_s": data_age_s,
+        "note": experiment.note,
+        "accounting": controller.accounting(experiment.name),
+    }
+
+
+def _arms(experiment: Experiment) -> list[Json]:
+    weight = experiment.weight_ppm / 10_000
+    control = (PPM - experiment.weight_ppm) / 10_000 if experiment.routes else 100.0
+    return [
+        {"arm": CONTROL, "version": experiment.control_version, "weight_pct": control},
+        {"arm": CANDIDATE, "version": experiment.candidate_version, "weight_pct": weight},
+    ]
+
+
+_LIGHTS: Final = {"ok": "ok", "better": "ok", "crossed": "crossed", "worse": "crossed"}
+
+
+def _guardrails(document: Mapping[str, Any] | None) -> list[Json]:
+    return [
+        {"metric": metric["metric"], "state": _LIGHTS.get(metric["state"], "no_data")}
+        for metric in (document["metrics"] if document else ())
+        if metric["role"] == "guardrail"
+    ]
+
+
+def experiment(controller: Controller, found: Experiment) -> Json:
+    """ExperimentView: the summary with the spec, the phases and the whole verdict."""
+    seen = controller.watch.seen(found.name)
+    document = seen.document if seen else trials.last_verdict(controller.store, found.name)
+    phases = [
+        {
+            "phase": phase["phase"],
+            "started_at": at(phase["started_at"]),
+            "ended_at": at(phase["ended_at"]),
+            "candidate_pct": (phase["candidate_ppm"] or phase["share_ppm"]) / 10_000,
+        }
+        for phase in trials.phases(controller.store, found.name)
+    ]
+    return {
+        **summary(controller, found),
+        "spec_yaml": found.spec_yaml,
+        "phases": phases,
+        "verdict": verdict(document),
+    }
+
+
+def verdict(document: Mapping[str, Any] | None) -> Json | None:
+    """A verdict with its instant as text too."""
+    return None if document is None else {**document, "as_of": at(document["as_of_ns"])}
+
+
+def timeline(controller: Controller, name: str, bucket_s: int) -> Json:
+    """Traffic per bucket, the effects as they were seen, and what was decided when."""
+    effects = [
+        {
+            "at": at(document["as_of_ns"]),
+            "metric": metric["metric"],
+            "estimate": band["estimate"],
+            "lower": band["lower"],
+            "upper": band["upper"],
+            "scale": (metric.get("effect") or {}).get("scale"),
+            "margin": metric.get("margin"),
+        }
+        for document in trials.verdicts(controller.store, name)
+        for metric in document["metrics"]
+        if (band := metric.get("band") or metric.get("effect"))
+    ]
+    events = [
+        {"at": at(one.at_ns), "action": one.action, "text": "; ".join(one.changed) or one.action}
+        for one in reversed(decisions.listed(controller.store, experiment=name, limit=500))
+    ]
+    buckets = [row(found) for found in traffic.timeline(controller.store, name, bucket_s=bucket_s)]
+    return {"traffic": buckets, "effects": effects, "events": events}
+
+
+def decision(made: Decision) -> Json:
+    """A decision row."""
+    return {
+        "decision_id": made.decision_id,
+        "at": at(made.at_ns),
+        "actor": made.actor,
+        "action": made.action,
+        "model": made.model,
+        "experiment": made.experiment,
+        "from_version": made.from_version,
+        "to_version": made.to_version,
+        "verdict_kind": made.verdict_kind,
+        "verdict_hash": made.verdict_hash,
+        "forced": made.forced,
+        "reason": made.reason,
+        "state": made.state,
+        "changed": list(made.changed),
+    }
+
+
+def done(result: Done) -> Json:
+    """DecisionView: the decision, who acts on it already, and what is still to be written."""
+    view = decision(result.decision)
+    if not result.recorded:
+        view |= {"decision_id": None, "state": None}
+    return view | {
+        "snapshot": result.snapshot,
+        "acknowledged_by": list(result.acknowledged_by),
+        "unacknowledged": list(result.unacknowledged),
+        "pending": list(result.pending),
+        "elapsed_ms": round(result.elapsed_ms, 1),
+    }
+
+
+def golden_run(found: Row) -> Json:
+    """RunView."""
+    return row(found) | {"parameters": found.get("parameters") or {}}
+
+
+def golden_run_with_results(controller: Controller, found: Row) -> Json:
+    """A run and everything that was scored in it."""
+    results = [row(result) for result in golden.results(controller.store, found["run_id"])]
+    return {"run": golden_run(found), "results": results}
+
+
+def health(controller: Controller) -> Json:
+    """How the parts are, in numbers and words."""
+    now_ns = controller.junction.now_ns()
+    condition = traffic.condition(controller.store)
+    last = condition["last_segment_at"]
+    registry = controller.registry_condition()
+    return {
+        "as_of": at(now_ns),
+        "collector": {
+            "last_segment_at": at(last),
+            "lag_s": None if last is None else max(0.0, (now_ns - nanoseconds(last)) / 1e9),
+            "segments_waiting": controller.collected.waiting,
+            "rows": condition["rows"],
+            "torn_bytes": condition["torn_bytes"],
+            "quarantined": condition["quarantined"],
+        },
+        "workers": [
+            {"worker": one.worker, "snapshot": one.snapshot, "last_seen_s": one.last_seen_s}
+            for one in controller.publication.workers()
+        ],
+        "snapshot": controller.publication.version,
+        "snapshot_saved": not controller.publication.unsaved,
+        "losses": condition["losses"],
+        "registry": {"ok": registry.ok, "error": registry.error, "last_ok_s": registry.last_ok_s},
+        "ledger": {
+            "path": str(controller.store.path),
+            "bytes": condition["bytes"],
+            "exchanges": condition["rows"],
+        },
+        "pending": [
+            f"{debt.decision.action} of {debt.decision.model}: {' and '.join(debt.words)}"
+            for debt in controller.settlement.debts
+        ],
+        "not_routed": list(controller.junction.left_out),
+        "config_error": controller.config.error,
+    }
+
+
+def overview(controller: Controller) -> Json:
+    """Everything that the first page shows."""
+    return {
+        "as_of": at(controller.junction.now_ns()),
+        "models": [model(known) for known in controller.junction.models()],
+        "experiments": [summary(controller, one) for one in controller.junction.experiments()],
+        "health": health(controller),
+    }

@@ -1,0 +1,62 @@
+"""What does a client read when its request is not answered by an engine?
+
+    Refusal                      carries status, stable code, message, and the field it is about
+      malformed, unknown_model, ...   see the constructors below
+
+Every error leaves in OpenAI's shape, so that the clients' own exception classes fit.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Final
+
+import orjson
+
+_TYPES: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "invalid_request_error",
+    405: "invalid_request_error",
+    408: "invalid_request_error",
+    413: "invalid_request_error",
+    415: "invalid_request_error",
+    417: "invalid_request_error",
+    429: "rate_limit_error",
+    431: "invalid_request_error",
+}
+
+
+class Refusal(Exception):
+    """Turnout itself answers: `code` is stable and documented, `message` says how to mend it."""
+
+    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+
+    def body(self) -> bytes:
+        """The JSON body in OpenAI's shape."""
+        error = {
+            "message": self.message,
+            "type": _TYPES.get(self.status, "server_error"),
+            "param": self.param,
+            "code": self.code,
+        }
+        return orjson.dumps({"error": error})
+
+
+def internal_error() -> Refusal:
+    """What a client reads of a defect of ours."""
+    return Refusal(500, "internal_error", "Turnout failed on this request; its log says more.")
+
+
+def reason(status: int) -> bytes:
+    """The reason phrase of a status; an engine's own invention has none."""
+    try:
+        return HTTPStatus(status).phrase.encode()
+    except ValueError:
+        return b""

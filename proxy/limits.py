@@ -1,0 +1,43 @@
+"""How much may one client ask of a worker, and how long may anything take?
+
+The engines behind are built for trusted callers: this is their only shield (docs/reference/limits.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bytes, counts and seconds. Every default can be changed on the command line of the proxy."""
+
+    head_bytes: int = 64 << 10
+    header_count: int = 200
+    body_bytes: int = 16 << 20
+    connections: int = 4096
+    pipelined: int = 16
+    #: of a response, kept for the ledger; what exceeds it is relayed and not recorded
+    recorded_bytes: int = 8 << 20
+    #: bytes waiting for a slow reader before the engine is no longer read from
+    write_buffer: int = 64 << 10
+
+    head_seconds: float = 10.0
+    body_seconds: float = 60.0
+    keep_alive_seconds: float = 75.0
+    stalled_reader_seconds: float = 60.0
+    connect_seconds: float = 3.0
+    first_byte_seconds: float = 600.0
+    idle_seconds: float = 120.0
+    #: on the way out: requests on idle connections are still taken this long, then what is begun may end
+    last_call_seconds: float = 1.0
+    drain_seconds: float = 30.0
+
+    #: fan-out of one request (vLLM CVE-2026-34756 and kin): more is refused
+    choices: int = 128
+    messages: int = 4096
+    unit_characters: int = 512
+
+    #: all shadow copies of a worker together
+    shadow_in_flight: int = 256
+    shadow_bytes: int = 64 << 20

@@ -1,0 +1,421 @@
+"""How do bytes from a client become requests, and answers bytes? HTTP/1.1 on asyncio and httptools.
+
+Framing is the C parser's (llhttp, strict); caps on size, count and time are ours. One connection serves
+one request at a time; what a client pipelines waits. A client that goes away is noticed in every state,
+because the socket is read all the time, except from one that has sent a large request ahead of its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import httptools
+
+from .errors import Refusal, internal_error, reason
+from .limits import Limits
+
+log = logging.getLogger("turnout.proxy")
+
+#: Body bytes sent ahead of their turn, above which the socket is left alone until the turn comes.
+_AHEAD: Final = 256 << 10
+
+
+@dataclass(slots=True)
+class Request:
+    """One request, whole. Header names are lower case; a repeated header keeps its first value."""
+
+    method: str
+    path: str
+    headers: dict[bytes, bytes]
+    body: bytes
+    started_ns: int
+    started: float
+    keep_alive: bool
+    chunked_ok: bool
+
+
+class Responder(Protocol):
+    """What answers a request that takes time."""
+
+    def client_gone(self) -> None: ...
+    def client_paused(self) -> None: ...
+    def client_resumed(self) -> None: ...
+
+
+class Application(Protocol):
+    """Where requests go. `handle` answers at once and returns None, or returns who will answer.
+
+    While `draining`, answers say that they are the last on their connection; once `leaving`, a connection
+    is closed as soon as nothing is under way on it.
+    """
+
+    limits: Limits
+    draining: bool
+    leaving: bool
+
+    def handle(self, request: Request, client: ClientConnection) -> Responder | None: ...
+    def opened(self, client: ClientConnection) -> bool: ...
+    def closed(self, client: ClientConnection) -> None: ...
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client's connection."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self._limits = application.limits
+        self._loop = asyncio.get_running_loop()
+        self._transport: Any = None
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._waiting: deque[Request] = deque()
+        self._responder: Responder | None = None
+        self._busy = False
+        self._closing = False
+        self._paused = False  # the client does not read what it has been sent
+        self._deaf = False  # the socket is not read from
+        self._chunked = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self._reset_message()
+
+    def _reset_message(self) -> None:
+        self._in_message = False
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._header_count = 0
+        self._head_bytes = 0
+        self._head_done = False
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._transport.set_write_buffer_limits(high=self._limits.write_buffer)
+        if self._application.opened(self):
+            self._wait(self._limits.head_seconds)
+        else:
+            self._refuse(Refusal(503, "too_many_connections", "This worker is full; try again shortly."))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        self._stop_waiting()
+        self._waiting.clear()
+        responder, self._responder = self._responder, None
+        if responder is not None:
+            responder.client_gone()
+        self._application.closed(self)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        if self._responder is not None:
+            self._responder.client_paused()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if self._responder is not None:
+            self._responder.client_resumed()
+        elif not self._busy and not self._closing:
+            self._between()
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        within, before = self._in_message, (self._head_done, self._body_bytes)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            if not isinstance(cause, Refusal):
+                log.error("a request could not be read", exc_info=cause)
+                cause = internal_error()
+            self._refuse(cause)
+            return
+        except httptools.HttpParserError as error:
+            self._refuse(Refusal(400, "malformed_http", f"This is not HTTP/1.1: {error}."))
+            return
+        if within and self._in_message and before == (self._head_done, self._body_bytes):
+            # Neither the head nor the body got on: a long header, trailer or chunk extension is being
+            # collected. Bytes of the read in which it began are not counted: one read is bounded anyway.
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limits.head_bytes:
+                self._refuse(self._head_too_large())
+                return
+        else:
+            self._head_bytes = 0
+        if (
+            self._busy
+            and (self._waiting or self._in_message)
+            and self._ahead() > _AHEAD
+            and not self._closing
+        ):
+            self._deaf = True
+            self._transport.pause_reading()
+
+    def _ahead(self) -> int:
+        """Body bytes of requests whose turn has not come."""
+        return self._body_bytes + sum(len(request.body) for request in self._waiting)
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Go on in HTTP/1.1, which RFC 9110 §7.8 allows: read the head again without the offer.
+
+        llhttp ends the message at the head of an offer; what follows would be taken for a new request.
+        """
+        method = self._parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(Refusal(405, "method_not_allowed", "This is no forward proxy: CONNECT is refused."))
+            return
+        close = b"close" in self._headers.get(b"connection", b"").lower()
+        offer = (b"connection", b"upgrade", b"http2-settings")
+        lines = [b"%b: %b\r\n" % line for line in self._headers.items() if line[0] not in offer]
+        head = b"%b %b HTTP/1.1\r\n%b%b\r\n" % (
+            method,
+            self._url,
+            b"".join(lines),
+            b"connection: close\r\n" if close else b"",
+        )
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(head + rest)
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        self._reset_message()
+        self._in_message = True
+        if not self._busy:
+            self._wait(self._limits.head_seconds)
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_count += 1
+        if self._header_count > self._limits.header_count:
+            raise self._head_too_large()
+        if self._head_done:
+            return  # a trailer is no header: what a front has removed must not come back behind the body
+        self._headers.setdefault(name.lower(), value)
+
+    def on_headers_complete(self) -> None:
+        self._head_done = True
+        sized = len(self._url) + sum(len(n) + len(v) + 4 for n, v in self._headers.items())
+        if sized > self._limits.head_bytes:
+            raise self._head_too_large()
+        declared = self._headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self._limits.body_bytes:
+            raise self._body_too_large()
+        expectation = self._headers.get(b"expect")
+        if expectation is not None and expectation.lower() != b"100-continue":
+            raise Refusal(417, "expectation_failed", "Only 'Expect: 100-continue' is understood.")
+        if not self._busy:
+            self._await_body()
+
+    def _await_body(self) -> None:
+        if b"expect" in self._headers:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._wait(self._limits.body_seconds)
+
+    def on_body(self, data: bytes) -> None:
+        self._body_bytes += len(data)
+        if self._body_bytes > self._limits.body_bytes:
+            raise self._body_too_large()
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        if self._parser.should_upgrade():
+            return  # `_decline_upgrade` follows
+        request = Request(
+            method=self._parser.get_method().decode("ascii", "replace"),
+            path=self._url.partition(b"?")[0].decode("latin-1"),
+            headers=self._headers,
+            body=b"".join(self._body),
+            started_ns=time.time_ns(),
+            started=self._loop.time(),
+            keep_alive=self._parser.should_keep_alive(),
+            chunked_ok=self._parser.get_http_version() != "1.0",
+        )
+        self._reset_message()
+        if len(self._waiting) >= self._limits.pipelined:
+            raise Refusal(400, "too_many_pipelined", "Too many requests were sent ahead of their answers.")
+        self._waiting.append(request)
+        self._next()
+
+    def _head_too_large(self) -> Refusal:
+        limits = self._limits
+        message = f"The head has over {limits.head_bytes} bytes or {limits.header_count} headers: send less."
+        return Refusal(431, "head_too_large", message)
+
+    def _body_too_large(self) -> Refusal:
+        message = f"The body has over {self._limits.body_bytes} bytes, which is this proxy's limit."
+        return Refusal(413, "body_too_large", message)
+
+    # one request at a time
+
+    def _next(self) -> None:
+        while self._waiting and not (self._busy or self._closing or self._paused):
+            self._busy = True
+            self._stop_waiting()
+            request = self._waiting.popleft()
+            self._keep_alive = request.keep_alive
+            self._chunked_ok = request.chunked_ok
+            self._bodiless = request.method == "HEAD"
+            if self._deaf:
+                self._listen()
+            responder = self._application.handle(request, self)
+            if responder is not None and self._busy:
+                self._responder = responder
+
+    def _between(self) -> None:
+        """Between two answers: on to the next request, or as much patience as the client's state deserves."""
+        if self._paused:
+            self._await_reader(self._transport.get_write_buffer_size())
+        elif self._waiting:
+            self._loop.call_soon(self._next)
+        elif not self._in_message:
+            self._wait(self._limits.keep_alive_seconds)
+        elif not self._head_done:
+            self._wait(self._limits.head_seconds)
+        else:
+            self._await_body()
+            self._listen()
+
+    def _listen(self) -> None:
+        """Read on from a socket that was left alone, once what was sent ahead has its turn."""
+        if self._deaf and not (self._busy and self._ahead() > _AHEAD):
+            self._deaf = False
+            self._transport.resume_reading()
+
+    def _await_reader(self, unread: int) -> None:
+        """Wait for a client that has answers to read; one that reads nothing for long is given up."""
+
+        def look() -> None:
+            left = self._transport.get_write_buffer_size()
+            if left < unread:
+                self._await_reader(left)
+            else:
+                self.abort()
+
+        self._stop_waiting()
+        self._deadline = self._loop.call_later(self._limits.stalled_reader_seconds, look)
+
+    def _wait(self, seconds: float) -> None:
+        self._stop_waiting()
+        self._deadline = self._loop.call_later(seconds, self._too_slow)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        if self._in_message:
+            self._refuse(Refusal(408, "request_too_slow", "The request did not arrive in time."))
+        else:
+            self.abort()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer what is no acceptable request, and close; behind a running answer, only close."""
+        if self._transport is None or self._closing:
+            return
+        if self._busy or self._waiting:
+            self.abort()
+            return
+        self._busy, self._keep_alive, self._chunked_ok, self._linger = True, False, True, True
+        self.respond(refusal.status, refusal.body())
+
+    # answers
+
+    @property
+    def gone(self) -> bool:
+        return self._closing
+
+    def respond(self, status: int, body: bytes, headers: bytes = b"") -> None:
+        """A whole JSON answer of Turnout's own. `headers` are complete lines."""
+        lines = b"content-type: application/json\r\n" + headers
+        self.start(status, lines, length=len(body))
+        self.write(b"" if self._bodiless else body)
+        self.end()
+
+    def start(self, status: int, headers: bytes, length: int | None) -> None:
+        """Begin an answer. Without a length the body is chunked, or ends with the connection in HTTP/1.0."""
+        bare = status in (204, 304)  # these have no body, and their readers look for none
+        self._chunked = length is None and self._chunked_ok and not bare
+        if bare:
+            framing = b""
+        elif length is not None:
+            framing = b"content-length: %d\r\n" % length
+        elif self._chunked:
+            framing = b"transfer-encoding: chunked\r\n"
+        else:
+            framing, self._keep_alive = b"", False
+        if self._application.draining:
+            self._keep_alive = False
+        connection = b"" if self._keep_alive else b"connection: close\r\n"
+        self._pending = b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (
+            status,
+            reason(status),
+            headers,
+            framing,
+            connection,
+        )
+
+    def write(self, data: bytes) -> None:
+        """A piece of the body; the head goes out with the first."""
+        if self._closing:
+            return
+        if self._chunked and data:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        pending, self._pending = self._pending, b""
+        if pending or data:
+            self._transport.write(pending + data)
+
+    def end(self) -> None:
+        """The answer is whole; on to the next request."""
+        if self._closing:
+            return
+        pending, self._pending = self._pending, b""
+        tail = pending + (b"0\r\n\r\n" if self._chunked else b"")
+        if tail:
+            self._transport.write(tail)
+        self._responder = None
+        self._busy = False
+        if not self._keep_alive or self._application.leaving:
+            self._closing = True
+            self._stop_waiting()
+            self._leave()
+        else:
+            self._between()
+
+    def _leave(self) -> None:
+        """Close; where the client may still be sending, let it read the answer before the reset comes."""
+        if self._linger and self._transport.can_write_eof():
+            self._transport.write_eof()
+            self._deadline = self._loop.call_later(2.0, self._transport.abort)
+        else:
+            self._transport.close()
+            self._await_reader(self._transport.get_write_buffer_size())
+
+    def abort(self) -> None:
+        """End the connection so that the client can tell that the answer is not whole."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close_if_idle(self) -> None:
+        """For leaving: a connection between two requests need not be waited for."""
+        if not (self._busy or self._waiting or self._in_message or self._closing):
+            self._closing = True
+            self._transport.close()
+
+    _pending = b""
+    _keep_alive = False
+    _chunked_ok = True
+    _linger = False
+    _bodiless = False

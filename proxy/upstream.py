@@ -1,0 +1,431 @@
+"""How is one request put to one endpoint? Pools of keep-alive connections, and callbacks as bytes come.
+
+A destination is always a replica of an Endpoint, and Endpoints come from the snapshot only: there is no
+way to name another host. No redirects, no proxies from the environment. What is retried here is what the
+engine cannot have answered: a connection that could not be made, or a kept-alive one that was closed
+before a single byte came back. Everything else is the caller's decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+import httptools
+
+from experiments.ledger.exchange import Outcome
+from experiments.snapshot import Endpoint
+
+from .limits import Limits
+
+log = logging.getLogger("turnout.proxy")
+
+Headers = list[tuple[bytes, bytes]]
+
+#: Idle connections kept per replica.
+_KEEP: Final = 256
+
+
+class Receiver(Protocol):
+    """Who gets the answer. `flush` follows the `body` pieces of one read from the socket."""
+
+    def head(self, status: int, headers: Headers) -> None: ...
+    def body(self, data: bytes) -> None: ...
+    def flush(self) -> None: ...
+    def end(self) -> None: ...
+    def failed(self, outcome: Outcome, code: str) -> None: ...
+
+
+class Replica:
+    """One base URL: where to connect, what is idle, how much is outstanding."""
+
+    def __init__(self, url: str, limits: Limits) -> None:
+        parts = urlsplit(url)
+        secure = parts.scheme == "https"
+        self.host = parts.hostname or ""
+        self.port = parts.port or (443 if secure else 80)
+        self.prefix = parts.path.rstrip("/").encode()
+        self.authority = parts.netloc.encode()
+        self.ssl = ssl.create_default_context() if secure else None
+        self.limits = limits
+        self.outstanding = 0
+        self._retired = False
+        self._idle: list[Connection] = []
+
+    def take(self) -> Connection | None:
+        """The most recently used idle connection: the least likely to have been closed meanwhile."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                return connection
+        return None
+
+    def give(self, connection: Connection) -> None:
+        """Keep a connection for the next call."""
+        connection.fresh = False
+        if len(self._idle) < _KEEP and not self._retired:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def forget(self, connection: Connection) -> None:
+        """The connection was closed by the other side while idle."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    async def connect(self) -> Connection:
+        """A new connection. Raises OSError (a timeout is one), or ValueError for a name that is no host."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self.limits.connect_seconds):
+            _, protocol = await loop.create_connection(
+                lambda: Connection(self), self.host, self.port, ssl=self.ssl
+            )
+        return protocol
+
+    def close(self) -> None:
+        """Close what is idle; what is busy is closed when its call has ended."""
+        self._retired = True
+        while self._idle:
+            self._idle.pop().close()
+
+
+class Connection(asyncio.Protocol):
+    """One connection to a replica: serves one call at a time."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.call: Call | None = None
+        self.fresh = True
+        self._transport: Any = None
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._headers: Headers = []
+        self._framed = False
+        self._interim = False
+        self._answering = False
+
+    @property
+    def usable(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    def run(self, call: Call, request: bytes) -> None:
+        """Send a request; the answer goes to `call`."""
+        self.call = call
+        self._answering = False
+        self._transport.write(request)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def pause(self) -> None:
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.usable:
+            self._transport.resume_reading()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        call = self.call
+        if call is None:  # bytes nobody asked for: the connection cannot be trusted any more
+            self.close()
+            return
+        self._answering = True
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if isinstance(error, httptools.HttpParserCallbackError):
+                log.error("an answer could not be relayed", exc_info=error.__context__)
+            if self.call is call:
+                self.call = None
+                self.close()
+                call.broken("upstream_garbled")
+            return
+        if self.call is call:
+            call.flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        call, self.call = self.call, None
+        if call is None:
+            self.replica.forget(self)
+        elif not self._answering and not self.fresh:
+            call.stale()
+        elif call.got_head and not self._framed and exc is None:
+            call.finish()  # a body that the end of the connection delimits
+        else:
+            call.broken("upstream_cut")
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        self._headers = []
+        self._framed = False
+        if self.call is None:  # an answer nobody asked for would become the next caller's
+            self.close()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding"):
+            self._framed = True
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        self._interim = 100 <= status < 200
+        if self.call is not None and not self._interim:
+            if status in (204, 304):
+                self._framed = True
+            self.call.head(status, self._headers)
+
+    def on_body(self, data: bytes) -> None:
+        if self.call is not None:
+            self.call.body(data)
+
+    def on_message_complete(self) -> None:
+        call = self.call
+        if call is None or self._interim:
+            return
+        self.call = None
+        # An answer that came before the request was taken whole leaves the connection out of step.
+        whole = self._transport.get_write_buffer_size() == 0
+        if self._framed and whole and self._parser.should_keep_alive():
+            self.replica.give(self)
+        else:
+            self.close()
+        call.finish()
+
+
+class Call:
+    """One request on its way to one endpoint. Unless cancelled, the receiver hears `failed` or `end` once."""
+
+    __slots__ = (
+        "_body", "_connection", "_head", "_last", "_limits", "_loop", "_path", "_replica", "_replicas",
+        "_started", "_timer", "_tried", "_upstreams", "_waiting_since", "done", "got_head", "receiver",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        upstreams: Upstreams,
+        endpoint: Endpoint,
+        path: bytes,
+        head: bytes,
+        body: bytes,
+        receiver: Receiver,
+    ) -> None:
+        self._upstreams = upstreams
+        self._limits = upstreams.limits
+        self._loop = upstreams.loop
+        self._replicas = [upstreams.replica(url) for url in endpoint.replicas]
+        self._path = path
+        self._head = head
+        self._body = body
+        self._tried: set[Replica] = set()
+        self._replica: Replica | None = None
+        self._connection: Connection | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._started = self._last = self._loop.time()
+        self._waiting_since = 0.0
+        self.receiver = receiver
+        self.got_head = False
+        self.done = False
+
+    @property
+    def sent(self) -> bool:
+        """Whether the engine may have the request: it is on a connection, or was."""
+        return self._connection is not None or self.got_head or self.done
+
+    def start(self) -> None:
+        """Choose a replica and send."""
+        self._arm_timer(self._upstreams.tick)
+        self._try_next()
+
+    def _try_next(self) -> None:
+        candidates = [replica for replica in self._replicas if replica not in self._tried]
+        replica = self._upstreams.least_loaded(candidates)
+        self._tried.add(replica)
+        self._replica = replica
+        replica.outstanding += 1
+        connection = replica.take()
+        if connection is None:
+            self._upstreams.spawn(self._connect(replica))
+        else:
+            self._send(connection, replica)
+
+    async def _connect(self, replica: Replica) -> None:
+        try:
+            connection = await replica.connect()
+            if not connection.usable:  # it ended before it was used: nobody will hear of that end again
+                raise ConnectionResetError("closed at once")
+        except (OSError, ValueError) as error:
+            if self.done:
+                return
+            self._release()
+            if len(self._tried) < min(2, len(self._replicas)):
+                self._try_next()
+            else:
+                slow = isinstance(error, TimeoutError)
+                self._fail("timeout" if slow else "upstream_error", "upstream_unreachable")
+            return
+        if self.done:
+            replica.give(connection)
+        else:
+            self._send(connection, replica)
+
+    def _send(self, connection: Connection, replica: Replica) -> None:
+        self._connection = connection
+        line = b"POST %b%b HTTP/1.1\r\nhost: %b\r\ncontent-length: %d\r\n" % (
+            replica.prefix, self._path, replica.authority, len(self._body),
+        )  # fmt: skip
+        connection.run(self, line + self._head + b"\r\n" + self._body)
+
+    def cancel(self) -> None:
+        """Nobody wants the answer: the engine learns it at once by the closed connection. Safe to repeat."""
+        if not self.done:
+            self._settle()
+
+    def pause(self) -> None:
+        """Read no more from the engine until `resume`."""
+        self._waiting_since = self._loop.time()
+        if self._connection is not None and not self.done:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        self._waiting_since = 0.0
+        self._last = self._loop.time()
+        if self._connection is not None and not self.done:
+            self._connection.resume()
+
+    # from the connection
+
+    def head(self, status: int, headers: Headers) -> None:
+        self.got_head = True
+        self._last = self._loop.time()
+        self.receiver.head(status, headers)
+
+    def body(self, data: bytes) -> None:
+        if not self.done:
+            self.receiver.body(data)
+
+    def flush(self) -> None:
+        self._last = self._loop.time()
+        if self.got_head:
+            self.receiver.flush()
+
+    def finish(self) -> None:
+        self._connection = None
+        self._settle()
+        self.receiver.end()
+
+    def stale(self) -> None:
+        """A kept-alive connection was closed under the request, unanswered: once more, on a new one."""
+        replica = self._replica
+        self._connection = None
+        if replica is not None and not self.done:
+            self._upstreams.spawn(self._connect(replica))
+
+    def broken(self, code: str) -> None:
+        self._connection = None
+        self._fail("truncated" if self.got_head else "upstream_error", code)
+
+    def _fail(self, outcome: Outcome, code: str) -> None:
+        self._settle()
+        self.receiver.failed(outcome, code)
+
+    def _release(self) -> None:
+        if self._replica is not None:
+            self._replica.outstanding -= 1
+            self._replica = None
+
+    def _settle(self) -> None:
+        self.done = True
+        self._release()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.call = None
+            connection.close()
+
+    # deadlines: one timer per call, looked at when it rings, moved on when there was progress
+
+    def _arm_timer(self, seconds: float) -> None:
+        self._timer = self._loop.call_later(max(seconds, 0.01), self._ring)
+
+    def _ring(self) -> None:
+        limits = self._limits
+        now = self._loop.time()
+        if self._waiting_since:  # the client is slow, not the engine
+            left = self._waiting_since + limits.stalled_reader_seconds - now
+            code, outcome = "client_stalled", "client_gone"
+        elif self.got_head:
+            left = self._last + limits.idle_seconds - now
+            code, outcome = "upstream_idle", "timeout"
+        else:
+            left = self._started + limits.first_byte_seconds - now
+            code, outcome = "upstream_timeout", "timeout"
+        if left > 0:
+            self._arm_timer(min(left, self._upstreams.tick))
+        else:
+            self._timer = None
+            self._fail(outcome, code)  # type: ignore[arg-type]
+
+
+class Upstreams:
+    """All replicas that a worker talks to."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.loop = asyncio.get_running_loop()
+        #: how often a call's deadlines are looked at
+        self.tick = min(5.0, limits.first_byte_seconds, limits.idle_seconds, limits.stalled_reader_seconds)
+        self._replicas: dict[str, Replica] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._turn = 0
+
+    def replica(self, url: str) -> Replica:
+        """The pool of a replica's URL, made on first use."""
+        found = self._replicas.get(url)
+        if found is None:
+            found = self._replicas[url] = Replica(url, self.limits)
+        return found
+
+    def least_loaded(self, replicas: list[Replica]) -> Replica:
+        """The replica with the fewest outstanding requests; ties take turns."""
+        if len(replicas) == 1:
+            return replicas[0]
+        self._turn += 1
+        shift = self._turn % len(replicas)
+        return min(replicas[shift:] + replicas[:shift], key=lambda replica: replica.outstanding)
+
+    def spawn(self, coroutine: Any) -> None:
+        """A task that is held until it ends."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def call(self, endpoint: Endpoint, path: bytes, head: bytes, body: bytes, receiver: Receiver) -> Call:
+        """Send a request; `receiver` gets the answer, never before this returns."""
+        call = Call(self, endpoint, path, head, body, receiver)
+        call.start()
+        return call
+
+    def retire(self, urls: Callable[[str], bool]) -> None:
+        """Close the idle connections of replicas that the snapshot no longer has."""
+        for url in [url for url in self._replicas if not urls(url)]:
+            self._replicas.pop(url).close()
+
+    async def close(self) -> None:
+        for replica in self._replicas.values():
+            replica.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,0 +1,274 @@
+"""What does a request body ask for, and which of its bytes must change on the way to the engine?
+
+The body is parsed once, to read it. What is sent on are the client's own bytes, except for the value of
+`model` (the name the engine serves) and `stream_options.include_usage` (so that tokens can be counted);
+the event that the latter adds to the answer is taken out again if the client did not ask for it.
+No I/O here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from json import JSONDecoder
+from typing import Any, Final
+
+import orjson
+
+from .errors import Refusal
+from .limits import Limits
+
+#: Fields by which a body could redirect a request or its credentials: a destination comes from the
+#: snapshot and from nowhere else (litellm's ban list, GHSA for CVE-2024-6587, and relatives).
+# fmt: off
+ROUTING_FIELDS: Final = frozenset((
+    "api_base", "base_url", "api_key", "api_version", "api_type", "api_host", "azure_ad_token",
+    "azure_endpoint", "organization_url", "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
+    "aws_region_name", "aws_role_name", "aws_web_identity_token", "aws_bedrock_runtime_endpoint",
+    "aws_sts_endpoint", "sagemaker_base_url", "vertex_project", "vertex_location", "vertex_credentials",
+    "credentials", "user_config", "model_list", "router_settings", "litellm_params",
+    "litellm_credential_name", "custom_llm_provider", "default_headers", "default_query", "extra_headers",
+    "proxies", "proxy", "http_client", "callbacks", "success_callback", "failure_callback", "fallbacks",
+    "context_window_fallbacks", "mock_response", "langfuse_host", "langfuse_secret_key",
+    "langsmith_base_url", "slack_webhook_url", "watsonx_url", "s3_endpoint_url",
+))
+# fmt: on
+#: Where routing fields are looked for, besides the top level.
+_NESTS: Final = ("extra_body", "extra_headers", "metadata")
+
+#: The field that each endpoint cannot do without, and the types it may have.
+CONTENT_FIELD: Final[Mapping[str, tuple[str, tuple[type, ...], str]]] = {
+    "/v1/chat/completions": ("messages", (list,), "a list of messages"),
+    "/v1/completions": ("prompt", (str, list), "a string or a list"),
+    "/v1/embeddings": ("input", (str, list), "a string or a list"),
+}
+
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What the proxy needs to know of a body; `document` is the parse, `body` the client's bytes."""
+
+    path: str
+    body: bytes
+    document: dict[str, Any]
+    model: str
+    stream: bool
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether the engine's answer may call tools."""
+        return bool(self.document.get("tools") or self.document.get("functions"))
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the client itself asked for the event with the token counts."""
+        options = self.document.get("stream_options")
+        return isinstance(options, dict) and options.get("include_usage") is True
+
+
+def _wrong(code: str, message: str, param: str | None = None) -> Refusal:
+    return Refusal(400, code, message, param)
+
+
+def parse(path: str, body: bytes, limits: Limits) -> Ask:
+    """Read and check a body. Raises Refusal with the field that is wrong."""
+    try:
+        document = orjson.loads(body)
+    except ValueError as error:
+        message = f"The body is not valid JSON: {error}. Send one JSON object in UTF-8."
+        raise _wrong("malformed_json", message) from None
+    if not isinstance(document, dict):
+        raise _wrong("malformed_json", f"The body is a JSON {_kind(document)}: expected an object.")
+    _refuse_routing(document)
+    model = document.get("model")
+    if not isinstance(model, str) or not model:
+        found = "is missing" if model is None else f"is {_kind(model)}"
+        raise _wrong("invalid_type", f"'model' {found}: expected the name of a registered model.", "model")
+    stream = document.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise _wrong("invalid_type", f"'stream' is {_kind(stream)}: expected true or false.", "stream")
+    options = document.get("stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise _wrong(
+            "invalid_type", f"'stream_options' is {_kind(options)}: expected an object.", "stream_options"
+        )
+    _check_content(path, document, limits)
+    # What is ambiguous is refused before anything is sent, also where this endpoint needs no replacement.
+    _refuse_twice(body, b"model")
+    if "stream_options" in document:
+        _refuse_twice(body, b"stream_options")
+    return Ask(path, body, document, model, bool(stream) and path != "/v1/embeddings")
+
+
+def _check_content(path: str, document: dict[str, Any], limits: Limits) -> None:
+    name, types, expected = CONTENT_FIELD[path]
+    content = document.get(name)
+    if not isinstance(content, types):
+        found = "is missing" if content is None else f"is {_kind(content)}"
+        raise _wrong("invalid_type", f"'{name}' {found}: expected {expected}.", name)
+    # A list of token ids is one prompt, however long: the engine's context is its limit.
+    tokens = isinstance(content, list) and bool(content) and type(content[0]) is int
+    if isinstance(content, list) and not tokens and len(content) > limits.messages:
+        raise _wrong("too_many_items", f"'{name}' has {len(content)} items: at most {limits.messages}.", name)
+    for field in ("n", "best_of"):
+        count = document.get(field)
+        if count is None:
+            continue
+        if isinstance(count, bool) or not isinstance(count, int):
+            raise _wrong("invalid_type", f"'{field}' is {_kind(count)}: expected a whole number.", field)
+        if not 1 <= count <= limits.choices:
+            raise _wrong("out_of_range", f"'{field}' is {count}: expected 1 to {limits.choices}.", field)
+
+
+def _refuse_routing(document: dict[str, Any]) -> None:
+    for nest in (None, *_NESTS):
+        fields = document if nest is None else document.get(nest)
+        if not isinstance(fields, dict) or ROUTING_FIELDS.isdisjoint(fields):
+            continue
+        for field in fields:
+            if field in ROUTING_FIELDS:
+                param = field if nest is None else f"{nest}.{field}"
+                message = f"'{param}' is refused: where a request goes is decided by the experiment alone."
+                raise _wrong("routing_field_refused", message, param)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
+    return names.get(type(value), "an object")
+
+
+def engine_body(ask: Ask, served_name: str) -> bytes:
+    """The bytes for the engine: the client's, with `model` and `include_usage` set. Never raises."""
+    edits: list[tuple[Span, bytes]] = []
+    if served_name != ask.model:
+        edits.append((_span(ask.body, b"model"), orjson.dumps(served_name)))
+    if ask.stream and not ask.wants_usage:
+        if "stream_options" in ask.document:
+            options = {**(ask.document["stream_options"] or {}), "include_usage": True}
+            edits.append((_span(ask.body, b"stream_options"), orjson.dumps(options)))
+        else:
+            start = ask.body.index(b"{") + 1
+            edits.append(((start, start), b'"stream_options":{"include_usage":true},'))
+    body = ask.body
+    for (low, high), value in sorted(edits, reverse=True):  # from the end, so that the spans stay true
+        body = body[:low] + value + body[high:]
+    return body
+
+
+_JSON: Final = JSONDecoder()
+_GAP: Final = re.compile(r"[ \t\r\n,:]*")
+_SIMPLE: Final = {
+    name: re.compile(rb'"' + name + rb'"\s*:\s*("(?:[^"\\]|\\.)*"|\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}|null)')
+    for name in (b"model", b"stream_options")
+}
+_QUOTED: Final = {name: b'"%b"' % name for name in _SIMPLE}
+
+
+def _plain(body: bytes, name: bytes) -> bool:
+    """Whether a key is spelt once in the whole body, with no escape that could spell it another way.
+
+    Then it is the one the parser found; all else takes the walk over the fields.
+    """
+    # The first look for an escape is many times cheaper than the second.
+    return body.count(_QUOTED[name]) == 1 and not (b"\\" in body and b"\\u" in body)
+
+
+def _refuse_twice(body: bytes, name: bytes) -> None:
+    if not _plain(body, name):
+        _walk(body, name)
+
+
+def _span(body: bytes, name: bytes) -> Span:
+    """Where the value of a top-level field lies in valid JSON. Raises Refusal if the field is there twice."""
+    match = _SIMPLE[name].search(body) if _plain(body, name) else None
+    return match.span(1) if match else _walk(body, name)
+
+
+def _walk(body: bytes, name: bytes) -> Span:
+    """Parse the top-level fields one by one, in C, and note where the value lies."""
+    text = body.decode("latin-1")  # one character per byte; only what is ASCII matters here
+    field = name.decode()
+    found: list[Span] = []
+    at = _after_gap(text, text.index("{") + 1)
+    try:
+        while text[at] != "}":
+            key, at = _JSON.raw_decode(text, at)
+            low = _after_gap(text, at)
+            _, high = _JSON.raw_decode(text, low)
+            if key == field:
+                found.append((low, high))
+            at = _after_gap(text, high)
+    except (ValueError, RecursionError):
+        raise _wrong(
+            "malformed_json", "The body nests too deeply, or has a number of thousands of digits."
+        ) from None
+    if len(found) != 1:
+        raise _wrong("duplicate_field", f"'{field}' is there {len(found)} times: send it once.", field)
+    return found[0]
+
+
+def _after_gap(text: str, at: int) -> int:
+    match = _GAP.match(text, at)
+    return match.end() if match else at
+
+
+#: The end of a stream. A JSON string holds no raw line break, so text that says this cannot match.
+DONE: Final = re.compile(rb"[\r\n]data: ?\[DONE\]")
+_EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_NO_CHOICES: Final = re.compile(rb'"choices":\s*\[\s*\]')
+_HAS_USAGE: Final = re.compile(rb'"usage":\s*\{')
+
+
+#: No event with token counts is larger; a longer one is passed on unread.
+_LARGEST_USAGE: Final = 16 << 10
+
+
+def _is_usage(event: bytes) -> bool:
+    short = len(event) <= _LARGEST_USAGE
+    return short and bool(_NO_CHOICES.search(event)) and bool(_HAS_USAGE.search(event))
+
+
+class UsageStripper:
+    """Takes the token-count event out of a stream for a client that did not ask for it.
+
+    Bytes go in as they come and out as soon as they end an event; engines write whole events, so
+    nothing waits in practice. An event too long to be the one is let through as it comes.
+    """
+
+    __slots__ = ("_held", "_passing")
+
+    def __init__(self) -> None:
+        self._held = b""
+        self._passing = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What may go to the client now."""
+        if not self._held and not self._passing and b"usage" not in chunk and chunk.endswith(b"\n\n"):
+            return chunk
+        seen = max(0, len(self._held) - 3)  # an event's end may have been cut in two
+        text = self._held + chunk
+        out: list[bytes] = []
+        at = 0
+        for end in _EVENT_END.finditer(text, seen):
+            event = text[at : end.end()]
+            if self._passing or not _is_usage(event):
+                out.append(event)
+            self._passing = False
+            at = end.end()
+        self._held = text[at:]
+        if self._passing or len(self._held) > _LARGEST_USAGE + 3:
+            self._passing = True
+            out.append(self._held[:-3])
+            self._held = self._held[-3:]
+        return b"".join(out)
+
+    def finish(self) -> bytes:
+        """What is left when the stream ends inside an event."""
+        rest, self._held = self._held, b""
+        return rest

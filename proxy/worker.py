@@ -1,0 +1,243 @@
+"""One worker: what it holds, which path leads where, how it starts and how it ends.
+
+It holds the current snapshot, its spool and its connections, and needs nobody else to answer a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import math
+import os
+import signal
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import orjson
+
+from experiments.ledger.exchange import ExchangeRecord, FeedbackRecord
+from experiments.ledger.spool import SpoolWriter
+from experiments.snapshot import Snapshot
+
+from . import auth, wire
+from .errors import Refusal, internal_error
+from .identity import worker_name
+from .limits import Limits
+from .relay import Relay
+from .server import ClientConnection, Request, Responder
+from .shadow import Shadows
+from .subscription import Subscription
+from .upstream import Upstreams
+
+log = logging.getLogger("turnout.proxy")
+
+SEAL_SECONDS = 0.5
+#: How long a worker without any snapshot asks for one before it listens all the same, to say so.
+UNINFORMED_SECONDS = 2.0
+
+_NOTHING = Snapshot(version=0, published_ns=0, models={}, endpoints={})
+
+
+class Worker:
+    """The application behind every client connection of one process."""
+
+    def __init__(self, data: Path, control_url: str, limits: Limits) -> None:
+        self.limits = limits
+        self.loop = asyncio.get_running_loop()
+        self.name = worker_name()
+        self.snapshot = _NOTHING
+        self.draining = False
+        self.leaving = False
+        self.relays: set[Relay] = set()
+        self.upstreams = Upstreams(limits)
+        self.spool = SpoolWriter(data / "spool", self.name)
+        self.shadows = Shadows(self)
+        self.subscription = Subscription(control_url, data / "proxy-snapshot.json", self.name, self.adopt)
+        self._clients: set[ClientConnection] = set()
+        self._deserted = asyncio.Event()
+        self._informed = asyncio.Event()
+        self._get = {
+            "/healthz": self._health,
+            "/readyz": self._ready,
+            "/v1/models": self._models,
+        }
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """The swap: from here on every request is routed by it; what an engine has, ends where it began."""
+        self.snapshot = snapshot
+        self._informed.set()
+        in_use = {url for endpoint in snapshot.endpoints.values() for url in endpoint.replicas}
+        self.upstreams.retire(in_use.__contains__)
+        self.shadows.retire(in_use.__contains__)
+        for relay in list(self.relays):
+            relay.overtaken(snapshot)
+        self.shadows.overtaken(snapshot)
+        log.info("snapshot %d is in force", snapshot.version)
+
+    # the application
+
+    def opened(self, client: ClientConnection) -> bool:
+        self._clients.add(client)
+        return len(self._clients) <= self.limits.connections
+
+    def closed(self, client: ClientConnection) -> None:
+        self._clients.discard(client)
+        if not self._clients:
+            self._deserted.set()
+
+    def handle(self, request: Request, client: ClientConnection) -> Responder | None:
+        """Answer at once, or say who will."""
+        try:
+            if request.method == "POST" and request.path in wire.CONTENT_FIELD:
+                relay = Relay(self, request, client)
+                self.relays.add(relay)
+                return relay if relay.start() else None
+            status, body = self._answer(request)
+            client.respond(status, body)
+        except Refusal as refusal:
+            client.respond(refusal.status, refusal.body())
+        except Exception:
+            log.exception("a request could not be handled")
+            failure = internal_error()
+            client.respond(failure.status, failure.body())
+        return None
+
+    def append(self, record: ExchangeRecord) -> None:
+        """To the spool. A loss is counted there; the request goes on, whatever is wrong with its record."""
+        try:
+            self.spool.append(record)
+        except Exception:
+            log.exception("exchange %s could not be recorded", record.exchange_id)
+            self.spool.count_loss()
+
+    # what is not hot
+
+    def _answer(self, request: Request) -> tuple[int, bytes]:
+        if request.path == "/v1/feedback" and request.method == "POST":
+            return self._feedback(request)
+        answer = self._get.get(request.path)
+        if answer is None and request.path not in wire.CONTENT_FIELD and request.path != "/v1/feedback":
+            known = ", ".join((*wire.CONTENT_FIELD, "/v1/feedback", *self._get))
+            message = f"No such path: {request.path[:200]!r}. Paths are {known}."
+            raise Refusal(404, "path_not_found", message)
+        if answer is None or request.method not in ("GET", "HEAD"):
+            expected = "GET" if answer else "POST"
+            message = f"{request.method} is not for {request.path}: use {expected}."
+            raise Refusal(405, "method_not_allowed", message)
+        return answer(request)
+
+    def _health(self, request: Request) -> tuple[int, bytes]:
+        return 200, b'{"ok":true}'
+
+    def _ready(self, request: Request) -> tuple[int, bytes]:
+        """Ready is who has a snapshot; what was lost and how old the news are is said as well."""
+        contact = self.subscription.last_contact
+        report = {
+            "ready": self.snapshot.version > 0 and not self.draining,
+            "worker": self.name,
+            "snapshot": self.snapshot.version,
+            "controller_seen_s": None if contact is None else round(self.loop.time() - contact, 1),
+            "in_flight": len(self.relays),
+            "recorded": self.spool.written,
+            "lost": self.spool.lost,
+        }
+        return 200 if report["ready"] else 503, orjson.dumps(report)
+
+    def _models(self, request: Request) -> tuple[int, bytes]:
+        auth.tenant(self.snapshot, request.headers)
+        created = self.snapshot.published_ns // 1_000_000_000
+        models = [
+            {"id": name, "object": "model", "created": created, "owned_by": "turnout"}
+            for name in sorted(self.snapshot.models)
+        ]
+        return 200, orjson.dumps({"object": "list", "data": models})
+
+    def _feedback(self, request: Request) -> tuple[int, bytes]:
+        """What the application says of an answer: {"request_id", "name", "value"}."""
+        auth.tenant(self.snapshot, request.headers)
+        expected = '{"request_id": the x-turnout-request-id, "name": a metric, "value": a number}'
+        try:
+            body = orjson.loads(request.body)
+            request_id, name, value = body["request_id"], body["name"], body["value"]
+        except (ValueError, KeyError, TypeError):
+            raise Refusal(400, "malformed_feedback", f"Expected {expected}.") from None
+        if not (isinstance(request_id, str) and 0 < len(request_id) <= 64):
+            raise Refusal(400, "invalid_type", f"'request_id' is wrong. Expected {expected}.", "request_id")
+        if not (isinstance(name, str) and 0 < len(name) <= 64 and name.replace("_", "").isalnum()):
+            raise Refusal(400, "invalid_type", "'name' is letters, digits and '_', at most 64.", "name")
+        if isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise Refusal(400, "invalid_type", "'value' is a finite number.", "value")
+        record = FeedbackRecord(
+            request_id=request_id,
+            name=name,
+            value=float(value),
+            at_ns=request.started_ns,
+            worker=self.name,
+        )
+        if not self.spool.append(record):
+            raise Refusal(503, "not_recorded", "The feedback could not be stored; send it again later.")
+        return 202, b'{"accepted":true}'
+
+    # life
+
+    async def run(self, listener: socket.socket, parent: int | None) -> None:
+        """Serve until SIGTERM or SIGINT, or until the parent process is gone; then drain and stop."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(number, stop.set)
+        background = [
+            self.loop.create_task(self.subscription.run()),
+            self.loop.create_task(self._seal_regularly()),
+        ]
+        if not self.subscription.load():
+            # Requests are better off in the queue, or with another worker, than with one that knows no model.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._informed.wait(), UNINFORMED_SECONDS)
+        server = await self.loop.create_server(lambda: ClientConnection(self), sock=listener, backlog=2048)
+        gc.collect()
+        gc.freeze()  # what is there now stays: collections look at requests only
+        try:
+            while not stop.is_set() and (parent is None or os.getppid() == parent):
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), 1.0)
+        finally:
+            await self.stop(server, background)
+
+    async def _seal_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(SEAL_SECONDS)
+            self.spool.seal()
+
+    async def _until_deserted(self, seconds: float) -> None:
+        """Until no client is connected, or for `seconds`."""
+        self._deserted.clear()
+        if self._clients:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._deserted.wait(), seconds)
+
+    async def stop(self, server: asyncio.Server, background: list[asyncio.Task[None]]) -> None:
+        # 1. No new connections. Answers now say `connection: close`; what a client sends on a connection that
+        #    does not know it yet is still answered, for closing under a request would fail it.
+        self.draining = True
+        server.close()
+        await self._until_deserted(self.limits.last_call_seconds)
+        # 2. Idle connections are closed; what is in flight ends where it began, within the drain time.
+        self.leaving = True
+        for client in list(self._clients):
+            client.close_if_idle()
+        await self._until_deserted(self.limits.drain_seconds)
+        for client in list(self._clients):
+            client.abort()
+        await self._until_deserted(1.0)  # each leaves its row before the spool is handed over
+        # 3. Shadow copies are not waited for, but each leaves its row.
+        await self.shadows.close()
+        await self.upstreams.close()
+        # 4. Nobody can write a row any more: hand the spool over.
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        self.spool.close()

@@ -1,0 +1,38 @@
+"""Which model versions exist, where are they served, and which one is in production?
+
+The only package that imports mlflow (when it is first asked, not before), and it reads metadata only.
+"""
+
+from .catalog import Registry
+from .errors import (
+    InvalidEntry,
+    NoSuchAlias,
+    NoSuchModel,
+    NoSuchVersion,
+    NotFound,
+    NothingToRollBack,
+    RegistryError,
+    RegistryRefused,
+    RegistryUnreachable,
+)
+from .names import PRODUCTION, models_uri
+from .records import EndpointSpec, ModelVersion, Move, RegisteredModel
+
+__all__ = [
+    "PRODUCTION",
+    "EndpointSpec",
+    "InvalidEntry",
+    "ModelVersion",
+    "Move",
+    "NoSuchAlias",
+    "NoSuchModel",
+    "NoSuchVersion",
+    "NotFound",
+    "NothingToRollBack",
+    "RegisteredModel",
+    "Registry",
+    "RegistryError",
+    "RegistryRefused",
+    "RegistryUnreachable",
+    "models_uri",
+]

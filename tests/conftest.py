@@ -1,0 +1,46 @@
+"""What tests of several packages share: a simulated engine, its answer key, MLflow's empty tables."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from registry import Registry
+from tests.experiments.plane import stock
+from turnout.simulation import AnswerKey, Profile, SimulatedEngine, running_engine
+
+ROOT = Path(__file__).parent.parent
+SUPPORT_ITEMS = ROOT / "examples" / "goldens" / "support" / "items.jsonl"
+
+
+@pytest.fixture(scope="session")
+def support_key() -> AnswerKey:
+    """Right and wrong answers to the example golden set."""
+    return AnswerKey.read([SUPPORT_ITEMS])
+
+
+@pytest.fixture
+def engine() -> Iterator[SimulatedEngine]:
+    """An engine in a thread: no delays, serves the model `chat` and every fault by its name."""
+    with running_engine(Profile(name="chat")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with MLflow's tables. Making them takes seconds, so it is done once and copied."""
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    Registry(f"sqlite:///{file}").ping()
+    return file
+
+
+@pytest.fixture(scope="session")
+def stocked_mlflow(empty_database: Path) -> Path:
+    """An SQLite file with the model `chat`, as `tests.experiments.plane` has it."""
+    file = empty_database.with_name("stocked.db")
+    shutil.copy(empty_database, file)
+    stock(Registry(f"sqlite:///{file}"))
+    return file

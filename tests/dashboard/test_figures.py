@@ -1,0 +1,118 @@
+"""Numbers are written alike everywhere, and a difference is called better or worse only when it may be."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from dashboard import figures
+from dashboard.answers import Effect, Metric
+
+N = figures.NARROW
+
+
+def metric(
+    fixed: tuple[float | None, float | None] | None,
+    band: tuple[float | None, float | None] | None = None,
+    direction: str | None = "decrease",
+) -> Metric:
+    def effect(ends: tuple[float | None, float | None] | None) -> Effect | None:
+        return (
+            None
+            if ends is None
+            else Effect(scale="ratio", estimate=0.9, lower=ends[0], upper=ends[1], null=1)
+        )
+
+    return Metric(
+        metric="latency", kind="log_mean", direction=direction, effect=effect(fixed), band=effect(band)
+    )
+
+
+@pytest.mark.parametrize(
+    ("fixed", "band", "direction", "better"),
+    [
+        ((0.87, 0.92), (0.85, 0.94), "decrease", True),
+        ((0.87, 0.92), (0.85, 0.94), "increase", False),
+        ((1.10, 1.20), None, "decrease", False),
+        ((0.87, 0.92), (0.85, 1.02), "decrease", None),
+        ((0.87, 1.0), None, "decrease", None),
+        ((0.87, None), None, "decrease", None),
+        ((0.87, 0.92), (1.1, 1.2), "decrease", None),
+        ((0.87, 0.92), None, None, None),
+        (None, None, "decrease", None),
+    ],
+)
+def test_better_worse_or_not_told_apart(
+    fixed: tuple[float, float] | None,
+    band: tuple[float, float] | None,
+    direction: str | None,
+    better: bool | None,
+) -> None:
+    assert figures.is_better(metric(fixed, band, direction)) is better
+
+
+@given(some.floats(0.5, 1.5), some.floats(0.5, 1.5))
+def test_never_coloured_if_the_interval_covers_no_effect(one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    if low <= 1 <= high:
+        assert figures.is_better(metric((low, high))) is None
+
+
+def test_missing_is_a_dash_and_never_a_zero() -> None:
+    for write in (
+        figures.count,
+        figures.number,
+        figures.percent,
+        figures.milliseconds,
+        figures.span,
+        figures.size,
+    ):
+        for missing in (None, float("nan"), float("inf")):
+            assert write(missing) == figures.DASH
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "<1 s"),
+        (59, "59 s"),
+        (61, "1 min"),
+        (3600, "1 h"),
+        (3900, "1 h 5 min"),
+        (93_600, "1 d 2 h"),
+        (86_400, "1 d"),
+    ],
+)
+def test_spans(seconds: float, text: str) -> None:
+    assert figures.span(seconds) == text.replace(" s", f"{N}s").replace(" min", f"{N}min").replace(
+        " h", f"{N}h"
+    ).replace(" d", f"{N}d")
+
+
+def test_an_effect_says_its_unit_once() -> None:
+    ratio = metric((0.871, 0.918), (0.859, 0.931))
+    assert figures.change(ratio, 0.894) == f"−10.6{N}%"
+    assert figures.interval(ratio, ratio.band) == f"−14.1 … −6.9{N}%"
+
+
+def test_a_difference_of_rates_is_in_points() -> None:
+    rate = Metric(metric="e", kind="binary", effect=Effect(estimate=0.0012, lower=-0.0036, upper=0.006))
+    assert figures.change(rate, 0.0012) == f"+0.12{N}pp"
+    assert figures.interval(rate, Effect(lower=None, upper=0.006)) == f"−∞ … +0.60{N}pp"
+
+
+@given(some.one_of(some.none(), some.floats(allow_nan=True, allow_infinity=True)))
+def test_no_number_breaks_the_writing(value: float | None) -> None:
+    odd = Metric(
+        metric="x",
+        kind="mean",
+        display_unit="u" * 50,
+        effect=Effect(estimate=value, lower=value, upper=value),
+    )
+    for text in (
+        figures.change(odd, value),
+        figures.interval(odd, odd.effect),
+        figures.arm_value(odd, value),
+    ):
+        assert text
+        assert "nan" not in text.replace("u", "")
+    figures.is_better(odd)

@@ -1,0 +1,62 @@
+"""The grid puts what fails newly where the eye falls first, and calls nothing passed that has no score."""
+
+import pytest
+
+from dashboard.answers import GoldenComparison, GoldenResult, GoldenRun, GoldenRunResults
+from dashboard.screens.golden import controls, grid_rows, passed, states, summary
+
+
+def result(item: str, value: float | None, status: str = "scored", label: str | None = None) -> GoldenResult:
+    return GoldenResult(item_id=item, evaluator="exact", status=status, value=value, label=label)
+
+
+@pytest.mark.parametrize(
+    ("one", "expected"),
+    [
+        (result("a", 1.0), True),
+        (result("a", 0.0), False),
+        (result("a", 1.0, status="error"), None),
+        (result("a", None), None),
+        (result("a", 1.0, label="fail"), False),
+    ],
+)
+def test_what_counts_as_passed(one: GoldenResult, expected: bool | None) -> None:
+    assert passed(one) is expected
+
+
+def test_one_failing_repeat_fails_the_item_and_no_score_is_no_pass() -> None:
+    scores = (("a", 1.0), ("a", 0.0), ("b", None), ("c", 1.0), ("c", None))
+    found = states(result(item, value) for item, value in scores)
+    assert found == {"a": ("fails", 2), "b": ("no score", 1), "c": ("passes", 2)}
+
+
+def test_newly_failing_items_come_first() -> None:
+    before = [result(item, value) for item, value in (("ok", 1), ("old", 0), ("none", None), ("new", 1))]
+    after = [result(item, value) for item, value in (("ok", 1), ("old", 0), ("none", None), ("new", 0))]
+    runs = [
+        GoldenRunResults(run=GoldenRun(run_id=str(version), version=version), results=tuple(results))
+        for version, results in ((1, before), (2, after))
+    ]
+    rows, items = grid_rows(runs, {})
+    assert list(dict.fromkeys(row["item"] for row in rows)) == ["new", "old", "none", "ok"]
+    assert items == 4
+    assert len(rows) == 8
+    assert [row["version"] for row in rows if row["state"] == "fails newly"] == ["v2"]
+
+
+def test_newly_is_measured_against_the_version_that_it_was_compared_with() -> None:
+    runs = [
+        GoldenRunResults(run=GoldenRun(run_id=str(version), version=version), results=(result("a", value),))
+        for version, value in ((1, 1.0), (2, 0.0), (3, 0.0))
+    ]
+    comparisons = (GoldenComparison(model="chat", control_version=1, candidate_version=3),)
+    against = controls(comparisons, "chat", "support")
+    assert against == {3: 1}
+    newly = [row["version"] for row in grid_rows(runs, against)[0] if row["state"] == "fails newly"]
+    assert newly == ["v2", "v3"]
+    assert [row["state"] for row in grid_rows(runs, {})[0]] == ["passes", "fails newly", "fails"]
+
+
+def test_a_summary_says_what_is_missing() -> None:
+    assert summary({"passed": 21, "scored": 23, "missing": 1}) == "21 of 23 passed, 1 missing"
+    assert summary({}) == "–"

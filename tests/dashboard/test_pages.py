@@ -1,0 +1,257 @@
+"""Every page draws every story without a traceback, says what it must say, and says so when it cannot."""
+
+import re
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboard.answers import Experiment
+from dashboard.screens import overview
+from dashboard.start import TOKEN, TOKEN_FILE
+
+from .conftest import PAGES, STORIES, OpenPage, redraw, texts
+from .fake_control_api import FAULTS, FakeControlApi
+from .fake_control_api import TOKEN as SECRET
+from .trials import experiments
+
+# A tab, and what only it says when there is something to say.
+TABS = {
+    "Scorecard": "Difference",
+    "Over time": "What was done",
+    "Outputs": "pairs, newest first",
+    "Accounting": "An exchange counts for the arm",
+    "Spec": "guardrails: [{metric: error_rate",
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("control", sorted(STORIES), indirect=True)
+def test_every_page_draws_every_story(control: FakeControlApi, open_page: OpenPage, page: str) -> None:
+    assert texts(open_page(page))
+
+
+@pytest.mark.parametrize("view", sorted(TABS))
+@pytest.mark.parametrize("control", ["rich", "nulls", "hostile"], indirect=True)
+def test_every_tab_draws_every_story(control: FakeControlApi, open_page: OpenPage, view: str) -> None:
+    app = open_page("experiment", view=view)
+    said = texts(app)
+    if control.story["experiments"][0]["name"] == "faster-chat" and control.story["experiments"][0]["units"]:
+        assert [other for other, sign in TABS.items() if sign in said] == [view]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_absent_controller_is_said_in_words(
+    open_page: OpenPage, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TURNOUT_CONTROL_URL", "http://127.0.0.1:1")
+    said = texts(open_page(page))
+    assert "Nothing answers at http://127.0.0.1:1" in said
+    assert "Controller away" in said
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+@pytest.mark.parametrize("page", PAGES)
+def test_a_broken_controller_is_said_in_words(
+    control: FakeControlApi, open_page: OpenPage, page: str, fault: str
+) -> None:
+    control.fault = fault
+    assert "cannot be shown now" in texts(open_page(page))
+
+
+def test_the_last_good_figures_stay_when_the_controller_fails(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    app = open_page("overview")
+    control.fault = "500"
+    said = texts(redraw(app))
+    assert "as it was" in said
+    assert "The controller does not answer" in said
+    assert "Ship v3" in said
+
+
+def test_overview_shows_verdict_sentence_coverage_and_no_p_value(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    said = texts(open_page("overview"))
+    assert "Invalid\\: the arms do not hold the share" in said
+    assert "99.88\u202f%" in said
+    assert "7\\,990 recorded\\, 10 lost" in said
+    assert not re.search(r"\bp[ -]?(value|=|<)", said)
+    assert "e-value" not in said
+
+
+def test_overview_puts_what_waits_for_a_person_first(control: FakeControlApi, open_page: OpenPage) -> None:
+    said = texts(open_page("overview"))
+    places = [
+        said.rindex(sentence)  # the cards, below the models
+        for sentence in ("Ship v3", "Invalid\\:", "No data has arrived", "Roll back\\: v2")
+    ]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "lost", "text"),
+    [(100, 0, "100\u202f%"), (99_999, 1, "99.99\u202f%"), (0, 0, "no data"), (0, 5, "0.00\u202f%")],
+)
+def test_coverage_never_rounds_up_to_all(recorded: int, lost: int, text: str) -> None:
+    one = Experiment.model_validate(experiments()[0] | {"accounting": {"recorded": recorded, "lost": lost}})
+    assert overview.coverage(one)[0] == text
+
+
+def test_reasons_stand_in_order_of_precedence(control: FakeControlApi, open_page: OpenPage) -> None:
+    said = texts(open_page("experiment", name="tone-of-voice")).replace("\\", "")
+    assert said.index("Sample-ratio mismatch: 1,410") < said.index("shown for diagnosis only")
+
+
+def colours(app: AppTest) -> set[str]:
+    """Colours of the badges of the scorecard: what says better, worse, crossed."""
+    return set(
+        re.findall(
+            r":(\w+)-badge\[(?:[^\]]*(?:better|margin|worse|pp|%))",
+            "\n".join(str(m.value) for m in app.markdown),
+        )
+    )
+
+
+def test_an_invalid_verdict_takes_the_colours_from_the_scorecard(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    assert "green" in colours(open_page("experiment", name="faster-chat"))
+    blocked = open_page("experiment", name="tone-of-voice")
+    assert colours(blocked) == set()
+    assert any("without colours" in error.value for error in blocked.error)
+
+
+def test_every_metric_shows_n_and_missing_and_says_what_it_lacks(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    said = texts(open_page("experiment", name="faster-chat")).replace("\\", "")
+    assert said.count("n = ") == 10
+    assert "n = 431, missing 3,189" in said
+    assert "no data: no answer has been recorded in either arm" in said
+    assert "95\u202f% any time: −14.1 … −6.9\u202f%" in said
+
+
+def test_an_unknown_experiment_in_the_url_is_said(control: FakeControlApi, open_page: OpenPage) -> None:
+    assert "no experiment called no\\-such" in texts(open_page("experiment", name="no-such"))
+
+
+def test_outputs_are_filtered_and_their_differing_words_marked(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    app = open_page("experiment", name="faster-chat", view="Outputs", filter="failed")
+    shown = [str(block.value) for block in app.get("html")]
+    assert any("Entropy of an" in block for block in shown)
+    assert not any("reset my password" in block for block in shown)
+    assert any("<mark" in block for block in shown)
+    assert not [block for block in app.markdown if "Entropy" in str(block.value)]
+
+
+def test_newly_failing_items_are_named(control: FakeControlApi, open_page: OpenPage) -> None:
+    app = open_page("golden")
+    assert [box.label for box in app.expander] == ["6 items newly failing"]
+    assert "support/001" in texts(app)
+
+
+def test_without_a_token_the_buttons_explain_themselves(control: FakeControlApi, open_page: OpenPage) -> None:
+    app = open_page("experiment", name="faster-chat")
+    assert [button.disabled for button in app.button] == [True, True, True]
+    assert "without a token" in texts(app)
+    assert "TURNOUT_TOKEN" in app.button[0].help
+
+
+@pytest.fixture
+def promoting(control: FakeControlApi, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    monkeypatch.setenv(TOKEN, SECRET)
+    app = open_page("experiment", name="faster-chat")
+    app.button(key="do-promote").click()
+    return redraw(app)
+
+
+def test_promote_shows_the_dry_run_and_asks_for_name_and_reason(
+    control: FakeControlApi, promoting: AppTest
+) -> None:
+    assert control.posted == [
+        ("models/chat/promote",
+         {"version": 3, "dry_run": True, "reason": "dry run", "actor": "dashboard", "force": False},
+         f"Bearer {SECRET}")
+    ]  # fmt: skip
+    assert "alias production v1 → v3" in texts(promoting)
+    assert promoting.button(key="confirm-promote").disabled
+    promoting.text_input(key="typed-promote").input("chat")
+    assert redraw_dialog(promoting).button(key="confirm-promote").disabled, "a reason is mandatory"
+
+
+def redraw_dialog(app: AppTest) -> AppTest:
+    """AppTest reruns the whole page, which closes a dialog: press what opens it again."""
+    app.button(key="do-promote").click()
+    return redraw(app)
+
+
+def test_a_confirmed_promotion_is_sent_once_with_its_reason(
+    control: FakeControlApi, promoting: AppTest
+) -> None:
+    promoting.text_input(key="typed-promote").input("chat")
+    promoting.text_input(key="reason-promote").input("latency is better")
+    app = redraw_dialog(promoting)
+    assert not app.button(key="confirm-promote").disabled
+    app.button(key="confirm-promote").click()
+    redraw_dialog(app)
+    real = [body for _, body, _ in control.posted if not body["dry_run"]]
+    assert real == [
+        {"version": 3, "dry_run": False, "reason": "latency is better", "actor": "dashboard", "force": False}
+    ]
+
+
+def test_a_refused_promotion_cannot_be_confirmed(
+    control: FakeControlApi, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control.story["refuse_promote"] = True
+    monkeypatch.setenv(TOKEN, SECRET)
+    app = open_page("experiment", name="tone-of-voice")
+    app.button(key="do-promote").click()
+    app = redraw(app)
+    assert any("no passing verdict" in error.value for error in app.error)
+    assert app.button(key="confirm-promote").disabled
+
+
+def test_the_token_may_lie_in_a_file(
+    control: FakeControlApi, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    file = f"{tmp_path}/token"
+    monkeypatch.setenv(TOKEN_FILE, file)
+    assert open_page("experiment").button[0].disabled, "the file is not there yet"
+    with open(file, "w") as out:
+        out.write(SECRET + "\n")
+    assert not open_page("experiment").button[0].disabled
+
+
+def test_health_complains_about_what_is_wrong(control: FakeControlApi, open_page: OpenPage) -> None:
+    assert not open_page("health").warning
+    control.story["health"] |= {
+        "losses": 7,
+        "workers": [{"worker": "proxy-1", "snapshot": 16, "last_seen_s": 1.0}],
+        "collector": {"lag_s": 95.0},
+        "registry": {"ok": False, "error": "timed out", "last_ok_s": 300.0},
+    }
+    said = texts(open_page("health")).replace("\\", "")
+    for complaint in (
+        "7 exchanges were answered but not recorded",
+        "1\u202fmin behind",
+        "1 of 1 workers",
+        "timed out",
+    ):
+        assert complaint in said
+
+
+def test_old_data_without_anything_waiting_is_no_traffic_and_no_fault(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    control.story["health"]["collector"] = {"lag_s": 300.0, "segments_waiting": 0}
+    app = open_page("health")
+    assert "no traffic for 5" in texts(app)
+    assert not app.warning
+    control.story["health"]["collector"]["segments_waiting"] = 40
+    late = open_page("health")
+    assert "Data 5" in texts(late)
+    assert late.warning

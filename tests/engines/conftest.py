@@ -1,0 +1,123 @@
+"""Two real vLLM servers on the CPU, each with a tiny model of its own, started by `turnout serve`.
+
+Only for `pytest -m engines` (`make test-engines`): they need .venv-vllm, a minute and 5 GB of memory.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from registry import Registry
+from tests.journey import Fleet
+from turnout.processes import free_port
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+#: On what may be two cores: one thread each, and no compiler (it would take longer than all the tests).
+ENGINE_ARGUMENTS = ("--enforce-eager", "--max-num-seqs", "16", "--disable-uvicorn-access-log")
+READY_S = 300
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    python = os.environ.get("TURNOUT_VLLM_PYTHON") or str(ROOT / ".venv-vllm" / "bin" / "python")
+    if not Path(python).exists():
+        pytest.fail(f"no vLLM at {python}: run tests/engines/install.sh, or set TURNOUT_VLLM_PYTHON")
+    return python
+
+
+@pytest.fixture(scope="session")
+def tiny_models(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the models `first` and `second`."""
+    folder = tmp_path_factory.mktemp("models")
+    program = [vllm_python, str(HERE / "tiny_models.py"), str(folder), "first=1", "second=2"]
+    made = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
+    assert made.returncode == 0, made.stderr[-2000:]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def engines_registry(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """Where this session's engines are registered: two versions with weights, and no endpoint yet."""
+    registry = Registry(f"sqlite:///{tmp_path_factory.mktemp('registry') / 'mlflow.db'}")
+    registry.register("chat", None, source=str(tiny_models / "first"), aliases=("production",))
+    registry.register("chat", None, source=str(tiny_models / "second"), aliases=("candidate",))
+    return registry
+
+
+@pytest.fixture(scope="session")
+def fleet(
+    vllm_python: str, engines_registry: Registry, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    """Both engines, started at the same time, until the session ends: then nothing of them is left."""
+    data = tmp_path_factory.mktemp("serve")
+    environment = os.environ | {
+        "TURNOUT_DATA": str(data),
+        "TURNOUT_TRACKING_URI": engines_registry.tracking_uri,
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CACHE_ROOT": str(data / "cache"),
+    }
+    turnout = str(Path(sys.executable).with_name("turnout"))
+    running = [
+        subprocess.Popen(
+            [
+                turnout,
+                "serve",
+                reference,
+                "--port",
+                str(free_port()),
+                "--python",
+                vllm_python,
+                *ENGINE_ARGUMENTS,
+            ],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for reference in ("models:/chat@production", "models:/chat/2")
+    ]
+    try:
+        first, second = _endpoints(engines_registry, running)
+        yield Fleet(first=first, second=second, served_name="chat", engine="vllm-cpu")
+    finally:
+        for process in running:
+            process.terminate()
+        said = [process.communicate(timeout=60)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    assert [one.endpoint for one in engines_registry.model("chat").versions] == [None, None]
+    assert not _leftovers(data), "an engine left processes behind"
+
+
+def _endpoints(registry: Registry, running: list[subprocess.Popen[str]]) -> tuple[str, str]:
+    """The addresses that `turnout serve` has noted, when both have one."""
+    deadline = time.monotonic() + READY_S
+    while True:
+        for process in running:
+            assert process.poll() is None, process.communicate()[0]
+        endpoints = [one.endpoint for one in registry.model("chat").versions]
+        if None not in endpoints:
+            first, second = (one.replicas[0] for one in endpoints if one)
+            return first, second
+        assert time.monotonic() < deadline, f"vLLM was not ready within {READY_S} s"
+        time.sleep(0.5)
+
+
+def _leftovers(data: Path) -> list[int]:
+    """Processes that still have this session's environment: vLLM renames its own, so names tell nothing."""
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"VLLM_CACHE_ROOT={data / 'cache'}".encode() in environ.read_bytes().split(b"\0"):
+                found.append(int(environ.parent.name))
+        except OSError:
+            continue  # gone, or not ours to read
+    return found

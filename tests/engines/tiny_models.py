@@ -1,0 +1,103 @@
+"""Where do models for the engine tests come from, when nothing may be downloaded?
+
+They are made on the spot: a tokenizer trained on this repository's text, Llama weights drawn from a seed.
+What they say is noise; that they are served, streamed, counted and cut off as real models are is the point.
+Runs on the interpreter that has vLLM, and imports nothing of Turnout:
+
+    .venv-vllm/bin/python tests/engines/tiny_models.py OUT NAME=SEED [NAME=SEED ...]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+END, TURN, TURN_END = "<|end|>", "<|turn|>", "<|turn-end|>"
+VOCABULARY = 2048
+LONGEST = 8192  # tokens: an answer can take ten seconds, so that a client can leave in its middle
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|turn|>' + message['role'] + '\n' + message['content'] + '<|turn-end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|turn|>assistant\n' }}{% endif %}"
+)
+
+
+def corpus() -> Iterator[str]:
+    """The repository's own prose and code, in a fixed order."""
+    folders = ("docs", "examples", "experiments", "evaluators", "proxy", "registry", "turnout", "tests")
+    paths = [path for folder in folders for path in (REPOSITORY / folder).rglob("*")]
+    for path in sorted([*REPOSITORY.glob("*.md"), REPOSITORY / "LICENSE", *paths]):
+        if path.suffix in {".md", ".py", ".yaml", ""} and path.is_file():
+            yield path.read_text(encoding="utf-8", errors="replace")
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE: any text, in any language, has tokens."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        corpus(),
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY,
+            special_tokens=[END, TURN, TURN_END],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token=TURN_END,
+        pad_token=END,
+        model_max_length=LONGEST,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def weights(seed: int, words: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A Llama with 0.4 million weights from `seed`: two seeds, two models that answer differently."""
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(words),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,  # a head of 32: the smallest that vLLM's CPU attention takes
+            num_key_value_heads=2,
+            max_position_embeddings=LONGEST,
+            initializer_range=0.3,  # wide: the default makes all words nearly as likely
+            tie_word_embeddings=False,
+            bos_token_id=None,
+            eos_token_id=words.eos_token_id,
+            pad_token_id=words.pad_token_id,
+            torch_dtype=torch.bfloat16,
+        )
+    ).to(torch.bfloat16)
+    model.generation_config = GenerationConfig(
+        eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id
+    )
+    return model
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) < 2 or not all("=" in one for one in arguments[1:]):
+        sys.stderr.write("usage: tiny_models.py OUT NAME=SEED [NAME=SEED ...]\n")
+        return 2
+    out, words = Path(arguments[0]), tokenizer()
+    for name, _, seed in (one.partition("=") for one in arguments[1:]):
+        words.save_pretrained(out / name)
+        weights(int(seed), words).save_pretrained(out / name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,79 @@
+"""What of a record is kept, and in which shape."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.ledger.exchange import ExchangeRecord
+from experiments.ledger.recording import RecordingPolicy
+from experiments.ledger.rows import BODIES, EXCHANGES, MISFITS, Row, pack, rows_of, unpack
+
+from .samples import START_NS, chat_answer, chat_request, record
+
+MAIL = re.compile(r"[\w.]+@[\w.]+")
+
+
+@given(st.binary(max_size=3000))
+def test_packing_is_undone_by_unpacking(body: bytes) -> None:
+    assert unpack(pack(body)) == body
+
+
+def test_nothing_packs_to_nothing() -> None:
+    assert (pack(None), unpack(None)) == (None, None)
+
+
+def body_of(exchange: ExchangeRecord, policy: RecordingPolicy) -> dict[str, Any] | None:
+    found: list[Row] = rows_of(exchange, "s", policy).bodies
+    return dict(zip(BODIES.names, found[0], strict=True)) if found else None
+
+
+def test_in_full_the_very_bytes_are_kept() -> None:
+    exchange = record(1, request=b'{ "messages" : [] , "x": "\xff"}')
+    body = body_of(exchange, RecordingPolicy())
+    assert body is not None
+    assert unpack(body["request"]) == exchange.request
+    assert unpack(body["response"]) == exchange.response
+
+
+def test_redacted_bodies_hold_nothing_that_matches() -> None:
+    call = {"id": "c", "function": {"name": "send", "arguments": r'{"to": "ada\u0040example.org"}'}}
+    exchange = record(
+        1,
+        request=chat_request("write to ada@example.org"),
+        response=chat_answer("ada@example.org it is", tool_calls=[call], reasoning="ada@example.org?"),
+    )
+    body = body_of(exchange, RecordingPolicy(recording="redacted", redact=(MAIL,)))
+    assert body is not None
+    assert (body["prompt"], body["text"]) == ("write to [redacted]", "[redacted] it is")
+    body |= {name: unpack(body[name]) for name in ("request", "response")}
+    assert body["response"]
+    assert "ada" not in repr(body)
+
+
+@pytest.mark.parametrize(
+    "policy", [RecordingPolicy(recording="numbers", redact=(MAIL,)), RecordingPolicy(recording="redacted")]
+)
+def test_no_body_where_numbers_are_asked_for_or_nobody_says_what_to_redact(policy: RecordingPolicy) -> None:
+    assert body_of(record(1), policy) is None
+
+
+def test_the_outcome_is_refined_and_a_code_of_the_proxy_is_kept() -> None:
+    rows = rows_of(record(1, response=chat_answer("")), "s", RecordingPolicy())
+    row = dict(zip(EXCHANGES.names, rows.exchanges[0], strict=True))
+    assert (row["outcome"], row["error_code"]) == ("empty", None)
+    assert (row["started_at"], row["duration_ms"]) == ((START_NS + 1_000_000) // 1000, 250.0)
+    cut = record(1, response=b"{", error_code="early_close")
+    row = dict(zip(EXCHANGES.names, rows_of(cut, "s", RecordingPolicy()).exchanges[0], strict=True))
+    assert (row["outcome"], row["error_code"]) == ("upstream_error", "early_close")
+
+
+def test_a_value_that_does_not_fit_its_column_is_found_before_the_database() -> None:
+    with pytest.raises(MISFITS):
+        rows_of(record(1, phase=2**40), "s", RecordingPolicy()).tables()
+    with pytest.raises(ValueError, match="worker is missing"):
+        rows_of(record(1, worker=None), "s", RecordingPolicy()).tables()

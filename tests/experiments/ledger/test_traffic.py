@@ -1,0 +1,137 @@
+"""Where every exchange went, over time and by arm, and what one exchange was."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments.ledger import traffic
+from experiments.ledger.exchange import LossRecord
+from experiments.ledger.recording import RecordingPolicy
+from experiments.ledger.store import Store, instant
+
+from .conftest import Collect
+from .samples import START_NS, chat_answer, chat_request, record
+
+CONTROL = {"experiment": "e", "phase": 1, "assigned_arm": "control", "served_arm": "control", "unit": "u"}
+CANDIDATE = CONTROL | {"assigned_arm": "candidate", "served_arm": "candidate", "unit": "v"}
+FELL_BACK = CANDIDATE | {"served_arm": "control", "arm_outcome": "timeout"}
+
+
+@pytest.fixture
+def split(store: Store, collect: Collect) -> Store:
+    store.write(
+        lambda c: c.execute(
+            "INSERT INTO experiments (name, model, mode, state, spec, spec_hash, created_at, started_at)"
+            " VALUES ('e', 'chat', 'ab', 'running', '{}', 'h', ?, ?)",
+            [instant(START_NS), instant(START_NS)],
+        )
+    )
+    collect(
+        record(1, **CONTROL),
+        record(2, **CONTROL, outcome="upstream_error", status=500),
+        record(3, **CANDIDATE),
+        record(4, **FELL_BACK),
+        record(5, **CONTROL, outcome="rejected", status=400),
+        record(6, **CONTROL | {"unit": None, "assigned_arm": None}),
+        record(7, **CONTROL, origin="forced"),
+        record(8, experiment="other", phase=1, assigned_arm="control", unit="u"),
+        LossRecord(worker="w", since_ns=START_NS + 1000, until_ns=START_NS + 2000, count=2),
+        LossRecord(worker="w", since_ns=START_NS - 10**9, until_ns=START_NS - 10**8, count=50),
+    )
+    return store
+
+
+def test_accounting_closes(split: Store) -> None:
+    found = traffic.accounting(split, "e")
+    assert found == {
+        "eligible": 5,
+        "no_unit": 1,
+        "recorded": 6,
+        "shed": 0,
+        "lost": 2,
+        "by_arm": {
+            "candidate": {"assigned": 2, "served": 1, "failed": 1, "fell_back": 1},
+            "control": {"assigned": 2, "served": 4, "failed": 1, "fell_back": 0},
+        },
+    }
+    assigned = sum(arm["assigned"] for arm in found["by_arm"].values())
+    assert assigned + found["no_unit"] == found["eligible"]
+    assert sum(arm["served"] for arm in found["by_arm"].values()) == found["eligible"]
+
+
+def test_an_unknown_experiment_has_no_traffic(store: Store) -> None:
+    assert traffic.accounting(store, "e") == {
+        "eligible": 0, "no_unit": 0, "recorded": 0, "shed": 0, "lost": 0, "by_arm": {},
+    }  # fmt: skip
+    assert traffic.timeline(store, "e") == []
+
+
+def test_the_timeline_counts_by_bucket_arm_and_phase(store: Store, collect: Collect) -> None:
+    second = 1000  # records are a millisecond apart
+    collect(
+        record(1 * second, **CONTROL, duration_us=100_000),
+        record(9 * second, **CONTROL, duration_us=300_000),
+        record(9 * second + 1, **FELL_BACK),
+        record(11 * second, **CONTROL | {"phase": 2}),
+    )
+    found = traffic.timeline(store, "e", bucket_s=10)
+    begin = instant(START_NS)
+    assert [(row["at"], row["arm"], row["phase"], row["requests"], row["failures"]) for row in found] == [
+        (begin, "candidate", 1, 1, 1),
+        (begin, "control", 1, 2, 0),
+        (instant(START_NS + 10 * 10**9), "control", 2, 1, 0),
+    ]
+    assert found[1]["p50_duration_ms"] == 200
+
+
+def test_the_control_of_a_shadow_is_what_was_mirrored(store: Store, collect: Collect) -> None:
+    primary = record(1)
+    shadow = {"role": "shadow", "experiment": "e", "phase": 1, "assigned_arm": "candidate"}
+    collect(
+        primary,
+        record(2, pair_id=primary.exchange_id, **shadow),
+        record(3, pair_id="x", outcome="shed", status=0, **shadow),
+    )
+    rows = traffic.timeline(store, "e")
+    assert [(row["arm"], row["requests"]) for row in rows] == [("candidate", 1), ("control", 1)]
+    assert traffic.accounting(store, "e")["shed"] == 1
+
+
+def test_one_exchange_with_its_body(store: Store, collect: Collect) -> None:
+    call = {"id": "c", "function": {"name": "f", "arguments": "{}"}}
+    exchange = record(1, request=chat_request("Ü?"), response=chat_answer("ja", tool_calls=[call]))
+    collect(exchange)
+    found = traffic.exchange(store, exchange.exchange_id)
+    assert found is not None
+    assert (found["prompt"], found["text"], found["outcome"]) == ("Ü?", "ja", "complete")
+    assert found["tool_calls"] == [{"id": "c", "name": "f", "arguments": "{}"}]
+    assert found["request"].encode() == exchange.request
+    assert found["response"].encode() == exchange.response
+    assert traffic.exchange(store, "nobody") is None
+
+
+def test_an_exchange_without_a_body(store: Store, collect: Collect) -> None:
+    collect(record(1), policies={"chat": RecordingPolicy(recording="numbers")})
+    found = traffic.exchange(store, record(1).exchange_id)
+    assert found is not None
+    assert (found["request"], found["text"], found["tool_calls"]) == (None, None, [])
+
+
+def test_exchanges_by_filter_newest_first(split: Store) -> None:
+    def ids(**filters: object) -> list[int]:
+        rows = traffic.exchanges(split, **filters)  # type: ignore[arg-type]
+        return [int(row["exchange_id"][-12:], 16) for row in rows]
+
+    assert ids(experiment="e") == [7, 6, 5, 4, 3, 2, 1]
+    assert ids(experiment="e", arm="candidate") == [4, 3]
+    assert ids(outcome="upstream_error") == [2]
+    assert ids(model="nothing") == []
+    assert ids(experiment="e", limit=2, offset=1) == [6, 5]
+    assert ids(experiment="e' OR true --") == []
+
+
+def test_how_the_ledger_is(split: Store) -> None:
+    found = traffic.condition(split)
+    assert (found["rows"], found["losses"], found["torn_bytes"], found["quarantined"]) == (8, 52, 0, 0)
+    assert found["last_segment_at"] is not None
+    assert found["bytes"] == split.size()

@@ -1,0 +1,217 @@
+"""A control plane in one process, that can be killed between any two steps and started again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.control import Author
+from experiments.controller import Controller, ControllerOptions
+from experiments.decision import Backing
+from experiments.ledger import decisions, trials
+from experiments.lifecycle import Experiment
+from experiments.snapshot import Snapshot
+from experiments.verdict import LookState, Verdict, VerdictKind
+from registry import EndpointSpec, Move, RegisteredModel, Registry, RegistryUnreachable
+
+TOKEN = "a-token"
+ADA = Author(actor="ada", reason="because")
+
+AB = """\
+experiment: faster
+model: chat
+mode: ab
+candidate: 2
+traffic: {weight: 50}
+metrics: {success: [{metric: latency}], guardrails: [{metric: error_rate, tolerated_ratio: 1.25}]}
+"""
+CANARY = AB.replace("mode: ab", "mode: canary").replace(
+    "{weight: 50}", "{ramp: [5, 25, 50], min_units: 10, min_duration: 1m}"
+)
+SHADOW = AB.replace("mode: ab", "mode: shadow").replace("{weight: 50}", "{share: 20}")
+
+
+class Killed(BaseException):
+    """The process ends here: nothing that stands in an `except Exception` may run."""
+
+
+class FlakyRegistry(Registry):
+    """The real one, with a plug that can be pulled."""
+
+    away = False
+
+    def models(self) -> list[RegisteredModel]:
+        self._ask()
+        return super().models()
+
+    def model(self, name: str) -> RegisteredModel:
+        self._ask()
+        return super().model(name)
+
+    def promote(self, model: str, version: int) -> Move:
+        self._ask()
+        return super().promote(model, version)
+
+    def rollback(self, model: str) -> Move:
+        self._ask()
+        return super().rollback(model)
+
+    def tag_version(self, model: str, version: int, key: str, value: str) -> None:
+        self._ask()
+        super().tag_version(model, version, key, value)
+
+    def _ask(self) -> None:
+        if self.away:
+            raise RegistryUnreachable("MLflow does not answer")
+
+
+class Plane:
+    """Model `chat` with three versions, the first one production. `crash_at` names the step to die at."""
+
+    def __init__(self, data: Path, stocked_mlflow: Path) -> None:
+        data.mkdir()
+        shutil.copy(stocked_mlflow, data / "mlflow.db")
+        self.data = data
+        self.registry = FlakyRegistry(f"sqlite:///{data / 'mlflow.db'}")
+        self.crash_at: str | None = None
+        self.steps: list[str] = []
+        self.now_ns = 1_800_000_000_000_000_000
+
+    def start(self) -> Controller:
+        options = ControllerOptions(data=self.data, tracking_uri=self.registry.tracking_uri, token=TOKEN)
+        self.controller = Controller(options, registry=self.registry, at=self._at, now_ns=self._tick)
+        self.controller.start(loops=False)
+        return self.controller
+
+    def _tick(self) -> int:
+        """A clock on which no two things happen at once."""
+        self.now_ns += 1_000_000
+        return self.now_ns
+
+    def _at(self, step: str) -> None:
+        self.steps.append(step)
+        if step == self.crash_at:
+            raise Killed(step)
+
+    def kill(self) -> None:
+        """Nothing is finished; what DuckDB has committed stays, as after SIGKILL."""
+        self.controller.store.close()
+
+    def restart(self) -> None:
+        """A new controller on what the dead one left, which then has the time that it needs."""
+        self.crash_at = None
+        self.kill()
+        self.start()
+        self.settle()
+
+    def settle(self) -> None:
+        """What the loops do in the background, once."""
+        self.controller.settlement.pay_all()
+        self.controller.reconcile()
+
+    def dies_at(self, step: str, action: Callable[[], Any]) -> None:
+        """Run an action that must be killed at a step."""
+        self.crash_at = step
+        try:
+            action()
+        except Killed:
+            return
+        raise AssertionError(f"never came to {step!r}, only to {self.steps}")
+
+    # -- doing -------------------------------------------------------------------------------------------
+
+    def begin(self, spec: str = AB) -> Experiment:
+        return self.controller.control.start(spec, "spec.yaml", ADA)[0]
+
+    def judged(self, kind: VerdictKind, name: str = "faster") -> Backing:
+        """A verdict of that kind, as the watch would have kept it."""
+        self.now_ns += 1_000_000_000
+        made = verdict(name, kind, self.now_ns)
+        self.controller.store.write(lambda connection: trials.save_look(connection, made))
+        return Backing(kind=kind, digest=made.digest(), experiment=name)
+
+    def conclude(self, kind: VerdictKind, name: str = "faster") -> None:
+        self.controller.control.conclude(name, ADA, self.judged(kind, name))
+
+    def promote(self, version: int | None = 2, *, force: bool = False) -> Any:
+        return self.controller.promotion.promote("chat", version, ADA, force=force)
+
+    def rollback(self, *, production: bool = False) -> Any:
+        return self.controller.promotion.rollback("chat", ADA, production=production)
+
+    # -- looking -----------------------------------------------------------------------------------------
+
+    @property
+    def snapshot(self) -> Snapshot:
+        found = self.controller.publication.last
+        assert found is not None
+        return found
+
+    @property
+    def on_disk(self) -> Snapshot:
+        return Snapshot.from_json((self.data / "snapshot.json").read_bytes())
+
+    @property
+    def production(self) -> int:
+        """The version that is production: in the registry, in memory, in the snapshot and on disk alike."""
+        told = {
+            "registry": self.registry.model("chat").production,
+            "memory": self.controller.junction.model("chat").production,
+            "snapshot": self.snapshot.models["chat"].production,
+            "disk": self.on_disk.models["chat"].production,
+        }
+        assert len(set(told.values())) == 1, told
+        only = told["registry"]
+        assert only is not None
+        return only
+
+    def state(self, name: str = "faster") -> str:
+        """The experiment's state, in memory and in the ledger alike."""
+        memory = self.controller.junction.experiment(name).state
+        assert trials.load(self.controller.store)[name].state == memory
+        return memory
+
+    @property
+    def candidate_has_traffic(self) -> bool:
+        return self.snapshot.models["chat"].split is not None
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(actor, action, state) of every decision, oldest first."""
+        found = decisions.listed(self.controller.store)
+        return [(one.actor, one.action, one.state) for one in reversed(found)]
+
+
+def stock(registry: Registry) -> None:
+    """Model `chat` with three versions, the first one production."""
+    for number in (1, 2, 3):
+        endpoint = EndpointSpec(replicas=(f"http://127.0.0.1:900{number}",), served_name="chat")
+        registry.register("chat", endpoint, aliases=["production"] if number == 1 else [])
+
+
+def verdict(experiment: str, kind: VerdictKind, as_of_ns: int) -> Verdict:
+    """A verdict that says what it is told to."""
+    return Verdict(
+        experiment=experiment,
+        kind=kind,
+        label=kind,
+        sentence=f"It is {kind}.",
+        reasons=(),
+        metrics=(),
+        srm={},
+        look=LookState(
+            planned=5,
+            done=1,
+            scheduled=True,
+            final=False,
+            units=100,
+            effective=100.0,
+            information=0.2,
+            z_bound=None,
+        ),
+        units=100,
+        horizon=5000,
+        days_left=None,
+        as_of_ns=as_of_ns,
+    )

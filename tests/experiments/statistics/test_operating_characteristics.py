@@ -1,0 +1,95 @@
+"""How often are the rules wrong, and how soon right? Small seeded simulations of the public functions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from experiments.statistics import confidence_sequence, failures, group_sequential, sample_ratio
+
+REPLICATIONS = 1000
+REQUESTS = 5000
+
+
+def _failure_counts(
+    rng: np.random.Generator, error: tuple[float, float], share: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    candidate = rng.random((REPLICATIONS, REQUESTS)) < share
+    failed = rng.random((REPLICATIONS, REQUESTS)) < np.where(candidate, error[1], error[0])
+    return (
+        np.cumsum(candidate & failed, axis=1, dtype=np.int32),
+        np.cumsum(~candidate & failed, axis=1, dtype=np.int32),
+        np.cumsum(candidate, axis=1, dtype=np.int32),
+    )
+
+
+def _log_e(one: np.ndarray, zero: np.ndarray, share: float) -> np.ndarray:
+    grid = failures.harm_log_e(np.arange(one.max() + 1)[:, None], np.arange(zero.max() + 1)[None, :], share)
+    return grid[one, zero]
+
+
+def test_a_healthy_canary_looked_at_after_every_request_is_rarely_rolled_back() -> None:
+    one, zero, _ = _failure_counts(np.random.default_rng(11), (0.02, 0.02), 0.1)
+    rate = float(np.mean((_log_e(one, zero, 0.1) >= math.log(20)).any(axis=1)))
+    assert rate <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / REPLICATIONS)
+
+
+def test_a_bad_canary_is_caught_within_160_of_its_requests() -> None:
+    one, zero, seen = _failure_counts(np.random.default_rng(12), (0.02, 0.06), 0.1)
+    crossed = _log_e(one, zero, 0.1) >= math.log(20)
+    caught = crossed.any(axis=1)
+    assert float(np.mean(caught)) >= 0.94
+    first = seen[np.arange(REPLICATIONS), crossed.argmax(axis=1)][caught]
+    assert float(np.median(first)) <= 160
+
+
+def test_sticky_users_with_many_failures_do_not_inflate_the_false_alarms() -> None:
+    # Half of the failures come from few users; units are counted by their first failure.
+    rng = np.random.default_rng(13)
+    users, alarms = 500, 0
+    for _ in range(300):
+        arm = rng.random(users) < 0.1
+        frailty = rng.beta(0.1, 2.0, users)
+        order = rng.integers(0, users, REQUESTS)
+        failed = rng.random(REQUESTS) < frailty[order]
+        _, first = np.unique(order[failed], return_index=True)
+        sequence = arm[order[failed][np.sort(first)]]
+        one, zero = np.cumsum(sequence), np.cumsum(~sequence)
+        alarms += bool((failures.harm_log_e(one, zero, 0.1) >= math.log(20)).any())
+    assert alarms / 300 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 300)
+
+
+def test_the_one_sided_sequence_keeps_its_level_from_its_burn_in_on() -> None:
+    rng = np.random.default_rng(14)
+    x = np.where(rng.random((REPLICATIONS, REQUESTS)) < 0.5, 1.0, -1.0) * rng.normal(
+        size=(REPLICATIONS, REQUESTS)
+    )
+    n = np.arange(1, REQUESTS + 1)
+    z = np.cumsum(x, axis=1) / np.sqrt(n)
+    bound = np.array(
+        [confidence_sequence.one_sided_critical_value(k, alpha=0.05, best_at=2500) for k in n[99:]]
+    )
+    assert float(np.mean((z[:, 99:] >= bound).any(axis=1))) <= 0.05
+
+
+def test_looks_keep_their_level_and_most_of_the_power() -> None:
+    rng = np.random.default_rng(15)
+    looks = np.arange(1, 6) / 5
+    bounds = np.array(group_sequential.bounds(looks.tolist(), alpha=0.05))
+    steps = rng.normal(size=(20_000, 5)) * math.sqrt(0.2)
+    score = np.cumsum(steps, axis=1)
+    null = np.abs(score / np.sqrt(looks)) >= bounds
+    assert abs(float(np.mean(null.any(axis=1))) - 0.05) <= 0.005
+    drifted = (score + 2.8016 * looks) / np.sqrt(looks) >= bounds
+    assert float(np.mean(drifted.any(axis=1))) >= 0.78
+
+
+def test_a_mismatch_of_53_to_47_is_found_in_most_runs() -> None:
+    rng = np.random.default_rng(16)
+    one = np.cumsum(rng.random((REPLICATIONS, REQUESTS)) < 0.53, axis=1)[:, 99::50]
+    at = np.arange(100, REQUESTS + 1, 50)
+    counts = np.stack([one, at - one], axis=-1)
+    each = [sample_ratio.log_e(counts, (0.5, 0.5), concentration=k) for k in sample_ratio.CONCENTRATIONS]
+    mixed = np.logaddexp.reduce(each, axis=0) - math.log(len(each))
+    assert float(np.mean((mixed >= math.log(100)).any(axis=1))) >= 0.73

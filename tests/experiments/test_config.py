@@ -1,0 +1,138 @@
+"""A torn, empty or wrong file never replaces a good one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from experiments.config import Config, read_config
+from experiments.errors import DocumentError
+from experiments.junction import Junction
+from experiments.publication import Publication
+
+GOOD = """\
+models:
+  chat: {recording: redacted, redact: ['[0-9]{16}'], keep: 30d, keep_size: 5GB}
+  code: {recording: numbers}
+"""
+
+
+def write(file: Path, text: str) -> None:
+    """As an editor does it: another file, renamed."""
+    making = file.with_suffix(".new")
+    making.write_text(text)
+    making.replace(file)
+
+
+def test_what_is_said_is_what_holds() -> None:
+    policies = read_config(GOOD, "turnout.yaml").policies
+    chat = policies["chat"]
+    assert chat.recording == "redacted"
+    assert chat.redact[0].pattern == "[0-9]{16}"
+    assert chat.keep_s == 30 * 86_400
+    assert chat.keep_bytes == 5 * 10**9
+    assert policies["code"].recording == "numbers"
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "line"),
+    [
+        (GOOD.replace("numbers", "number"), "models.code.recording", 3),
+        (GOOD.replace("[0-9]{16}", "[0-9"), "models.chat.redact[0]", 2),
+        (GOOD.replace("30d", "30"), "models.chat.keep", 2),
+        (GOOD.replace("5GB", "5"), "models.chat.keep_size", 2),
+        (GOOD.replace("keep_size", "keepsize"), "models.chat.keepsize", 2),
+        (GOOD.replace("redact: ['[0-9]{16}'], ", ""), "models.chat.recording", 2),
+        (GOOD + "  code: {}\n", "models.code", 4),
+        ("model: {}\n", "model", 1),
+        ("", "", None),
+    ],
+)
+def test_every_problem_has_its_place(text: str, field: str, line: int | None) -> None:
+    with pytest.raises(DocumentError) as caught:
+        read_config(text, "turnout.yaml")
+    places = {(problem.field, problem.line) for problem in caught.value.problems}
+    assert any(place[0] == field and line in (None, place[1]) for place in places), places
+
+
+@pytest.mark.parametrize("bad", ["", "models:\n  chat: {recor", "models: {chat: {recording: all}}", "\x00"])
+def test_a_bad_file_leaves_the_last_good_one_in_force(tmp_path: Path, bad: str) -> None:
+    file = tmp_path / "turnout.yaml"
+    write(file, GOOD)
+    config = Config(file)
+    assert config.recordings() == {"chat": "redacted", "code": "numbers"}
+    write(file, bad)
+    assert not config.reload()
+    assert config.recordings() == {"chat": "redacted", "code": "numbers"}
+    assert config.error
+    write(file, GOOD.replace("numbers", "full"))
+    assert config.reload()
+    assert config["code"].recording == "full"
+    assert config.error is None
+
+
+def test_a_file_that_has_gone_does_not_switch_redaction_off(tmp_path: Path) -> None:
+    file = tmp_path / "turnout.yaml"
+    write(file, GOOD)
+    config = Config(file)
+    os.unlink(file)
+    assert not config.reload()
+    assert config["chat"].recording == "redacted"
+    assert "has gone" in str(config.error)
+    write(file, GOOD)
+    config.reload()
+    assert config.error is None
+
+
+def test_without_a_file_everything_is_recorded_in_full(tmp_path: Path) -> None:
+    config = Config(tmp_path / "turnout.yaml")
+    assert dict(config) == {}
+    assert config.error is None
+
+
+def test_a_file_that_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "turnout.yaml"
+    write(file, GOOD)
+    config = Config(file)
+    assert not config.reload()
+
+
+KEYS = "keys:\n  - {tenant: acme, sha256: %s}\n" % ("ab" * 32)
+
+
+def test_keys_name_their_tenants() -> None:
+    assert read_config(KEYS, "turnout.yaml").keys == {"ab" * 32: "acme"}
+    for wrong, place in (("ab" * 32, "keys[0].sha256"), ("acme", "keys[0].tenant")):
+        with pytest.raises(DocumentError) as caught:
+            read_config(KEYS.replace(wrong, "A b"), "turnout.yaml")
+        assert [problem.field for problem in caught.value.problems] == [place]
+
+
+def test_a_restart_on_a_torn_file_keeps_what_was_in_force(tmp_path: Path) -> None:
+    file = tmp_path / "turnout.yaml"
+    write(file, GOOD + KEYS)
+    before = Config(file)
+    write(file, GOOD[:20])
+    after = Config(file)
+    assert after.error is not None
+    assert after.keys_in_force() == before.keys_in_force() != {}
+    assert after.recordings() == before.recordings() != {}
+
+
+def test_a_wrong_file_without_a_last_good_one_starts_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "turnout.yaml"
+    write(file, GOOD[:20])
+    with pytest.raises(DocumentError):
+        Config(file)
+
+
+def test_keys_reach_the_proxies(tmp_path: Path) -> None:
+    file = tmp_path / "turnout.yaml"
+    write(file, KEYS)
+    publication = Publication(tmp_path / "snapshot.json")
+    junction = Junction(publication, keys=Config(file).keys_in_force)
+    junction.publish()
+    assert publication.last is not None
+    assert dict(publication.last.keys) == {"ab" * 32: "acme"}

@@ -1,0 +1,269 @@
+"""Starting, ramping, pausing and stopping: what is checked, what is recorded, what traffic follows."""
+
+from __future__ import annotations
+
+import duckdb
+import pytest
+
+from experiments.decision import Backing
+from experiments.errors import Conflict, DocumentError, NotFound, Refused, Unavailable
+from experiments.ledger import golden, trials
+from experiments.ledger.store import instant
+
+from .plane import AB, ADA, CANARY, SHADOW, Plane
+
+GOLDEN = AB + "golden: {require: pass, set: support}\n"
+
+
+def compared(
+    plane: Plane, verdict: str, *, control: int = 1, candidate: int = 2, set_name: str = "support"
+) -> None:
+    """A golden comparison, as `turnout golden compare` leaves it."""
+    at = instant(plane._tick())
+    plane.controller.store.write(
+        lambda connection: golden.save_comparison(
+            connection,
+            {
+                "comparison_id": f"{at.timestamp()}",
+                "set_name": set_name,
+                "set_hash": "golden@sha256:0",
+                "model": "chat",
+                "control_run": "c",
+                "candidate_run": "d",
+                "control_version": control,
+                "candidate_version": candidate,
+                "verdict": verdict,
+                "result": {},
+            },
+            at=at,
+        )
+    )
+
+
+def test_a_start_gives_the_candidate_its_share_and_is_recorded(plane: Plane) -> None:
+    experiment = plane.begin()
+    split = plane.snapshot.models["chat"].split
+    assert split is not None
+    assert (split.experiment, split.phase, split.unit) == ("faster", 1, "user")
+    assert {arm.name: arm.version for arm in split.arms} == {"control": 1, "candidate": 2}
+    assert plane.rows() == [("ada", "start", "done")]
+    assert trials.load(plane.controller.store)["faster"] == experiment
+
+
+def test_the_same_units_land_in_the_same_arm_after_a_restart(plane: Plane) -> None:
+    plane.begin(CANARY)
+    plane.controller.control.ramp("faster", 250_000, ADA)
+    before = plane.snapshot.models["chat"].split
+    plane.restart()
+    assert plane.snapshot.models["chat"].split == before
+
+
+def test_the_same_spec_again_changes_nothing(plane: Plane) -> None:
+    plane.begin()
+    version = plane.snapshot.version
+    again, done = plane.controller.control.start(AB + "# again\n", "spec.yaml", ADA)
+    assert again.state == "running"
+    assert not done.recorded
+    assert plane.snapshot.version == version
+
+
+def test_a_name_stands_for_one_declaration(plane: Plane) -> None:
+    plane.begin()
+    with pytest.raises(Conflict, match="a name stands for one declaration"):
+        plane.begin(AB.replace("50", "40"))
+    plane.controller.control.stop("faster", ADA)
+    with pytest.raises(Conflict, match=r"already \(stopped\)"):
+        plane.begin()
+
+
+def test_one_experiment_routes_a_model_and_shadows_run_beside_it(plane: Plane) -> None:
+    plane.begin()
+    with pytest.raises(Conflict) as refused:
+        plane.begin(CANARY.replace("faster", "another").replace("candidate: 2", "candidate: 3"))
+    assert refused.value.code == "experiment_running"
+    plane.begin(SHADOW.replace("faster", "beside").replace("candidate: 2", "candidate: 3"))
+    route = plane.snapshot.models["chat"]
+    assert route.split is not None
+    assert [mirror.version for mirror in route.mirrors] == [3]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "words"),
+    [
+        ("model: chat", "model: chart", NotFound, "there are: chat"),
+        ("candidate: 2", "candidate: 7", NotFound, "it has: 1, 2, 3"),
+        ("candidate: 2", "candidate: next", NotFound, "no alias 'next'"),
+        ("candidate: 2", "candidate: 1", Conflict, "both version 1"),
+        ("candidate: 2", "candidate: nine lives", DocumentError, "spec.yaml:4"),
+    ],
+)
+def test_what_cannot_be_started_is_refused_before_anything_is_written(
+    plane: Plane, old: str, new: str, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        plane.begin(AB.replace(old, new))
+    assert plane.rows() == []
+    assert trials.load(plane.controller.store) == {}
+
+
+def test_a_version_without_an_endpoint_gets_no_traffic(plane: Plane) -> None:
+    plane.registry.set_endpoint("chat", 2, None)
+    plane.settle()
+    with pytest.raises(Conflict) as refused:
+        plane.begin()
+    assert refused.value.code == "no_endpoint"
+
+
+def test_a_golden_set_that_must_be_passed_must_have_been_passed(plane: Plane) -> None:
+    with pytest.raises(Refused, match="there is none"):
+        plane.begin(GOLDEN)
+    compared(plane, "pass", candidate=3)
+    compared(plane, "pass", control=3)
+    compared(plane, "pass", set_name="other")
+    with pytest.raises(Refused, match="there is none"):
+        plane.begin(GOLDEN)
+    compared(plane, "pass")
+    compared(plane, "fail")
+    with pytest.raises(Refused, match="it is fail"):  # the newest counts
+        plane.begin(GOLDEN)
+    compared(plane, "pass")
+    assert plane.begin(GOLDEN).state == "running"
+
+
+def test_a_ledger_that_cannot_be_written_refuses_the_start(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(change: object) -> None:
+        raise duckdb.IOException("No space left on device")
+
+    monkeypatch.setattr(plane.controller.store, "write", write)
+    with pytest.raises(Unavailable, match="nothing was changed"):
+        plane.begin()
+    assert not plane.candidate_has_traffic
+
+
+def test_a_ramp_opens_a_phase(plane: Plane) -> None:
+    plane.begin(CANARY)
+    plane.controller.control.ramp(
+        "faster", 250_000, ADA, Backing(kind="keep_running", digest="d", experiment="faster")
+    )
+    split = plane.snapshot.models["chat"].split
+    assert split is not None
+    assert split.phase == 2
+    rows = trials.phases(plane.controller.store, "faster")
+    assert [(row["phase"], row["candidate_ppm"], row["ended_at"] is None) for row in rows] == [
+        (1, 50_000, False),
+        (2, 250_000, True),
+    ]
+
+
+def test_pausing_takes_the_traffic_and_resuming_gives_it_back(plane: Plane) -> None:
+    plane.begin()
+    before = plane.snapshot.models["chat"].split
+    assert before is not None
+    plane.controller.control.pause("faster", ADA)
+    assert not plane.candidate_has_traffic
+    plane.settle()
+    assert plane.state() == "paused"
+    plane.restart()
+    assert not plane.candidate_has_traffic
+    plane.controller.control.resume("faster", ADA)
+    after = plane.snapshot.models["chat"].split
+    assert after is not None
+    assert after.arms == before.arms
+    assert after.phase == 2
+    assert plane.state() == "running"
+
+
+def test_stopping_twice_changes_nothing_more(plane: Plane) -> None:
+    plane.begin()
+    plane.controller.control.stop("faster", ADA)
+    plane.settle()
+    assert plane.state() == "stopped"
+    rows = plane.rows()
+    assert not plane.controller.control.stop("faster", ADA).recorded
+    plane.settle()
+    assert plane.rows() == rows
+    with pytest.raises(Conflict, match="nothing more can be done"):
+        plane.controller.control.resume("faster", ADA)
+
+
+def test_a_stop_that_comes_between_a_ramp_and_its_record_wins(plane: Plane) -> None:
+    plane.begin(CANARY)
+
+    def stop(step: str) -> None:
+        if step == "recorded":
+            plane.controller.control.at = lambda step: None
+            plane.controller.control.stop("faster", ADA)
+
+    plane.controller.control.at = stop
+    with pytest.raises(Conflict) as refused:
+        plane.controller.control.ramp("faster", 250_000, ADA)
+    assert refused.value.code == "overtaken"
+    assert not plane.candidate_has_traffic
+    plane.restart()
+    assert plane.state() == "stopped"
+    assert not plane.candidate_has_traffic
+
+
+@pytest.mark.parametrize(("kind", "traffic"), [("ship", True), ("inconclusive", False)])
+def test_a_conclusion_is_remembered_with_its_verdict(plane: Plane, kind: str, traffic: bool) -> None:
+    plane.begin()
+    plane.conclude(kind)  # type: ignore[arg-type]
+    assert plane.candidate_has_traffic == traffic
+    plane.restart()
+    assert plane.state() == "concluded"
+    assert plane.candidate_has_traffic == traffic
+
+
+def test_snapshot_versions_grow_over_restarts_even_without_the_file(plane: Plane) -> None:
+    plane.begin()
+    plane.controller.pulse()
+    before = plane.snapshot.version
+    plane.kill()
+    (plane.data / "snapshot.json").unlink()
+    plane.start()
+    assert plane.snapshot.version > before
+
+
+def test_who_knows_no_model_publishes_nothing_until_the_registry_has_answered(plane: Plane) -> None:
+    """The last snapshot is torn and MLflow is away: "no models" would take them from the workers."""
+    plane.controller.pulse()
+    plane.kill()
+    version = plane.snapshot.version
+    (plane.data / "snapshot.json").write_bytes(b'{"version": 3, "mod')
+    plane.registry.away = True
+    controller = plane.start()
+    controller.pulse()
+    assert controller.publication.last is None
+    plane.registry.away = False
+    controller.reconcile()
+    assert plane.snapshot.models["chat"].production == 1
+    assert plane.snapshot.version > version
+
+
+def test_an_inconclusive_ending_makes_way_for_the_next_experiment(plane: Plane) -> None:
+    control = plane.controller.control
+    control.start(AB, "ab.yaml", ADA)
+    name = plane.controller.junction.experiments()[0].name
+    control.conclude(name, ADA, Backing(kind="inconclusive", digest="d", experiment=name))
+    started, _ = control.start(AB.replace(name, "another"), "ab.yaml", ADA)
+    assert started.state == "running"
+
+
+def test_resuming_what_runs_changes_nothing(plane: Plane) -> None:
+    control = plane.controller.control
+    started, _ = control.start(AB, "ab.yaml", ADA)
+    done = control.resume(started.name, ADA)
+    assert "running already" in done.decision.changed[0]
+    assert plane.controller.junction.experiment(started.name).phase.number == 1
+
+
+def test_taking_traffic_away_is_recorded_from_the_candidate_to_control(plane: Plane) -> None:
+    control = plane.controller.control
+    started, _ = control.start(AB, "ab.yaml", ADA)
+    done = control.stop(started.name, ADA)
+    assert (done.decision.from_version, done.decision.to_version) == (
+        started.candidate_version,
+        started.control_version,
+    )

@@ -1,0 +1,112 @@
+"""A snapshot routes every unit, or it is refused whole."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+
+from experiments.assignment import CONTROL, initial_ranges, point, unit_id
+from experiments.snapshot import Snapshot, SnapshotError, UnknownModel, UnknownVersion, check_replica
+from tests.proxy.harness import snapshot
+
+URLS = {1: "http://127.0.0.1:9001", 2: "http://127.0.0.1:9002"}
+
+
+def test_json_gives_an_equal_snapshot_back() -> None:
+    for table in (
+        snapshot(URLS),
+        snapshot(URLS, candidate_ppm=50_000, keys={"ab": "acme"}),
+        snapshot(URLS, share_ppm=200_000, recording="redacted"),
+    ):
+        assert Snapshot.from_json(table.to_json()) == table
+        assert Snapshot.from_json(table.to_json()).to_json() == table.to_json()
+
+
+def test_routes_follow_the_ranges() -> None:
+    table = snapshot(URLS, candidate_ppm=300_000)
+    low = initial_ranges({"candidate": 300_000})["candidate"][0][0]
+    for number in range(2000):
+        unit = unit_id(str(number))
+        route = table.route("chat", unit)
+        expected = "candidate" if point("salt", unit) >= low else CONTROL
+        assert route.arm == expected
+        assert route.endpoint.version == (2 if expected == "candidate" else 1)
+        assert (route.fallback is None) == (expected == CONTROL)
+
+
+def test_no_unit_is_production_in_no_arm() -> None:
+    route = snapshot(URLS, candidate_ppm=1_000_000).route("chat", None)
+    assert (route.arm, route.experiment, route.endpoint.version) == (None, None, 1)
+
+
+def test_mirrors_sample_units_by_share() -> None:
+    table = snapshot(URLS, share_ppm=250_000)
+    hits = sum(bool(table.mirrors("chat", unit_id(str(n)))) for n in range(20_000))
+    assert abs(hits / 20_000 - 0.25) < 0.01
+
+
+def test_what_is_not_there_is_named() -> None:
+    table = snapshot(URLS, candidate_ppm=0)
+    with pytest.raises(UnknownModel):
+        table.route("nope", None)
+    with pytest.raises(UnknownVersion, match="no arm 'x'"):
+        table.forced_arm("chat", "x")
+    with pytest.raises(UnknownVersion, match="version 9"):
+        table.forced_version("chat", 9)
+
+
+def damaged(change) -> bytes:
+    document = orjson.loads(snapshot(URLS, candidate_ppm=500_000, share_ppm=1).to_json())
+    change(document)
+    return orjson.dumps(document)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda d: d.pop("models"), "'models' is missing"),
+        (lambda d: d.update(format=99), "format"),
+        (lambda d: d.update(version="7"), "version: expected a whole number"),
+        (lambda d: d["models"][0].update(production=5), "version 5 of 'chat' has no endpoint"),
+        (lambda d: d["models"][0].update(surprise=1), "surprise"),
+        (lambda d: d["models"][0]["mirrors"][0].update(version=7), "version 7"),
+        (lambda d: d["models"][0]["split"]["arms"].pop(), "ranges"),
+        (
+            lambda d: d["models"][0]["split"]["arms"].append(d["models"][0]["split"]["arms"][0]),
+            "exactly once",
+        ),
+        (lambda d: d["endpoints"][0].update(replicas=[]), "replicas"),
+        (lambda d: d["endpoints"][0].update(replicas=["ftp://x"]), "expected http://host:port"),
+        (lambda d: d.update(endpoints=None), "wrong type"),
+        (lambda d: d["endpoints"][0].update(replicas=["http://[::1"]), "expected http://host:port"),
+        (lambda d: d["endpoints"][0].update(served_name=3), "served_name"),
+        (lambda d: d["models"][0]["split"]["arms"][0].update(ranges=[[1]]), "ranges"),
+        (lambda d: d["models"][0]["split"].update(experiment="a\r\nset-cookie: b"), "experiment"),
+        (lambda d: d["models"][0]["split"]["arms"][1].update(name="b\n"), "name"),
+        (lambda d: d["models"][0]["split"].update(unit=5), "unit"),
+        (lambda d: d["models"][0]["split"].update(salt=5), "salt"),
+        (lambda d: d["models"][0]["split"].update(phase="1"), "phase"),
+        (lambda d: d["models"][0]["mirrors"][0].update(share_ppm="1"), "share_ppm"),
+        (lambda d: d["models"][0]["mirrors"][0].update(tools="maybe"), "tools"),
+        (lambda d: d["models"][0].update(recording="some"), "recording"),
+    ],
+)
+def test_what_cannot_be_acted_on_is_refused_with_the_field(change, says: str) -> None:
+    with pytest.raises(SnapshotError, match=says):
+        Snapshot.from_json(damaged(change))
+
+
+def test_every_torn_file_is_refused() -> None:
+    raw = snapshot(URLS, candidate_ppm=1).to_json()
+    for cut in range(len(raw)):
+        with pytest.raises(SnapshotError):
+            Snapshot.from_json(raw[:cut])
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "x", "http://", "http://u:p@h", "http://h/?q", "http://h:99999", "http://h\r\nx", "http://[::1"],
+)
+def test_replicas_are_plain_urls(url: str) -> None:
+    with pytest.raises(SnapshotError):
+        check_replica(url)

@@ -1,0 +1,381 @@
+"""The rule of the verdict on evidence made by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.metrics import MetricError, metric
+from experiments.verdict import (
+    AnalysisSpec,
+    ArmCount,
+    Evidence,
+    Goal,
+    Look,
+    MetricSums,
+    PairSums,
+    conclude,
+    look_taken,
+)
+
+SECOND = 1_000_000_000
+GOALS = (
+    Goal(metric=metric("latency"), role="success", mde=0.05),
+    Goal(metric=metric("error_rate"), role="guardrail"),
+    Goal(metric=metric("latency"), role="guardrail", margin=0.1),
+)
+
+
+def spec(**changes: Any) -> AnalysisSpec:
+    known: dict[str, Any] = {
+        "experiment": "e",
+        "mode": "canary",
+        "unit": "user",
+        "goals": GOALS,
+        "control_version": 1,
+        "candidate_version": 3,
+    }
+    return AnalysisSpec(**(known | changes))
+
+
+def arms(control: int, candidate: int, share: float = 0.5, phase: int = 0) -> tuple[ArmCount, ...]:
+    return (
+        ArmCount(phase=phase, arm="control", expected_share=1 - share, units=control, exchanges=control),
+        ArmCount(phase=phase, arm="candidate", expected_share=share, units=candidate, exchanges=candidate),
+    )
+
+
+def failing(arm: str, n: int, x: int, phase: int = 0, missing_units: int = 0) -> MetricSums:
+    return MetricSums(
+        metric="error_rate",
+        phase=phase,
+        arm=arm,
+        units=n,
+        exchanges=n,
+        missing=missing_units,
+        y=x,
+        m=n,
+        yy=x,
+        mm=n,
+        ym=x,
+        failing_units=x,
+        missing_units=missing_units,
+    )
+
+
+def timed(arm: str, n: int, mean: float, sd: float = 0.8, phase: int = 0) -> MetricSums:
+    return MetricSums(
+        metric="latency",
+        phase=phase,
+        arm=arm,
+        units=n,
+        exchanges=n,
+        missing=0,
+        y=n * mean,
+        m=n,
+        yy=(n - 1) * sd * sd + n * mean * mean,
+        mm=n,
+        ym=n * mean,
+    )
+
+
+def evidence(
+    *,
+    n: tuple[int, int] = (2500, 2500),
+    x: tuple[int, int] = (20, 20),
+    means: tuple[float, float] = (6.0, 6.0),
+    share: float = 0.5,
+    **changes: Any,
+) -> Evidence:
+    known: dict[str, Any] = {
+        "experiment": "e",
+        "as_of_ns": 3600 * SECOND,
+        "started_ns": 0,
+        "arms": arms(n[0], n[1], share),
+        "sums": (
+            failing("control", n[0], x[0]),
+            failing("candidate", n[1], x[1]),
+            timed("control", n[0], means[0]),
+            timed("candidate", n[1], means[1]),
+        ),
+    }
+    return Evidence(**(known | changes))
+
+
+def codes(verdict: Any) -> list[str]:
+    return [reason.code for reason in verdict.reasons]
+
+
+class TestRollBack:
+    def test_a_failing_canary_is_named_with_its_numbers(self) -> None:
+        verdict = conclude(spec(), evidence(n=(1341, 149), x=(26, 15), share=0.1))
+        assert verdict.kind == "roll_back"
+        assert verdict.sentence == (
+            "Candidate v3 fails more often than v1: 10.1 % against 1.9 % of users "
+            "(rate ratio 5.2, tolerated 1.25), after 149 users on the candidate."
+        )
+        guardrail = verdict.metrics[1]
+        assert guardrail.state == "crossed"
+        assert guardrail.threshold == pytest.approx(200.0)  # two guardrails share 1 %
+
+    def test_needs_no_look_and_no_minimum(self) -> None:
+        verdict = conclude(spec(goals=GOALS[1:2]), evidence(n=(90, 12), x=(0, 8), share=0.1))
+        assert verdict.kind == "roll_back"
+        assert not verdict.look.scheduled
+
+    def test_as_many_failures_as_tolerated_do_not_count(self) -> None:
+        verdict = conclude(spec(), evidence(n=(2000, 2000), x=(200, 250)))
+        assert verdict.kind == "keep_running"
+
+    def test_latency_far_beyond_the_margin(self) -> None:
+        verdict = conclude(spec(), evidence(means=(6.0, 6.3)))
+        assert verdict.kind == "roll_back"
+        assert "latency" in verdict.sentence
+
+    def test_latency_worse_but_within_the_margin_is_not_rolled_back(self) -> None:
+        assert conclude(spec(), evidence(means=(6.0, 6.09))).kind == "inconclusive"
+
+    def test_phases_with_a_drifting_base_rate_are_not_pooled(self) -> None:
+        # Pooled: 6.5 % against 2.2 %. Within each phase the arms fail alike.
+        drifting = evidence(
+            arms=(*arms(9000, 1000, 0.1, 0), *arms(1000, 1000, 0.5, 1)),
+            sums=(
+                failing("control", 9000, 90, 0),
+                failing("candidate", 1000, 10, 0),
+                failing("control", 1000, 120, 1),
+                failing("candidate", 1000, 120, 1),
+            ),
+        )
+        verdict = conclude(spec(goals=GOALS[1:2], horizon=100_000), drifting)
+        assert verdict.kind == "keep_running"
+        effect = verdict.metrics[0].effect
+        assert effect is not None
+        assert effect.estimate == pytest.approx(0.0, abs=1e-12)
+
+
+class TestShip:
+    def test_better_and_safe_at_the_horizon(self) -> None:
+        verdict = conclude(spec(), evidence(means=(6.0, 5.9)))
+        assert verdict.kind == "ship"
+        assert verdict.look.final
+        assert "v3 can replace v1" in verdict.sentence
+
+    def test_not_between_looks(self) -> None:
+        past = (Look(at_ns=0, units=4000, effective=4000.0),)
+        verdict = conclude(spec(), evidence(n=(2200, 2200), means=(6.0, 5.5)), past_looks=past)
+        assert verdict.kind == "keep_running"
+        assert codes(verdict) == ["next_look"]
+
+    def test_an_early_look_has_a_higher_bound(self) -> None:
+        early = conclude(spec(), evidence(n=(500, 500), means=(6.0, 5.85)))
+        assert early.look.scheduled
+        assert early.look.z_bound == pytest.approx(4.877, abs=0.003)
+        assert early.kind == "keep_running"
+
+    def test_looks_spend_alpha(self) -> None:
+        alone = conclude(spec(), evidence())
+        past = tuple(Look(at_ns=0, units=k * 1000, effective=k * 1000.0) for k in range(1, 5))
+        after = conclude(spec(), evidence(), past_looks=past)
+        assert alone.look.z_bound == pytest.approx(1.95996, abs=1e-3)
+        assert after.look.z_bound == pytest.approx(2.031, abs=0.003)
+
+    def test_a_stored_look_is_not_taken_twice(self) -> None:
+        first = conclude(spec(), evidence(n=(500, 500)))
+        look = look_taken(json.loads(first.to_json()))
+        assert look is not None
+        again = conclude(spec(), evidence(n=(500, 500)), past_looks=(look,))
+        assert not again.look.scheduled
+        assert again.look.done == 1
+        assert look_taken(again.document()) is None
+
+    def test_waits_for_the_minimal_duration(self) -> None:
+        verdict = conclude(spec(min_duration_s=7200.0), evidence(means=(6.0, 5.8)))
+        assert verdict.kind == "keep_running"
+
+    def test_a_failed_golden_set_blocks(self) -> None:
+        verdict = conclude(spec(), evidence(means=(6.0, 5.8), golden="fail"))
+        assert verdict.kind == "inconclusive"
+        assert "golden_not_passed" in codes(verdict)
+
+    def test_a_guardrail_without_data_blocks(self) -> None:
+        goals = (*GOALS, Goal(metric=metric("ttft"), role="guardrail", margin=0.1))
+        verdict = conclude(spec(goals=goals), evidence(means=(6.0, 5.8)))
+        assert verdict.kind == "inconclusive"
+        assert verdict.metrics[3].state == "no_data"
+
+    def test_no_success_metric_means_do_no_harm(self) -> None:
+        assert conclude(spec(goals=GOALS[1:]), evidence()).kind == "ship"
+
+    def test_nothing_declared_is_never_shipped(self) -> None:
+        verdict = conclude(spec(goals=()), evidence())
+        assert verdict.kind == "inconclusive"
+        assert codes(verdict)[0] == "nothing_declared"
+
+
+class TestInvalid:
+    def test_sample_ratio_mismatch_comes_before_harm(self) -> None:
+        verdict = conclude(spec(), evidence(n=(600, 400), x=(5, 80)))
+        assert verdict.kind == "invalid"
+        assert codes(verdict)[:2] == ["sample_ratio_mismatch", "guardrail_crossed"]
+
+    def test_uneven_weights_are_no_mismatch(self) -> None:
+        assert conclude(spec(), evidence(n=(900, 100), x=(9, 1), share=0.1)).srm.state == "ok"
+
+    def test_units_in_two_arms(self) -> None:
+        assert conclude(spec(), evidence(units_in_two_arms=51)).kind == "invalid"
+        assert conclude(spec(), evidence(units_in_two_arms=50)).kind != "invalid"
+
+    def test_missing_values_in_one_arm(self) -> None:
+        sums = (failing("control", 2500, 20), failing("candidate", 2500, 20, missing_units=60))
+        verdict = conclude(spec(goals=GOALS[1:2]), evidence(sums=sums))
+        assert verdict.kind == "invalid"
+        assert codes(verdict)[0] == "missing_differs"
+
+
+class TestShadow:
+    def pair(self, n11: int, n10: int, n01: int, n00: int) -> PairSums:
+        n = n11 + n10 + n01 + n00
+        return PairSums(
+            metric="error_rate",
+            phase=0,
+            clusters=n,
+            pairs=n,
+            missing=0,
+            d=n01 - n10,
+            dd=n01 + n10,
+            md=n01 - n10,
+            mm=n,
+            n11=n11,
+            n10=n10,
+            n01=n01,
+            n00=n00,
+        )
+
+    def test_a_worse_shadow_is_stopped(self) -> None:
+        verdict = conclude(
+            spec(mode="shadow", goals=GOALS[1:2]),
+            Evidence(experiment="e", as_of_ns=SECOND, started_ns=0, pairs=(self.pair(2, 1, 30, 167),)),
+        )
+        assert verdict.kind == "roll_back"
+
+    def test_a_sound_shadow_passes_at_its_horizon(self) -> None:
+        verdict = conclude(
+            spec(mode="shadow", goals=GOALS[1:2], horizon=1000),
+            Evidence(experiment="e", as_of_ns=SECOND, started_ns=0, pairs=(self.pair(5, 4, 4, 987),)),
+        )
+        assert verdict.kind == "ship"
+        assert "may go on to real traffic" in verdict.sentence
+        assert verdict.srm.state == "not_applicable"
+
+
+class TestCards:
+    def test_n_counts_what_was_observed_not_what_was_eligible(self) -> None:
+        def rated(arm: str, m: float) -> MetricSums:
+            return MetricSums(
+                metric="feedback:thumbs",
+                phase=0,
+                arm=arm,
+                units=int(m),
+                exchanges=2500,
+                missing=0,
+                y=m / 2,
+                m=m,
+                yy=m / 2,
+                mm=m,
+                ym=m / 2,
+            )
+
+        goals = (Goal(metric=metric("feedback:thumbs"), role="exploratory"),)
+        some = conclude(spec(goals=goals), evidence(sums=(rated("control", 9), rated("candidate", 0))))
+        assert [arm.n for arm in some.metrics[0].arms] == [9, 0]
+        assert some.metrics[0].state == "no_data"
+        assert some.metrics[0].text.endswith("no data from the candidate yet")
+
+
+class TestTotality:
+    def test_no_evidence_at_all(self) -> None:
+        verdict = conclude(spec(), Evidence(experiment="e", as_of_ns=0, started_ns=0))
+        assert verdict.kind == "keep_running"
+        assert {card.state for card in verdict.metrics} == {"no_data"}
+        assert verdict.days_left is None
+
+    def test_the_same_bytes_twice(self) -> None:
+        assert conclude(spec(), evidence()).to_json() == conclude(spec(), evidence()).to_json()
+        document = json.loads(conclude(spec(), evidence()).to_json())
+        assert document["digest"] == conclude(spec(), evidence()).digest()
+
+    @settings(max_examples=150, deadline=None)
+    @given(
+        counts=st.lists(st.integers(0, 10**9), min_size=4, max_size=4),
+        sums=st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=10, max_size=10),
+        share=st.floats(0.0, 1.0),
+        mode=st.sampled_from(["ab", "canary", "shadow"]),
+    )
+    def test_any_sums_give_a_verdict(
+        self, counts: list[int], sums: list[float], share: float, mode: Any
+    ) -> None:
+        n0, n1, x0, x1 = counts
+
+        def row(arm: str, n: int, x: int, name: str, at: int) -> MetricSums:
+            y, m, yy, mm, ym = sums[at : at + 5]
+            return MetricSums(
+                metric=name,
+                phase=0,
+                arm=arm,
+                units=n,
+                exchanges=n,
+                missing=x,
+                y=y,
+                m=m,
+                yy=yy,
+                mm=mm,
+                ym=ym,
+                failing_units=x,
+                missing_units=x,
+            )
+
+        rows = tuple(
+            row(arm, n, x, name, at)
+            for name in ("latency", "error_rate", "completion_tokens")
+            for arm, n, x, at in (("control", n0, x0, 0), ("candidate", n1, x1, 5))
+        )
+        pairs = PairSums(
+            metric="latency",
+            phase=0,
+            clusters=n0,
+            pairs=n1,
+            missing=x0,
+            d=sums[0],
+            dd=sums[1],
+            md=sums[2],
+            mm=sums[3],
+            control_y=sums[4],
+            n11=n0,
+            n10=n1,
+            n01=x0,
+            n00=x1,
+        )
+        goals = (*GOALS, Goal(metric=metric("completion_tokens"), role="guardrail", margin=0.1))
+        verdict = conclude(
+            spec(mode=mode, goals=goals),
+            evidence(arms=arms(n0, n1, share), sums=rows, pairs=(pairs,)),
+        )
+        assert verdict.kind in ("invalid", "roll_back", "ship", "keep_running", "inconclusive")
+        for card in verdict.metrics:
+            for shown in (card.effect, card.band):
+                if shown is not None:
+                    assert math.isfinite(shown.estimate)
+                    assert not math.isnan(shown.lower)
+                    assert shown.lower <= shown.estimate <= shown.upper
+        json.loads(verdict.to_json())
+
+
+def test_the_catalogue_says_what_it_has() -> None:
+    assert metric("feedback:thumbs").feedback == "thumbs"
+    with pytest.raises(MetricError, match="error_rate"):
+        metric("speed")

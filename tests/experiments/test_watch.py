@@ -1,0 +1,194 @@
+"""What the evidence says is carried out without anybody asking, and once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from experiments.evidence import AnalysisSpec, Evidence
+from experiments.ledger import trials
+from experiments.verdict import Verdict, VerdictKind
+from experiments.watch import Watch
+
+from .plane import AB, ADA, CANARY, Plane, verdict
+
+Judge = Callable[..., Verdict]
+
+
+def judge(kind: VerdictKind) -> Judge:
+    def conclude(spec: AnalysisSpec, evidence: Evidence, **_: Any) -> Verdict:
+        return verdict(spec.experiment, kind, evidence.as_of_ns)
+
+    return conclude
+
+
+def watched(plane: Plane, kind: VerdictKind) -> Watch:
+    controller = plane.controller
+    return Watch(controller.control, controller.promotion, judge=judge(kind))
+
+
+def test_a_crossed_guardrail_rolls_back_by_itself(plane: Plane) -> None:
+    plane.begin()
+    watched(plane, "roll_back").look()
+    assert not plane.candidate_has_traffic
+    plane.settle()
+    assert plane.state() == "rolled_back"
+    assert plane.rows()[-1] == ("controller", "rollback", "done")
+    watched(plane, "roll_back").look()
+    plane.settle()
+    assert plane.rows().count(("controller", "rollback", "done")) == 1
+
+
+def test_a_ship_waits_for_its_operator(plane: Plane) -> None:
+    plane.begin()
+    watched(plane, "ship").look()
+    assert plane.state() == "concluded"
+    assert plane.candidate_has_traffic
+    assert plane.production == 1
+    plane.promote(None)  # the verdict that was kept is the permission
+    assert plane.production == 2
+
+
+@pytest.mark.parametrize("later", ["inconclusive", "keep_running"])
+def test_a_ship_that_waits_is_not_taken_back_by_later_looks_without_alpha(
+    plane: Plane, later: VerdictKind
+) -> None:
+    plane.begin()
+    watched(plane, "ship").look()
+    plane.now_ns += 10**10
+    after = watched(plane, later)
+    after.look()
+    assert after.seen("faster") is None
+    kept = trials.last_verdict(plane.controller.store, "faster")
+    assert kept is not None
+    assert kept["kind"] == "ship"
+    plane.promote(None)
+    assert plane.production == 2
+
+
+def test_a_ship_that_waits_is_still_rolled_back_when_it_turns_bad(plane: Plane) -> None:
+    plane.begin()
+    watched(plane, "ship").look()
+    plane.now_ns += 10**10
+    watched(plane, "roll_back").look()
+    assert not plane.candidate_has_traffic
+    plane.settle()
+    assert plane.state() == "rolled_back"
+
+
+def test_a_ship_is_promoted_where_that_was_declared(plane: Plane) -> None:
+    plane.begin(AB + "on_ship: promote\n")
+    watched(plane, "ship").look()
+    assert plane.production == 2
+    assert plane.state() == "promoted"
+    assert plane.rows()[-1] == ("controller", "promote", "done")
+
+
+def test_a_ship_against_a_control_that_is_not_production_is_not_promoted(plane: Plane) -> None:
+    plane.begin(AB.replace("candidate: 2", "candidate: 2\ncontrol: 3") + "on_ship: promote\n")
+    watched(plane, "ship").look()
+    assert plane.production == 1
+    assert plane.state() == "concluded"
+
+
+@pytest.mark.parametrize(
+    ("kind", "state"), [("inconclusive", "concluded"), ("invalid", "running"), ("keep_running", "running")]
+)
+def test_what_is_no_answer_keeps_production(plane: Plane, kind: VerdictKind, state: str) -> None:
+    plane.begin(AB + "on_ship: promote\n")
+    watched(plane, kind).look()
+    assert plane.production == 1
+    assert plane.state() == state
+    assert plane.candidate_has_traffic == (state == "running")
+
+
+def test_a_paused_experiment_is_left_alone(plane: Plane) -> None:
+    plane.begin()
+    plane.controller.control.pause("faster", ADA)
+    watched(plane, "roll_back").look()
+    plane.settle()
+    assert plane.state() == "paused"
+
+
+def test_verdicts_are_kept_when_they_say_something_new_and_now_and_then(plane: Plane) -> None:
+    plane.begin()
+    watch = Watch(plane.controller.control, plane.controller.promotion, judge=unscheduled)
+    for _ in range(5):
+        plane.now_ns += 10**9
+        watch.look()
+    assert len(trials.verdicts(plane.controller.store, "faster")) == 1
+    plane.now_ns += 10**10
+    watch.look()
+    assert len(trials.verdicts(plane.controller.store, "faster")) == 2
+
+
+def unscheduled(spec: AnalysisSpec, evidence: Evidence, **_: Any) -> Verdict:
+    made = verdict(spec.experiment, "keep_running", evidence.as_of_ns)
+    return replace(made, look=replace(made.look, scheduled=False))
+
+
+def test_past_looks_are_the_scheduled_ones(plane: Plane) -> None:
+    plane.begin()
+    given: list[int] = []
+
+    def counting(spec: AnalysisSpec, evidence: Evidence, *, past_looks: tuple[Any, ...]) -> Verdict:
+        given.append(len(past_looks))
+        return (unscheduled if len(given) % 2 else judge("keep_running"))(spec, evidence)
+
+    watch = Watch(plane.controller.control, plane.controller.promotion, judge=counting)
+    for _ in range(4):
+        plane.now_ns += 10**9
+        watch.look()
+    assert given == [0, 0, 1, 1]
+
+
+def test_the_real_judge_finds_no_data_and_does_nothing(plane: Plane) -> None:
+    plane.begin(CANARY)
+    plane.controller.watch.look()
+    seen = plane.controller.watch.seen("faster")
+    assert seen is not None
+    assert seen.document["kind"] == "keep_running"
+    assert "0 of 10 candidate units" in seen.waiting_for
+    assert plane.candidate_has_traffic
+
+
+def test_an_experiment_that_cannot_be_judged_holds_up_no_other(
+    plane: Plane, caplog: pytest.LogCaptureFixture
+) -> None:
+    plane.begin()
+    plane.begin(
+        AB.replace("faster", "shadowed")
+        .replace("mode: ab", "mode: shadow")
+        .replace("weight: 50", "share: 20")
+    )
+
+    def fails(spec: AnalysisSpec, evidence: Evidence, **_: Any) -> Verdict:
+        if spec.experiment == "shadowed":
+            raise LookupError("no figures")
+        return verdict(spec.experiment, "roll_back", evidence.as_of_ns)
+
+    watch = Watch(plane.controller.control, plane.controller.promotion, judge=fails)
+    watch.look()
+    watch.look()
+    plane.settle()
+    assert plane.state("faster") == "rolled_back"
+    assert plane.state("shadowed") == "running"
+    assert caplog.text.count("no figures") == 1  # said once, not every second
+
+
+def test_the_last_verdict_before_an_ending_by_hand_is_kept(plane: Plane) -> None:
+    plane.begin()
+    watch = Watch(plane.controller.control, plane.controller.promotion, judge=unscheduled)
+    for _ in range(3):
+        watch.look()
+        plane.now_ns += 2 * 10**9
+    last = watch.seen("faster")
+    assert last is not None
+    plane.controller.control.stop("faster", ADA)
+    watch.look()
+    kept = trials.last_verdict(plane.controller.store, "faster")
+    assert kept is not None
+    assert kept["as_of_ns"] == last.document["as_of_ns"]

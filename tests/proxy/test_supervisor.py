@@ -1,0 +1,172 @@
+"""Several workers on one port: they take up a snapshot together, and a killed one costs nothing recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+
+from experiments.ledger.exchange import ExchangeRecord
+from experiments.ledger.spool import read_segment, sealed_segments
+from experiments.snapshot import Snapshot
+from proxy.supervisor import PortTaken, listen
+from turnout.processes import free_port
+
+from .harness import Engine, ask, json_answer, listening, snapshot
+
+
+class Controller:
+    """The long poll of the control API, and nothing else."""
+
+    def __init__(self) -> None:
+        self.snapshot: Snapshot | None = None
+        self.raw: bytes | None = None
+        self.news = asyncio.Condition()
+        self.acknowledged: dict[str, int] = {}
+        self.url = ""
+
+    async def publish(self, table: Snapshot, raw: bytes | None = None) -> None:
+        async with self.news:
+            self.snapshot, self.raw = table, raw or table.to_json()
+            self.news.notify_all()
+
+    async def workers_at(self, version: int, count: int) -> None:
+        async with self.news:
+            await self.news.wait_for(lambda: list(self.acknowledged.values()).count(version) >= count)
+
+    async def _poll(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                query = parse_qs(urlsplit(head.split(b" ")[1].decode()).query)
+                have = int(query["have"][0])
+                async with self.news:
+                    self.acknowledged[query["worker"][0]] = have
+                    self.news.notify_all()
+                    while self.snapshot is None or self.snapshot.version == have:
+                        await self.news.wait()
+                    raw = self.raw or b""
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(raw), raw))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Controller]:
+        async with listening(self._poll) as self.url:
+            yield self
+
+
+@asynccontextmanager
+async def proxy_process(data: Path, control_url: str, workers: int) -> AsyncIterator[tuple[str, int]]:
+    port = free_port()
+    command = [sys.executable, "-m", "proxy", "--data", str(data), "--control-url", control_url]
+    command += ["--port", str(port), "--workers", str(workers)]
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        async with httpx.AsyncClient(base_url=url) as client:
+            await until_ready(client)
+        yield url, process.pid
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+
+
+async def until_ready(client: httpx.AsyncClient) -> dict[str, object]:
+    async with asyncio.timeout(15):
+        while True:
+            try:
+                answer = await client.get("/readyz")
+                if answer.status_code == 200:
+                    return dict(answer.json())
+            except httpx.TransportError:
+                pass
+            await asyncio.sleep(0.05)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def plain(_: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(json_answer(b'{"ok":1}'))
+
+
+async def test_every_worker_takes_up_a_snapshot_within_a_second_and_refuses_a_bad_one(tmp_path: Path) -> None:
+    async with Engine(plain).running() as engine, Controller().running() as controller:
+        await controller.publish(snapshot({1: engine.url, 2: engine.url}, candidate_ppm=1_000_000))
+        async with proxy_process(tmp_path, controller.url, 2) as (url, _):
+            await asyncio.wait_for(controller.workers_at(1, 2), 10)
+            bad = snapshot({1: engine.url}, version=2)
+            await controller.publish(bad, b'{"torn":')
+            await asyncio.sleep(0.3)
+            async with httpx.AsyncClient(base_url=url) as client:
+                answer = await client.post("/v1/chat/completions", json=ask())
+                assert (answer.headers["x-turnout-snapshot"], answer.status_code) == ("1", 200)
+            started = asyncio.get_running_loop().time()
+            await controller.publish(snapshot({1: engine.url}, version=3))
+            await controller.workers_at(3, 2)
+            assert (
+                asyncio.get_running_loop().time() - started < 1.5
+            )  # the refused one made them wait a little
+            saved = Snapshot.from_json((tmp_path / "proxy-snapshot.json").read_bytes())
+            assert saved.version == 3
+
+
+async def test_workers_start_from_the_last_good_copy_without_a_controller(tmp_path: Path) -> None:
+    async with Engine(plain).running() as engine:
+        (tmp_path / "proxy-snapshot.json").write_bytes(snapshot({1: engine.url}, version=7).to_json())
+        async with proxy_process(tmp_path, "http://127.0.0.1:9", 1) as (url, _):
+            async with httpx.AsyncClient(base_url=url) as client:
+                answer = await client.post("/v1/chat/completions", json=ask())
+                assert answer.headers["x-turnout-snapshot"] == "7"
+
+
+@pytest.mark.slow
+async def test_sigkilled_workers_lose_no_answered_request(tmp_path: Path) -> None:
+    answered: set[str] = set()
+    async with Engine(plain).running() as engine:
+        (tmp_path / "proxy-snapshot.json").write_bytes(snapshot({1: engine.url}).to_json())
+        async with proxy_process(tmp_path, "http://127.0.0.1:9", 2) as (url, pid):
+            stop = asyncio.Event()
+
+            async def user() -> None:
+                while not stop.is_set():
+                    try:
+                        async with httpx.AsyncClient(base_url=url) as client:
+                            for _ in range(20):
+                                answer = await client.post("/v1/chat/completions", json=ask())
+                                answered.add(answer.headers["x-turnout-request-id"])
+                    except httpx.TransportError:
+                        await asyncio.sleep(0.01)
+
+            users = [asyncio.ensure_future(user()) for _ in range(4)]
+            for _ in range(3):
+                await asyncio.sleep(0.6)
+                os.kill(children(pid)[0], signal.SIGKILL)
+            await asyncio.sleep(0.6)
+            stop.set()
+            await asyncio.gather(*users)
+    rows = [
+        record.request_id
+        for path in sealed_segments(tmp_path / "spool")
+        for record in read_segment(path).records
+        if isinstance(record, ExchangeRecord)
+    ]
+    assert len(rows) == len(set(rows))
+    assert len(answered) > 100
+    assert answered <= set(rows)
+
+
+def test_a_taken_port_says_what_to_do() -> None:
+    with closing(listen("127.0.0.1", 0)) as taken, pytest.raises(PortTaken, match="--port"):
+        listen("127.0.0.1", taken.getsockname()[1])

@@ -1,0 +1,140 @@
+"""What an engine's connection may do between and around answers, and what must never come of it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from proxy.limits import Limits
+from proxy.upstream import Replica
+
+from .harness import Engine, Proxy, ask, json_answer, listening, post, running_proxy, snapshot
+
+
+async def plain(_: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(json_answer(b'{"own":1}'))
+
+
+async def upstream_sockets(proxy: Proxy, replica: Replica) -> int:
+    """How many idle connections a replica keeps, once everything that was closed is gone."""
+    await asyncio.sleep(0.02)
+    return sum(connection.usable for connection in replica._idle)
+
+
+async def test_what_an_engine_sends_unasked_reaches_nobody(tmp_path: Path) -> None:
+    """A second answer behind the first must not become the answer of whoever is next on the connection."""
+
+    async def chatty(request: bytes, writer: asyncio.StreamWriter) -> None:
+        stray = b"HTTP/1.1 200 OK\r\ncontent-length: 90\r\n\r\n{stray"
+        writer.write(json_answer(b'{"own":1}') + stray)
+
+    async with (
+        Engine(chatty).running() as engine,
+        running_proxy(tmp_path, snapshot({1: engine.url})) as proxy,
+    ):
+        for _ in range(3):
+            answer = await asyncio.wait_for(proxy.post(ask()), 2)
+            assert answer.endswith(b'{"own":1}')
+        assert [row.response for row in proxy.exchanges()] == [b'{"own":1}'] * 3
+
+
+async def test_a_cut_head_is_no_answer(tmp_path: Path) -> None:
+    async def half(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nx-a: b\r\n")
+        writer.close()
+
+    async with Engine(half).running() as engine, running_proxy(tmp_path, snapshot({1: engine.url})) as proxy:
+        answer = await asyncio.wait_for(proxy.post(ask()), 2)
+        assert answer.startswith(b"HTTP/1.1 502 ")
+        (row,) = proxy.exchanges()
+        assert (row.outcome, row.error_code) == ("upstream_error", "upstream_cut")
+
+
+async def test_a_connection_that_outlives_its_replica_is_closed(tmp_path: Path) -> None:
+    """Also a shadow's: a version that left the snapshot must not keep sockets of every worker."""
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def late(request: bytes, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await go.wait()
+        await plain(request, writer)
+
+    async with Engine(late).running() as old, Engine(plain).running() as new, Engine(plain).running() as dark:
+        table = snapshot({1: old.url, 2: dark.url}, share_ppm=1_000_000)
+        async with running_proxy(tmp_path, table) as proxy:
+            busy = proxy.worker.upstreams.replica(old.url)
+            idle = proxy.worker.shadows._upstreams.replica(dark.url)
+            waiting = asyncio.ensure_future(proxy.post(ask()))
+            await asked.wait()
+            while not idle._idle:
+                await asyncio.sleep(0.01)
+            proxy.worker.adopt(snapshot({1: new.url}, version=2))
+            go.set()
+            assert (await waiting).endswith(b'{"own":1}')
+            assert await upstream_sockets(proxy, busy) == 0
+            assert await upstream_sockets(proxy, idle) == 0
+
+
+async def test_a_connection_closed_at_birth_is_a_failed_connect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accepted and dropped before the request was written: nobody will ever report that end again."""
+    connect = Replica.connect
+
+    async def doomed(self: Replica) -> object:
+        connection = await connect(self)
+        while connection.usable:
+            await asyncio.sleep(0.01)
+        return connection
+
+    async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    monkeypatch.setattr(Replica, "connect", doomed)
+    async with listening(drop) as url, running_proxy(tmp_path, snapshot({1: url})) as proxy:
+        answer = await asyncio.wait_for(proxy.post(ask()), 2)
+        assert answer.startswith(b"HTTP/1.1 502 ")
+
+
+async def test_a_host_that_is_no_host_is_unreachable_at_once(tmp_path: Path) -> None:
+    async with running_proxy(tmp_path, snapshot({1: f"http://{'a' * 70}.test"})) as proxy:
+        answer = await asyncio.wait_for(proxy.post(ask()), 5)
+        assert b"upstream_unreachable" in answer
+
+
+async def test_an_engine_that_switches_protocols_has_failed(tmp_path: Path) -> None:
+    async def switch(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\nxx")
+
+    async with (
+        Engine(switch).running() as engine,
+        running_proxy(tmp_path, snapshot({1: engine.url})) as proxy,
+    ):
+        failures: list[object] = []
+        proxy.worker.loop.set_exception_handler(lambda loop, context: failures.append(context))
+        answer = await asyncio.wait_for(proxy.post(ask()), 2)
+        assert b"upstream_garbled" in answer
+        assert not failures
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 204 No Content\r\n\r\n", b"HTTP/1.1 304 Not Modified\r\n\r\n"])
+async def test_an_answer_without_a_body_has_none(tmp_path: Path, head: bytes) -> None:
+    async def bare(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+
+    async with Engine(bare).running() as engine, running_proxy(tmp_path, snapshot({1: engine.url})) as proxy:
+        answer = await asyncio.wait_for(proxy.post(ask()), 2)
+        lines, _, body = answer.partition(b"\r\n\r\n")
+        assert (lines[:12], body) == (head[:12], b"")
+        assert b"transfer-encoding" not in lines
+
+
+async def test_a_prefix_and_ipv6_are_kept(tmp_path: Path) -> None:
+    async with Engine(plain).running() as engine:
+        async with running_proxy(tmp_path, snapshot({1: f"{engine.url}/pre/fix"})) as proxy:
+            await proxy.send(post(ask()))
+            assert engine.requests[0].startswith(b"POST /pre/fix/v1/chat/completions HTTP/1.1\r\n")
+        replica = Replica("http://[::1]:9001", Limits())
+        assert (replica.host, replica.port, replica.authority) == ("::1", 9001, b"[::1]:9001")

@@ -1,0 +1,128 @@
+"""Which bytes change on the way to the engine, and which events are taken out on the way back."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy import wire
+from proxy.errors import Refusal
+from proxy.limits import Limits
+
+CHAT = "/v1/chat/completions"
+LEAVES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8)
+KEYS = st.text(max_size=5) | st.just("model")
+JSON = st.recursive(
+    LEAVES | st.sampled_from(["model", '"model":']),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=12,
+)
+EXTRA = st.dictionaries(
+    st.text(max_size=6).filter(lambda k: k not in wire.ROUTING_FIELDS and k not in RESERVED), JSON, max_size=4
+)
+RESERVED = {"model", "messages", "stream", "stream_options", "n", "best_of", "extra_body", "metadata"}
+
+
+@given(EXTRA, st.text(min_size=1, max_size=9), st.text(min_size=1, max_size=9), st.booleans(), st.randoms())
+def test_only_the_two_named_fields_change(extra, name, served, stream, shuffle) -> None:
+    fields = {**extra, "model": name, "messages": []}
+    if stream:
+        fields["stream"] = True
+    order = list(fields)
+    shuffle.shuffle(order)
+    document = {key: fields[key] for key in order}
+    style = shuffle.choice([orjson.dumps, lambda d: orjson.dumps(d, option=orjson.OPT_INDENT_2)])
+    ask = wire.parse(CHAT, style(document), Limits())
+    sent = orjson.loads(wire.engine_body(ask, served))
+    expected = {**document, "model": served}
+    if stream:
+        expected["stream_options"] = {"include_usage": True}
+    assert sent == expected
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        rb'{"mod\u0065l": "chat", "messages": [{"model": "x"}]}',
+        rb'{"messages": ["\"model\": \"x\""], "model" : "chat"}',
+        rb'{"user": "model", "messages": [], "model":"chat"  }',
+        rb'{"messages": [{"a": [1, {"model": 2}]}], "z": {}, "model":"chat"}',
+    ],
+)
+def test_the_model_is_found_however_it_is_spelt(raw: bytes) -> None:
+    ask = wire.parse(CHAT, raw, Limits())
+    sent = orjson.loads(wire.engine_body(ask, "served"))
+    assert sent == {**orjson.loads(raw), "model": "served"}
+
+
+@pytest.mark.parametrize("again", [b"model", b"mod\\u0065l"])
+def test_a_model_named_twice_is_refused(again: bytes) -> None:
+    with pytest.raises(Refusal, match="2 times"):
+        wire.parse(CHAT, b'{"model":"a","messages":[],"%b":"b"}' % again, Limits())
+
+
+def test_a_body_of_many_tokens_is_walked_in_time() -> None:
+    """The walk over a body with escapes must not hold up everybody else (reliability row 28)."""
+    body = b'{"x":"\\u00e9","junk":[' + b"0," * 4_000_000 + b'0],"messages":[],"model":"a"}'
+    started = time.process_time()
+    low, high = wire._span(body, b"model")
+    assert body[low:high] == b'"a"'
+    assert time.process_time() - started < 1.0
+
+
+def test_stream_options_keep_what_the_client_set() -> None:
+    raw = b'{"model":"a","messages":[],"stream":true,"stream_options":{"include_usage":false,"x":"}"}}'
+    sent = orjson.loads(wire.engine_body(wire.parse(CHAT, raw, Limits()), "a"))
+    assert sent["stream_options"] == {"include_usage": True, "x": "}"}
+    raw = b'{"model":"a","messages":[],"stream":true,"stream_options":null}'
+    sent = orjson.loads(wire.engine_body(wire.parse(CHAT, raw, Limits()), "a"))
+    assert sent["stream_options"] == {"include_usage": True}
+
+
+def test_no_change_is_no_copy() -> None:
+    body = b'{"model":"a","messages":[]}'
+    assert wire.engine_body(wire.parse(CHAT, body, Limits()), "a") is body
+
+
+DELTA = 'data: {"choices":[{"delta":{"content":"\\"choices\\":[] \\"usage\\":{ é"}}]}'
+USAGE = 'data: {"id":"x","choices": [],"usage": {"prompt_tokens":1}}'
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [DELTA, USAGE, ": ping", 'data: {"LONG": {"usage": {}, "choices":[]}}', "data: [DONE]"]
+        ),
+        max_size=6,
+    ),
+    st.sampled_from(["\n\n", "\r\n\r\n"]),
+    st.lists(st.integers(0, 400) | st.integers(0, 50_000), max_size=12),
+    st.booleans(),
+)
+def test_stripping_does_not_depend_on_how_bytes_arrive(events, end, cuts, torn) -> None:
+    events = [event.replace("LONG", "x" * 20_000) for event in events]
+    whole = "".join(event + end for event in events).encode() + (b"data: {" if torn else b"")
+    expected = "".join(event + end for event in events if event != USAGE).encode() + (
+        b"data: {" if torn else b""
+    )
+    stripper = wire.UsageStripper()
+    edges = [0, *sorted(min(cut, len(whole)) for cut in cuts), len(whole)]
+    got = b"".join(stripper.feed(whole[a:b]) for a, b in pairwise(edges))
+    assert got + stripper.finish() == expected
+
+
+@pytest.mark.parametrize(("path", "field"), [("/v1/completions", "prompt"), ("/v1/embeddings", "input")])
+def test_a_long_list_of_tokens_is_one_prompt(path: str, field: str) -> None:
+    limits = Limits(messages=10)
+    for many, fits in (([7] * 11, True), (["a"] * 11, False), ([[7]] * 11, False)):
+        body = orjson.dumps({"model": "a", field: many})
+        if fits:
+            wire.parse(path, body, limits)
+        else:
+            with pytest.raises(Refusal, match="at most 10"):
+                wire.parse(path, body, limits)

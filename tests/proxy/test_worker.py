@@ -1,0 +1,109 @@
+"""A new snapshot, the worker's first minute without one, and its way out."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import orjson
+
+from experiments.snapshot import Snapshot
+from proxy.limits import Limits
+from proxy.server import ClientConnection
+from proxy.worker import Worker
+
+from .harness import Engine, ask, json_answer, post, running_proxy, snapshot
+
+ANSWER = b'{"ok":1}'
+
+
+async def plain(_: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(json_answer(ANSWER))
+
+
+def parts(answer: bytes) -> tuple[int, dict[str, str], bytes]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    lines = head.decode("latin-1").split("\r\n")
+    return int(lines[0].split()[1]), dict(line.split(": ", 1) for line in lines[1:]), body
+
+
+@contextmanager
+def full_backlog() -> Iterator[str]:
+    """The URL of an engine that takes no more connections: they hang, as they do where it is overrun."""
+    with socket.socket() as listener, ExitStack() as waiting:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        for _ in range(2):
+            filler = waiting.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", port))
+        yield f"http://127.0.0.1:{port}"
+
+
+async def test_what_waits_for_a_connection_is_routed_anew_when_the_candidate_is_released(
+    tmp_path: Path,
+) -> None:
+    async with Engine(plain).running() as control:
+        with full_backlog() as candidate:
+            table = snapshot({1: control.url, 2: candidate}, candidate_ppm=1_000_000)
+            async with running_proxy(tmp_path, table) as proxy:
+                waiting = asyncio.ensure_future(proxy.post(ask()))
+                while not proxy.worker.relays:
+                    await asyncio.sleep(0)
+                proxy.worker.adopt(snapshot({1: control.url, 2: candidate}, version=2))
+                code, headers, _ = parts(await asyncio.wait_for(waiting, 1.0))  # connecting takes 3 s to fail
+                assert (code, headers["x-turnout-model-version"], headers["x-turnout-snapshot"]) == (
+                    200,
+                    "1",
+                    "2",
+                )
+                (row,) = proxy.exchanges()
+                assert (row.snapshot, row.experiment, row.assigned_arm) == (2, None, None)
+                assert (row.served_version, row.attempts, row.arm_outcome) == (1, 1, None)
+
+
+async def test_a_copy_that_waits_for_a_connection_is_not_sent_once_its_experiment_has_ended(
+    tmp_path: Path,
+) -> None:
+    async with Engine(plain).running() as control:
+        with full_backlog() as candidate:
+            table = snapshot({1: control.url, 2: candidate}, share_ppm=1_000_000)
+            async with running_proxy(tmp_path, table) as proxy:
+                assert parts(await proxy.post(ask()))[0] == 200
+                proxy.worker.adopt(snapshot({1: control.url, 2: candidate}, version=2))
+                shadow = next(row for row in proxy.exchanges() if row.role == "shadow")
+                assert (shadow.outcome, shadow.error_code) == ("shed", "experiment_ended")
+
+
+async def test_a_worker_on_its_way_out_answers_what_its_connections_still_send(tmp_path: Path) -> None:
+    async with Engine(plain).running() as engine:
+        table = snapshot({1: engine.url})
+        worker = Worker(tmp_path, "http://127.0.0.1:1", Limits())
+        worker.adopt(table)
+        server = await worker.loop.create_server(lambda: ClientConnection(worker), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        raw = post(ask()).replace(b"connection: close\r\n", b"")
+        writer.write(raw)
+        assert b"connection: close" not in await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(len(ANSWER))
+        stopping = asyncio.ensure_future(worker.stop(server, []))
+        await asyncio.sleep(0.05)
+        writer.write(raw)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 2)
+        assert head.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in head
+        assert await reader.read() == ANSWER
+        writer.close()
+        await asyncio.wait_for(stopping, 5)
+
+
+async def test_a_worker_without_any_snapshot_says_so(tmp_path: Path) -> None:
+    async with running_proxy(tmp_path, Snapshot(version=0, published_ns=0, models={}, endpoints={})) as proxy:
+        code, _, body = parts(await proxy.post(ask()))
+        assert code == 503
+        assert orjson.loads(body)["error"]["code"] == "no_snapshot"

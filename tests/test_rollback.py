@@ -1,0 +1,206 @@
+"""Units stay in their arm on every worker; a rollback or a promotion holds from the command's return on."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from experiments.assignment import unit_id
+from experiments.snapshot import Snapshot
+from tests.journey import eventually
+from tests.stack import MODEL, Answer, Stack, Traffic
+from turnout.simulation import Profile, SimulatedEngine, running_engine
+
+#: A candidate whose answers of 400 tokens take two seconds: long enough to be rolled back in their middle.
+LONG_TOKENS = 400
+PROFILE = Profile(name=MODEL, tokens_per_s=200)
+
+AB = """
+experiment: {name}
+model: chat
+mode: ab
+candidate: 2
+unit: user
+traffic: {{weight: 50}}
+metrics: {{success: [{{metric: latency}}], guardrails: [{{metric: error_rate}}]}}
+analysis: {{horizon: 100000, min_duration: 1h}}
+"""
+CANARY = """
+experiment: {name}
+model: chat
+mode: canary
+candidate: 2
+unit: user
+traffic: {{ramp: [5, 50], min_units: 20, min_duration: 2s}}
+metrics: {{guardrails: [{{metric: error_rate}}]}}
+analysis: {{horizon: 100000, min_duration: 1h}}
+"""
+
+Engines = tuple[SimulatedEngine, SimulatedEngine]
+
+
+@pytest.fixture(scope="module")
+def engines() -> Iterator[Engines]:
+    with running_engine(PROFILE) as first, running_engine(PROFILE) as second:
+        yield first, second
+
+
+@pytest.fixture(scope="module")
+def stack(
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path, engines: Engines
+) -> Iterator[Stack]:
+    made = Stack(tmp_path_factory.mktemp("rollback") / "data", mlflow=empty_database)
+    with made.up([engine.url for engine in engines]):
+        yield made
+
+
+def arms(answers: list[Answer]) -> dict[str, str]:
+    """The one arm of each unit."""
+    seen: dict[str, set[str | None]] = defaultdict(set)
+    for answer in answers:
+        seen[answer.unit].add(answer.arm)
+    assert all(len(found) == 1 for found in seen.values()), "a unit in two arms"
+    return {unit: str(found.pop()) for unit, found in seen.items()}
+
+
+def declared(stack: Stack, units: int) -> dict[str, str | None]:
+    """Where the snapshot on disk, a pure function, sends each unit."""
+    snapshot = Snapshot.from_json((stack.data / "snapshot.json").read_bytes())
+    names = [f"unit-{number}" for number in range(units)]
+    return {name: snapshot.route(MODEL, unit_id(name)).arm for name in names}
+
+
+def ask_each(stack: Stack, units: int) -> list[Answer]:
+    """Four requests of every unit, over connections to both workers."""
+    with Traffic(stack.settings.proxy_port, total=4 * units, units=units, connections=24) as traffic:
+        traffic.join()
+    assert not traffic.failures
+    return traffic.answers
+
+
+@pytest.mark.slow
+def test_units_keep_their_arm_on_every_worker_and_over_restarts(stack: Stack) -> None:
+    units = 300
+    stack.begin(AB, name="sticky")
+    before = ask_each(stack, units)
+    expected = declared(stack, units)
+    assert arms(before) == expected
+    assert 0.4 * units < list(expected.values()).count("candidate") < 0.6 * units
+    stack.stop()
+    with stack.ledger() as ledger:
+        found = ledger.read("SELECT unit FROM exchanges GROUP BY unit HAVING count(DISTINCT worker) = 2")
+    assert len(found) > units / 2, "both workers answered most units"
+    stack.start("controller")
+    stack.start("proxy")
+    after = ask_each(stack, units)
+    assert arms(after) == expected
+    stack.api.post("/api/experiments/sticky/stop", {"reason": "done"})
+
+
+@pytest.mark.slow
+def test_a_ramp_moves_units_one_way_only(stack: Stack) -> None:
+    units = 1000
+    stack.begin(CANARY, name="ramp")
+    with Traffic(stack.settings.proxy_port, units=units, connections=24) as traffic:
+        traffic.until(2 * units)
+        shares = eventually(
+            lambda: stack.api.get("/api/experiments/ramp")["phases"],
+            within=30,
+            until=lambda found: len(found) == 2,
+        )
+        eventually(stack.workers, within=5, until=lambda known: len(known) == 2)
+        traffic.more(2 * units)
+    assert not traffic.failures
+    assert [phase["candidate_pct"] for phase in shares] == [5, 50]
+    by_snapshot: dict[int, list[Answer]] = defaultdict(list)
+    for answer in traffic.answers:
+        by_snapshot[answer.snapshot].append(answer)
+    first, *_, last = sorted(by_snapshot)
+    small, large = arms(by_snapshot[first]), arms(by_snapshot[last])
+    candidates = {unit for unit, arm in small.items() if arm == "candidate"}
+    grown = {unit for unit, arm in large.items() if arm == "candidate"}
+    assert candidates <= grown, "none back"
+    assert large == declared(stack, units)
+    assert abs(len(grown) - len(candidates) - 0.45 * units) < 4 * (units * 0.45 * 0.55) ** 0.5
+    sys.stdout.write(f"candidate units {len(candidates)} -> {len(grown)} of {units}\n")
+    stack.move("rollback")
+
+
+def gets_traffic(engine: SimulatedEngine) -> None:
+    """An engine is in the middle of its work."""
+    enough = engine.counters.requests + 50
+    eventually(lambda: engine.counters.requests, within=5, until=lambda count: count >= enough)
+
+
+def falls_silent(engine: SimulatedEngine, counted: int, traffic: Traffic) -> None:
+    """Nothing reaches an engine any more, by its own count, however much traffic goes on."""
+    traffic.more(300)
+    assert engine.counters.requests == counted
+    assert not traffic.failures
+
+
+@pytest.mark.slow
+def test_a_rollback_holds_from_its_return_on_and_streams_in_flight_end_whole(
+    stack: Stack, engines: Engines
+) -> None:
+    _, candidate = engines
+    port = stack.settings.proxy_port
+    took: list[float] = []
+    with Traffic(port) as traffic:
+        for number in range(4):
+            stack.begin(AB, name=f"rollback-{number}")
+            chosen = next(k for k, arm in enumerate(declared(stack, 100).values()) if arm == "candidate")
+            gets_traffic(candidate)
+            with Traffic(
+                port, total=4, connections=4, units=1, tokens=LONG_TOKENS,
+                first_unit=chosen, only_streams=True, fields={"ignore_eos": True},
+            ) as long:  # fmt: skip
+                eventually(lambda: long.begun, within=5, until=lambda n: n == 4)
+                done, seconds = stack.move("rollback", reason="a test")
+                counted = candidate.counters.requests
+                assert len(done["acknowledged_by"]) == 2
+                assert not done["unacknowledged"]
+                falls_silent(candidate, counted, traffic)
+                assert not long.answers, "they were to be in flight"
+                long.join()
+            assert not long.failures
+            assert {answer.version for answer in long.answers} == {2}
+            took.append(seconds)
+        stack.begin(AB, name="rollback-by-command")
+        gets_traffic(candidate)
+        said = stack.command("rollback", MODEL, "--reason", "by hand")
+        counted = candidate.counters.requests
+        assert said.returncode == 0, said.stderr
+        falls_silent(candidate, counted, traffic)
+    sys.stdout.write(f"rollback: {', '.join(f'{1000 * one:.0f} ms' for one in sorted(took))}\n")
+    assert max(took) < 1.0
+
+
+@pytest.mark.slow
+def test_a_promotion_and_its_rollback_hold_from_their_return_on(stack: Stack, engines: Engines) -> None:
+    first, second = engines
+    with Traffic(stack.settings.proxy_port) as traffic:
+        traffic.until(100)
+        for engine, verb, body in (
+            (first, "promote", {"version": 2, "force": True, "reason": "a test"}),
+            (second, "rollback", {"reason": "a test"}),
+        ):
+            done, seconds = stack.move(verb, **body)
+            counted = engine.counters.requests
+            assert len(done["acknowledged_by"]) == 2
+            falls_silent(engine, counted, traffic)
+            assert seconds < (1.0 if verb == "rollback" else 5.0)
+            sys.stdout.write(f"{verb}: {1000 * seconds:.0f} ms\n")
+        said = stack.command("promote", MODEL, "--version", "2", "--force", "--reason", "by hand")
+        counted = first.counters.requests
+        assert said.returncode == 0, said.stderr
+        falls_silent(first, counted, traffic)
+    assert [row["action"] for row in stack.api.get("/api/decisions?limit=3")] == [
+        "promote",
+        "rollback",
+        "promote",
+    ]

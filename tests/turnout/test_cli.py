@@ -1,0 +1,192 @@
+"""What each command says it changed, and how it fails: one line on stderr, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.experiments.plane import AB, Plane
+from turnout.cli import app
+from turnout.simulation import SimulatedEngine
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def done(*arguments: str) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def failed(*arguments: str, code: int = 1) -> str:
+    result = run(*arguments)
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    file = tmp_path / "ab.yaml"
+    file.write_text(AB)
+    return str(file)
+
+
+def test_help_is_quick_and_lists_every_command() -> None:
+    began = time.monotonic()
+    command = [sys.executable, "-X", "importtime", "-m", "turnout.cli", "--help"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert time.monotonic() - began < 5  # the machine may be busy; what is imported is the point
+    for name in (
+        "up", "proxy", "controller", "dashboard", "models", "experiment", "promote", "rollback", "serve",
+        "golden", "demo", "status",
+    ):  # fmt: skip
+        assert f" {name} " in told.stdout
+    loaded = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
+    assert not loaded & {"mlflow", "duckdb", "pandas", "streamlit", "numpy", "httpx", "fastapi", "openai"}
+
+
+def test_a_release_from_registration_to_rollback(plane: Plane, spec: str) -> None:
+    said = done("models", "register", "chat", "--replica", "http://127.0.0.1:9004", "--alias", "next")
+    assert "Registered version 4 of chat; aliases: next." in said
+    assert "http://127.0.0.1:9004" in done("models", "show", "chat")
+    assert "chat" in done("models", "list")
+    assert "faster is running" in done("experiment", "start", spec)
+    assert "running" in done("experiment", "list")
+    plane.controller.watch.look()
+    assert "No data yet" in done("experiment", "status", "faster")
+    assert "promotion_refused" not in failed("promote", "chat", "--version", "2")
+    said = done("promote", "chat", "--version", "3", "--force", "--reason", "a drill")
+    assert "Production of 'chat': version 1 -> 3" in said
+    assert "Experiment 'faster' is stopped" in said
+    assert plane.production == 3
+    assert "Nothing to change: version 3" in done("promote", "chat", "--version", "3")
+    assert "Production of 'chat': version 3 -> 1" in done("rollback", "chat", "--dry-run")
+    assert plane.production == 3
+    done("rollback", "chat")
+    plane.settle()
+    assert plane.production == 1
+    assert "snapshot" in done("status")
+
+
+def test_what_was_done_is_recorded_with_the_name_of_who_did_it(plane: Plane, spec: str) -> None:
+    done("experiment", "start", spec)
+    done("experiment", "stop", "faster", "--reason", "enough")
+    plane.settle()
+    actor, action, _ = plane.rows()[-1]
+    assert action == "stop"
+    assert actor not in ("", "operator")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("models", "list"), ("models", "show", "chat"), ("experiment", "list"), ("status",),
+        ("rollback", "chat", "--dry-run", "--production"),
+    ],
+)  # fmt: skip
+def test_machines_get_json(plane: Plane, command: tuple[str, ...]) -> None:
+    plane.promote(2, force=True)
+    assert isinstance(json.loads(done(*command, "--json")), (dict, list))
+
+
+def test_a_bad_spec_is_told_line_by_line(plane: Plane, tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(AB.replace("model: chat", "modle: chat").replace("weight: 50", "weight: 500"))
+    said = failed("experiment", "start", str(file))
+    assert f"{file}:2: modle: found the unknown key 'modle'" in said
+    assert f"{file}:5: traffic.weight: found 500, expected a percentage from 0 to 100" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "code"),
+    [
+        (("models", "show", "chart"), "no model 'chart' is registered", 1),
+        (("experiment", "status", "nope"), "no experiment 'nope'", 1),
+        (("promote", "chat"), "no version of 'chat' has a passing verdict", 1),
+        (("promote", "chat", "--force"), "--force needs --reason", 2),
+        (("rollback", "chat"), "no version of 'chat' was in production before version 1", 1),
+        (("experiment", "start", "/nowhere.yaml"), "cannot be read", 2),
+        (("models", "register", "chat", "--replica", "ftp://x"), "expected http://HOST:PORT", 1),
+        (("models", "register", "chat"), "neither replicas nor a source", 1),
+        (("models", "register", "chat", "--replica", "http://h:1", "--tag", "x"), "key=value", 2),
+    ],
+)
+def test_a_refusal_is_a_line_on_stderr(plane: Plane, command: tuple[str, ...], words: str, code: int) -> None:
+    assert words in failed(*command, code=code)
+
+
+def test_a_controller_that_is_not_there_is_told_with_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURNOUT_CONTROL_URL", "http://127.0.0.1:1")
+    said = failed("models", "list")
+    assert "http://127.0.0.1:1" in said
+    assert "turnout up" in said
+
+
+def test_a_wrong_token_is_told_with_the_place_of_the_right_one(plane: Plane) -> None:
+    (plane.data / "token").write_text("wrong")
+    said = failed("rollback", "chat")
+    assert str(plane.data / "token") in said
+
+
+def test_a_wrong_variable_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURNOUT_PROXY_PORT", "many")
+    assert "TURNOUT_PROXY_PORT" in failed("status", code=2)
+
+
+@pytest.mark.parametrize("address", ["foo", "http://[::1", "ftp://h:1"])
+def test_an_address_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("TURNOUT_CONTROL_URL", address)
+    assert "TURNOUT_CONTROL_URL" in failed("status", code=2)
+
+
+def test_a_token_that_fits_no_header_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURNOUT_TOKEN", "t\u00f6ken")
+    assert "TURNOUT_TOKEN" in failed("rollback", "chat")
+
+
+def test_another_server_is_not_taken_for_a_controller(
+    monkeypatch: pytest.MonkeyPatch, engine: SimulatedEngine
+) -> None:
+    monkeypatch.setenv("TURNOUT_CONTROL_URL", engine.url)
+    assert "does not answer as a controller" in failed("models", "list")
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", "a\\b"])
+def test_a_name_leads_to_no_other_path(name: str) -> None:
+    assert "no model's name" in failed("models", "show", name, code=2)
+
+
+def test_a_data_folder_that_cannot_be_is_told() -> None:
+    assert "--data" in failed("up", "--data", "/dev/null/x", code=2)
+
+
+def test_a_dry_run_says_that_nothing_was_changed(plane: Plane) -> None:
+    plane.promote(2, force=True)
+    assert "Dry run: nothing was changed." in done("rollback", "chat", "--dry-run")
+    assert plane.production == 2
+
+
+def test_a_piped_table_has_a_line_for_each_row(plane: Plane) -> None:
+    address = "http://" + "a" * 60 + ":900"
+    done("models", "register", "chat", "--replica", address, "--replica", address + "1")
+    assert any(
+        address in line and address + "1" in line for line in done("models", "show", "chat").splitlines()
+    )
+
+
+def test_control_characters_from_elsewhere_do_not_reach_the_terminal(plane: Plane) -> None:
+    bell = "\x1b]0;owned\x07"
+    said = run("experiment", "status", f"nope{bell}").output
+    assert "nope" in said
+    assert "\x1b" not in said
+    assert "\x07" not in said

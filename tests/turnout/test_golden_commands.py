@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.evaluators.fakes import TOKEN, FakeTurnout, Reply, serving
+from tests.evaluators.sets import row, write_set
+from turnout.golden_commands import golden
+
+ITEMS = 60
+
+
+def right(question: str, version: int) -> Reply:
+    return Reply(text="right")
+
+
+def candidate_fails_a_third(question: str, version: int) -> Reply:
+    return Reply(text="wrong" if version == 2 and int(question[1:]) % 3 == 0 else "right")
+
+
+def invoke(fake: FakeTurnout, *arguments: str, token: str = TOKEN) -> Result:
+    places = ["--proxy-url", fake.url, "--control-url", fake.url, "--token", token]
+    return CliRunner().invoke(golden, [*arguments, *places], env={"COLUMNS": "200"})
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> str:
+    return str(write_set(tmp_path / "set", [row(f"q{n}") for n in range(ITEMS)], "name: mine\n"))
+
+
+def test_a_candidate_as_good_as_production_passes(items: str) -> None:
+    with serving(right) as fake:
+        result = invoke(fake, "compare", items, "--model", "chat", "--candidate", "candidate")
+    assert result.exit_code == 0, result.output
+    assert "Pass: 100.0% of 60 items pass" in result.stdout
+    [saved] = fake.comparisons
+    assert (saved["verdict"], saved["control_version"], saved["candidate_version"]) == ("pass", 1, 2)
+    assert {run["status"] for run in fake.runs.values()} == {"complete"}
+    assert all(len(rows) == ITEMS for rows in fake.rows.values())
+
+
+def test_a_worse_candidate_fails_and_is_shown_item_by_item(items: str) -> None:
+    with serving(candidate_fails_a_third) as fake:
+        result = invoke(fake, "compare", items, "-m", "chat", "-c", "2", "--control", "1")
+    assert result.exit_code == 1
+    assert "Fail: 66.7% of 60 items pass with the candidate, 100.0% with the control" in result.stdout
+    assert "q3" in result.stdout
+    assert "... and 10 more (--all lists them)" in result.stdout
+
+
+def test_too_few_items_are_inconclusive(tmp_path: Path) -> None:
+    small = str(write_set(tmp_path, [row("a"), row("b")]))
+    with serving(right) as fake:
+        result = invoke(fake, "compare", small, "-m", "chat", "-c", "candidate")
+    assert result.exit_code == 2
+    assert "more items" in result.stdout
+
+
+def test_stored_runs_are_reused_unless_asked_otherwise(items: str) -> None:
+    with serving(right) as fake:
+        compare = ["compare", items, "-m", "chat", "-c", "candidate"]
+        invoke(fake, *compare)
+        again = invoke(fake, *compare)
+        assert len(fake.asked) == 2 * ITEMS
+        assert "version 1: reused, version 2: reused" in again.stdout
+        invoke(fake, *compare, "--fresh")
+        assert len(fake.asked) == 4 * ITEMS
+        invoke(fake, *compare, "--repeats", "2")
+        assert len(fake.asked) == 8 * ITEMS
+
+
+def test_a_run_says_how_it_went_and_gates_on_the_sets_floor(tmp_path: Path) -> None:
+    folder = write_set(tmp_path, [row(f"q{n}") for n in range(ITEMS)], "name: mine\nmin_pass_rate: 0.9\n")
+    with serving(candidate_fails_a_third) as fake:
+        good = invoke(fake, "run", str(folder), "-m", "chat", "-v", "production")
+        bad = invoke(fake, "run", str(folder), "-m", "chat", "-v", "candidate", "--json")
+    assert good.exit_code == 0
+    assert "Pass: 60 of 60 answers passed (100.0%), at or above the floor of 90.0%." in good.stdout
+    assert bad.exit_code == 1
+    told = json.loads(bad.stdout)
+    assert (told["version"], told["passed"], told["gate"]) == (2, 40, "fail")
+    assert fake.runs[told["run_id"]]["summary"]["metrics"]["pass_rate"] == pytest.approx(2 / 3)
+
+
+def test_a_run_cut_short_goes_on_where_it_stopped(items: str) -> None:
+    broken = True
+
+    def answer(question: str, version: int) -> Reply:
+        if broken and question == "q40":
+            return Reply(status=404, refused=True)
+        return Reply(text="right")
+
+    with serving(answer) as fake:
+        first = invoke(fake, "run", items, "-m", "chat", "-v", "1", "--concurrency", "2")
+        assert first.exit_code == 3
+        assert "refuses the questions to chat version 1 with 404" in first.stderr
+        [run] = fake.runs.values()
+        assert run["status"] == "partial"
+        broken = False
+        second = invoke(fake, "run", items, "-m", "chat", "-v", "1", "--concurrency", "2")
+    assert second.exit_code == 0
+    assert "(resumed)" in second.stdout
+    assert len(fake.runs) == 1
+    doubled = {question for (question, _), times in fake.times_asked().items() if times > 1}
+    assert doubled <= {"q39", "q40", "q41"}
+    assert len(fake.rows[run["run_id"]]) == ITEMS
+
+
+def test_overload_is_missing_and_so_inconclusive(items: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluators.target.Retry.wait_s", lambda *args: 0.001)
+    with serving(lambda q, v: Reply(status=503) if q in ("q1", "q2") else Reply(text="right")) as fake:
+        result = invoke(fake, "run", items, "-m", "chat", "-v", "1")
+    assert result.exit_code == 2
+    assert "2 of 60 answers have no score" in result.stdout
+
+
+def test_a_ledger_away_for_a_moment_loses_nothing(items: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluators.ledger._PATIENCE_S", (0.01, 0.01))
+    monkeypatch.setattr("evaluators.ledger.time.sleep", lambda seconds: None)
+    with serving(right, fail_results=2) as fake:
+        result = invoke(fake, "run", items, "-m", "chat", "-v", "1")
+    assert result.exit_code == 0, result.output
+    assert [len(rows) for rows in fake.rows.values()] == [ITEMS]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["compare", "{set}", "-m", "chat"], "--candidate"),
+        (["compare", "{set}", "-m", "chat", "-c", "candidate", "--repeats", "0"], "repeats"),
+        (
+            ["compare", "{set}", "-m", "chat", "-c", "9"],
+            "chat has no version '9'; there are 1/production, 2/candidate",
+        ),
+        (["compare", "{set}", "-m", "chat", "-c", "production"], "are the same version 1"),
+        (["run", "/nowhere", "-m", "chat", "-v", "1"], "No such file"),
+    ],
+)
+def test_nothing_concluded_exits_with_3(items: str, arguments: list[str], told: str) -> None:
+    with serving(right) as fake:
+        result = invoke(fake, *[argument.replace("{set}", items) for argument in arguments])
+    assert result.exit_code == 3
+    assert told in result.stderr
+    assert fake.asked == []
+
+
+def test_a_service_that_is_away_is_named(items: str, tmp_path: Path) -> None:
+    with serving(right) as gone:
+        pass
+    with serving(right) as fake:
+        away = ["--proxy-url", gone.url, "--control-url", fake.url, "--token", TOKEN]
+        no_proxy = CliRunner().invoke(golden, ["run", items, "-m", "chat", "-v", "1", *away])
+    no_control = invoke(gone, "run", items, "-m", "chat", "-v", "1")
+    environment: dict[str, Any] = {"TURNOUT_DATA": str(tmp_path / "none"), "TURNOUT_TOKEN": None}
+    no_token = CliRunner().invoke(golden, ["run", items, "-m", "chat", "-v", "1"], env=environment)
+    assert [no_proxy.exit_code, no_control.exit_code, no_token.exit_code] == [3, 3, 3]
+    assert "reached nobody" in no_proxy.stderr
+    assert "no controller answers at" in no_control.stderr
+    assert "give --token" in no_token.stderr

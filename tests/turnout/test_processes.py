@@ -1,0 +1,110 @@
+"""Processes are started in order, watched, and stopped in order; what fails says why and how to mend it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from turnout.processes import Processes, ProcessFailed, Program, check_ports, free_port, programs
+from turnout.settings import Settings
+
+SERVER = """
+import http.server, signal, sys
+open(sys.argv[2], "a").write(sys.argv[3] + " starts\\n")
+def stop(*_):
+    open(sys.argv[2], "a").write(sys.argv[3] + " stops\\n")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
+"""
+
+
+def program(name: str, diary: Path, *command: str) -> Program:
+    port = free_port()
+    return Program(
+        name=name,
+        command=command or (sys.executable, "-c", SERVER, str(port), str(diary), name),
+        port=port,
+        healthy=f"http://127.0.0.1:{port}/",
+        option=f"--{name}-port",
+    )
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    made = Processes(tmp_path)
+    yield made
+    made.stop()
+
+
+def test_they_stop_in_the_reverse_order_of_starting(processes: Processes, tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    for name in ("first", "second"):
+        processes.start(program(name, diary))
+        processes.wait(name)
+    said: list[str] = []
+    processes.stop(said.append)
+    processes.stop(said.append)
+    assert said == ["second", "first"]
+    assert diary.read_text().splitlines() == ["first starts", "second starts", "second stops", "first stops"]
+
+
+def test_one_that_dies_is_started_again_and_that_is_told(processes: Processes, tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    processes.start(program("first", diary))
+    processes.wait("first")
+    before = processes.pid("first")
+    time.sleep(1.1)  # one that has lived for less than a second is not started again at once
+    os.kill(before, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while not (events := processes.tend()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert "SIGKILL" in events[0]
+    processes.wait("first")
+    assert processes.pid("first") != before
+    assert processes.tend() == []
+
+
+def test_one_that_ends_at_once_is_told_with_the_end_of_its_log(processes: Processes, tmp_path: Path) -> None:
+    processes.start(program("first", tmp_path / "d", sys.executable, "-c", "print('no luck'); exit(3)"))
+    with pytest.raises(ProcessFailed, match=r"(?s)exit code 3.*first.log.*no luck"):
+        processes.wait("first")
+
+
+def test_one_that_stays_silent_is_told(processes: Processes, tmp_path: Path) -> None:
+    processes.start(program("first", tmp_path / "d", sys.executable, "-c", "import time; time.sleep(60)"))
+    with pytest.raises(ProcessFailed, match=r"did not answer within 0\.3 s"):
+        processes.wait("first", seconds=0.3)
+
+
+def test_ports_that_are_taken_are_named_with_the_option_that_changes_them(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        settings = Settings(
+            data=tmp_path,
+            control_port=taken.getsockname()[1],
+            proxy_port=free_port(),
+            dashboard_port=free_port(),
+        )
+        with pytest.raises(ProcessFailed) as failed:
+            check_ports(programs(settings))
+        assert f"port {taken.getsockname()[1]} for the controller" in str(failed.value)
+        assert "--control-port" in str(failed.value)
+        assert "proxy" not in str(failed.value)
+
+
+def test_the_token_is_on_no_command_line(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, token="very-secret")
+    assert not any("very-secret" in part for one in programs(settings) for part in one.command)

@@ -1,0 +1,1 @@
+"""`turnout`: the command, the processes on one machine, serving a version, the demo."""

@@ -1,0 +1,242 @@
+"""`turnout golden`: what does a version answer to a golden set, and is a candidate as good as production?
+
+Exit codes, for scripts and CI: 0 pass, 1 fail, 2 inconclusive, 3 nothing was concluded (wrong usage, wrong
+files, a service that is away). Progress and remarks go to stderr, results to stdout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from typer.core import TyperCommand
+
+from evaluators.comparison import compare
+from evaluators.errors import EvaluatorError
+from evaluators.golden import GoldenSet
+from evaluators.ledger import GoldenLedger, Subject
+from evaluators.loading import load_golden_set
+from evaluators.runner import RunLimits
+from evaluators.runs import Effort, FinishedRun, finished_run
+from evaluators.summary import Gate
+from evaluators.target import ProxyTarget
+from experiments.client import ControlClient, ControlError
+from turnout.golden_report import Progress, print_comparison, print_summary
+from turnout.settings import SettingsError, read_settings
+
+EXIT_CODES: Final[dict[Gate, int]] = {"pass": 0, "fail": 1, "inconclusive": 2}
+NOTHING_CONCLUDED: Final = 3
+_USAGE_ERROR: Final = 2  # typer's own code for it, which here means inconclusive
+
+
+class GoldenCommand(TyperCommand):
+    """A command whose usage errors exit with 3: 2 is a verdict here."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if getattr(error, "exit_code", None) == _USAGE_ERROR:
+                error.exit_code = NOTHING_CONCLUDED  # type: ignore[attr-defined]
+            raise
+
+
+golden = typer.Typer(
+    help="Golden sets: run one against a version, compare two versions.", no_args_is_help=True
+)
+
+SetArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SET", help="A folder with set.yaml and items.jsonl, a .jsonl file, or a name under goldens/."
+    ),
+]
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="The model's name.")]
+RepeatsOption = Annotated[int, typer.Option(min=1, max=1000, help="How often each item is asked.")]
+ConcurrencyOption = Annotated[int, typer.Option(min=1, max=1024, help="Questions in flight at once.")]
+TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for one answer.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Ask anew: neither resume nor reuse stored runs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+ProxyOption = Annotated[str | None, typer.Option("--proxy-url", help="Where the proxy is.")]
+ControlOption = Annotated[str | None, typer.Option("--control-url", help="Where the control API is.")]
+TokenOption = Annotated[
+    str | None, typer.Option("--token", help="The control token.", envvar="TURNOUT_TOKEN")
+]
+ApiKeyOption = Annotated[
+    str | None,
+    typer.Option("--api-key", help="An API key, where the proxy asks for one.", envvar="TURNOUT_API_KEY"),
+]
+
+
+@golden.command("run", cls=GoldenCommand)
+def run_command(
+    set_: SetArgument,
+    model: ModelOption,
+    version: Annotated[str, typer.Option("--version", "-v", help="A version's number or alias.")],
+    repeats: RepeatsOption = 1,
+    concurrency: ConcurrencyOption = 8,
+    timeout: TimeoutOption = 120.0,
+    fresh: FreshOption = False,
+    as_json: JsonOption = False,
+    proxy_url: ProxyOption = None,
+    control_url: ControlOption = None,
+    token: TokenOption = None,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """Ask one version every item of a golden set, and store what its answers are worth."""
+    places = Places(proxy_url=proxy_url, control_url=control_url, token=token, api_key=api_key)
+    with _concluding(), places.desk(concurrency, timeout) as desk:
+        golden_set = load_golden_set(set_path(set_))
+        subject = desk.ledger.subject(model, version)
+        effort = Effort(repeats=repeats, resume=not fresh, limits=RunLimits(concurrency=concurrency))
+        finished = asyncio.run(desk.finished_run(golden_set, subject, effort))
+    if as_json:
+        _print_json({"run_id": finished.run.run_id, "version": subject.version, **finished.summary.to_json()})
+    else:
+        print_summary(Console(), golden_set, subject, finished)
+    raise typer.Exit(EXIT_CODES[finished.summary.gate])
+
+
+@golden.command("compare", cls=GoldenCommand)
+def compare_command(
+    set_: SetArgument,
+    model: ModelOption,
+    candidate: Annotated[str, typer.Option("--candidate", "-c", help="The candidate: a number or an alias.")],
+    control: Annotated[str, typer.Option("--control", help="What it is compared with.")] = "production",
+    repeats: RepeatsOption = 1,
+    concurrency: ConcurrencyOption = 8,
+    timeout: TimeoutOption = 120.0,
+    fresh: FreshOption = False,
+    as_json: JsonOption = False,
+    show_all: Annotated[bool, typer.Option("--all", help="List every newly failing item.")] = False,
+    proxy_url: ProxyOption = None,
+    control_url: ControlOption = None,
+    token: TokenOption = None,
+    api_key: ApiKeyOption = None,
+) -> None:
+    """Compare a candidate with the control on a golden set, item by item.
+
+    A stored run is used where it asked the same questions of the same version at the same endpoint.
+    """
+    places = Places(proxy_url=proxy_url, control_url=control_url, token=token, api_key=api_key)
+    with _concluding(), places.desk(concurrency, timeout) as desk:
+        golden_set = load_golden_set(set_path(set_))
+        subjects = [desk.ledger.subject(model, reference) for reference in (control, candidate)]
+        if subjects[0].version == subjects[1].version:
+            raise EvaluatorError(
+                f"{control!r} and {candidate!r} are the same version {subjects[0].version} of {model}; "
+                "name another candidate"
+            )
+        limits = RunLimits(concurrency=concurrency)
+        effort = Effort(repeats=repeats, reuse=not fresh, resume=not fresh, limits=limits)
+        runs = asyncio.run(desk.both(golden_set, subjects, effort))
+        comparison = compare(golden_set, runs[0].results, runs[1].results)
+        desk.ledger.save(model, comparison, runs[0].run, runs[1].run)
+    if as_json:
+        _print_json(comparison.to_json())
+    else:
+        print_comparison(Console(), comparison, runs, show_all=show_all)
+    raise typer.Exit(EXIT_CODES[comparison.verdict])
+
+
+@contextmanager
+def _concluding() -> Iterator[None]:
+    """Whatever keeps a command from its verdict is told on stderr, with the exit code that says so."""
+    try:
+        yield
+    except (EvaluatorError, ControlError, SettingsError, OSError) as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(NOTHING_CONCLUDED) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print(
+            "Stopped. What was answered is stored: the same command goes on from there."
+        )
+        raise typer.Exit(NOTHING_CONCLUDED) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where proxy and controller are, and what opens them. What is not given comes from the
+    settings, the token from the data folder."""
+
+    proxy_url: str | None
+    control_url: str | None
+    token: str | None
+    api_key: str | None
+
+    @contextmanager
+    def desk(self, concurrency: int, timeout_s: float) -> Iterator[Desk]:
+        """What a command works with, until the block ends."""
+        settings = read_settings(token=self.token, control_url=self.control_url, proxy_url=self.proxy_url)
+        token = settings.read_token()
+        if not token:
+            missing = f"no token: {settings.token_file} is not there; give --token, or set TURNOUT_DATA"
+            raise EvaluatorError(missing)
+        with closing(ControlClient(settings.control_address, token)) as api:
+            yield Desk(
+                ledger=GoldenLedger(api),
+                proxy_url=settings.proxy_address,
+                token=token,
+                api_key=self.api_key,
+                concurrency=concurrency,
+                timeout_s=timeout_s,
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """What both commands work with: the ledger, and how to reach the proxy."""
+
+    ledger: GoldenLedger
+    proxy_url: str
+    token: str
+    api_key: str | None
+    concurrency: int
+    timeout_s: float
+
+    async def finished_run(self, golden_set: GoldenSet, subject: Subject, effort: Effort) -> FinishedRun:
+        """The version's run, with a progress bar on stderr."""
+        target = ProxyTarget(
+            base_url=self.proxy_url,
+            model=subject.model,
+            version=subject.version,
+            token=self.token,
+            api_key=self.api_key,
+            concurrency=self.concurrency,
+            timeout_s=self.timeout_s,
+        )
+        async with target:
+            with Progress(f"{golden_set.name}: {subject.model} version {subject.version}") as progress:
+                return await finished_run(
+                    golden_set,
+                    subject,
+                    self.ledger,
+                    target,
+                    effort,
+                    on_start=progress.start,
+                    on_answer=progress.answer,
+                )
+
+    async def both(
+        self, golden_set: GoldenSet, subjects: Sequence[Subject], effort: Effort
+    ) -> list[FinishedRun]:
+        """The runs one after the other: at the same time they would compete for the engines."""
+        return [await self.finished_run(golden_set, subject, effort) for subject in subjects]
+
+
+def set_path(name: str) -> Path:
+    """The golden set called so: a path, or a name under ./goldens."""
+    path = Path(name)
+    named = Path("goldens") / name
+    return named if not path.exists() and named.exists() else path
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,150 @@
+"""How do a golden run and a comparison look in a terminal?
+
+Tables and sentences only: everything shown was worked out by `evaluators`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from evaluators.comparison import Change, Comparison, MetricRow
+from evaluators.golden import GoldenSet
+from evaluators.ledger import Subject
+from evaluators.results import ResultRow
+from evaluators.runs import FinishedRun
+from evaluators.summary import ITEMS, Gate, Summary
+
+_STYLES: Final[dict[Gate, str]] = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+_LISTED: Final = 10
+_WIDTH: Final = 100
+_UNANSWERED: Final = frozenset((None, "overloaded", "rejected"))
+
+
+class Progress:
+    """A bar on stderr: answers had of answers planned, and how many of them failed or are missing."""
+
+    def __init__(self, title: str) -> None:
+        self._bar = RichProgress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[remark]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task(escape(title), total=None, remark="")
+        self._failed = self._missing = 0
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.stop()
+
+    def start(self, done: int, planned: int) -> None:
+        """So many answers are stored already."""
+        self._bar.update(self._task, total=planned, completed=done)
+
+    def answer(self, rows: Sequence[ResultRow]) -> None:
+        """One more answer has been scored."""
+        if rows and rows[0].outcome in _UNANSWERED:
+            self._missing += 1
+        elif any(row.value == 0.0 for row in rows):
+            self._failed += 1
+        remark = f"{self._failed} failed" + (f", {self._missing} unanswered" if self._missing else "")
+        self._bar.update(self._task, advance=1, remark=remark)
+
+
+def print_summary(console: Console, golden: GoldenSet, subject: Subject, finished: FinishedRun) -> None:
+    """One run: pass rates by evaluator, how answers ended, the gate."""
+    summary = finished.summary
+    console.print(f"[bold]{escape(golden.name)}[/] on {escape(subject.model)} version {subject.version}")
+    console.print(f"{golden.hash}, run {finished.run.run_id} ({finished.way})", style="dim", highlight=False)
+    table = Table("check", "scored", "passed", "rate", "missing", "")
+    for tally in summary.evaluators:
+        missing = tally.planned - tally.scored - tally.skipped
+        rate = "-" if tally.pass_rate is None else f"{tally.pass_rate:.1%}"
+        gate = "" if tally.gate else "does not gate"
+        table.add_row(tally.evaluator, f"{tally.scored}", f"{tally.passed:g}", rate, f"{missing}", gate)
+    table.add_section()
+    rate = "-" if summary.pass_rate is None else f"{summary.pass_rate:.1%}"
+    table.add_row(
+        "[bold]answers[/]", f"{summary.scored}", f"{summary.passed:g}", rate, f"{summary.missing}", ""
+    )
+    console.print(table)
+    console.print(f"Answers ended: {_outcomes(summary)}.")
+    if finished.mlflow_run_id:
+        console.print(f"MLflow run {finished.mlflow_run_id}", highlight=False)
+    console.print(escape(summary.sentence), style=_STYLES[summary.gate], highlight=False)
+
+
+def print_comparison(
+    console: Console, comparison: Comparison, runs: Sequence[FinishedRun], *, show_all: bool = False
+) -> None:
+    """Two runs: rates and intervals by evaluator, what newly fails, the verdict in a sentence."""
+    control, candidate = (run.run.version for run in runs)
+    console.print(f"[bold]{escape(comparison.set_name)}[/]: version {candidate} against version {control}")
+    ways = ", ".join(f"version {run.run.version}: {run.way}" for run in runs)
+    console.print(f"{comparison.set_hash} ({ways})", style="dim", highlight=False)
+    level = 1 - comparison.policy.alpha
+    table = Table(
+        "check", f"v{control}", f"v{candidate}", "difference", f"{level:.0%} interval", "lost", "gained", "n"
+    )
+    for row in comparison.metrics:
+        table.add_row(*_cells(row))
+    table.add_section()
+    table.add_row(*_cells(comparison.gate), style="bold")
+    console.print(table)
+    _print_changes(console, "Newly failing", comparison.newly_failing, show_all)
+    if comparison.newly_passing:
+        ids = ", ".join(dict.fromkeys(change.item_id for change in comparison.newly_passing))
+        console.print(f"Newly passing: {ids}", highlight=False)
+    for reason in comparison.reasons:
+        if reason.severity == "warn":
+            console.print(f"Warning: {escape(reason.text)}", style="yellow", highlight=False)
+    if comparison.missing:
+        console.print(f"Missing in a run: {comparison.missing} of {comparison.planned} items.")
+    console.print(escape(comparison.sentence), style=f"bold {_STYLES[comparison.verdict]}", highlight=False)
+
+
+def _print_changes(console: Console, title: str, changes: Sequence[Change], show_all: bool) -> None:
+    if not changes:
+        return
+    table = Table("item", "check", "expected", "got", title=title, title_justify="left")
+    shown = changes if show_all else changes[:_LISTED]
+    for change in shown:
+        table.add_row(
+            escape(change.item_id), escape(change.evaluator), _short(change.expected), _short(change.got)
+        )
+    console.print(table)
+    if len(shown) < len(changes):
+        console.print(f"... and {len(changes) - len(shown)} more (--all lists them)", style="dim")
+
+
+def _cells(row: MetricRow) -> list[str]:
+    name = "all checks of an item" if row.evaluator == ITEMS else row.evaluator
+    rates = ["-" if rate is None else f"{rate:.1%}" for rate in (row.control, row.candidate)]
+    difference, interval = "-", "-"
+    if row.effect is not None:
+        difference = f"{100 * row.effect.estimate:+.1f}"
+        interval = f"{100 * row.effect.lower:+.1f} to {100 * row.effect.upper:+.1f}"
+    return [name, *rates, difference, interval, f"{row.only_control}", f"{row.only_candidate}", f"{row.n}"]
+
+
+def _outcomes(summary: Summary) -> str:
+    return ", ".join(f"{count} {outcome}" for outcome, count in summary.outcomes.items()) or "none"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return escape(line if len(line) <= _WIDTH else line[: _WIDTH - 3] + "...")

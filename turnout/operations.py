@@ -1,0 +1,320 @@
+"""What does each command ask of the control API, and what does it tell the operator?"""
+
+from __future__ import annotations
+
+import getpass
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from rich.text import Text
+
+from experiments.client import ControlClient, ControlError
+
+from .settings import Settings
+from .terminal import emit, fail, out, plain, say, table
+
+Json = dict[str, Any]
+
+_STYLE: Final = {"ship": "green", "roll_back": "red", "invalid": "red", "inconclusive": "yellow"}
+
+
+@contextmanager
+def _api(settings: Settings) -> Iterator[ControlClient]:
+    """The control API; whatever it refuses ends the command in one line."""
+    try:
+        with closing(ControlClient(settings.control_address, settings.read_token())) as client:
+            yield client
+    except ControlError as error:
+        hint = ""
+        if error.status == 401:
+            given = "TURNOUT_TOKEN" if settings.token else settings.token_file
+            hint = f"; here the token comes from {given}"
+        fail(f"{error}{hint}")
+
+
+def _part(name: str, kind: str) -> str:
+    """A name as one part of a path. What no name can be ends the command: it would lead elsewhere."""
+    if not re.fullmatch(r"[^/\\]{1,200}", name) or name in (".", ".."):
+        fail(f"{name!r} is no {kind}'s name: expected letters, digits and . _ -", 2)
+    return quote(name, safe="")
+
+
+def _actor() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "operator"
+
+
+# -- state -------------------------------------------------------------------------------------------------
+
+
+def show_status(settings: Settings, *, as_json: bool) -> None:
+    with _api(settings) as api:
+        overview = api.get("/api/overview")
+    if as_json:
+        emit(overview)
+        return
+    health = overview["health"]
+    collector, registry, ledger = health["collector"], health["registry"], health["ledger"]
+    say(f"snapshot {health['snapshot']}, {ledger['exchanges']} exchanges in the ledger ({ledger['path']})")
+    waiting = collector["segments_waiting"]
+    late = f", {collector['lag_s']:.1f} s behind" if waiting and collector.get("lag_s") is not None else ""
+    say(f"collector: {waiting} segments waiting{late}")
+    if health["losses"]:
+        say(f"{health['losses']} exchanges could not be recorded", "red")
+    for sentence in (*health.get("not_routed", ()), *health.get("pending", ())):
+        say(sentence, "yellow")
+    if health.get("config_error"):
+        say(f"recording settings: {health['config_error']}", "red")
+    if not registry["ok"]:
+        say(f"registry: {registry['error']}", "yellow")
+    table(
+        ("worker", "snapshot", "seen s ago"),
+        [(w["worker"], w["snapshot"], f"{w['last_seen_s']:.1f}") for w in health["workers"]],
+    )
+    if overview["experiments"]:
+        _experiments_table(overview["experiments"])
+
+
+def new_key(settings: Settings, tenant: str) -> None:
+    """Nothing is stored: the operator puts the digest into turnout.yaml, the tenant gets the key."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", tenant):
+        fail(
+            f"tenant {tenant!r}: expected up to 64 characters of a-z 0-9 . _ -, the first a letter or digit",
+            2,
+        )
+    made = f"sk-turnout-{secrets.token_urlsafe(32)}"
+    say(f"The key of {tenant}, shown only now: {made}")
+    say(f"To put it in force, add to {settings.data / 'turnout.yaml'} (it is read again at once):")
+    say(f"keys:\n  - {{tenant: {tenant}, sha256: {sha256(made.encode()).hexdigest()}}}")
+    say("From the first key on, the proxy answers nobody without one.")
+
+
+# -- models ------------------------------------------------------------------------------------------------
+
+
+def register(settings: Settings, model: str, body: Mapping[str, Any], *, as_json: bool) -> None:
+    with _api(settings) as api:
+        version = api.post(f"/api/models/{_part(model, 'model')}/versions", body)
+    if as_json:
+        emit(version)
+        return
+    aliases = ", ".join(version["aliases"]) or "none"
+    endpoint = version["endpoint"]
+    say(f"Registered version {version['version']} of {model}; aliases: {aliases}.")
+    if endpoint is None:
+        say(f"Not served yet: turnout serve models:/{model}/{version['version']}")
+        return
+    replicas = ", ".join(endpoint["replicas"])
+    say(f"Served as {endpoint['served_name']!r} by {endpoint['engine']} at {replicas}.")
+
+
+def list_models(settings: Settings, *, as_json: bool) -> None:
+    with _api(settings) as api:
+        models = api.get("/api/models")
+    if as_json:
+        emit(models)
+        return
+    rows = [(m["name"], _v(m["production"]), _v(m["former"]), len(m["versions"])) for m in models]
+    table(("model", "production", "former", "versions"), rows)
+
+
+def show_model(settings: Settings, model: str, *, as_json: bool) -> None:
+    with _api(settings) as api:
+        found = api.get(f"/api/models/{_part(model, 'model')}")
+    if as_json:
+        emit(found)
+        return
+    say(f"{found['name']}: production {_v(found['production'])}, former {_v(found['former'])}")
+    rows = []
+    for version in found["versions"]:
+        endpoint = version["endpoint"] or {
+            "engine": "-",
+            "replicas": [version.get("problem") or "no endpoint"],
+        }
+        replicas = ", ".join(endpoint["replicas"])
+        rows.append((version["version"], ", ".join(version["aliases"]), endpoint["engine"], replicas))
+    table(("version", "aliases", "engine", "replicas"), rows)
+
+
+# -- experiments -------------------------------------------------------------------------------------------
+
+
+def start_experiment(settings: Settings, spec: Path, *, as_json: bool) -> None:
+    try:
+        text = spec.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"{spec} cannot be read: {error}", 2)
+    with _api(settings) as api:
+        body = {"spec_yaml": text, "filename": str(spec), "actor": _actor()}
+        started = api.post("/api/experiments", body)
+    if as_json:
+        emit(started)
+        return
+    arms = ", ".join(f"{arm['arm']} v{arm['version']} {arm['weight_pct']:g} %" for arm in started["arms"])
+    say(f"{started['name']} is {started['state']}: {started['mode']} on {started['model']}, {arms}.")
+
+
+def list_experiments(settings: Settings, *, as_json: bool) -> None:
+    with _api(settings) as api:
+        experiments = api.get("/api/experiments")
+    if as_json:
+        emit(experiments)
+    else:
+        _experiments_table(experiments)
+
+
+def _experiments_table(experiments: list[Json]) -> None:
+    rows = [
+        (
+            one["name"], one["model"], one["mode"], one["state"],
+            " / ".join(f"v{arm['version']} {arm['weight_pct']:g}%" for arm in one["arms"]),
+            f"{one['units']} of {one['horizon']}", _chip(one["verdict"]),
+        )
+        for one in experiments
+    ]  # fmt: skip
+    table(("experiment", "model", "mode", "state", "arms", "units", "verdict"), rows)
+
+
+def show_experiment(settings: Settings, name: str, *, as_json: bool) -> None:
+    with _api(settings) as api:
+        found = api.get(f"/api/experiments/{_part(name, 'experiment')}")
+    if as_json:
+        emit(found)
+        return
+    _experiments_table([found])
+    verdict = found["verdict"]
+    if found["ended_at"] is not None:
+        say(f"\nEnded at {found['ended_at']}: {found['state'].replace('_', ' ')}. The last verdict was:")
+    if verdict is not None:
+        say(f"\n{verdict['sentence']}", _STYLE.get(verdict["kind"], "bold"))
+        for reason in verdict["reasons"]:
+            say(f"  {reason['severity']}: {reason['text']}")
+        table(SCORECARD, [scorecard_row(metric) for metric in verdict["metrics"]])
+    if found.get("waiting_for") and not (verdict and found["waiting_for"] == verdict["sentence"]):
+        say(f"\nNext step: {found['waiting_for']}")
+    if found.get("note") and not (verdict and found["note"] == verdict["sentence"]):
+        say(f"Note: {found['note']}")
+    accounting = found["accounting"]
+    say(
+        f"\n{accounting['eligible']} eligible requests, {accounting['no_unit']} without a unit, "
+        f"{accounting['recorded']} recorded, {accounting['lost']} lost, {accounting['shed']} shed"
+    )
+
+
+SCORECARD: Final = (
+    "metric",
+    "role",
+    "control",
+    "candidate",
+    "n",
+    "missing",
+    "effect",
+    "interval",
+    "margin",
+    "state",
+)
+
+
+def scorecard_row(metric: Json) -> tuple[object, ...]:
+    """One metric of a verdict as cells for people: every number with its n and what is missing."""
+    arms = {arm["arm"]: arm for arm in metric["arms"]}
+    control, candidate = arms.get("control", {}), arms.get("candidate", {})
+    estimate, interval = effect_text(metric)
+    return (
+        metric["metric"], metric["role"], _value(control, metric), _value(candidate, metric),
+        f"{control.get('n', 0)} / {candidate.get('n', 0)}",
+        f"{control.get('missing', 0)} / {candidate.get('missing', 0)}",
+        estimate, interval, "-" if metric["margin"] is None else f"{metric['margin']:.3g}", metric["state"],
+    )  # fmt: skip
+
+
+def _value(arm: Json, metric: Json) -> str:
+    value = arm.get("value")
+    if value is None:
+        return "-"
+    if metric["kind"] == "binary":
+        return f"{100 * value:.1f} %"
+    return f"{value:.3g} {metric['display_unit'] or ''}".rstrip()
+
+
+def metric_text(metric: Json) -> str:
+    """One metric in a line: control to candidate, and the change with its interval."""
+    arms = {arm["arm"]: arm for arm in metric["arms"]}
+    estimate, interval = effect_text(metric)
+    values = " to ".join(_value(arms.get(arm, {}), metric) for arm in ("control", "candidate"))
+    return f"{metric['metric']} {values}: {estimate} {interval}"
+
+
+def effect_text(metric: Json) -> tuple[str, str]:
+    """The candidate against the control: the estimate, and the interval in the same unit."""
+    effect = metric["effect"] or metric["band"]
+    if effect is None or effect["estimate"] is None:
+        return "-", "-"
+    ratio = (metric["effect"] or {}).get("scale") == "ratio"
+    unit = " %" if ratio else " points" if metric["kind"] == "binary" else ""
+    low, at, high = (_change(effect[key], unit, ratio) for key in ("lower", "estimate", "upper"))
+    return f"{at}{unit}", f"[{low}, {high}]"
+
+
+def _change(value: float | None, unit: str, ratio: bool) -> str:
+    if value is None:
+        return "-"
+    if unit:
+        return f"{100 * (value - 1 if ratio else value):+.1f}"
+    return f"{value:+.3g}"
+
+
+def change_experiment(settings: Settings, name: str, verb: str, reason: str | None, *, as_json: bool) -> None:
+    with _api(settings) as api:
+        done = api.post(
+            f"/api/experiments/{_part(name, 'experiment')}/{verb}", {"reason": reason, "actor": _actor()}
+        )
+    _tell(done, as_json=as_json)
+
+
+# -- production --------------------------------------------------------------------------------------------
+
+
+def change_production(
+    settings: Settings, model: str, verb: str, body: Mapping[str, Any], *, as_json: bool
+) -> None:
+    with _api(settings) as api:
+        done = api.post(f"/api/models/{_part(model, 'model')}/{verb}", {**body, "actor": _actor()})
+    _tell(done, as_json=as_json)
+    if body.get("dry_run") and not as_json:
+        say("Dry run: nothing was changed.")
+
+
+def _tell(done: Json, *, as_json: bool) -> None:
+    """What was changed, and which workers already act on it."""
+    if as_json:
+        emit(done)
+        return
+    for sentence in done.get("changed") or ["Nothing to change."]:
+        say(f"{sentence[:1].upper()}{sentence[1:]}")
+    acknowledged, missing = done.get("acknowledged_by") or [], done.get("unacknowledged") or []
+    if acknowledged:
+        workers = "1 worker" if len(acknowledged) == 1 else f"{len(acknowledged)} workers"
+        say(f"In force on {workers} after {done['elapsed_ms']:.0f} ms.")
+    if missing:
+        names = ", ".join(plain(worker) for worker in missing)
+        out.print(Text(f"Not yet acknowledged by {names}.", style="yellow"))
+    for pending in done.get("pending") or ():
+        say(f"Still to do: {pending}", "yellow")
+
+
+def _chip(verdict: Json | None) -> Text:
+    kind = verdict["kind"] if verdict else "-"
+    return Text(plain(kind).replace("_", " "), style=_STYLE.get(kind, ""))
+
+
+def _v(version: int | None) -> str:
+    return "-" if version is None else f"v{version}"

@@ -1,0 +1,205 @@
+"""How do Turnout's processes live on one machine: start in order, watched, stopped in order?
+
+`turnout up` and the demo use it. Each process has a log of its own under the data folder; one that dies is
+started again, and says so. Nothing here knows what the processes do.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import httpx
+
+import dashboard.start
+
+from .settings import Settings
+
+#: Time for a process to answer its health check: MLflow's first start migrates a database.
+START_SECONDS = 90.0
+#: Time to drain after SIGTERM; the proxy lets requests in flight end within 30 s.
+STOP_SECONDS = 40.0
+
+
+class ProcessFailed(RuntimeError):
+    """A process did not come up; the message holds the end of its log and says what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """A process to run: `healthy` is a URL that answers 200 once it is up, `port` what it will listen on."""
+
+    name: str
+    command: tuple[str, ...]
+    port: int
+    healthy: str
+    option: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def programs(settings: Settings) -> tuple[Program, ...]:
+    """The three of `turnout up`, in the order of starting: each can live without the later ones."""
+    data = str(settings.data)
+    control_url = settings.control_address
+    controller = [sys.executable, "-m", "experiments", "--data", data]
+    controller += ["--tracking-uri", settings.registry_uri, "--port", str(settings.control_port)]
+    proxy = [sys.executable, "-m", "proxy", "--data", data, "--control-url", control_url]
+    proxy += ["--host", settings.host, "--port", str(settings.proxy_port), "--workers", str(settings.workers)]
+    return (
+        Program(
+            name="controller",
+            command=tuple(controller),
+            port=settings.control_port,
+            option="--control-port",
+            healthy=f"{control_url}/healthz",
+        ),
+        Program(
+            name="proxy",
+            command=tuple(proxy),
+            port=settings.proxy_port,
+            option="--proxy-port",
+            healthy=f"{settings.proxy_address}/readyz",
+        ),
+        Program(
+            name="dashboard",
+            command=tuple(dashboard.start.command(settings.dashboard_port, control_url, settings.token_file)),
+            environment=dashboard.start.environment(control_url, settings.token_file),
+            port=settings.dashboard_port,
+            option="--dashboard-port",
+            healthy=f"http://127.0.0.1:{settings.dashboard_port}/_stcore/health",
+        ),
+    )
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def check_ports(wanted: tuple[Program, ...]) -> None:
+    """Raises ProcessFailed, naming each port that is taken and the option that changes it."""
+    taken = []
+    for program in wanted:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", program.port))
+            except OSError:
+                taken.append(f"port {program.port} for the {program.name} (change it with {program.option})")
+    if taken:
+        raise ProcessFailed(f"something else listens on {'; on '.join(taken)}")
+
+
+class Processes:
+    """Running processes of one data folder."""
+
+    def __init__(self, data: Path) -> None:
+        self._logs = data / "logs"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._programs: dict[str, Program] = {}
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._born: dict[str, float] = {}
+        self._logged: dict[str, int] = {}
+
+    def log(self, name: str) -> Path:
+        """Where a process writes."""
+        return self._logs / f"{name}.log"
+
+    def pid(self, name: str) -> int:
+        """The process id of a running process."""
+        return self._running[name].pid
+
+    def start(self, program: Program) -> None:
+        """Start without waiting."""
+        with self.log(program.name).open("ab") as out:
+            self._logged[program.name] = out.tell()
+            self._running[program.name] = _spawn(program, out)
+        self._programs[program.name] = program
+        self._born[program.name] = time.monotonic()
+
+    def wait(self, name: str, seconds: float = START_SECONDS) -> None:
+        """Until the process answers. Raises ProcessFailed when it ends or stays silent."""
+        program = self._programs[name]
+        deadline = time.monotonic() + seconds
+        with httpx.Client(timeout=2.0, trust_env=False) as client:
+            while time.monotonic() < deadline:
+                code = self._running[name].poll()
+                if code is not None:
+                    raise ProcessFailed(f"the {name} ended at once (exit code {code}).\n{self._tail(name)}")
+                with suppress(httpx.TransportError):
+                    if client.get(program.healthy).status_code == httpx.codes.OK:
+                        return
+                time.sleep(0.05)
+        raise ProcessFailed(f"the {name} did not answer within {seconds:g} s.\n{self._tail(name)}")
+
+    def _tail(self, name: str, lines: int = 12) -> str:
+        written = self.log(name).read_bytes()[self._logged[name] :]
+        text = written.decode("utf-8", "replace").splitlines()[-lines:]
+        return "\n".join([f"The end of {self.log(name)}:", *(f"  {line}" for line in text)])
+
+    def tend(self) -> list[str]:
+        """Start again what has ended, at most once a second each; what happened, in words."""
+        events = []
+        for name, process in list(self._running.items()):
+            code = process.poll()
+            if code is not None and time.monotonic() - self._born[name] > 1.0:
+                events.append(
+                    f"the {name} ended ({_ending(code)}) and was started again; see {self.log(name)}"
+                )
+                self.start(self._programs[name])
+        return events
+
+    def replace(self, program: Program) -> None:
+        """Put another program in the place of the one of the same name, and wait until it answers."""
+        process = self._running[program.name]
+        process.terminate()
+        process.wait(STOP_SECONDS)
+        self.start(program)
+        self.wait(program.name)
+
+    def stop(self, said: Callable[[str], None] = lambda _: None) -> None:
+        """In reverse order of starting. Safe to repeat.
+
+        1. dashboard: nobody presses a button any more. 2. proxy: requests in flight end, the spool is sealed.
+        3. controller, last: it takes the sealed segments into the ledger.
+        """
+        for name in reversed(list(self._running)):
+            process = self._running.pop(name)
+            if process.poll() is None:
+                said(name)
+                process.terminate()
+                try:
+                    process.wait(STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def _spawn(program: Program, out: IO[bytes]) -> subprocess.Popen[bytes]:
+    # A session of its own: Ctrl-C reaches only us, and we stop the processes in order.
+    return subprocess.Popen(
+        program.command,
+        env={**os.environ, **program.environment},
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=out,
+        start_new_session=True,
+    )
+
+
+def _ending(code: int) -> str:
+    if code < 0:
+        with suppress(ValueError):
+            return signal.Signals(-code).name
+    return f"exit code {code}"

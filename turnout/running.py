@@ -1,0 +1,62 @@
+"""How do `turnout up` and the single processes run in the foreground until they are told to stop?"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+from .processes import Processes, ProcessFailed, check_ports, programs
+from .settings import Settings
+from .terminal import err, fail, say
+
+
+def run_all(settings: Settings) -> None:
+    """All three, watched, until SIGINT or SIGTERM."""
+    _make(settings.data)
+    wanted = programs(settings)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    processes = Processes(settings.data)
+    try:
+        check_ports(wanted)
+        with err.status("starting") as progress:
+            for program in wanted:
+                if stop.is_set():
+                    return
+                progress.update(f"starting the {program.name}")
+                processes.start(program)
+                processes.wait(program.name)
+        say(f"Applications:  base_url {settings.proxy_address}/v1")
+        say(f"Dashboard:     http://127.0.0.1:{settings.dashboard_port}")
+        say(f"Control API:   {settings.control_address}/docs")
+        say(f"Everything is in {settings.data.resolve()}; Ctrl-C stops.")
+        while not stop.wait(0.5):
+            for event in processes.tend():
+                say(event, "yellow")
+    except ProcessFailed as error:
+        fail(str(error))
+    finally:
+        processes.stop(lambda name: err.print(f"stopping the {name}"))
+
+
+def _make(folder: Path) -> None:
+    """The data folder. It holds what people asked and were answered: a new one is its owner's alone."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / "logs").mkdir(exist_ok=True)
+    except OSError as error:
+        fail(f"the data folder {folder} cannot be made: {error.strerror}; choose another with --data", 2)
+
+
+def run_one(settings: Settings, name: str) -> None:
+    """Become one of the processes: signals and logs are its own."""
+    _make(settings.data)
+    program = next(program for program in programs(settings) if program.name == name)
+    try:
+        check_ports((program,))
+    except ProcessFailed as error:
+        fail(str(error).replace(program.option, "--port"))
+    os.execvpe(program.command[0], program.command, {**os.environ, **program.environment})

@@ -1,0 +1,117 @@
+"""Which ports, folders and addresses does the command use? Environment variables and their defaults.
+
+Options of a command win over the environment. docs/reference/settings.md lists them; a test holds it to this.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+TOKEN_FILE: Final = "token"
+#: Variables that are read by one command or process only: name and meaning.
+OTHER_VARIABLES: Final = {
+    "TURNOUT_API_KEY": "an API key for `turnout golden`, where the proxy asks for one",
+    "TURNOUT_TOKEN_FILE": "where the dashboard reads the control token; `turnout` sets it itself",
+    "TURNOUT_VLLM_PYTHON": "the Python `turnout serve` starts vLLM with; default: `.venv-vllm/bin/python`",
+}
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message names the variable."""
+
+
+class Settings(BaseSettings):
+    """Read from `TURNOUT_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="TURNOUT_", extra="ignore", frozen=True)
+
+    data: Path = Field(
+        Path("turnout-data"), description="folder of the ledger, the spool, the logs and the token"
+    )
+    tracking_uri: str | None = Field(
+        None, description="MLflow's tracking URI; default: SQLite in the data folder"
+    )
+    host: str = Field("127.0.0.1", description="address the proxy listens on; the rest stays on loopback")
+    proxy_port: int = Field(8080, ge=0, le=65535, description="port of the proxy")
+    control_port: int = Field(8081, ge=0, le=65535, description="port of the controller's API")
+    dashboard_port: int = Field(8501, ge=0, le=65535, description="port of the dashboard")
+    workers: int = Field(1, ge=1, le=256, description="workers of the proxy")
+    control_url: str | None = Field(None, description="where commands find the controller")
+    proxy_url: str | None = Field(None, description="where golden runs find the proxy")
+    token: str | None = Field(None, description="the control token; default: read from the data folder")
+
+    @field_validator("control_url", "proxy_url")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None and not _is_address(value):
+            raise PydanticCustomError("address", "expected an address such as http://127.0.0.1:8080")
+        return value
+
+    @property
+    def registry_uri(self) -> str:
+        """The tracking URI in force."""
+        return self.tracking_uri or f"sqlite:///{self.data.resolve() / 'mlflow.db'}"
+
+    @property
+    def control_address(self) -> str:
+        """The controller's base URL."""
+        return (self.control_url or f"http://127.0.0.1:{self.control_port}").rstrip("/")
+
+    @property
+    def proxy_address(self) -> str:
+        """The proxy's base URL."""
+        return (self.proxy_url or f"http://127.0.0.1:{self.proxy_port}").rstrip("/")
+
+    @property
+    def token_file(self) -> Path:
+        """Where the controller writes the token that it accepts."""
+        return self.data / TOKEN_FILE
+
+    def read_token(self) -> str | None:
+        """The control token, None if there is none to be found: reading needs none."""
+        if self.token:
+            return self.token
+        try:
+            return self.token_file.read_text("utf-8").strip() or None
+        except OSError:
+            return None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def read_settings(**given: Any) -> Settings:
+    """The settings; what is given and not None wins over the environment. Raises SettingsError."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(f"{_variable(first['loc'][0])}: {first['msg']}, got {first['input']!r}") from None
+
+
+def unknown_variables() -> list[str]:
+    """A sentence for each TURNOUT_ variable of the environment that nothing reads: often a slip."""
+    known = [*map(_variable, Settings.model_fields), *OTHER_VARIABLES]
+    found = []
+    for name in sorted(os.environ):
+        if name.startswith("TURNOUT_") and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            found.append(f"{name} is no setting" + (f": did you mean {near[0]}?" if near else ""))
+    return found
+
+
+def _variable(field: object) -> str:
+    return f"TURNOUT_{field}".upper()

@@ -1,0 +1,182 @@
+"""What does a request body ask of the engine? Checked as vLLM checks it, refused in vLLM's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from .answers import Question, tokens
+from .documents import CHAT, EMBEDDINGS, error
+from .profile import Profile
+
+
+class EngineError(Exception):
+    """The engine answers with an error: `body` is JSON in vLLM's shape."""
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        message: str,
+        param: str | None = None,
+        headers: tuple[bytes, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+        self.body = error(status, kind, message, param)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One checked request. `prompts` holds one entry but for completions and embeddings of a list."""
+
+    path: str
+    model: str
+    stream: bool
+    document: Mapping[str, Any]
+    prompts: tuple[str, ...]
+    question: Question
+    n: int
+    limit: int
+    stops: tuple[str, ...]
+    prompt_tokens: int
+    logprobs: bool
+
+    def option(self, name: str) -> bool:
+        """A flag of `stream_options`."""
+        options = self.document.get("stream_options")
+        return isinstance(options, dict) and options.get(name) is True
+
+
+def _bad(message: str, param: str | None = None) -> EngineError:
+    return EngineError(400, "BadRequestError", message, param)
+
+
+def parse(path: str, body: bytes, profile: Profile) -> Ask:
+    """Read and check a body. Raises EngineError."""
+    try:
+        document = orjson.loads(body)
+    except ValueError as problem:
+        message = f"1 validation error:\n  {{'type': 'json_invalid', 'msg': 'JSON decode error: {problem}'}}"
+        raise EngineError(400, "Bad Request", message) from None
+    if not isinstance(document, dict):
+        raise EngineError(
+            400, "Bad Request", "1 validation error:\n  {'type': 'dict_type', 'loc': ('body',)}"
+        )
+    prompts, question = _content(path, document)
+    limit = document.get("max_completion_tokens") or document.get("max_tokens")
+    _whole_number(document, "max_tokens", 1)
+    n = _whole_number(document, "n", 1) or 1
+    count = sum(len(tokens(prompt)) for prompt in prompts) + 4 * (path == CHAT)
+    if count >= profile.max_model_len:
+        raise _bad(
+            f"This model's maximum context length is {profile.max_model_len} tokens. However, your prompt "
+            f"contains {count} input tokens, which exceeds this limit even without any output tokens. "
+            "Please reduce the length of the input prompt.",
+            "input_tokens",
+        )
+    stop = document.get("stop") or ()
+    return Ask(
+        path=path,
+        model=str(document.get("model") or profile.name),
+        stream=document.get("stream") is True and path != EMBEDDINGS,
+        document=document,
+        prompts=prompts,
+        question=question,
+        n=n,
+        limit=min(limit or profile.max_model_len, profile.max_model_len - count),
+        stops=(stop,) if isinstance(stop, str) else tuple(map(str, stop)),
+        prompt_tokens=count,
+        logprobs=bool(document.get("logprobs")),
+    )
+
+
+def _whole_number(document: Mapping[str, Any], name: str, least: int) -> int | None:
+    value = document.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        message = f"1 validation error:\n  {{'type': 'int_type', 'loc': ('body', '{name}')}}"
+        raise EngineError(400, "Bad Request", message, name)
+    if value < least:
+        raise _bad(f"{name} must be at least {least}, got {value}.", name)
+    return value
+
+
+def _content(path: str, document: Mapping[str, Any]) -> tuple[tuple[str, ...], Question]:
+    name = {CHAT: "messages", EMBEDDINGS: "input"}.get(path, "prompt")
+    content = document.get(name)
+    if content is None or (path == CHAT and not (isinstance(content, list) and content)):
+        problem = {"type": "missing", "loc": ("body", name), "msg": "Field required"}
+        message = f"1 validation error:\n  {problem}"
+        raise EngineError(400, "Bad Request", message, name)
+    if path != CHAT:
+        prompts = _texts(content)
+        return prompts, Question(prompt=prompts[0] if prompts else "")
+    texts = [_text(message.get("content")) for message in content if isinstance(message, dict)]
+    question = Question(
+        prompt=texts[-1] if texts else "",
+        schema=_schema(document.get("response_format")),
+        call=_required_call(document),
+    )
+    return ("\n".join(texts),), question
+
+
+def _texts(content: Any) -> tuple[str, ...]:
+    """Strings or token ids, one or many."""
+    if isinstance(content, str):
+        return (content,)
+    if isinstance(content, list) and content and all(isinstance(token, int) for token in content):
+        return (" ".join(map(str, content)),)
+    if isinstance(content, list):
+        return tuple(text for part in content for text in _texts(part))
+    raise EngineError(400, "Bad Request", "1 validation error:\n  {'type': 'string_type'}", "prompt")
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):
+        parts = (part.get("text") for part in content if isinstance(part, dict))
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
+
+
+def _schema(wanted: Any) -> Mapping[str, Any] | None:
+    if not isinstance(wanted, dict):
+        return None
+    if wanted.get("type") == "json_object":
+        return {"type": "object", "properties": {"answer": {"type": "string"}}}
+    schema = (wanted.get("json_schema") or {}).get("schema")
+    return schema if isinstance(schema, dict) else None
+
+
+def _required_call(document: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]] | None:
+    """The function that `tool_choice` makes the model call: the named one, or the first if any will do."""
+    functions = functions_of(document)
+    choice = document.get("tool_choice")
+    if isinstance(choice, dict):
+        wanted = (choice.get("function") or {}).get("name")
+        return next(((name, schema) for name, schema in functions if name == wanted), None)
+    return functions[0] if choice == "required" and functions else None
+
+
+def functions_of(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Name and argument schema of the functions that a request offers."""
+    found = []
+    for tool in document.get("tools") or ():
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if isinstance(function, dict) and isinstance(function.get("name"), str):
+            found.append((function["name"], function.get("parameters") or {"type": "object"}))
+    return found
+
+
+def acts(document: Mapping[str, Any]) -> bool:
+    """Whether a server would do more than answer: keep the exchange, or run a tool itself."""
+    tools = document.get("tools")
+    runs = isinstance(tools, list) and any(
+        isinstance(tool, dict) and tool.get("type", "function") != "function" for tool in tools
+    )
+    return document.get("store") is True or runs
