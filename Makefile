@@ -48,7 +48,7 @@ test-engines: env
 
 lock: | $(UV)
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-header pyproject.toml --group dev --output-file requirements.lock
+	  --no-header pyproject.toml --all-extras --group dev --output-file requirements.lock
 
 clean:
 	rm -rf $(VENV) .venv-uv .venv-vllm .mypy_cache .ruff_cache .hypothesis
