@@ -1,0 +1,48 @@
+"""What does an experiment's YAML file declare, and is it a declaration that can be run?
+
+Text in, `ExperimentSpec` out; or every problem at once, each with file, line, field, what was found, what
+was expected and how to mend it. Knows no registry and no ledger: whether the versions exist is asked at
+the start (`experiments.control`).
+"""
+
+from __future__ import annotations
+
+from .declaration import (
+    DEFAULT_TOLERATED_RATIO,
+    AbSpec,
+    CanarySpec,
+    ExperimentSpec,
+    Mode,
+    OnShip,
+    ShadowSpec,
+    analysis_of,
+)
+from .fields import Duration, Points, Share, VersionRef
+from .measures import Analysis, GoldenGate, Guardrail, Metrics, SuccessMetric
+from .reading import read_spec
+from .traffic import AbTraffic, CanaryTraffic, ShadowTraffic, Traffic
+
+__all__ = [
+    "DEFAULT_TOLERATED_RATIO",
+    "AbSpec",
+    "AbTraffic",
+    "Analysis",
+    "CanarySpec",
+    "CanaryTraffic",
+    "Duration",
+    "ExperimentSpec",
+    "GoldenGate",
+    "Guardrail",
+    "Metrics",
+    "Mode",
+    "OnShip",
+    "Points",
+    "ShadowSpec",
+    "ShadowTraffic",
+    "Share",
+    "SuccessMetric",
+    "Traffic",
+    "VersionRef",
+    "analysis_of",
+    "read_spec",
+]

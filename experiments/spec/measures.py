@@ -1,0 +1,90 @@
+"""What is measured, how sure must one be, and what must a candidate have passed before?"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from .. import metrics, quantities
+from .fields import Duration, MetricName, Share, Strict, contradiction
+
+
+class SuccessMetric(Strict):
+    """What the candidate is hoped to be better at."""
+
+    metric: MetricName = Field(description="a metric's name, such as latency")
+    mde: Share | None = Field(
+        default=None, description="the smallest relative improvement worth finding, such as 5%"
+    )
+
+
+class Guardrail(Strict):
+    """What the candidate must not be worse at, and by how much it may be before that counts."""
+
+    metric: MetricName = Field(description="a metric's name, such as error_rate")
+    tolerated_ratio: float | None = Field(
+        default=None,
+        gt=1,
+        le=100,
+        description="how many times the control's failure rate is tolerated: a number above 1, such as 1.25",
+    )
+    margin: Share | None = Field(
+        default=None, description="the relative worsening that is tolerated, such as 10%"
+    )
+
+    @model_validator(mode="after")
+    def _fits_the_metric(self) -> Guardrail:
+        counts_failures = metrics.metric(self.metric).kind == "binary"
+        if not counts_failures and self.tolerated_ratio is not None:
+            raise contradiction(
+                f"tolerated_ratio for {self.metric}",
+                "margin: tolerated_ratio is for failure rates",
+                "Write margin: 10% instead",
+            )
+        if not counts_failures and self.margin is None:
+            raise contradiction(
+                f"no margin for {self.metric}",
+                "margin: the worsening that is tolerated",
+                "A guardrail against any harm at all can never be passed: add margin: 10%",
+            )
+        return self
+
+
+class Metrics(Strict):
+    """What decides."""
+
+    success: list[SuccessMetric] = Field(default=[], description="a list of success metrics")
+    guardrails: list[Guardrail] = Field(default=[], description="a list of guardrails")
+
+
+class Analysis(Strict):
+    """How sure to be, how long to wait."""
+
+    alpha: Share = Field(default=0.05, lt=0.5, description="the chance of shipping by luck: below 0.5")
+    rollback_alpha: Share = Field(
+        default=0.01, lt=0.5, description="the chance of rolling a healthy candidate back: below 0.5"
+    )
+    power: Share = Field(default=0.8, gt=0.5, description="the chance of seeing a real effect: above 0.5")
+    horizon: int = Field(
+        default=5000, ge=2, le=1_000_000_000, description="the number of units after which it ends: 2 or more"
+    )
+    looks: int = Field(default=5, ge=1, le=100, description="how often to look before the horizon: 1 to 100")
+    min_duration: Duration = Field(default=0.0, description="a duration such as 1h")
+    max_duration: Duration = Field(default=7 * 86_400.0, description="a duration such as 7d")
+
+    @model_validator(mode="after")
+    def _ends_after_it_begins(self) -> Analysis:
+        if self.max_duration < self.min_duration:
+            longest = quantities.duration_text(self.max_duration)
+            raise contradiction(
+                f"max_duration {longest}, shorter than min_duration", "min_duration <= max_duration"
+            )
+        return self
+
+
+class GoldenGate(Strict):
+    """The golden run that a candidate must have passed before it gets traffic."""
+
+    require: Literal["pass"] = Field(description="the word pass")
+    set: str = Field(min_length=1, max_length=200, description="the name of a golden set")

@@ -1,0 +1,72 @@
+"""How much traffic does a candidate get, in which steps, and what is copied to it?"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Literal, TypeAlias
+
+from pydantic import Field, field_validator
+
+from .fields import Duration, Points, Strict, wrong
+
+
+class AbTraffic(Strict):
+    """A fixed share of the units."""
+
+    weight: Points = Field(default=50.0, description="the candidate's percentage of the units, such as 50")
+
+    @field_validator("weight", mode="after")
+    @classmethod
+    def _somebody(cls, value: float) -> float:
+        return _some_traffic(value)
+
+
+class CanaryTraffic(Strict):
+    """A share that grows step by step."""
+
+    ramp: list[Points] = Field(
+        default=[1.0, 5.0, 10.0, 25.0, 50.0],
+        min_length=1,
+        max_length=50,
+        description="the candidate's percentages, each larger than the one before, such as [5, 25, 50]",
+    )
+    min_units: int = Field(default=100, ge=0, description="candidate units before the next step: 0 or more")
+    min_duration: Duration = Field(default=600.0, description="a duration such as 10m")
+
+    @field_validator("ramp", mode="after")
+    @classmethod
+    def _grows(cls, steps: list[float]) -> list[float]:
+        _some_traffic(steps[0])
+        if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
+            expected = "percentages, each larger than the one before, such as [5, 25, 50]"
+            raise wrong(steps, expected, f"Write {sorted(set(steps))}")
+        return steps
+
+
+class ShadowTraffic(Strict):
+    """A share of the requests, copied to a candidate whose answers nobody sees."""
+
+    share: Points = Field(
+        default=100.0, description="the percentage of the units that is mirrored, such as 20"
+    )
+    tools: Literal["skip", "send"] = Field(
+        default="skip", description="skip or send: what to do with requests that offer tools"
+    )
+    max_in_flight: int = Field(
+        default=16, ge=1, le=10_000, description="copies under way at once, 1 to 10000"
+    )
+
+    @field_validator("share", mode="after")
+    @classmethod
+    def _somebody(cls, value: float) -> float:
+        return _some_traffic(value)
+
+
+def _some_traffic(value: float) -> float:
+    # Parts per million are the grain of assignment: less than one of them is nobody.
+    if value < 0.0001:
+        raise wrong(value, "more than 0: a candidate without traffic cannot be judged")
+    return value
+
+
+Traffic: TypeAlias = AbTraffic | CanaryTraffic | ShadowTraffic
