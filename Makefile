@@ -1,4 +1,4 @@
-# make env | check | test | demo | test-engines | lock
+# make env | check | test | demo | peerbench-row | test-engines | lock
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -7,13 +7,14 @@ READY  := $(VENV)/.ready
 PACKAGES := turnout registry experiments evaluators proxy dashboard
 
 .DEFAULT_GOAL := help
-.PHONY: help env check test demo test-engines lock clean
+.PHONY: help env check test demo peerbench-row test-engines lock clean
 
 help:
 	@echo 'make demo          the main job, start to end, on simulated engines (KEEP=1 leaves it running)'
 	@echo 'make test          every test that needs no extra engine'
 	@echo 'make check         ruff, mypy --strict, import contracts'
 	@echo 'make test-engines  the same journey on a real vLLM (CPU), installed into .venv-vllm'
+	@echo 'make peerbench-row prepare a Turnout with everything on, and print how to start it under load'
 	@echo 'make env           the environment alone, in .venv'
 	@echo 'make lock          resolve requirements.lock anew'
 
@@ -41,6 +42,10 @@ test: env
 
 demo: env
 	$(BIN)/turnout demo $(if $(KEEP),--keep)
+
+# One line of JSON: how to start Turnout, everything on, under a load generator (bench/row.py).
+peerbench-row: env
+	@$(BIN)/python -m bench.row
 
 test-engines: env
 	./tests/engines/install.sh

@@ -1,0 +1,1 @@
+"""How fast is Turnout, and by which method was that measured? docs/performance.md has the answers."""
