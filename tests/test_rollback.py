@@ -91,11 +91,15 @@ def test_units_keep_their_arm_on_every_worker_and_over_restarts(stack: Stack) ->
     assert arms(before) == expected
     assert 0.4 * units < list(expected.values()).count("candidate") < 0.6 * units
     stack.stop()
-    with stack.ledger() as ledger:
-        found = ledger.read("SELECT unit FROM exchanges GROUP BY unit HAVING count(DISTINCT worker) = 2")
-    assert len(found) > units / 2, "both workers answered most units"
-    stack.start("controller")
-    stack.start("proxy")
+    try:
+        with stack.ledger() as ledger:
+            found = ledger.read("SELECT unit FROM exchanges GROUP BY unit HAVING count(DISTINCT worker) = 2")
+    finally:
+        stack.start("controller")
+        stack.start("proxy")
+    # How many is the kernel's choice, connection by connection; two workers that did not agree would be
+    # found by the first few.
+    assert len(found) >= 20, "both workers answered these units"
     after = ask_each(stack, units)
     assert arms(after) == expected
     stack.api.post("/api/experiments/sticky/stop", {"reason": "done"})
