@@ -22,6 +22,7 @@ from experiments.ledger.spool import SpoolWriter
 from experiments.snapshot import Snapshot
 
 from . import auth, wire
+from .doorway import Doorway
 from .errors import Refusal, internal_error
 from .identity import worker_name
 from .limits import Limits
@@ -197,7 +198,7 @@ class Worker:
             # Requests are better off in the queue, or with another worker, than with one that knows no model.
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._informed.wait(), UNINFORMED_SECONDS)
-        server = await self.loop.create_server(lambda: ClientConnection(self), sock=listener, backlog=2048)
+        doorway = Doorway(self.loop, listener, lambda: ClientConnection(self))
         gc.collect()
         gc.freeze()  # what is there now stays: collections look at requests only
         try:
@@ -205,7 +206,7 @@ class Worker:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), 1.0)
         finally:
-            await self.stop(server, background)
+            await self.stop(doorway, background)
 
     async def _seal_regularly(self) -> None:
         while True:
@@ -219,11 +220,11 @@ class Worker:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._deserted.wait(), seconds)
 
-    async def stop(self, server: asyncio.Server, background: list[asyncio.Task[None]]) -> None:
+    async def stop(self, doorway: Doorway, background: list[asyncio.Task[None]]) -> None:
         # 1. No new connections. Answers now say `connection: close`; what a client sends on a connection that
         #    does not know it yet is still answered, for closing under a request would fail it.
         self.draining = True
-        server.close()
+        doorway.close()
         await self._until_deserted(self.limits.last_call_seconds)
         # 2. Idle connections are closed; what is in flight ends where it began, within the drain time.
         self.leaving = True

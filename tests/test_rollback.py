@@ -97,12 +97,12 @@ def test_units_keep_their_arm_on_every_worker_and_over_restarts(stack: Stack) ->
     finally:
         stack.start("controller")
         stack.start("proxy")
+    after = ask_each(stack, units)
+    stack.api.post("/api/experiments/sticky/stop", {"reason": "done"})
+    assert arms(after) == expected
     # How many is the kernel's choice, connection by connection; two workers that did not agree would be
     # found by the first few.
     assert len(found) >= 20, "both workers answered these units"
-    after = ask_each(stack, units)
-    assert arms(after) == expected
-    stack.api.post("/api/experiments/sticky/stop", {"reason": "done"})
 
 
 @pytest.mark.slow

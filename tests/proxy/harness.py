@@ -15,8 +15,10 @@ from experiments.assignment import CONTROL, initial_ranges
 from experiments.ledger.exchange import ExchangeRecord, Record
 from experiments.ledger.spool import read_segment
 from experiments.snapshot import Arm, Endpoint, Mirror, ModelRoute, Snapshot, Split
+from proxy.doorway import Doorway
 from proxy.limits import Limits
 from proxy.server import ClientConnection
+from proxy.supervisor import listen
 from proxy.worker import Worker
 
 ADMIN = "let-me-in"
@@ -213,9 +215,9 @@ async def running_proxy(data: Path, table: Snapshot, limits: Limits | None = Non
     """A worker with a snapshot in force, and no controller."""
     worker = Worker(data, "http://127.0.0.1:1", limits or Limits())
     worker.adopt(table)
-    server = await worker.loop.create_server(lambda: ClientConnection(worker), "127.0.0.1", 0)
+    listener = listen("127.0.0.1", 0)
+    doorway = Doorway(worker.loop, listener, lambda: ClientConnection(worker))
     try:
-        yield Proxy(worker, server.sockets[0].getsockname()[1], data)
+        yield Proxy(worker, listener.getsockname()[1], data)
     finally:
-        server.close()
-        await worker.stop(server, [])
+        await worker.stop(doorway, [])

@@ -11,8 +11,10 @@ from pathlib import Path
 import orjson
 
 from experiments.snapshot import Snapshot
+from proxy.doorway import Doorway
 from proxy.limits import Limits
 from proxy.server import ClientConnection
+from proxy.supervisor import listen
 from proxy.worker import Worker
 
 from .harness import Engine, ask, json_answer, post, running_proxy, snapshot
@@ -84,14 +86,15 @@ async def test_a_worker_on_its_way_out_answers_what_its_connections_still_send(t
         table = snapshot({1: engine.url})
         worker = Worker(tmp_path, "http://127.0.0.1:1", Limits())
         worker.adopt(table)
-        server = await worker.loop.create_server(lambda: ClientConnection(worker), "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
+        listener = listen("127.0.0.1", 0)
+        port = listener.getsockname()[1]
+        doorway = Doorway(worker.loop, listener, lambda: ClientConnection(worker))
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         raw = post(ask()).replace(b"connection: close\r\n", b"")
         writer.write(raw)
         assert b"connection: close" not in await reader.readuntil(b"\r\n\r\n")
         await reader.readexactly(len(ANSWER))
-        stopping = asyncio.ensure_future(worker.stop(server, []))
+        stopping = asyncio.ensure_future(worker.stop(doorway, []))
         await asyncio.sleep(0.05)
         writer.write(raw)
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 2)

@@ -1,0 +1,68 @@
+"""How do several workers share one listening socket, so that each gets its part of the connections?
+
+An asyncio server that wakes takes every connection that waits; with clients that keep theirs, the first
+worker to wake then has all the traffic for good. Here a worker takes one connection for each turn of its
+loop: a worker with more to do turns more slowly, and takes fewer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from typing import Final
+
+log = logging.getLogger("turnout.proxy")
+
+#: Nothing is taken for so long after the system refused: out of file descriptors, most often.
+_PAUSE_SECONDS: Final = 0.1
+
+
+class Doorway:
+    """Takes connections off a non-blocking listening socket until closed."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listener: socket.socket,
+        make: Callable[[], asyncio.BaseProtocol],
+    ) -> None:
+        self._loop, self._listener, self._make = loop, listener, make
+        self._entering: set[asyncio.Task[object]] = set()
+        self._open = True
+        self._watch()
+
+    def _watch(self) -> None:
+        if self._open:
+            self._loop.add_reader(self._listener.fileno(), self._take)
+
+    def _take(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):  # another worker was first, or the client left
+            return
+        except OSError as error:
+            log.warning("no connection can be taken for %g s: %s", _PAUSE_SECONDS, error.strerror)
+            self._loop.remove_reader(self._listener.fileno())
+            self._loop.call_later(_PAUSE_SECONDS, self._watch)
+            return
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        entering = self._loop.create_task(self._enter(connection))
+        self._entering.add(entering)
+        entering.add_done_callback(self._entering.discard)
+
+    async def _enter(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._make, connection)
+        except OSError as error:
+            log.warning("a connection was lost as it was taken: %s", error)
+            connection.close()
+
+    def close(self) -> None:
+        """No further connections. Those that wait are left to the other workers."""
+        if self._open:
+            self._open = False
+            self._loop.remove_reader(self._listener.fileno())
+            self._listener.close()
