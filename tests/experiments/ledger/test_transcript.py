@@ -216,7 +216,7 @@ def test_embeddings() -> None:
 
 
 def test_an_unknown_path_is_recorded_as_the_wire_shows_it() -> None:
-    assert read(b"whatever", path="/v1/rerank") == Transcript(outcome="complete")
+    assert read(b"whatever", path="/v1/moderations") == Transcript(outcome="complete")
 
 
 @pytest.mark.parametrize(

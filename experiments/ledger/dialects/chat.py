@@ -1,0 +1,85 @@
+"""How do chat/completions and the older completions speak?"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .answer import Answer, Choice, Dialect, Payload, field_asked, index, last_asked, text
+
+
+def _chat_piece(answer: Answer, payload: Payload) -> bool:
+    usage = payload.get("usage")
+    if usage:
+        answer.usage = usage
+    content = False
+    for part in payload.get("choices") or ():
+        choice = answer.choice(index(part.get("index")))
+        delta = part.get("delta") or {}
+        said = delta.get("content")
+        if len(delta) == 1 and type(said) is str and said:  # nearly every piece is just this
+            choice.text.append(said)
+            content = True
+        else:
+            content = _message(choice, delta) or content
+        finish = part.get("finish_reason")
+        if finish:
+            choice.finish = text(finish)
+    return content
+
+
+def _chat_whole(answer: Answer, payload: Payload) -> None:
+    answer.usage = payload.get("usage")
+    for part in payload["choices"]:
+        choice = answer.choice(index(part.get("index")))
+        _message(choice, part["message"])
+        choice.finish = text(part.get("finish_reason")) or None
+
+
+def _message(choice: Choice, message: Payload) -> bool:
+    """Add a message, or a piece of one, to a choice; whether it held any content."""
+    said = message.get("content") or message.get("refusal")
+    if said:
+        choice.text.append(text(said))
+    # vLLM says `reasoning` since 0.12 and `reasoning_content` before, as DeepSeek and SGLang do.
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    if reasoning:
+        choice.reasoning.append(text(reasoning))
+    calls = message.get("tool_calls")
+    if calls:
+        for position, call in enumerate(calls):
+            function = call.get("function") or {}
+            number = index(call.get("index", position))
+            choice.call(number, call.get("id"), function.get("name"), function.get("arguments"))
+    elif message.get("function_call"):
+        function = message["function_call"]
+        choice.call(0, None, function.get("name"), function.get("arguments"))
+        calls = True
+    return bool(said or reasoning or calls)
+
+
+def _completion_piece(answer: Answer, payload: Payload) -> bool:
+    answer.usage = payload.get("usage") or answer.usage
+    content = False
+    for part in payload.get("choices") or ():
+        choice = answer.choice(index(part.get("index")))
+        said = text(part.get("text"))
+        choice.text.append(said)
+        content = content or bool(said)
+        choice.finish = text(part.get("finish_reason")) or choice.finish
+    return content
+
+
+def _completion_whole(answer: Answer, payload: Payload) -> None:
+    answer.usage = payload.get("usage")
+    for part in payload["choices"]:
+        choice = answer.choice(index(part.get("index")))
+        choice.text.append(text(part["text"]))
+        choice.finish = text(part.get("finish_reason")) or None
+
+
+CHAT: Final = Dialect(
+    piece=_chat_piece, whole=_chat_whole, asked=lambda request: last_asked(request["messages"]), done=True
+)
+COMPLETIONS: Final = Dialect(
+    piece=_completion_piece, whole=_completion_whole, asked=field_asked("prompt"), done=True
+)
