@@ -123,7 +123,7 @@ class Controller:
         if not loops:
             self.reconcile()
         else:
-            self._begin("collect", self.collect, self.options.collect_every_s)
+            self._begin("collect", self.collect, self.options.collect_every_s, yields=False)
             self._begin("reconcile", self.reconcile, self.options.reconcile_every_s)
             self._begin("look", self.watch.look, self.options.look_every_s)
             self._begin("tidy", self.tidy, self.options.tidy_every_s)
@@ -159,14 +159,14 @@ class Controller:
             log.warning("at the end: %s", error)
         self.store.close()
 
-    def _begin(self, name: str, step: Callable[[], object], every_s: float) -> None:
+    def _begin(self, name: str, step: Callable[[], object], every_s: float, *, yields: bool = True) -> None:
         thread = threading.Thread(
-            target=self._repeat, args=(name, step, every_s), name=f"turnout-{name}", daemon=True
+            target=self._repeat, args=(name, step, every_s, yields), name=f"turnout-{name}", daemon=True
         )
         thread.start()
         self._threads.append(thread)
 
-    def _repeat(self, name: str, step: Callable[[], object], every_s: float) -> None:
+    def _repeat(self, name: str, step: Callable[[], object], every_s: float, yields: bool) -> None:
         told = ""
         while not self._stopping.is_set():
             began = time.monotonic()
@@ -179,8 +179,9 @@ class Controller:
                 if trouble != told:
                     log.warning("%s: %s", name, trouble, exc_info=not isinstance(error, SETBACKS))
                 told = trouble
-            # A step that takes long (a look at millions of rows) leaves half of the time to everyone else.
-            self._stopping.wait(max(every_s, time.monotonic() - began))
+            # A step that takes long (a look at millions of rows) leaves half of the time to everyone else;
+            # not so collecting, whose work does not wait to be done again.
+            self._stopping.wait(max(every_s, time.monotonic() - began) if yields else every_s)
 
     # -- the loops' steps --------------------------------------------------------------------------------
 
