@@ -21,7 +21,7 @@ from experiments.api import create_app
 from experiments.config import _Key, _ModelEntry
 from turnout.cli import _ELSEWHERE, app
 from turnout.demo import demo_app
-from turnout.golden_commands import golden
+from turnout.golden_files import golden
 from turnout.serve import serve_app
 from turnout.settings import OTHER_VARIABLES, Settings
 

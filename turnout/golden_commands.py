@@ -29,7 +29,7 @@ from evaluators.summary import Gate
 from evaluators.target import ProxyTarget
 from experiments.client import ControlClient, ControlError
 from turnout.golden_report import Progress, print_comparison, print_summary
-from turnout.settings import SettingsError, read_settings
+from turnout.settings import Settings, SettingsError, read_settings
 
 EXIT_CODES: Final[dict[Gate, int]] = {"pass": 0, "fail": 1, "inconclusive": 2}
 NOTHING_CONCLUDED: Final = 3
@@ -92,7 +92,7 @@ def run_command(
 ) -> None:
     """Ask one version every item of a golden set, and store what its answers are worth."""
     places = Places(proxy_url=proxy_url, control_url=control_url, token=token, api_key=api_key)
-    with _concluding(), places.desk(concurrency, timeout) as desk:
+    with concluding(), places.desk(concurrency, timeout) as desk:
         golden_set = load_golden_set(set_path(set_))
         subject = desk.ledger.subject(model, version)
         effort = Effort(repeats=repeats, resume=not fresh, limits=RunLimits(concurrency=concurrency))
@@ -126,7 +126,7 @@ def compare_command(
     A stored run is used where it asked the same questions of the same version at the same endpoint.
     """
     places = Places(proxy_url=proxy_url, control_url=control_url, token=token, api_key=api_key)
-    with _concluding(), places.desk(concurrency, timeout) as desk:
+    with concluding(), places.desk(concurrency, timeout) as desk:
         golden_set = load_golden_set(set_path(set_))
         subjects = [desk.ledger.subject(model, reference) for reference in (control, candidate)]
         if subjects[0].version == subjects[1].version:
@@ -147,7 +147,7 @@ def compare_command(
 
 
 @contextmanager
-def _concluding() -> Iterator[None]:
+def concluding() -> Iterator[None]:
     """Whatever keeps a command from its verdict is told on stderr, with the exit code that says so."""
     try:
         yield
@@ -174,11 +174,7 @@ class Places:
     @contextmanager
     def desk(self, concurrency: int, timeout_s: float) -> Iterator[Desk]:
         """What a command works with, until the block ends."""
-        settings = read_settings(token=self.token, control_url=self.control_url, proxy_url=self.proxy_url)
-        token = settings.read_token()
-        if not token:
-            missing = f"no token: {settings.token_file} is not there; give --token, or set TURNOUT_DATA"
-            raise EvaluatorError(missing)
+        settings, token = self.opened()
         with closing(ControlClient(settings.control_address, token)) as api:
             yield Desk(
                 ledger=GoldenLedger(api),
@@ -188,6 +184,22 @@ class Places:
                 concurrency=concurrency,
                 timeout_s=timeout_s,
             )
+
+    @contextmanager
+    def api(self) -> Iterator[ControlClient]:
+        """The control API alone, until the block ends."""
+        settings, token = self.opened()
+        with closing(ControlClient(settings.control_address, token)) as api:
+            yield api
+
+    def opened(self) -> tuple[Settings, str]:
+        """The settings in force and the token. Raises EvaluatorError when there is none."""
+        settings = read_settings(token=self.token, control_url=self.control_url, proxy_url=self.proxy_url)
+        token = settings.read_token()
+        if not token:
+            missing = f"no token: {settings.token_file} is not there; give --token, or set TURNOUT_DATA"
+            raise EvaluatorError(missing)
+        return settings, token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,249 @@
+"""Which golden items are the tests of a promptfoo configuration or CSV?
+
+After promptfoo's documentation (configuration guide, test cases, assertions). Every test with every prompt is
+one item. Checks that run code, call a service or weigh scores have no equal here and are listed; a
+configuration's own files are read only below its folder, and never run.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from evaluators.formats import reading
+from evaluators.formats.draft import ALL, Draft, ImportRefused
+from evaluators.formats.messages import NotMessages, messages_of
+from evaluators.formats.options import ImportOptions
+from evaluators.formats.promptfoo_asserts import checks_of, csv_assertion
+from evaluators.formats.templates import TemplateRefused, filled
+
+NAME: Final = "promptfoo"
+_MOST_ITEMS: Final = 100_000
+_CONFIG: Final = frozenset(("prompts", "tests", "defaultTest", "description", "$schema"))
+_TEST: Final = frozenset(("vars", "assert", "description", "metadata"))
+_EXPECTED: Final = re.compile(r"__expected\d*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Test:
+    """One test: what it is called, its variables, its assertions, its tags."""
+
+    name: str
+    variables: Mapping[str, Any]
+    assertions: Sequence[Any]
+    tags: Sequence[str] = ()
+    prefix: str = ""
+    suffix: str = ""
+
+
+def read(paths: Sequence[Path], options: ImportOptions) -> Draft:
+    """The tests of configurations, or of CSV files (these need `--prompt`). Raises ImportRefused."""
+    draft = Draft(format=NAME)
+    for path in paths:
+        if path.suffix.lower() == ".csv":
+            if not options.prompt:
+                raise ImportRefused(
+                    f"{path} has variables but no prompt: give one with --prompt 'Answer: {{{{question}}}}'"
+                )
+            _add_all(draft, [options.prompt], _csv_tests(path, draft), {}, options)
+        else:
+            _read_config(path, draft, options)
+    return draft
+
+
+def _read_config(path: Path, draft: Draft, options: ImportOptions) -> None:
+    config = reading.document(path)
+    if not isinstance(config, Mapping) or "tests" not in config:
+        raise ImportRefused(f"{path} is no promptfoo configuration: it has no tests")
+    for name in config.keys() - _CONFIG:
+        draft.refuse(
+            ALL,
+            str(name),
+            "is no part of questions and checks" if name != "scenarios" else "scenarios are not imported",
+        )
+    defaults = config.get("defaultTest")
+    if isinstance(defaults, str):
+        defaults = _file(path, defaults, draft, "defaultTest")
+    defaults = defaults if isinstance(defaults, Mapping) else {}
+    for name in defaults.keys() - _TEST:
+        draft.refuse(ALL, f"defaultTest.{name}", "is not imported")
+    prompts = [options.prompt] if options.prompt else list(_prompts(path, config.get("prompts"), draft))
+    if not prompts:
+        raise ImportRefused(f"{path} has no prompt that can be read; give one with --prompt")
+    _add_all(draft, prompts, _tests(path, config["tests"], draft), defaults, options)
+
+
+def _add_all(
+    draft: Draft,
+    prompts: Sequence[Any],
+    tests: Iterator[_Test],
+    defaults: Mapping[str, Any],
+    options: ImportOptions,
+) -> None:
+    for test in tests:
+        base = {**(defaults.get("vars") or {}), **test.variables}
+        for raw, (number, prompt) in itertools.product(_expanded(base), enumerate(prompts, start=1)):
+            draft.read += 1
+            if draft.read > _MOST_ITEMS:
+                raise ImportRefused(f"more than {_MOST_ITEMS} combinations of tests, variables and prompts")
+            item = draft.new_id(f"{test.name}-p{number}" if len(prompts) > 1 else test.name, "test")
+            try:
+                variables = _rendered(raw)
+                asked = filled(prompt, variables)
+                if isinstance(asked, str):
+                    asked = test.prefix + asked + test.suffix
+                messages = messages_of(asked, system=options.system)
+            except (TemplateRefused, NotMessages) as error:
+                draft.refuse(item, "item", f"not imported: {error}")
+                continue
+            checks, lost = checks_of([*(defaults.get("assert") or ()), *test.assertions], variables)
+            for where, why in lost:
+                draft.refuse(item, where, why)
+            if not checks and not options.checks:
+                draft.refuse(item, "item", "not imported: no check is left")
+                continue
+            draft.add(
+                item,
+                messages,
+                checks=[*checks, *options.checks],
+                tags=list(test.tags),
+                source={"kind": NAME, "test": test.name, "prompt": number},
+            )
+
+
+def _expanded(variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A variable that is a list stands for each of its values in turn, as the guide says."""
+    names = [name for name, value in variables.items() if isinstance(value, list)]
+    return [
+        {**variables, **dict(zip(names, values, strict=True))}
+        for values in itertools.product(*(variables[name] for name in names))
+    ]
+
+
+def _rendered(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables may use each other, one level deep. Raises TemplateRefused."""
+    return {name: filled(value, variables) for name, value in variables.items()}
+
+
+def _prompts(path: Path, declared: Any, draft: Draft) -> Iterator[Any]:
+    for index, prompt in enumerate(declared if isinstance(declared, list) else [declared]):
+        raw = prompt.get("raw") if isinstance(prompt, Mapping) else prompt
+        where = f"prompts[{index}]"
+        if isinstance(raw, list):
+            yield raw
+        elif not isinstance(raw, str):
+            draft.refuse(ALL, where, "is neither a text nor a file of one")
+        elif raw.startswith("file://"):
+            found = _text(path, raw, draft, where)
+            if found is not None:
+                yield from (_chat(one) for one in re.split(r"(?m)^---\s*$", found) if one.strip())
+        else:
+            yield _chat(raw)
+
+
+def _chat(text: str) -> Any:
+    """A prompt in JSON is a list of messages, before its variables are filled in; any other is a text."""
+    try:
+        found = json.loads(text) if text.lstrip().startswith("[") else None
+    except ValueError:
+        found = None
+    return found if isinstance(found, list) else text.strip("\n")
+
+
+def _tests(path: Path, declared: Any, draft: Draft) -> Iterator[_Test]:
+    for index, test in enumerate(declared if isinstance(declared, list) else [declared]):
+        where = f"tests[{index}]"
+        if isinstance(test, str):
+            yield from _tests_in_file(path, test, draft, where)
+        elif isinstance(test, Mapping):
+            yield _test(test, where, draft)
+        else:
+            draft.refuse(where, "test", f"{type(test).__name__} is no test")
+
+
+def _tests_in_file(path: Path, reference: str, draft: Draft, where: str) -> Iterator[_Test]:
+    local = _below(path, reference)
+    if local is None:
+        draft.refuse(where, "test", f"{reference} is no file below the configuration's folder")
+    elif local.suffix.lower() == ".csv":
+        yield from _csv_tests(local, draft)
+    elif local.suffix.lower() in (".yaml", ".yml", ".json", ".jsonl"):
+        found = reading.objects(local) if local.suffix.startswith(".json") else reading.document(local)
+        yield from _tests(local, found, draft)
+    else:
+        draft.refuse(where, "test", f"{reference} is a program or a table that is not read here")
+
+
+def _test(test: Mapping[str, Any], where: str, draft: Draft) -> _Test:
+    name = str(test.get("description") or where.replace("[", "-").rstrip("]"))
+    for field in test.keys() - _TEST:
+        draft.refuse(name, str(field), "is not imported")
+    given = test.get("metadata")
+    metadata = given if isinstance(given, Mapping) else {}
+    variables = test.get("vars")
+    if isinstance(variables, str):
+        draft.refuse(name, "vars", f"{variables} has the variables elsewhere; write them into the test")
+        variables = {}
+    return _Test(
+        name=name, variables=variables or {}, assertions=test.get("assert") or (), tags=_tags(metadata)
+    )
+
+
+def _csv_tests(path: Path, draft: Draft) -> Iterator[_Test]:
+    """Columns are variables; `__expected...` are assertions (test cases: 'Special CSV columns')."""
+    for number, row in enumerate(reading.table(path), start=1):
+        name = row.get("__description") or f"{path.stem}-{number}"
+        assertions, metadata, variables = [], {}, {}
+        for column, value in row.items():
+            if _EXPECTED.fullmatch(column):
+                if value.strip():
+                    assertions.append(csv_assertion(value))
+            elif column.startswith("__metadata:"):
+                metadata[column.partition(":")[2].removesuffix("[]")] = value
+            elif column in ("__description", "__prefix", "__suffix"):
+                continue
+            elif column.startswith("__"):
+                if value:
+                    draft.refuse(name, column, "is not imported")
+            else:
+                variables[column] = value
+        yield _Test(
+            name=name,
+            variables=variables,
+            assertions=assertions,
+            tags=_tags(metadata),
+            prefix=row.get("__prefix") or "",
+            suffix=row.get("__suffix") or "",
+        )
+
+
+def _tags(metadata: Mapping[str, Any]) -> list[str]:
+    return [f"{name}={value}" for name, value in metadata.items() if value not in (None, "")]
+
+
+def _file(path: Path, reference: str, draft: Draft, where: str) -> Any:
+    local = _below(path, reference)
+    if local is None:
+        draft.refuse(ALL, where, f"{reference} is no file below the configuration's folder")
+        return None
+    return reading.document(local)
+
+
+def _text(path: Path, reference: str, draft: Draft, where: str) -> str | None:
+    local = _below(path, reference)
+    if local is None or local.suffix.lower() not in (".txt", ".json", ".md", ""):
+        draft.refuse(ALL, where, f"{reference} is no text below the configuration's folder")
+        return None
+    return reading.text_of(local)
+
+
+def _below(path: Path, reference: str) -> Path | None:
+    """The file that a `file://` reference names, if it lies in the configuration's folder."""
+    base = path.resolve().parent
+    found = (base / reference.removeprefix("file://")).resolve()
+    return found if found.is_file() and found.is_relative_to(base) else None

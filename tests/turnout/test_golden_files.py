@@ -1,0 +1,96 @@
+"""`turnout golden import`, `export`, `add` as commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.evaluators.fakes import TOKEN, FakeTurnout, Reply, serving
+from tests.evaluators.sets import row, write_set
+from tests.evaluators.test_exchanges import exchange
+from turnout.golden_files import golden
+
+FOREIGN = Path(__file__).parents[1] / "evaluators" / "foreign"
+
+
+def invoke(*arguments: str, fake: FakeTurnout | None = None) -> Result:
+    places = ["--control-url", fake.url, "--token", TOKEN] if fake else []
+    return CliRunner().invoke(golden, [*arguments, *places], env={"COLUMNS": "200"})
+
+
+def test_an_import_lists_what_it_does_not_take(tmp_path: Path) -> None:
+    done = invoke(
+        "import", str(FOREIGN / "capitals.jsonl"), "-f", "openai-evals", "-o", str(tmp_path / "set")
+    )
+    assert done.exit_code == 1
+    assert "4 of 5 items, 4 checks written to" in done.stdout
+    assert "capitals-5: item: not imported: no ideal" in done.stderr
+    assert len((tmp_path / "set" / "items.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_dry_run_writes_nothing_and_json_lists_all(tmp_path: Path) -> None:
+    table = [
+        str(FOREIGN / "questions.csv"),
+        "-f",
+        "table",
+        "-o",
+        str(tmp_path / "set"),
+        "--dry-run",
+        "--json",
+    ]
+    done = invoke(
+        "import", *table, "--map", "input=question", "--map", "reference=answer", "--check", "contains"
+    )
+    told = json.loads(done.stdout)
+    assert (told["read"], told["items"]) == (3, 2)
+    assert {one["field"] for one in told["refused"]} >= {"rating", "checks[0]"}
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-f", "nonsense"],
+        ["-f", "table", "--map", "question"],
+        ["-f", "table", "--map", "input=question", "--check", "{"],
+        ["-f", "table"],
+    ],
+)
+def test_a_wrong_call_concludes_nothing(arguments: list[str], tmp_path: Path) -> None:
+    done = invoke("import", str(FOREIGN / "questions.csv"), "-o", str(tmp_path / "set"), *arguments)
+    assert done.exit_code == 3
+    assert "Traceback" not in done.output
+
+
+def test_a_stored_run_is_exported(tmp_path: Path) -> None:
+    items = str(write_set(tmp_path / "set", [row("a"), row("b")]))
+    with serving(lambda question, version: Reply(text="right")) as fake:
+        places = ["--proxy-url", fake.url, "--control-url", fake.url, "--token", TOKEN]
+        CliRunner().invoke(golden, ["run", items, "-m", "chat", "-v", "1", *places])
+        [run] = fake.runs
+        out = tmp_path / "junit.xml"
+        done = invoke("export", items, "--run", run, "-f", "junit", "-o", str(out), fake=fake)
+        assert done.exit_code == 0, done.output
+        assert out.read_text().count("<testcase") == 2
+        assert invoke("export", items, "--run", run, "-f", "word", fake=fake).exit_code == 3
+
+
+def test_an_exchange_becomes_an_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "set"
+    with serving(lambda question, version: Reply(text="right")) as fake:
+        answered = fake.get
+        monkeypatch.setattr(
+            fake, "get", lambda path, query: exchange() if "exchanges" in path else answered(path, query)
+        )
+        add = ["add", "01JX", "--set", str(target), "--check", '{"type": "contains", "values": ["today"]}']
+        done = invoke(*add, fake=fake)
+        assert done.exit_code == 0, done.output
+        assert "3 places blotted out" in done.stdout
+        again = invoke(*add, fake=fake)
+        assert again.exit_code == 3  # the id is taken: the file stays as it was
+        assert invoke(*add, "--id", "second", "--tag", "orders", fake=fake).exit_code == 0
+    rows = [json.loads(line) for line in (target / "items.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["exchange-01JX", "second"]
