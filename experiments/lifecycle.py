@@ -142,6 +142,16 @@ class Experiment:
             share_ppm=self.phase.share_ppm,
             tools=traffic.tools,
             max_in_flight=traffic.max_in_flight,
+            sample=traffic.sample,
+            max_bytes=traffic.max_bytes,
+            max_tokens=traffic.max_tokens or 0,
+            max_cost=round((traffic.max_cost or 0) * 1e6),
+            prompt_price=round(traffic.prices.prompt * 1e6) if traffic.prices else 0,
+            completion_price=round(traffic.prices.completion * 1e6) if traffic.prices else 0,
+            timeout_ms=round(traffic.timeout * 1000),
+            waiting=traffic.pressure.waiting,
+            kv_ppm=round((traffic.pressure.kv_cache or 0) * PPM),
+            priority=traffic.priority,
         )
 
 

@@ -19,6 +19,7 @@ from .ledger.exchange import Recording
 
 FORMAT: Final = 1
 ToolPolicy = Literal["skip", "send"]
+Sample = Literal["unit", "request"]
 
 
 class SnapshotError(ValueError):
@@ -70,7 +71,13 @@ class Split:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mirror:
-    """A shadow experiment: a share of the units' requests is copied to a version that nobody sees."""
+    """A shadow experiment: a share of the units' requests is copied to a version that nobody sees.
+
+    The caps in flight and in bytes are a worker's. `max_tokens` and `max_cost` (millionths of the currency;
+    prices are that per million tokens) are the experiment's, 0 for none. A copy ends after `timeout_ms`.
+    No copy is sent while an engine has more than `waiting` requests waiting, or more than `kv_ppm` of its KV
+    cache in use (0: not watched). `priority` goes into the copy's body, None leaves it alone.
+    """
 
     experiment: str
     phase: int
@@ -81,6 +88,16 @@ class Mirror:
     share_ppm: int
     tools: ToolPolicy = "skip"
     max_in_flight: int = 16
+    sample: Sample = "unit"
+    max_bytes: int = 32_000_000
+    max_tokens: int = 0
+    max_cost: int = 0
+    prompt_price: int = 0
+    completion_price: int = 0
+    timeout_ms: int = 300_000
+    waiting: int = 0
+    kv_ppm: int = 0
+    priority: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +192,11 @@ class Snapshot:
         """The model's entry. Raises UnknownModel."""
         return self._get(name).route
 
+    def production(self, model: str) -> Endpoint | None:
+        """Where the model's production version is served; None for a model that is not there."""
+        table = self._tables.get(model)
+        return table.default.endpoint if table else None
+
     def _get(self, name: str) -> _Table:
         try:
             return self._tables[name]
@@ -208,12 +230,12 @@ class Snapshot:
             raise UnknownVersion(f"version {version} of {model!r} has no endpoint")
         return table.default._replace(endpoint=endpoint)
 
-    def mirrors(self, model: str, unit: str) -> tuple[tuple[Mirror, Endpoint], ...]:
-        """The shadow experiments that sample this unit (or request id, where there is no unit)."""
+    def mirrors(self, model: str, unit: str | None, request: str) -> tuple[tuple[Mirror, Endpoint], ...]:
+        """The shadow experiments that sample this unit, or this request where they say so or no unit is."""
         return tuple(
             (mirror, self.endpoints[model, mirror.version])
             for mirror in self._get(model).route.mirrors
-            if point(mirror.salt, unit) < mirror.share_ppm
+            if point(mirror.salt, unit if unit and mirror.sample == "unit" else request) < mirror.share_ppm
         )
 
     def to_json(self) -> bytes:
@@ -297,7 +319,11 @@ def _model(entry: dict[str, Any]) -> ModelRoute:
     return _sound(ModelRoute(**{**entry, "split": split, "mirrors": mirrors}), where)
 
 
-_CHOICES: Final = {"ToolPolicy": get_args(ToolPolicy), "Recording": get_args(Recording)}
+_CHOICES: Final = {
+    "ToolPolicy": get_args(ToolPolicy),
+    "Sample": get_args(Sample),
+    "Recording": get_args(Recording),
+}
 _Part = TypeVar("_Part", Endpoint, Arm, Split, Mirror, ModelRoute)
 
 
@@ -310,6 +336,8 @@ def _sound(part: _Part, where: str) -> _Part:
         value, at = getattr(part, declared.name), f"{where}.{declared.name}"
         if declared.type == "int":
             _integer(value, at)
+        elif declared.type == "int | None" and not (value is None or type(value) is int):
+            raise SnapshotError(f"{at}: expected a whole number or null, got {value!r}")
         elif declared.type == "str" and not (isinstance(value, str) and value.isprintable()):
             raise SnapshotError(f"{at}: expected printable text, got {value!r}")
         elif declared.type in _CHOICES and value not in _CHOICES[declared.type]:

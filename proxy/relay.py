@@ -15,6 +15,7 @@ from experiments.ledger.exchange import ExchangeRecord, Outcome
 from experiments.snapshot import Endpoint, Route, Snapshot, UnknownModel, UnknownVersion
 
 from . import auth, wire
+from .copying import MARK
 from .errors import Refusal, internal_error
 from .identity import new_id
 from .server import ClientConnection, Request
@@ -33,6 +34,7 @@ _FORWARDED: Final = (
     b"x-request-id",
     b"traceparent",
     b"tracestate",
+    MARK,
 )
 _HOP_BY_HOP: Final = frozenset(
     (b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"te", b"trailer", b"proxy-authenticate")
@@ -273,10 +275,12 @@ class Relay:
     def _mirror(self, route: Route) -> None:
         if route.endpoint.version != self._snapshot.model(route.model).production:
             return
-        unit = self.record.unit or self.record.exchange_id
-        for mirror, endpoint in self._snapshot.mirrors(route.model, unit):
-            self.record.pair_id = self.record.exchange_id
-            self._worker.shadows.send(mirror, endpoint, self._ask, self._request, self.record)
+        if MARK in self._request.headers:  # a copy already: copies of copies would never end
+            return
+        record = self.record
+        for mirror, endpoint in self._snapshot.mirrors(route.model, record.unit, record.exchange_id):
+            record.pair_id = record.exchange_id
+            self._worker.shadows.send(mirror, endpoint, self._ask, self._request, record)
 
     # from the engine
 

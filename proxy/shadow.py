@@ -2,11 +2,13 @@
 
 A copy starts when the request is dispatched, not when it succeeded, so that what control fails is in the
 sample too. It has connections and caps of its own, nothing waits for it, and its answer goes to the spool
-only. What is not sent for lack of room is a row with the outcome `shed`: the accounting closes.
+only. What is not sent is a row with the outcome `shed` and the reason: the accounting closes.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,13 +16,18 @@ from experiments.ledger.exchange import ExchangeRecord, Outcome
 from experiments.snapshot import Endpoint, Mirror, Snapshot
 
 from . import wire
+from .allowance import Allowance
+from .copying import copy_body, copy_head
 from .identity import new_id
+from .pressure import PressureGauge
 from .relay import Recording, outcome_of, request_head
 from .server import Request
 from .upstream import Call, Headers, Upstreams
 
 if TYPE_CHECKING:
     from .worker import Worker
+
+log = logging.getLogger("turnout.proxy")
 
 
 class Shadows:
@@ -29,9 +36,14 @@ class Shadows:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._upstreams = Upstreams(worker.limits)
-        self._in_flight: dict[str, int] = {}
+        self._allowances: dict[str, Allowance] = {}
         self._copies: set[Copy] = set()
+        self.gauge = PressureGauge(worker.loop.time)
         self.bytes = 0
+
+    async def run(self) -> None:
+        """What goes on beside the traffic, until cancelled: asking the engines how busy they are."""
+        await self.gauge.run()
 
     def send(
         self, mirror: Mirror, endpoint: Endpoint, ask: wire.Ask, request: Request, primary: ExchangeRecord
@@ -58,47 +70,76 @@ class Shadows:
             stream=ask.stream,
             recording=primary.recording,
         )
-        reason = self._shed_reason(mirror, ask)
-        if reason is None:
-            copy = Copy(self, self._worker, record, len(ask.body), mirror.experiment, request.started)
-            self._copies.add(copy)
-            self._in_flight[mirror.experiment] = self._in_flight.get(mirror.experiment, 0) + 1
-            self.bytes += copy.size
-            body = wire.engine_body(ask, endpoint.served_name)
-            head = request_head(request.headers)
-            copy.call = self._upstreams.call(endpoint, request.path.encode("latin-1"), head, body, copy)
-        else:
+        reason = self._shed_reason(mirror, endpoint, ask, primary.model)
+        try:
+            if reason is None:
+                self._start(mirror, endpoint, ask, request, record)
+        except Exception:
+            log.exception("request %s could not be mirrored", primary.request_id)
+            reason = "not_copied"
+        if reason is not None:
             record.outcome, record.error_code = "shed", reason
             self._worker.append(record)
 
-    def _shed_reason(self, mirror: Mirror, ask: wire.Ask) -> str | None:
+    def _start(
+        self, mirror: Mirror, endpoint: Endpoint, ask: wire.Ask, request: Request, record: ExchangeRecord
+    ) -> None:
+        body = copy_body(ask, endpoint.served_name, mirror.priority)
+        head = copy_head(request_head(request.headers))
+        allowance = self._allowances.setdefault(mirror.experiment, Allowance())
+        copy = Copy(self, self._worker, record, mirror, allowance, len(ask.body), request.started)
+        try:
+            copy.call = self._upstreams.call(endpoint, request.path.encode("latin-1"), head, body, copy)
+        except BaseException:
+            copy.forget()
+            raise
+        self._copies.add(copy)
+        allowance.in_flight += 1
+        self.hold(copy, copy.request_size)
+
+    def _shed_reason(self, mirror: Mirror, endpoint: Endpoint, ask: wire.Ask, model: str) -> str | None:
         limits = self._worker.limits
         if mirror.tools == "skip" and ask.has_tools:
             return "tools_skipped"
-        if self._in_flight.get(mirror.experiment, 0) >= mirror.max_in_flight:
-            return "experiment_in_flight"
+        allowance = self._allowances.get(mirror.experiment)
+        refusal = allowance.refusal(mirror, len(ask.body)) if allowance else None
+        if refusal is not None:
+            return refusal
         if len(self._copies) >= limits.shadow_in_flight:
             return "worker_in_flight"
         if self.bytes + len(ask.body) > limits.shadow_bytes:
             return "worker_bytes"
+        # The production engine as well: the candidate may share its machine, and users wait there.
+        production = self._worker.snapshot.production(model)
+        replicas = (*endpoint.replicas, *(production.replicas if production else ()))
+        if self.gauge.busy(replicas, waiting=mirror.waiting, kv_ppm=mirror.kv_ppm):
+            return "engine_pressure"
         return None
+
+    def hold(self, copy: Copy, size: int) -> None:
+        """A copy holds so many bytes more."""
+        copy.size += size
+        copy.allowance.bytes += size
+        self.bytes += size
 
     def overtaken(self, snapshot: Snapshot) -> None:
         """A new snapshot is in force. Copies of experiments that it does not have, and that still wait for a
         connection, are not sent."""
         mirrored = {mirror.experiment for route in snapshot.models.values() for mirror in route.mirrors}
         for copy in list(self._copies):
-            if copy.experiment not in mirrored and copy.call is not None and not copy.call.sent:
+            if copy.mirror.experiment not in mirrored and copy.call is not None and not copy.call.sent:
                 copy.abandon("experiment_ended")
+        for name in [name for name, one in self._allowances.items() if not one.in_flight]:
+            if name not in mirrored:
+                del self._allowances[name]
+        self.gauge.watch(_watched(snapshot))
 
     def released(self, copy: Copy) -> None:
         """A copy has ended."""
         if copy in self._copies:
             self._copies.discard(copy)
-            self._in_flight[copy.experiment] -= 1
-            if not self._in_flight[copy.experiment]:
-                del self._in_flight[copy.experiment]
-            self.bytes -= copy.size
+            copy.allowance.in_flight -= 1
+            self.hold(copy, -copy.size)
 
     def retire(self, in_use: Callable[[str], bool]) -> None:
         """Close the idle connections of replicas that the snapshot no longer has."""
@@ -111,6 +152,18 @@ class Shadows:
         await self._upstreams.close()
 
 
+def _watched(snapshot: Snapshot) -> set[str]:
+    """The replicas whose pressure some experiment wants to know."""
+    return {
+        url
+        for model, route in snapshot.models.items()
+        for mirror in route.mirrors
+        if mirror.waiting or mirror.kv_ppm
+        for version in (mirror.version, route.production)
+        for url in snapshot.endpoints[model, version].replicas
+    }
+
+
 class Copy:
     """One mirrored exchange: receives the engine's answer and keeps it for the ledger."""
 
@@ -119,15 +172,19 @@ class Copy:
         shadows: Shadows,
         worker: Worker,
         record: ExchangeRecord,
-        size: int,
-        experiment: str,
+        mirror: Mirror,
+        allowance: Allowance,
+        request_size: int,
         started: float,
     ) -> None:
         self._shadows = shadows
         self._worker = worker
         self._recording = Recording(worker, record, started)
-        self.size = size
-        self.experiment = experiment
+        self._deadline: asyncio.TimerHandle = worker.loop.call_later(mirror.timeout_ms / 1000, self._overdue)
+        self.mirror = mirror
+        self.allowance = allowance
+        self.request_size = request_size
+        self.size = 0
         self.call: Call | None = None
 
     def head(self, status: int, headers: Headers) -> None:
@@ -137,14 +194,15 @@ class Copy:
         record.content_type = next((v.decode("latin-1") for n, v in headers if n == b"content-type"), "")
 
     def body(self, data: bytes) -> None:
-        self.size += len(data)
-        self._shadows.bytes += len(data)
+        self._shadows.hold(self, len(data))
         self._recording.add(data)
 
     def flush(self) -> None:
         self._recording.mark()
         if self._shadows.bytes > self._worker.limits.shadow_bytes:
             self.abandon("worker_bytes")
+        elif self.allowance.bytes > self.mirror.max_bytes:
+            self.abandon("experiment_bytes")
 
     def end(self) -> None:
         self._recording.mark()
@@ -159,6 +217,20 @@ class Copy:
             self.call.cancel()
         self._finish("shed", reason)
 
+    def forget(self) -> None:
+        """It never began."""
+        self._deadline.cancel()
+
+    def _overdue(self) -> None:
+        """Bytes that trickle keep every other deadline for ever: that is a failure of the candidate."""
+        if self.call is not None:
+            self.call.cancel()
+        self._finish("timeout", "copy_timeout")
+
     def _finish(self, outcome: Outcome, code: str | None) -> None:
+        self._deadline.cancel()
         self._shadows.released(self)
-        self._worker.append(self._recording.finish(outcome, code))
+        record = self._recording.finish(outcome, code)
+        if record.status == 200:
+            self.allowance.spend(self.mirror, self.request_size, record.response)
+        self._worker.append(record)

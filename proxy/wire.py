@@ -191,26 +191,35 @@ def _span(body: bytes, name: bytes) -> Span:
 
 
 def _walk(body: bytes, name: bytes) -> Span:
-    """Parse the top-level fields one by one, in C, and note where the value lies."""
-    text = body.decode("latin-1")  # one character per byte; only what is ASCII matters here
+    """Note where the value of a field lies, by a walk over all of them."""
     field = name.decode()
-    found: list[Span] = []
+    found = [(low, high) for key, _, low, high in top_level(body) if key == field]
+    if len(found) != 1:
+        raise _wrong("duplicate_field", f"'{field}' is there {len(found)} times: send it once.", field)
+    return found[0]
+
+
+def top_level(body: bytes) -> list[tuple[str, int, int, int]]:
+    """The top-level fields of valid JSON, in order: key, where it begins, where its value begins and ends.
+
+    Parsed one by one, in C. Raises Refusal for what nests too deeply.
+    """
+    text = body.decode("latin-1")  # one character per byte; only what is ASCII matters here
+    fields: list[tuple[str, int, int, int]] = []
     at = _after_gap(text, text.index("{") + 1)
     try:
         while text[at] != "}":
+            start = at
             key, at = _JSON.raw_decode(text, at)
             low = _after_gap(text, at)
             _, high = _JSON.raw_decode(text, low)
-            if key == field:
-                found.append((low, high))
+            fields.append((key, start, low, high))
             at = _after_gap(text, high)
     except (ValueError, RecursionError):
         raise _wrong(
             "malformed_json", "The body nests too deeply, or has a number of thousands of digits."
         ) from None
-    if len(found) != 1:
-        raise _wrong("duplicate_field", f"'{field}' is there {len(found)} times: send it once.", field)
-    return found[0]
+    return fields
 
 
 def _after_gap(text: str, at: int) -> int:

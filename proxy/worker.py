@@ -193,6 +193,7 @@ class Worker:
         background = [
             self.loop.create_task(self.subscription.run()),
             self.loop.create_task(self._seal_regularly()),
+            self.loop.create_task(self.shadows.run()),
         ]
         if not self.subscription.load():
             # Requests are better off in the queue, or with another worker, than with one that knows no model.

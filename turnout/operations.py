@@ -207,6 +207,8 @@ def show_experiment(settings: Settings, name: str, *, as_json: bool) -> None:
         f"\n{accounting['eligible']} eligible requests, {accounting['no_unit']} without a unit, "
         f"{accounting['recorded']} recorded, {accounting['lost']} lost, {accounting['shed']} shed"
     )
+    for reason, copies in accounting.get("shed_by_reason", {}).items():
+        say(f"  shed, {reason.replace('_', ' ')}: {copies}")
 
 
 SCORECARD: Final = (

@@ -37,6 +37,11 @@ _TOTALS: Final = """
     FROM exchanges WHERE experiment = $experiment AND origin = 'live'
 """
 
+_SHED: Final = """
+    SELECT coalesce(error_code, 'unknown') AS reason, count(*) AS copies FROM exchanges
+    WHERE experiment = $experiment AND origin = 'live' AND outcome = 'shed' GROUP BY reason ORDER BY reason
+"""
+
 _LOST: Final = """
     SELECT coalesce(sum(l.count), 0)::BIGINT AS lost FROM losses l JOIN experiments e ON e.name = $experiment
     WHERE l.until >= e.started_at AND (e.ended_at IS NULL OR l.since <= e.ended_at)
@@ -61,7 +66,8 @@ _BY_ARM: Final = """
 
 
 def accounting(store: Store, experiment: str) -> dict[str, Any]:
-    """Where every exchange of an experiment went: eligible, without a unit, recorded, lost, shed, and by arm.
+    """Where every exchange of an experiment went: eligible, without a unit, recorded, lost, shed (in all, and
+    by reason), and by arm.
 
     `failed` and `fell_back` belong to the assigned arm, whatever answered in its place.
     """
@@ -70,6 +76,7 @@ def accounting(store: Store, experiment: str) -> dict[str, Any]:
     return {
         **store.read(_TOTALS, scope)[0],
         **store.read(_LOST, scope)[0],
+        "shed_by_reason": {row["reason"]: row["copies"] for row in store.read(_SHED, scope)},
         "by_arm": {arm.pop("arm"): arm for arm in arms},
     }
 

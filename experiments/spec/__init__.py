@@ -20,6 +20,7 @@ from .declaration import (
 from .fields import Duration, Points, Share, VersionRef
 from .measures import Analysis, GoldenGate, Guardrail, Metrics, SuccessMetric
 from .reading import read_spec
+from .shadow import Pressure, Prices
 from .traffic import AbTraffic, CanaryTraffic, ShadowTraffic, Traffic
 
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
     "Mode",
     "OnShip",
     "Points",
+    "Pressure",
+    "Prices",
     "ShadowSpec",
     "ShadowTraffic",
     "Share",

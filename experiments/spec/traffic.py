@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from typing import Literal, TypeAlias
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from .fields import Duration, Points, Strict, wrong
+from .fields import Duration, Points, Strict, contradiction, wrong
+from .shadow import Pressure, Prices, Size
 
 
 class AbTraffic(Strict):
@@ -55,6 +56,39 @@ class ShadowTraffic(Strict):
     max_in_flight: int = Field(
         default=16, ge=1, le=10_000, description="copies under way at once, 1 to 10000"
     )
+    sample: Literal["unit", "request"] = Field(
+        default="unit", description="unit or request: whether the share is of the units or of the requests"
+    )
+    max_bytes: Size = Field(
+        default=32_000_000, description="a size such as 32MB: what copies under way may hold"
+    )
+    max_tokens: int | None = Field(
+        default=None, ge=1, le=10**15, description="how many tokens all copies together may use"
+    )
+    max_cost: float | None = Field(
+        default=None, gt=0, le=1e9, description="how much all copies together may cost, such as 20"
+    )
+    prices: Prices | None = Field(
+        default=None, description="a mapping such as {prompt: 0.15, completion: 0.6}, per million tokens"
+    )
+    timeout: Duration = Field(default=300.0, gt=0, description="a duration such as 5m: the longest copy")
+    pressure: Pressure = Field(
+        default=Pressure(), description="a mapping such as {waiting: 8, kv_cache: 90%}"
+    )
+    priority: int | None = Field(
+        default=None,
+        ge=-(2**31),
+        lt=2**31,
+        description="what the engine's field `priority` gets in a copy: vLLM serves low numbers first",
+    )
+
+    @model_validator(mode="after")
+    def _knows_what_it_costs(self) -> ShadowTraffic:
+        if self.max_cost is not None and self.prices is None:
+            raise contradiction(
+                "max_cost without prices", "prices", "Add prices: {prompt: 0.15, completion: 0.6}"
+            )
+        return self
 
     @field_validator("share", mode="after")
     @classmethod

@@ -41,7 +41,7 @@ def test_no_unit_is_production_in_no_arm() -> None:
 
 def test_mirrors_sample_units_by_share() -> None:
     table = snapshot(URLS, share_ppm=250_000)
-    hits = sum(bool(table.mirrors("chat", unit_id(str(n)))) for n in range(20_000))
+    hits = sum(bool(table.mirrors("chat", unit_id(str(n)), "r")) for n in range(20_000))
     assert abs(hits / 20_000 - 0.25) < 0.01
 
 

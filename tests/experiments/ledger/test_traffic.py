@@ -49,6 +49,7 @@ def test_accounting_closes(split: Store) -> None:
         "recorded": 6,
         "shed": 0,
         "lost": 2,
+        "shed_by_reason": {},
         "by_arm": {
             "candidate": {"assigned": 2, "served": 1, "failed": 1, "fell_back": 1},
             "control": {"assigned": 2, "served": 4, "failed": 1, "fell_back": 0},
@@ -61,9 +62,16 @@ def test_accounting_closes(split: Store) -> None:
 
 def test_an_unknown_experiment_has_no_traffic(store: Store) -> None:
     assert traffic.accounting(store, "e") == {
-        "eligible": 0, "no_unit": 0, "recorded": 0, "shed": 0, "lost": 0, "by_arm": {},
+        "eligible": 0, "no_unit": 0, "recorded": 0, "shed": 0, "lost": 0, "shed_by_reason": {}, "by_arm": {},
     }  # fmt: skip
     assert traffic.timeline(store, "e") == []
+
+
+def test_what_was_shed_is_counted_by_reason(store: Store, collect: Collect) -> None:
+    copy = {"experiment": "e", "role": "shadow", "outcome": "shed"}
+    collect(*(record(n, **copy, error_code=code) for n, code in enumerate(["a", "b", "b"])))
+    found = traffic.accounting(store, "e")
+    assert (found["shed"], found["shed_by_reason"]) == (3, {"a": 1, "b": 2})
 
 
 def test_the_timeline_counts_by_bucket_arm_and_phase(store: Store, collect: Collect) -> None:

@@ -1,0 +1,52 @@
+"""What have a worker's copies of one experiment used up, and is there room for another?
+
+Caps in copies and bytes are about now, those in tokens and money about all copies since the worker first
+saw the experiment. The controller adds up over all workers and pauses the experiment; what stands here
+holds where no controller does.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from experiments.snapshot import Mirror
+
+_COUNTS: Final = re.compile(rb'"(prompt|completion)_tokens"\s*:\s*(\d{1,12})')
+#: Token counts stand at the end of an answer.
+_TAIL: Final = 4096
+#: Where an engine does not say: English has about four characters a token.
+_BYTES_PER_TOKEN: Final = 4
+_MILLION: Final = 1_000_000
+
+
+class Allowance:
+    """One experiment's use. Money is in millionths of the currency."""
+
+    __slots__ = ("bytes", "cost", "in_flight", "tokens")
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.bytes = 0
+        self.tokens = 0
+        self.cost = 0
+
+    def refusal(self, mirror: Mirror, size: int) -> str | None:
+        """Why a copy of `size` bytes may not be sent now; None if it may."""
+        if self.in_flight >= mirror.max_in_flight:
+            return "experiment_in_flight"
+        if self.bytes + size > mirror.max_bytes:
+            return "experiment_bytes"
+        if mirror.max_tokens and self.tokens >= mirror.max_tokens:
+            return "experiment_tokens"
+        if mirror.max_cost and self.cost >= mirror.max_cost:
+            return "experiment_cost"
+        return None
+
+    def spend(self, mirror: Mirror, request: int, answer: bytes) -> None:
+        """Book an answer. `request` is the copy's size; it stands in where the engine did not count."""
+        found = dict(_COUNTS.findall(answer[-_TAIL:]))
+        prompt = int(found.get(b"prompt", request // _BYTES_PER_TOKEN))
+        completion = int(found.get(b"completion", len(answer) // _BYTES_PER_TOKEN))
+        self.tokens += prompt + completion
+        self.cost += (prompt * mirror.prompt_price + completion * mirror.completion_price) // _MILLION
