@@ -3,6 +3,8 @@
     EvaluatorError
     ├── GoldenSetError      the files are not a golden set: every problem, with file, line and field
     ├── UnknownEvaluator    a check names a scorer that is not registered
+    ├── EvaluatorUnusable   an evaluator cannot be loaded: a broken plugin or file, a missing extra
+    ├── ModelUnavailable    a judge or an embedder gives no answer
     ├── RunError            the run cannot go on
     │   ├── ProxyUnreachable    nothing answers at the proxy's address
     │   ├── RunRefused          Turnout refuses the questions: token, model or version
@@ -42,6 +44,24 @@ class UnknownEvaluator(EvaluatorError):
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         super().__init__(f"no scorer is called {name!r}; there are {', '.join(sorted(known))}")
+
+
+class EvaluatorUnusable(EvaluatorError):
+    """An evaluator that is there cannot be used; the message says what to install or to mend."""
+
+
+class MissingExtra(EvaluatorUnusable):
+    """An optional package is not installed."""
+
+    def __init__(self, scorer: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"the scorer {scorer!r} needs {package}, which is not installed: "
+            f"pip install 'turnout-llm[{extra}]'"
+        )
+
+
+class ModelUnavailable(EvaluatorError):
+    """A judge or an embedder gives no answer: an error of the instrument, never a score."""
 
 
 class RunError(EvaluatorError):

@@ -204,5 +204,6 @@ def fingerprint(golden: GoldenSet, subject: Subject, repeats: int) -> str:
             "version": subject.version,
             "endpoint": subject.endpoint,
             "repeats": repeats,
+            **({} if golden.judge is None else {"judge": asdict(golden.judge)}),
         }
     )

@@ -1,13 +1,15 @@
 """What golden set lies at this path, and if it is none, what exactly is wrong with it?
 
 Reads `<folder>/{set.yaml,items.jsonl}` or a single `.jsonl`, and reports every problem of the files at once:
-file, line, field, what was expected, how to mend it. Runs nothing.
+file, line, field, what was expected, how to mend it. Asks no model; but a Python file that set.yaml names
+under `evaluators` is run, as any code that one imports.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,12 +17,13 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from evaluators.canonical import content_hash
-from evaluators.errors import GoldenSetError, UnknownEvaluator
-from evaluators.golden import Check, GoldenItem, GoldenSet, Policy
+from evaluators.errors import EvaluatorUnusable, GoldenSetError, UnknownEvaluator
+from evaluators.golden import Check, GoldenItem, GoldenSet, JudgeChoice, MetricPolicy, Policy
+from evaluators.plugins import load_file, load_installed
 from evaluators.problems import from_pydantic
 from evaluators.rows import CheckRow, ItemRow, SetRow
-from evaluators.scorers import evaluator_named
-from evaluators.scoring import lacking_needs
+from evaluators.scorers import Evaluator, evaluator_named
+from evaluators.scoring import lacking_needs, requires
 from experiments.document import check as check_document
 from experiments.document import read_document, shown
 from experiments.errors import DocumentError, Problem
@@ -42,22 +45,64 @@ def load_golden_set(path: Path) -> GoldenSet:
         items_path, name = path / ITEMS_FILE, declared.name or path.resolve().name
     else:
         declared, items_path, name = SetRow(), path, path.stem
-    items = _read_items(items_path, declared, problems)
+    load_installed()
+    own = _own_evaluators(items_path.parent, declared, problems)
+    items = _read_items(items_path, declared, own, problems)
     if problems:
         raise GoldenSetError(problems)
-    return GoldenSet(
+    golden = GoldenSet(
         name=name,
         hash=set_hash(items),
         items=items,
-        policy=Policy(**declared.model_dump(include=set(Policy.__dataclass_fields__))),
+        policy=_policy(declared),
         description=declared.description,
+        judge=None if declared.judge is None else JudgeChoice(**declared.judge.model_dump()),
     )
+    if problems := list(_unfit(path, golden)):
+        raise GoldenSetError(problems)
+    return golden
 
 
 def set_hash(items: tuple[GoldenItem, ...]) -> str:
     """`golden@sha256:...` over what the items are and how they hang together; their order says nothing."""
-    content = sorted([item.id, item.hash, item.cluster, sorted(item.tags)] for item in items)
+    content = sorted(
+        [item.id, item.hash, item.cluster, sorted(item.tags), *([item.weight] if item.weight != 1 else [])]
+        for item in items
+    )
     return "golden@" + content_hash(content)
+
+
+def _policy(declared: SetRow) -> Policy:
+    fields = declared.model_dump(include=set(Policy.__dataclass_fields__) - {"metrics"})
+    metrics = {key: MetricPolicy(**row.model_dump()) for key, row in declared.metrics.items()}
+    return Policy(**fields, metrics=metrics)
+
+
+def _unfit(path: Path, golden: GoldenSet) -> Iterator[Problem]:
+    """What fits each by itself, but not together."""
+    where = path / SET_FILE if path.is_dir() else path
+    for key in sorted(set(golden.policy.metrics) - set(golden.evaluators)):
+        known = ", ".join(golden.evaluators)
+        yield _problem(where, None, f"metrics.{key}", "no check of this key", f"one of {known}")
+    needs = {need for item in golden.items for check in item.checks for need in requires(check)}
+    judge = golden.judge
+    if "judge" in needs and (judge is None or not (judge.model or judge.provider)):
+        mend = "Add judge: {model: NAME} or judge: {provider: ...}; it must not be the model under test"
+        yield _problem(where, None, "judge", "nothing", "who judges, as a check asks for a judge", mend)
+    if "embedder" in needs and (judge is None or not judge.embeddings):
+        mend = "Add judge: {embeddings: MODEL, embeddings_base: http://.../v1}"
+        yield _problem(where, None, "judge.embeddings", "nothing", "an embedding model for a check", mend)
+
+
+def _own_evaluators(folder: Path, declared: SetRow, problems: list[Problem]) -> dict[str, Evaluator]:
+    found: dict[str, Evaluator] = {}
+    for index, name in enumerate(declared.evaluators):
+        try:
+            found |= load_file(folder, name)
+        except EvaluatorUnusable as error:
+            field = f"evaluators[{index}]"
+            problems.append(_problem(folder / SET_FILE, None, field, str(error), "a file of evaluators"))
+    return found
 
 
 def _read_set(path: Path, problems: list[Problem]) -> SetRow:
@@ -77,7 +122,9 @@ def _read_set(path: Path, problems: list[Problem]) -> SetRow:
         return SetRow()
 
 
-def _read_items(path: Path, declared: SetRow, problems: list[Problem]) -> tuple[GoldenItem, ...]:
+def _read_items(
+    path: Path, declared: SetRow, own: Mapping[str, Evaluator], problems: list[Problem]
+) -> tuple[GoldenItem, ...]:
     try:
         raw_lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -90,7 +137,7 @@ def _read_items(path: Path, declared: SetRow, problems: list[Problem]) -> tuple[
         if not raw.strip():
             continue
         found: list[Problem] = []
-        item = _read_item(path, number, raw, declared, found)
+        item = _read_item(path, number, raw, declared, own, found)
         problems.extend(found)
         if item is None:
             continue
@@ -106,7 +153,7 @@ def _read_items(path: Path, declared: SetRow, problems: list[Problem]) -> tuple[
 
 
 def _read_item(
-    path: Path, line: int, raw: bytes, declared: SetRow, problems: list[Problem]
+    path: Path, line: int, raw: bytes, declared: SetRow, own: Mapping[str, Evaluator], problems: list[Problem]
 ) -> GoldenItem | None:
     try:
         if len(raw) > _MAX_LINE:
@@ -132,7 +179,7 @@ def _read_item(
         value.get("checks") or declared.default_checks or ([{"type": "exact"}] if row.reference else [])
     )
     item = _item(row, value, raw_checks)
-    checks = _checks(path, line, item, raw_checks, problems)
+    checks = _checks(path, line, item, raw_checks, own, problems)
     return None if checks is None else replace(item, checks=checks)
 
 
@@ -150,6 +197,7 @@ def _item(row: ItemRow, value: dict[str, Any], raw_checks: list[Any]) -> GoldenI
         checks=(),
         tags=tuple(row.tags),
         cluster_id=row.cluster_id,
+        weight=row.weight,
         human_label=row.human_label,
         source=row.source,
         added=None if row.added is None else row.added.isoformat(),
@@ -157,7 +205,12 @@ def _item(row: ItemRow, value: dict[str, Any], raw_checks: list[Any]) -> GoldenI
 
 
 def _checks(
-    path: Path, line: int, item: GoldenItem, raw_checks: list[Any], problems: list[Problem]
+    path: Path,
+    line: int,
+    item: GoldenItem,
+    raw_checks: list[Any],
+    own: Mapping[str, Evaluator],
+    problems: list[Problem],
 ) -> tuple[Check, ...] | None:
     """The item's checks with their options, or None after noting what is wrong with any of them."""
     before = len(problems)
@@ -168,23 +221,29 @@ def _checks(
     for index, raw in enumerate(raw_checks):
         where = f"checks[{index}]"
         try:
-            checks.append(_check(item, raw, {check.key for check in checks}))
+            checks.append(_check(item, raw, own, {check.key for check in checks}))
         except ValidationError as error:
-            model = CheckRow if error.title == CheckRow.__name__ else evaluator_named(raw["type"]).options
+            of_row = error.title == CheckRow.__name__
+            model = CheckRow if of_row else _evaluator(raw["type"], own).options
             problems.extend(from_pydantic(path, error, model, lambda _: line, prefix=where))
         except (ValueError, UnknownEvaluator) as error:
             problems.append(_problem(path, line, where, str(error), "a check that can be made"))
-    if checks and not any(check.gate for check in checks) and len(problems) == before:
+    judged = any(check.kind != "code" for check in checks)
+    if checks and not (judged or any(check.gate for check in checks)) and len(problems) == before:
         mend = 'Leave out "gate": false in at least one check'
         problems.append(_problem(path, line, "checks", "none that gates", "at least one that does", mend))
     return tuple(checks) if len(problems) == before else None
 
 
-def _check(item: GoldenItem, raw: Any, taken: set[str]) -> Check:
+def _evaluator(name: str, own: Mapping[str, Evaluator]) -> Evaluator:
+    return own[name] if name in own else evaluator_named(name)
+
+
+def _check(item: GoldenItem, raw: Any, own: Mapping[str, Evaluator], taken: set[str]) -> Check:
     if not isinstance(raw, dict):
         raise ValueError(f'{shown(raw)}, which is no object such as {{"type": "exact"}}')
     row = CheckRow.model_validate({key: raw[key] for key in raw if key in _CHECK_FIELDS})
-    evaluator = evaluator_named(row.type)
+    evaluator = _evaluator(row.type, own)
     options = evaluator.options.model_validate({key: raw[key] for key in raw if key not in _CHECK_FIELDS})
     if lacking := lacking_needs(evaluator, options, item):
         raise ValueError(f"{row.type!r}, which compares with a {lacking[0]} that the item lacks")
@@ -196,9 +255,13 @@ def _check(item: GoldenItem, raw: Any, taken: set[str]) -> Check:
         type=row.type,
         version=evaluator.version,
         options=options,
-        gate=row.gate,
+        # What a judge thinks is shown unless the set says that it gates.
+        gate=evaluator.kind == "code" if row.gate is None else row.gate,
         negate=row.negate,
         target_errors=row.target_errors,
+        kind=evaluator.kind,
+        threshold=evaluator.threshold if row.threshold is None else row.threshold,
+        weight=row.weight,
     )
 
 

@@ -17,7 +17,8 @@ from experiments.ledger.exchange import Outcome
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultRow:
-    """One score as it is stored. `output` is what the ledger keeps of the answer (`Output.to_json`)."""
+    """One score as it is stored. `output` is what the ledger keeps of the answer (`Output.to_json`),
+    `detail` what it keeps of the score beside its value (`Score.detail`)."""
 
     item_id: str
     item_hash: str
@@ -31,6 +32,7 @@ class ResultRow:
     output: Mapping[str, Any] | None = None
     outcome: Outcome | None = None
     request_id: str | None = None
+    detail: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, item: GoldenItem, repeat: int, check: Check, score: Score, output: Output) -> ResultRow:
@@ -40,7 +42,7 @@ class ResultRow:
             item_hash=item.hash,
             repeat=repeat,
             evaluator=check.key,
-            evaluator_version=f"{check.type}@{check.version}",
+            evaluator_version=check.evaluator_version,
             status=score.status,
             value=score.value,
             label=score.label,
@@ -48,6 +50,7 @@ class ResultRow:
             output=output.to_json(),
             outcome=output.outcome,
             request_id=output.request_id,
+            detail=score.detail,
         )
 
     @classmethod

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from evaluators.golden import LengthPolicy, Reference, TargetErrors
+from evaluators.golden import ItemScore, LengthPolicy, Reference, TargetErrors
 
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 #: The runner sets these itself.
@@ -100,9 +100,11 @@ class CheckRow(_Row):
 
     type: str
     key: Annotated[str, Field(pattern=_NAME, max_length=64)] | None = None
-    gate: bool = True
+    gate: bool | None = None
     negate: bool = Field(default=False, alias="not")
     target_errors: TargetErrors | None = None
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    weight: float = Field(default=1.0, gt=0)
 
 
 class ItemRow(_Row):
@@ -114,7 +116,7 @@ class ItemRow(_Row):
     checks: list[Any] | None = None
     tags: list[str] = Field(default_factory=list)
     cluster_id: str | None = None
-    weight: Literal[1] = 1
+    weight: float = Field(default=1.0, gt=0)
     human_label: StrictStr | StrictFloat | StrictInt | bool | None = None
     source: dict[str, Any] | None = None
     added: Annotated[date, Field(strict=False)] | None = None
@@ -125,6 +127,37 @@ class ItemRow(_Row):
         if self.reference is None:
             return ()
         return tuple(self.reference) if isinstance(self.reference, list) else (self.reference,)
+
+
+class MetricRow(_Row):
+    """What set.yaml says of one evaluator's mean."""
+
+    margin: float = Field(ge=0, lt=1, description="a share from 0 to below 1, such as 0.05")
+    gate: bool = Field(default=True, description="true or false")
+
+
+class JudgeRow(_Row):
+    """Who judges (see `evaluators.golden.JudgeChoice`)."""
+
+    model: str | None = Field(default=None, description="a model of the registry")
+    version: str = Field(default="production", description="a version's number or alias, in quotation marks")
+    provider: str | None = Field(default=None, description="a model as litellm spells it")
+    api_base: str | None = Field(default=None, description="an address, http://... or https://...")
+    max_tokens: int = Field(default=1024, ge=16, le=100_000, description="a whole number from 16")
+    concurrency: int = Field(default=8, ge=1, le=256, description="a whole number from 1 to 256")
+    timeout_s: float = Field(default=60.0, gt=0, description="seconds")
+    embeddings: str | None = Field(default=None, description="an embedding model")
+    embeddings_base: str | None = Field(default=None, description="an address ending in /v1")
+
+    @model_validator(mode="after")
+    def _one_judge(self) -> JudgeRow:
+        if self.model and self.provider:
+            raise ValueError("a judge is a `model` of the registry or a `provider`'s, not both")
+        if not (self.model or self.provider or self.embeddings):
+            raise ValueError("name a `model` of the registry, a `provider`'s model, or `embeddings`")
+        if bool(self.embeddings) != bool(self.embeddings_base):
+            raise ValueError("`embeddings` and `embeddings_base` go together")
+        return self
 
 
 class SetRow(_Row):
@@ -140,4 +173,8 @@ class SetRow(_Row):
     min_pass_rate: float | None = Field(default=None, ge=0, le=1, description="a share from 0 to 1")
     target_errors: TargetErrors = Field(default="zero", description="zero or unscored")
     length: LengthPolicy = Field(default="zero", description="zero or score")
+    item_score: ItemScore = Field(default="all", description="all or mean")
+    metrics: dict[str, MetricRow] = Field(default_factory=dict, description="a margin by check key")
+    evaluators: list[str] = Field(default_factory=list, description="a list of Python files beside set.yaml")
+    judge: JudgeRow | None = Field(default=None, description="model: or provider:")
     default_checks: list[dict[str, Any]] | None = Field(default=None, description="a list of checks")

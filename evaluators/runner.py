@@ -53,7 +53,7 @@ def answered(golden: GoldenSet, rows: Iterable[ResultRow]) -> frozenset[Question
         for item in golden.items
         for repeat in repeats
         if all(
-            (item.id, item.hash, repeat, check.key, f"{check.type}@{check.version}") in stored
+            (item.id, item.hash, repeat, check.key, check.evaluator_version) in stored
             for check in item.checks
         )
     )

@@ -99,6 +99,23 @@ class Score:
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(f"score {self.name!r}: {self.value} is not finite; report it as unscored")
 
+    @property
+    def detail(self) -> dict[str, Any] | None:
+        """What is kept beside value and explanation: costs, the kind of error, metadata; None without any."""
+        found: dict[str, Any] = {
+            "cost_usd": self.cost_usd,
+            "tokens": self.tokens,
+            "latency_ms": None if self.latency_ms is None else round(self.latency_ms, 3),
+            "error": None if self.error is None else self.error.kind,
+            **self.metadata,
+        }
+        return {name: value for name, value in found.items() if value is not None} or None
+
+    @classmethod
+    def graded(cls, name: str, value: float, explanation: str) -> Score:
+        """A score in [0, 1]."""
+        return cls(name=name, status="scored", value=value, explanation=explanation)
+
     @classmethod
     def verdict(cls, name: str, passed: bool, explanation: str) -> Score:
         """A yes-or-no score: 1.0 or 0.0."""
@@ -125,6 +142,29 @@ class Score:
     def skipped(cls, name: str, explanation: str) -> Score:
         """The evaluator does not apply to this item."""
         return cls(name=name, status="skipped", explanation=explanation)
+
+
+Preference = Literal["control", "candidate", "tie"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairScore:
+    """What a judge of pairs prefers, asked in both orders: `score` is of the candidate, 1 where both orders
+    prefer it, 0 where both prefer the control, 1/2 where either says tie or they disagree.
+
+    `control_first` and `candidate_first` are the preferences of the two orders, None where that order gave no
+    verdict; then nothing is scored.
+    """
+
+    score: Score
+    control_first: Preference | None = None
+    candidate_first: Preference | None = None
+
+    @property
+    def flipped(self) -> bool:
+        """Whether the judge changed its mind with the order."""
+        both = {self.control_first, self.candidate_first}
+        return None not in both and len(both) > 1
 
 
 def parse_json(text: str) -> Parsed | None:

@@ -2,49 +2,80 @@
 
 An answer that failed (engine error, timeout, cut, empty) is scored 0 by every check unless policy says
 otherwise; an answer that was never had (overload, no engine reached, refused by Turnout) is missing; an
-exception in a scorer is missing too. Nothing here turns an error of an instrument into a number.
+exception in a scorer, a silent judge or a value that is none is missing too. Nothing here turns an error of
+an instrument into a number.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
+from evaluators.errors import EvaluatorError, ModelUnavailable
 from evaluators.golden import Check, GoldenItem, Policy
+from evaluators.models import NO_SERVICES, Services
 from evaluators.score import Output, Score
-from evaluators.scorers import EvalContext, Evaluator, evaluator_named
+from evaluators.scorers import EvalContext, Evaluator, evaluator_of
 from evaluators.scorers.patterns import PatternTimeout
 from evaluators.scorers.registry import Need, Options
 
 #: The version was asked and failed: what users would have got.
 TARGET_ERRORS: Final = frozenset(("truncated", "empty", "upstream_error", "upstream_rejected", "timeout"))
+_EDGE: Final = 1e-9  # a cosine of 1.0000000002 is 1
 
 
 async def score_output(
-    item: GoldenItem, output: Output, policy: Policy, *, repeat: int = 0
+    item: GoldenItem, output: Output, policy: Policy, *, repeat: int = 0, services: Services = NO_SERVICES
 ) -> list[tuple[Check, Score]]:
     """One score per check of the item, in the order of its checks."""
-    return [(check, await _score_check(check, item, output, policy, repeat)) for check in item.checks]
+    return [
+        (check, await score_check(check, item, output, policy, repeat=repeat, services=services))
+        for check in item.checks
+    ]
 
 
-async def _score_check(check: Check, item: GoldenItem, output: Output, policy: Policy, repeat: int) -> Score:
+async def score_check(
+    check: Check,
+    item: GoldenItem,
+    output: Output,
+    policy: Policy,
+    *,
+    repeat: int = 0,
+    services: Services = NO_SERVICES,
+) -> Score:
+    """What one check says. Never raises for what a scorer does."""
+    evaluator = evaluator_of(check)
+    if evaluator.kind == "pairwise":
+        return Score.skipped(check.key, "judged in pairs, when two versions are compared")
     without_answer = _by_outcome(check, output, policy)
     if without_answer is not None:
         return without_answer
-    evaluator = evaluator_named(check.type)
-    if lacking := lacking_needs(evaluator, check.options, item):
-        return Score.skipped(check.key, f"the item has no {', '.join(lacking)}")
-    context = EvalContext(name=check.key, options=check.options, repeat=repeat)
+    if lacking := lacking_needs(evaluator, check.options, item, services):
+        return Score.skipped(check.key, f"there is no {', '.join(lacking)}")
+    context = EvalContext(name=check.key, options=check.options, repeat=repeat, services=services)
     try:
         score = await evaluator.score(item, output, context)
     except PatternTimeout as error:
         return Score.failed(check.key, "pattern_timeout", str(error))
+    except ModelUnavailable as error:
+        return Score.failed(check.key, "model_unavailable", str(error))
+    except EvaluatorError as error:
+        return Score.failed(check.key, "unusable", str(error))
     except Exception as error:  # a scorer's fault, whatever it is, is missing data and not the end of the run
         return Score.failed(check.key, type(error).__name__, f"the scorer {check.type!r} failed: {error}")
-    return _negated(score) if check.negate else score
+    return _settled(check, evaluator, score)
 
 
-def lacking_needs(evaluator: Evaluator, options: Options, item: GoldenItem) -> list[Need]:
-    """What the evaluator requires and neither the check's options nor the item give, sorted."""
+def requires(check: Check) -> frozenset[Need]:
+    """What the check's evaluator needs of its item, its set or its caller."""
+    return evaluator_of(check).requires
+
+
+def lacking_needs(
+    evaluator: Evaluator, options: Options, item: GoldenItem, services: Services | None = None
+) -> list[Need]:
+    """What the evaluator requires and neither the check's options nor the item give, sorted. Models are
+    looked for where `services` are given."""
     given = set(options.supplies())
     if item.reference:
         given.add("reference")
@@ -52,6 +83,10 @@ def lacking_needs(evaluator: Evaluator, options: Options, item: GoldenItem) -> l
         given.add("tools")
     if item.response_format is not None:
         given.add("schema")
+    if services is None or services.judge is not None:
+        given.add("judge")
+    if services is None or services.embedder is not None:
+        given.add("embedder")
     return sorted(evaluator.requires - given)
 
 
@@ -72,14 +107,21 @@ def _by_outcome(check: Check, output: Output, policy: Policy) -> Score | None:
     return Score.failed(check.key, outcome or "unreached", why or "no answer was obtained")
 
 
-def _negated(score: Score) -> Score:
+def _settled(check: Check, evaluator: Evaluator, score: Score) -> Score:
+    """The score as it is stored: in [0, 1], the more the better, `not` applied."""
     if score.value is None:
         return score
-    return Score(
-        name=score.name,
-        status="scored",
-        value=1.0 - score.value,
-        label=score.label,
-        explanation=f"not: {score.explanation}" if score.explanation else None,
-        metadata=score.metadata,
-    )
+    if not -_EDGE <= score.value <= 1.0 + _EDGE:
+        return Score.failed(
+            check.key, "out_of_range", f"the scorer {check.type!r} gave {score.value:g}; scores lie in [0, 1]"
+        )
+    value = min(1.0, max(0.0, score.value))
+    if evaluator.direction == "min":
+        value = 1.0 - value
+    if check.negate:
+        # The opposite of a mere number means nothing: `not` asks that the check does not pass.
+        value = 1.0 - value if value in (0.0, 1.0) else float(not check.passes(value))
+        return replace(
+            score, value=value, explanation=f"not: {score.explanation}" if score.explanation else None
+        )
+    return replace(score, value=value)

@@ -1,17 +1,20 @@
 """What came of one run: how many items passed, by which evaluator, and how much of it is missing?
 
-An item's answer passes when every gating check of it passes. One failed check fails it, whatever the others
+An item's answer passes when every deciding check of it passes. One failed check fails it, whatever the others
 say; otherwise an unscored or failed check, or a row that is not there, leaves it missing. Missing is never 0.
+With `item_score: mean` an answer is worth the weighted mean of its deciding checks instead, and is missing as
+soon as one of them is.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from evaluators.golden import Check, GoldenItem, GoldenSet
+from evaluators.golden import Check, GoldenItem, GoldenSet, ItemScore
 from evaluators.results import ResultRow
 
 Gate = Literal["pass", "fail", "inconclusive"]
@@ -22,26 +25,28 @@ ITEMS = "items"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """An item's answers over the repeats: `passed` of `observed`, which are some of `planned`."""
+    """An item's answers over the repeats: `observed` of `planned`, worth `total` (each in [0, 1]) together;
+    `passes` says whether every one of them passed."""
 
     planned: int
     observed: int
-    passed: float
+    total: float
+    passes: bool = False
 
     @property
     def mean(self) -> float | None:
-        """The share of observed answers that passed; None when nothing was observed."""
-        return self.passed / self.observed if self.observed else None
+        """What an observed answer is worth; None when nothing was observed."""
+        return self.total / self.observed if self.observed else None
 
     @property
     def lowest(self) -> float:
-        """The share if all that is missing had failed."""
-        return self.passed / self.planned
+        """The mean if all that is missing were worth 0."""
+        return self.total / self.planned
 
     @property
     def highest(self) -> float:
-        """The share if all that is missing had passed."""
-        return (self.passed + self.planned - self.observed) / self.planned
+        """The mean if all that is missing were worth 1."""
+        return (self.total + self.planned - self.observed) / self.planned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,30 +72,39 @@ class RunResults:
 
     def of_item(self, item: GoldenItem) -> dict[tuple[int, str], ResultRow]:
         """The item's rows by repeat and evaluator, of this very content and these evaluator versions."""
-        versions = {check.key: f"{check.type}@{check.version}" for check in item.checks}
+        versions = {check.key: check.evaluator_version for check in item.checks}
         return {
             (row.repeat, row.evaluator): row
             for row in self.rows.get(item.id, ())
             if row.item_hash == item.hash and versions.get(row.evaluator) == row.evaluator_version
         }
 
-    def tally(self, item: GoldenItem, checks: Iterable[Check] | None = None) -> Tally | None:
-        """How the item fared by `checks` (its gating ones by default); None if none of them applies to it."""
-        chosen = tuple(check for check in item.checks if check.gate) if checks is None else tuple(checks)
+    def tally(
+        self, item: GoldenItem, checks: Iterable[Check] | None = None, *, score: ItemScore = "all"
+    ) -> Tally | None:
+        """How the item fared by `checks` (by default its deciding ones); None if none applies to it."""
+        chosen = [check for check in item.checks if check.decisive] if checks is None else list(checks)
         rows = self.of_item(item)
-        verdicts = [
-            _passed([rows.get((repeat, check.key)) for check in chosen]) for repeat in range(self.repeats)
+        worths = [
+            _worth([(check, rows.get((repeat, check.key))) for check in chosen], score)
+            for repeat in range(self.repeats)
         ]
-        applicable = [verdict for verdict in verdicts if verdict != "skipped"]
-        if not applicable:
+        applicable = [worth for worth in worths if worth != "skipped"]
+        if not chosen or not applicable:
             return None
-        seen = [verdict for verdict in applicable if verdict != "missing"]
-        return Tally(planned=len(applicable), observed=len(seen), passed=float(seen.count("passed")))
+        seen = [worth for worth in applicable if not isinstance(worth, str)]
+        return Tally(
+            planned=len(applicable),
+            observed=len(seen),
+            total=math.fsum(worth.value for worth in seen),
+            passes=all(worth.passes for worth in seen),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluatorTally:
-    """One evaluator's rows over a run. `pass_rate` is None when nothing was scored."""
+    """One evaluator's rows over a run: `passed` of the `scored` ones, whose values sum to `total`. The rates
+    are None when nothing was scored."""
 
     evaluator: str
     evaluator_version: str
@@ -101,20 +115,25 @@ class EvaluatorTally:
     errors: int
     skipped: int
     passed: float
+    total: float
 
     @property
     def pass_rate(self) -> float | None:
         return self.passed / self.scored if self.scored else None
 
+    @property
+    def mean(self) -> float | None:
+        return self.total / self.scored if self.scored else None
+
     def to_json(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**fields, "pass_rate": self.pass_rate}
+        return {**fields, "pass_rate": self.pass_rate, "mean": self.mean}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """One run in numbers. `planned`, `scored` and `missing` count answers (items times repeats) that a gating
-    check applies to; `passed` of the scored ones passed all of theirs."""
+    """One run in numbers. `planned`, `scored` and `missing` count answers (items times repeats) that a
+    deciding check applies to; `passed` of the scored ones passed (with `item_score: mean`: their worth)."""
 
     items: int
     planned: int
@@ -140,7 +159,8 @@ class Summary:
     def metrics(self) -> dict[str, float]:
         """Flat finite numbers, as experiment trackers want them."""
         rates = {f"pass_rate.{tally.evaluator}": tally.pass_rate for tally in self.evaluators}
-        found = {"pass_rate": self.pass_rate, "coverage": self.coverage, **rates}
+        means = {f"mean.{tally.evaluator}": tally.mean for tally in self.evaluators}
+        found = {"pass_rate": self.pass_rate, "coverage": self.coverage, **rates, **means}
         return {name: value for name, value in found.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:
@@ -163,10 +183,11 @@ class Summary:
 
 def summarise(golden: GoldenSet, results: RunResults) -> Summary:
     """The run in numbers, and its gate: see `_judge`."""
-    tallies = [tally for item in golden.items if (tally := results.tally(item)) is not None]
+    score = golden.policy.item_score
+    tallies = [tally for item in golden.items if (tally := results.tally(item, score=score)) is not None]
     planned = sum(tally.planned for tally in tallies)
     scored = sum(tally.observed for tally in tallies)
-    passed = sum(tally.passed for tally in tallies)
+    passed = math.fsum(tally.total for tally in tallies)
     gate, sentence = _judge(golden, planned, scored, passed)
     return Summary(
         items=len(golden.items),
@@ -201,25 +222,42 @@ def _judge(golden: GoldenSet, planned: int, scored: int, passed: float) -> tuple
     return "inconclusive", f"Inconclusive: {rate}, and the {missing} missing decide about {floor}."
 
 
-def _passed(rows: list[ResultRow | None]) -> Literal["passed", "failed", "missing", "skipped"]:
-    present = [row for row in rows if row is not None]
-    if any(row.value is not None and row.value < 1.0 for row in present):
-        return "failed"
-    if len(present) < len(rows) or any(row.status in ("unscored", "error") for row in present):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Worth:
+    value: float
+    passes: bool
+
+
+def _worth(
+    rows: list[tuple[Check, ResultRow | None]], score: ItemScore
+) -> _Worth | Literal["missing", "skipped"]:
+    """What one answer is worth by its checks' rows."""
+    scored = [(check, row.value) for check, row in rows if row is not None and row.value is not None]
+    passes = all(check.passes(value) for check, value in scored)
+    if score == "all" and not passes:
+        return _Worth(value=0.0, passes=False)
+    if any(row is None or row.status in ("unscored", "error") for _, row in rows):
         return "missing"
-    return "skipped" if all(row.status == "skipped" for row in present) else "passed"
+    if not scored:
+        return "skipped"
+    if score == "all":
+        return _Worth(value=1.0, passes=True)
+    weight = math.fsum(check.weight for check, _ in scored)
+    return _Worth(value=math.fsum(check.weight * value for check, value in scored) / weight, passes=passes)
 
 
 def _evaluator_tally(golden: GoldenSet, results: RunResults, key: str) -> EvaluatorTally:
     checks = [(item, check) for item in golden.items for check in item.checks if check.key == key]
     statuses: Counter[str] = Counter()
-    passed = 0.0
+    passed = total = 0.0
     for item, check in checks:
         rows = results.of_item(item)
         for repeat in range(results.repeats):
             row = rows.get((repeat, check.key))
             statuses["error" if row is None else row.status] += 1
-            passed += 0.0 if row is None or row.value is None else row.value
+            if row is not None and row.value is not None:
+                passed += check.passes(row.value)
+                total += row.value
     return EvaluatorTally(
         evaluator=key,
         evaluator_version=golden.evaluators[key],
@@ -230,6 +268,7 @@ def _evaluator_tally(golden: GoldenSet, results: RunResults, key: str) -> Evalua
         errors=statuses["error"],
         skipped=statuses["skipped"],
         passed=passed,
+        total=total,
     )
 
 

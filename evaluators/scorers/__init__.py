@@ -2,22 +2,28 @@
 
 from evaluators.scorers import numeric, structured, text
 from evaluators.scorers.registry import (
+    Answer,
     EvalContext,
     Evaluator,
     FunctionEvaluator,
     Options,
+    PairEvaluator,
     evaluator_named,
+    evaluator_of,
     register,
     registered,
     scorer,
 )
 
 __all__ = [
+    "Answer",
     "EvalContext",
     "Evaluator",
     "FunctionEvaluator",
     "Options",
+    "PairEvaluator",
     "evaluator_named",
+    "evaluator_of",
     "numeric",
     "register",
     "registered",

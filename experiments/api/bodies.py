@@ -80,6 +80,7 @@ class Result(BaseModel):
     value: Annotated[float, Field(allow_inf_nan=False)] | None = None
     label: str | None = None
     explanation: str | None = None
+    detail: dict[str, Any] | None = None
     output: dict[str, Any] | None = None
     outcome: str | None = None
     request_id: str | None = None

@@ -18,7 +18,7 @@ from .store import Row, Store
 _RUN_JSON: Final = ("parameters", "summary")
 _RESULT: Final = (
     "item_id", "item_hash", "repeat", "evaluator", "evaluator_version", "status", "value", "label",
-    "explanation", "output", "outcome", "request_id",
+    "explanation", "output", "outcome", "request_id", "detail",
 )  # fmt: skip
 
 
@@ -63,13 +63,14 @@ def add_results(connection: DuckDBPyConnection, run_id: str, results: Sequence[M
     stored = 0
     for result in results:
         values = [result.get(name) for name in _RESULT]
-        values[_RESULT.index("output")] = _json(result.get("output"))
+        for name in ("output", "detail"):
+            values[_RESULT.index(name)] = _json(result.get(name))
         stored += len(
             connection.execute(
                 """
                 INSERT INTO golden_results (run_id, item_id, item_hash, repeat, evaluator, evaluator_version,
-                    status, value, label, explanation, output, outcome, request_id)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING item_id
+                    status, value, label, explanation, output, outcome, request_id, detail)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING item_id
                 """,
                 [run_id, *values],
             ).fetchall()
@@ -122,7 +123,7 @@ def results(store: Store, run_id: str) -> list[Row]:
         "SELECT * EXCLUDE (run_id) FROM golden_results WHERE run_id = ? ORDER BY item_id, repeat, evaluator",
         [run_id],
     )
-    return [_parsed(row, ("output",)) for row in rows]
+    return [_parsed(row, ("output", "detail")) for row in rows]
 
 
 def save_comparison(connection: DuckDBPyConnection, comparison: Mapping[str, Any], *, at: datetime) -> bool:

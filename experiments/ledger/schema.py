@@ -157,7 +157,12 @@ def golden(connection: DuckDBPyConnection) -> None:
     """)
 
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (traffic, trials, decisions, golden)
+def golden_details(connection: DuckDBPyConnection) -> None:
+    """What a score cost, why an instrument failed, what a judge said on the way."""
+    connection.execute("ALTER TABLE golden_results ADD COLUMN detail JSON")
+
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (traffic, trials, decisions, golden, golden_details)
 
 
 def migrate(connection: DuckDBPyConnection, migrations: tuple[Migration, ...] = MIGRATIONS) -> list[str]:

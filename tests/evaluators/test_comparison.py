@@ -217,7 +217,7 @@ def test_an_item_passes_by_its_gating_checks_alone_and_missing_needs_no_failure(
         ]  # fmt: skip
         found = RunResults.of("r", 1, golden.hash, 1, rows).tally(item)
         assert found is not None
-        return found.observed, found.passed
+        return found.observed, found.total
 
     assert tally(exact=1.0, contains=0.0, regex=1.0) == (1, 1.0)
     assert tally(exact=1.0, contains=1.0, regex=0.0) == (1, 0.0)
@@ -337,3 +337,29 @@ def test_a_comparison_is_json(tmp_path: Path) -> None:
     assert value["gate"]["effect"]["level"] == 0.95
     assert value["newly_failing"][0]["item_id"] == "q1"
     assert value["metrics"][0]["evaluator"] == "exact"
+
+
+@pytest.mark.parametrize(
+    ("statuses", "worth"),
+    [
+        ({"exact": 1.0, "contains": 0.0}, (1, 0.75)),
+        ({"exact": 0.0, "contains": 1.0}, (1, 0.25)),
+        ({"exact": 1.0, "contains": None}, (0, 0.0)),
+    ],
+)
+def test_with_item_score_mean_an_item_is_worth_the_weighted_mean_of_its_checks(
+    tmp_path: Path, statuses: dict[str, Value], worth: tuple[int, float]
+) -> None:
+    checks = [{"type": "exact", "weight": 3.0}, {"type": "contains"}]
+    golden = make_set(tmp_path, [row("a", checks=checks)], "item_score: mean\n")
+    item = golden.items[0]
+    rows = [
+        ResultRow(
+            item_id="a", item_hash=item.hash, repeat=0, evaluator=key, evaluator_version=f"{key}@1",
+            status="error" if value is None else "scored", value=value,
+        )
+        for key, value in statuses.items()
+    ]  # fmt: skip
+    found = RunResults.of("r", 1, golden.hash, 1, rows).tally(item, score=golden.policy.item_score)
+    assert found is not None
+    assert (found.observed, found.total) == worth

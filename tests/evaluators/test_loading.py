@@ -73,7 +73,7 @@ def test_default_checks_of_the_set_apply_to_items_without_their_own(tmp_path: Pa
         (row("a", refrence="x"), "items.jsonl:1: refrence: found an unknown field, expected one of id, input, reference"),
         (row("a", refrence="x"), "Did you mean 'reference'?"),
         (row("a b"), "items.jsonl:1: id: found 'a b'"),
-        (row("a", weight=2), "items.jsonl:1: weight: found 2, expected 1"),
+        (row("a", weight=0), "items.jsonl:1: weight: found 0, expected greater than 0"),
         (row("a", reference=None), "items.jsonl:1: checks: found none, expected at least one check"),
         (row("a", checks=[{"type": "regx"}]), "items.jsonl:1: checks[0]: found no scorer is called 'regx'; there are contains, exact"),
         (row("a", checks=[{"type": "regex", "pattern": "("}]), "checks[0].pattern: found '(' is no regular expression: missing )"),
