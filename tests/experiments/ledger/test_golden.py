@@ -21,6 +21,7 @@ RESULT: dict[str, Any] = {
     "item_id": "i1", "item_hash": "h", "repeat": 0, "evaluator": "exact", "evaluator_version": "1",
     "status": "scored", "value": 1.0, "label": None, "explanation": None,
     "output": {"text": "yes", "tool_calls": []}, "outcome": "complete", "request_id": "q",
+    "detail": {"cost_usd": 0.01},
 }  # fmt: skip
 COMPARISON: dict[str, Any] = {
     "comparison_id": "c1", "set_name": "support", "set_hash": "golden@sha256:1", "model": "chat",
