@@ -18,6 +18,7 @@ from .ledger.store import Row, instant, nanoseconds
 from .lifecycle import CANDIDATE, Experiment
 from .routing import CatalogModel
 from .snapshot import Endpoint
+from .watch import Seen
 
 Json = dict[str, Any]
 
@@ -104,7 +105,7 @@ def summary(controller: Controller, experiment: Experiment) -> Json:
         "ended_at": at(experiment.ended_ns),
         "age_s": (end_ns - experiment.started_ns) / 1e9,
         "verdict": None if document is None else {k: document[k] for k in ("kind", "label", "sentence")},
-        "waiting_for": seen.waiting_for if seen and experiment.has_traffic else None,
+        "waiting_for": _waiting_for(experiment, seen),
         "units": units,
         "horizon": experiment.spec.analysis.horizon,
         "days_left": document.get("days_left") if document and experiment.has_traffic else None,
@@ -113,6 +114,16 @@ def summary(controller: Controller, experiment: Experiment) -> Json:
         "note": experiment.note,
         "accounting": controller.accounting(experiment.name),
     }
+
+
+def _waiting_for(experiment: Experiment, seen: Seen | None) -> str | None:
+    """What goes on without anybody, or whose word it takes; None where nothing is awaited."""
+    if not experiment.has_traffic:
+        return None
+    if experiment.state == "concluded":
+        word = f"`turnout promote {experiment.model}`" if experiment.routes else "real traffic"
+        return f"{word}, or the end of it: `turnout experiment stop {experiment.name}`"
+    return seen.waiting_for if seen else None
 
 
 def _arms(experiment: Experiment) -> list[Json]:

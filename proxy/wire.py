@@ -82,7 +82,7 @@ def parse(path: str, body: bytes, limits: Limits) -> Ask:
         message = f"The body is not valid JSON: {error}. Send one JSON object in UTF-8."
         raise _wrong("malformed_json", message) from None
     if not isinstance(document, dict):
-        raise _wrong("malformed_json", f"The body is a JSON {_kind(document)}: expected an object.")
+        raise _wrong("malformed_json", f"The body is {_kind(document)}: expected a JSON object.")
     _refuse_routing(document)
     model = document.get("model")
     if not isinstance(model, str) or not model:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import duckdb
 import pytest
 
+from experiments import views
 from experiments.decision import Backing
 from experiments.errors import Conflict, DocumentError, NotFound, Refused, Unavailable
 from experiments.ledger import golden, trials
@@ -214,6 +215,9 @@ def test_a_conclusion_is_remembered_with_its_verdict(plane: Plane, kind: str, tr
     plane.restart()
     assert plane.state() == "concluded"
     assert plane.candidate_has_traffic == traffic
+    controller = plane.controller
+    awaited = views.summary(controller, controller.junction.experiment("faster"))["waiting_for"]
+    assert (awaited is not None and "turnout promote" in awaited) == traffic
 
 
 def test_snapshot_versions_grow_over_restarts_even_without_the_file(plane: Plane) -> None:
