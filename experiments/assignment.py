@@ -7,6 +7,7 @@ Every proxy computes the same answer without talking to another, and so does SQL
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from hashlib import sha256
 
 #: Weights and ranges are integers in parts per million: exact, and the same in Python, JSON and SQL.
@@ -24,11 +25,13 @@ class AssignmentError(ValueError):
     """The ranges or weights asked for cannot be had."""
 
 
+@lru_cache(maxsize=4096)
 def unit_id(raw: str) -> str:
     """The ledger's name for a unit: 16 hex digits, so that no user name is needed to analyse users."""
     return sha256(raw.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+@lru_cache(maxsize=4096)
 def point(salt: str, unit: str) -> int:
     """Where a unit lies on [0, PPM): the top 60 bits of SHA-256 of ``salt:unit``, scaled.
 

@@ -13,18 +13,29 @@ from hashlib import sha256
 from experiments.snapshot import Snapshot
 
 from .errors import Refusal
-
-#: Headers by which an admin overrides the assignment; from anyone else they are refused.
-CONTROL_HEADERS = (b"x-turnout-arm", b"x-turnout-version", b"x-turnout-origin")
+from .heads import RequestHead
 
 
-def tenant(snapshot: Snapshot, headers: Mapping[bytes, bytes]) -> str | None:
-    """The tenant of the request's API key; None where no keys are in force. Raises Refusal."""
+def tenant(snapshot: Snapshot, head: RequestHead) -> str | None:
+    """The tenant of the request's API key; None where no keys are in force. Raises Refusal.
+
+    A head that comes again is not looked up again, as long as the same routing table is in force.
+    """
+    if head.known_to is not snapshot:
+        head.tenant = _owner(snapshot, head.headers)
+        head.known_to = snapshot
+    return head.tenant
+
+
+def _owner(snapshot: Snapshot, headers: Mapping[bytes, bytes]) -> str | None:
     if not snapshot.keys:
         return None
     scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
     if scheme.lower() != b"bearer" or not key:
-        raise Refusal(401, "missing_api_key", "Send your API key as 'Authorization: Bearer KEY'.")
+        key = headers.get(b"x-api-key", b"")  # as Anthropic's clients send it
+    if not key:
+        message = "Send your API key as 'Authorization: Bearer KEY' (or 'x-api-key: KEY')."
+        raise Refusal(401, "missing_api_key", message)
     # The look-up is by digest: its timing tells nothing of the key.
     name = snapshot.keys.get(sha256(key.strip()).hexdigest())
     if name is None:

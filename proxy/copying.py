@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 from . import wire
+from .heads import MARK
 
-#: In a copy's head. Whoever gets it, another Turnout included, mirrors it no further.
-MARK: Final = b"x-turnout-mirrored"
 #: What stores the answer, or names the user, at the other end.
 LEFT_OUT: Final = frozenset(("store", "metadata", "user", "safety_identifier"))
 

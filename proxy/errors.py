@@ -8,6 +8,7 @@ Every error leaves in OpenAI's shape, so that the clients' own exception classes
 
 from __future__ import annotations
 
+from functools import cache
 from http import HTTPStatus
 from typing import Final
 
@@ -54,9 +55,11 @@ def internal_error() -> Refusal:
     return Refusal(500, "internal_error", "Turnout failed on this request; its log says more.")
 
 
-def reason(status: int) -> bytes:
-    """The reason phrase of a status; an engine's own invention has none."""
+@cache
+def status_line(status: int) -> bytes:
+    """The first line of an answer; an engine's own invention of a status has no reason phrase."""
     try:
-        return HTTPStatus(status).phrase.encode()
+        phrase = HTTPStatus(status).phrase.encode()
     except ValueError:
-        return b""
+        phrase = b""
+    return b"HTTP/1.1 %d %b\r\n" % (status, phrase)

@@ -36,6 +36,9 @@ class Limits:
     #: fan-out of one request (vLLM CVE-2026-34756 and kin): more is refused
     choices: int = 128
     messages: int = 4096
+    output_tokens: int = 1 << 20
+    logprobs: int = 128
+    stops: int = 256
     unit_characters: int = 512
 
     #: all shadow copies of a worker together

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
+from time import monotonic_ns, time_ns
 from typing import Any, Final, Protocol
 
 import httptools
 
-from .errors import Refusal, internal_error, reason
+from .errors import Refusal, internal_error, status_line
+from .heads import Framed, KnownHeads, RequestHead, framed
 from .limits import Limits
 
 log = logging.getLogger("turnout.proxy")
@@ -25,18 +28,32 @@ log = logging.getLogger("turnout.proxy")
 _AHEAD: Final = 256 << 10
 
 
+#: How long a refused client may still be sending before the connection is reset.
+_LINGER_SECONDS: Final = 2.0
+#: Above this an answer's head and body are not joined for one write.
+_JOINED: Final = 64 << 10
+
+
 @dataclass(slots=True)
 class Request:
-    """One request, whole. Header names are lower case; a repeated header keeps its first value."""
+    """One request, whole. It had come at `started_ns` (unix), which `time.monotonic_ns` calls `started`."""
 
-    method: str
-    path: str
-    headers: dict[bytes, bytes]
+    head: RequestHead
     body: bytes
     started_ns: int
-    started: float
-    keep_alive: bool
-    chunked_ok: bool
+    started: int
+
+    @property
+    def method(self) -> str:
+        return self.head.method
+
+    @property
+    def path(self) -> str:
+        return self.head.path
+
+    @property
+    def headers(self) -> dict[bytes, bytes]:
+        return self.head.headers
 
 
 class Responder(Protocol):
@@ -55,6 +72,7 @@ class Application(Protocol):
     """
 
     limits: Limits
+    heads: KnownHeads[RequestHead]
     draining: bool
     leaving: bool
 
@@ -79,7 +97,9 @@ class ClientConnection(asyncio.Protocol):
         self._paused = False  # the client does not read what it has been sent
         self._deaf = False  # the socket is not read from
         self._chunked = False
-        self._deadline: asyncio.TimerHandle | None = None
+        self._newcomer: Framed | None = None  # what is being parsed, if its head may be worth remembering
+        self.due = inf
+        self._otherwise: Callable[[], None] | None = None
         self._reset_message()
 
     def _reset_message(self) -> None:
@@ -104,7 +124,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
-        self._stop_waiting()
+        self.due = inf
         self._waiting.clear()
         responder, self._responder = self._responder, None
         if responder is not None:
@@ -124,7 +144,7 @@ class ClientConnection(asyncio.Protocol):
             self._between()
 
     def data_received(self, data: bytes) -> None:
-        if self._closing:
+        if self._closing or self._recognised(data):
             return
         within, before = self._in_message, (self._head_done, self._body_bytes)
         try:
@@ -159,6 +179,36 @@ class ClientConnection(asyncio.Protocol):
         ):
             self._deaf = True
             self._transport.pause_reading()
+
+    def _recognised(self, data: bytes) -> bool:
+        """Take a request that came in one piece and whose head is known; False: it is for the parser."""
+        self._newcomer = None
+        if self._busy or self._in_message or self._waiting or self._paused:
+            return False
+        message = framed(data)
+        if message is None:
+            return False
+        head = self._application.heads.get(message.template)
+        if head is None:
+            self._newcomer = message
+            return False
+        if len(message.body) > self._limits.body_bytes:
+            return False
+        self._serve(Request(head, message.body, time_ns(), monotonic_ns()))
+        return True
+
+    def _remember(self, head: RequestHead, body: bytes) -> None:
+        """What the parser has said of a head holds whenever these bytes come again."""
+        message, self._newcomer = self._newcomer, None
+        if (
+            message is not None
+            and message.body == body
+            and head.keep_alive
+            and head.method == "POST"
+            and b"content-length" in head.headers
+            and head.headers.keys().isdisjoint((b"transfer-encoding", b"expect"))
+        ):
+            self._application.heads.learn(message.template, head)
 
     def _ahead(self) -> int:
         """Body bytes of requests whose turn has not come."""
@@ -232,16 +282,15 @@ class ClientConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._parser.should_upgrade():
             return  # `_decline_upgrade` follows
-        request = Request(
+        head = RequestHead(
             method=self._parser.get_method().decode("ascii", "replace"),
             path=self._url.partition(b"?")[0].decode("latin-1"),
             headers=self._headers,
-            body=b"".join(self._body),
-            started_ns=time.time_ns(),
-            started=self._loop.time(),
             keep_alive=self._parser.should_keep_alive(),
             chunked_ok=self._parser.get_http_version() != "1.0",
         )
+        request = Request(head, b"".join(self._body), time_ns(), monotonic_ns())
+        self._remember(head, request.body)
         self._reset_message()
         if len(self._waiting) >= self._limits.pipelined:
             raise Refusal(400, "too_many_pipelined", "Too many requests were sent ahead of their answers.")
@@ -261,17 +310,22 @@ class ClientConnection(asyncio.Protocol):
 
     def _next(self) -> None:
         while self._waiting and not (self._busy or self._closing or self._paused):
-            self._busy = True
-            self._stop_waiting()
             request = self._waiting.popleft()
-            self._keep_alive = request.keep_alive
-            self._chunked_ok = request.chunked_ok
-            self._bodiless = request.method == "HEAD"
             if self._deaf:
+                self._busy = True
                 self._listen()
-            responder = self._application.handle(request, self)
-            if responder is not None and self._busy:
-                self._responder = responder
+            self._serve(request)
+
+    def _serve(self, request: Request) -> None:
+        head = request.head
+        self._busy = True
+        self.due = inf
+        self._keep_alive = head.keep_alive
+        self._chunked_ok = head.chunked_ok
+        self._bodiless = head.method == "HEAD"
+        responder = self._application.handle(request, self)
+        if responder is not None and self._busy:
+            self._responder = responder
 
     def _between(self) -> None:
         """Between two answers: on to the next request, or as much patience as the client's state deserves."""
@@ -303,17 +357,16 @@ class ClientConnection(asyncio.Protocol):
             else:
                 self.abort()
 
-        self._stop_waiting()
-        self._deadline = self._loop.call_later(self._limits.stalled_reader_seconds, look)
+        self._wait(self._limits.stalled_reader_seconds, look)
 
-    def _wait(self, seconds: float) -> None:
-        self._stop_waiting()
-        self._deadline = self._loop.call_later(seconds, self._too_slow)
+    def _wait(self, seconds: float, otherwise: Callable[[], None] | None = None) -> None:
+        self.due = self._loop.time() + seconds
+        self._otherwise = otherwise
 
-    def _stop_waiting(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+    def overdue(self, now: float) -> None:
+        """What was waited for has not come."""
+        self.due = inf
+        (self._otherwise or self._too_slow)()
 
     def _too_slow(self) -> None:
         if self._in_message:
@@ -359,13 +412,18 @@ class ClientConnection(asyncio.Protocol):
         if self._application.draining:
             self._keep_alive = False
         connection = b"" if self._keep_alive else b"connection: close\r\n"
-        self._pending = b"HTTP/1.1 %d %b\r\n%b%b%b\r\n" % (
-            status,
-            reason(status),
-            headers,
-            framing,
-            connection,
-        )
+        self._pending = b"%b%b%b%b\r\n" % (status_line(status), headers, framing, connection)
+
+    def answer(self, status: int, headers: bytes, body: bytes) -> None:
+        """A whole answer, in one write unless it is long."""
+        if self._closing:
+            return
+        self.start(status, headers, len(body))
+        if len(body) < _JOINED:
+            self._pending += body
+        else:
+            self.write(body)
+        self.end()
 
     def write(self, data: bytes) -> None:
         """A piece of the body; the head goes out with the first."""
@@ -389,7 +447,6 @@ class ClientConnection(asyncio.Protocol):
         self._busy = False
         if not self._keep_alive or self._application.leaving:
             self._closing = True
-            self._stop_waiting()
             self._leave()
         else:
             self._between()
@@ -398,7 +455,7 @@ class ClientConnection(asyncio.Protocol):
         """Close; where the client may still be sending, let it read the answer before the reset comes."""
         if self._linger and self._transport.can_write_eof():
             self._transport.write_eof()
-            self._deadline = self._loop.call_later(2.0, self._transport.abort)
+            self._wait(_LINGER_SECONDS, self.abort)
         else:
             self._transport.close()
             self._await_reader(self._transport.get_write_buffer_size())

@@ -18,11 +18,12 @@ from experiments.snapshot import Endpoint, Mirror, Snapshot
 from . import wire
 from .allowance import Allowance
 from .copying import copy_body, copy_head
+from .heads import AnswerHead
 from .identity import new_id
 from .pressure import PressureGauge
-from .relay import Recording, outcome_of, request_head
+from .recording import Recording, outcome_of
 from .server import Request
-from .upstream import Call, Headers, Upstreams
+from .upstream import Call, Upstreams
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -85,7 +86,7 @@ class Shadows:
         self, mirror: Mirror, endpoint: Endpoint, ask: wire.Ask, request: Request, record: ExchangeRecord
     ) -> None:
         body = copy_body(ask, endpoint.served_name, mirror.priority)
-        head = copy_head(request_head(request.headers))
+        head = copy_head(request.head.forwarded)
         allowance = self._allowances.setdefault(mirror.experiment, Allowance())
         copy = Copy(self, self._worker, record, mirror, allowance, len(ask.body), request.started)
         try:
@@ -175,11 +176,11 @@ class Copy:
         mirror: Mirror,
         allowance: Allowance,
         request_size: int,
-        started: float,
+        started: int,
     ) -> None:
         self._shadows = shadows
         self._worker = worker
-        self._recording = Recording(worker, record, started)
+        self._recording = Recording(record, started, worker.limits.recorded_bytes)
         self._deadline: asyncio.TimerHandle = worker.loop.call_later(mirror.timeout_ms / 1000, self._overdue)
         self.mirror = mirror
         self.allowance = allowance
@@ -187,11 +188,11 @@ class Copy:
         self.size = 0
         self.call: Call | None = None
 
-    def head(self, status: int, headers: Headers) -> None:
+    def head(self, head: AnswerHead) -> None:
         record = self._recording.record
-        record.status = status
+        record.status = head.status
         record.first_byte_us = self._recording.elapsed_us()
-        record.content_type = next((v.decode("latin-1") for n, v in headers if n == b"content-type"), "")
+        record.content_type = head.content_type
 
     def body(self, data: bytes) -> None:
         self._shadows.hold(self, len(data))

@@ -20,20 +20,22 @@ import httptools
 from experiments.ledger.exchange import Outcome
 from experiments.snapshot import Endpoint
 
+from .deadlines import Deadlines, tick_for
+from .heads import AnswerHead, Framed, KnownHeads, answer_head, framed
 from .limits import Limits
 
 log = logging.getLogger("turnout.proxy")
 
-Headers = list[tuple[bytes, bytes]]
-
 #: Idle connections kept per replica.
 _KEEP: Final = 256
+#: Statuses whose answers have no body, whatever their heads say.
+_BARE: Final = (204, 304)
 
 
 class Receiver(Protocol):
-    """Who gets the answer. `flush` follows the `body` pieces of one read from the socket."""
+    """Who gets the answer. `flush` follows the `body` pieces of one read from the socket, except the last."""
 
-    def head(self, status: int, headers: Headers) -> None: ...
+    def head(self, head: AnswerHead) -> None: ...
     def body(self, data: bytes) -> None: ...
     def flush(self) -> None: ...
     def end(self) -> None: ...
@@ -43,7 +45,7 @@ class Receiver(Protocol):
 class Replica:
     """One base URL: where to connect, what is idle, how much is outstanding."""
 
-    def __init__(self, url: str, limits: Limits) -> None:
+    def __init__(self, url: str, limits: Limits, heads: KnownHeads[AnswerHead] | None = None) -> None:
         parts = urlsplit(url)
         secure = parts.scheme == "https"
         self.host = parts.hostname or ""
@@ -52,6 +54,7 @@ class Replica:
         self.authority = parts.netloc.encode()
         self.ssl = ssl.create_default_context() if secure else None
         self.limits = limits
+        self.heads = heads or KnownHeads()
         self.outstanding = 0
         self._retired = False
         self._idle: list[Connection] = []
@@ -102,7 +105,9 @@ class Connection(asyncio.Protocol):
         self.fresh = True
         self._transport: Any = None
         self._parser: Any = httptools.HttpResponseParser(self)
-        self._headers: Headers = []
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head: AnswerHead | None = None
+        self._newcomer: Framed | None = None  # what is being parsed, if its head may be worth remembering
         self._framed = False
         self._interim = False
         self._answering = False
@@ -138,7 +143,10 @@ class Connection(asyncio.Protocol):
         if call is None:  # bytes nobody asked for: the connection cannot be trusted any more
             self.close()
             return
-        self._answering = True
+        if not self._answering:
+            self._answering = True
+            if self._recognised(data, call):
+                return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -151,6 +159,33 @@ class Connection(asyncio.Protocol):
             return
         if self.call is call:
             call.flush()
+
+    def _recognised(self, data: bytes, call: Call) -> bool:
+        """Take an answer that came in one piece and whose head is known; False: it is for the parser."""
+        message = framed(data)
+        self._newcomer = None
+        if message is None:
+            return False
+        head = self.replica.heads.get(message.template)
+        if head is None:
+            self._newcomer = message
+            return False
+        self.call = None
+        self._release()
+        try:
+            call.answered(head, message.body)
+        except Exception:
+            log.exception("an answer could not be relayed")
+            call.broken("upstream_garbled")
+        return True
+
+    def _release(self) -> None:
+        """Keep the connection for the next call, if this one has ended well."""
+        # An answer that came before the request was taken whole leaves the connection out of step.
+        if self._transport.get_write_buffer_size() == 0:
+            self.replica.give(self)
+        else:
+            self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         call, self.call = self.call, None
@@ -181,23 +216,26 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         self._interim = 100 <= status < 200
         if self.call is not None and not self._interim:
-            if status in (204, 304):
+            if status in _BARE:
                 self._framed = True
-            self.call.head(status, self._headers)
+            self._head = answer_head(status, self._headers)
+            self.call.head(self._head)
 
     def on_body(self, data: bytes) -> None:
         if self.call is not None:
             self.call.body(data)
 
     def on_message_complete(self) -> None:
-        call = self.call
-        if call is None or self._interim:
+        call, head = self.call, self._head
+        if call is None or head is None or self._interim:
             return
-        self.call = None
-        # An answer that came before the request was taken whole leaves the connection out of step.
-        whole = self._transport.get_write_buffer_size() == 0
-        if self._framed and whole and self._parser.should_keep_alive():
-            self.replica.give(self)
+        self.call = self._head = None
+        keep_alive = self._parser.should_keep_alive()
+        message, self._newcomer = self._newcomer, None
+        if message and keep_alive and head.status not in _BARE and head.length == len(message.body):
+            self.replica.heads.learn(message.template, head)
+        if self._framed and keep_alive:
+            self._release()
         else:
             self.close()
         call.finish()
@@ -207,8 +245,8 @@ class Call:
     """One request on its way to one endpoint. Unless cancelled, the receiver hears `failed` or `end` once."""
 
     __slots__ = (
-        "_body", "_connection", "_head", "_last", "_limits", "_loop", "_path", "_replica", "_replicas",
-        "_started", "_timer", "_tried", "_upstreams", "_waiting_since", "done", "got_head", "receiver",
+        "_body", "_connection", "_endpoint", "_head", "_path", "_replica", "_tried",
+        "_upstreams", "_waiting_since", "done", "due", "got_head", "receiver",
     )  # fmt: skip
 
     def __init__(
@@ -221,21 +259,18 @@ class Call:
         receiver: Receiver,
     ) -> None:
         self._upstreams = upstreams
-        self._limits = upstreams.limits
-        self._loop = upstreams.loop
-        self._replicas = [upstreams.replica(url) for url in endpoint.replicas]
+        self._endpoint = endpoint
         self._path = path
         self._head = head
         self._body = body
-        self._tried: set[Replica] = set()
+        self._tried: tuple[Replica, ...] = ()
         self._replica: Replica | None = None
         self._connection: Connection | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._started = self._last = self._loop.time()
         self._waiting_since = 0.0
         self.receiver = receiver
         self.got_head = False
         self.done = False
+        self.due = upstreams.loop.time() + upstreams.limits.first_byte_seconds
 
     @property
     def sent(self) -> bool:
@@ -244,13 +279,15 @@ class Call:
 
     def start(self) -> None:
         """Choose a replica and send."""
-        self._arm_timer(self._upstreams.tick)
+        self._upstreams.calls.add(self)
         self._try_next()
 
     def _try_next(self) -> None:
-        candidates = [replica for replica in self._replicas if replica not in self._tried]
-        replica = self._upstreams.least_loaded(candidates)
-        self._tried.add(replica)
+        replicas = self._upstreams.replicas(self._endpoint)
+        if self._tried:
+            replicas = tuple(replica for replica in replicas if replica not in self._tried)
+        replica = replicas[0] if len(replicas) == 1 else self._upstreams.least_loaded(replicas)
+        self._tried += (replica,)
         self._replica = replica
         replica.outstanding += 1
         connection = replica.take()
@@ -268,7 +305,7 @@ class Call:
             if self.done:
                 return
             self._release()
-            if len(self._tried) < min(2, len(self._replicas)):
+            if len(self._tried) < min(2, len(self._endpoint.replicas)):
                 self._try_next()
             else:
                 slow = isinstance(error, TimeoutError)
@@ -281,10 +318,11 @@ class Call:
 
     def _send(self, connection: Connection, replica: Replica) -> None:
         self._connection = connection
-        line = b"POST %b%b HTTP/1.1\r\nhost: %b\r\ncontent-length: %d\r\n" % (
-            replica.prefix, self._path, replica.authority, len(self._body),
+        body = self._body
+        head = b"POST %b%b HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (
+            replica.prefix, self._path, replica.authority, self._head, len(body),
         )  # fmt: skip
-        connection.run(self, line + self._head + b"\r\n" + self._body)
+        connection.run(self, head + body)
 
     def cancel(self) -> None:
         """Nobody wants the answer: the engine learns it at once by the closed connection. Safe to repeat."""
@@ -293,31 +331,46 @@ class Call:
 
     def pause(self) -> None:
         """Read no more from the engine until `resume`."""
-        self._waiting_since = self._loop.time()
+        self._waiting_since = self._upstreams.loop.time()
+        self.due = self._waiting_since + self._upstreams.limits.stalled_reader_seconds
         if self._connection is not None and not self.done:
             self._connection.pause()
 
     def resume(self) -> None:
         self._waiting_since = 0.0
-        self._last = self._loop.time()
+        self._progressed()
         if self._connection is not None and not self.done:
             self._connection.resume()
 
+    def _progressed(self) -> None:
+        if not self._waiting_since:
+            upstreams = self._upstreams
+            self.due = upstreams.loop.time() + upstreams.limits.idle_seconds
+
     # from the connection
 
-    def head(self, status: int, headers: Headers) -> None:
+    def head(self, head: AnswerHead) -> None:
         self.got_head = True
-        self._last = self._loop.time()
-        self.receiver.head(status, headers)
+        self._progressed()
+        self.receiver.head(head)
 
     def body(self, data: bytes) -> None:
         if not self.done:
             self.receiver.body(data)
 
     def flush(self) -> None:
-        self._last = self._loop.time()
+        self._progressed()
         if self.got_head:
             self.receiver.flush()
+
+    def answered(self, head: AnswerHead, body: bytes) -> None:
+        """The whole answer at once; the connection is no longer this call's."""
+        self.got_head = True
+        self._connection = None
+        self.receiver.head(head)
+        if not self.done:  # it may have been given up for a fallback
+            self.receiver.body(body)
+            self.finish()
 
     def finish(self) -> None:
         self._connection = None
@@ -346,37 +399,23 @@ class Call:
 
     def _settle(self) -> None:
         self.done = True
+        self._upstreams.calls.discard(self)
         self._release()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.call = None
             connection.close()
 
-    # deadlines: one timer per call, looked at when it rings, moved on when there was progress
-
-    def _arm_timer(self, seconds: float) -> None:
-        self._timer = self._loop.call_later(max(seconds, 0.01), self._ring)
-
-    def _ring(self) -> None:
-        limits = self._limits
-        now = self._loop.time()
+    def overdue(self, now: float) -> None:
+        """The deadline for the next sign of life has passed."""
+        if self.done:
+            return
         if self._waiting_since:  # the client is slow, not the engine
-            left = self._waiting_since + limits.stalled_reader_seconds - now
-            code, outcome = "client_stalled", "client_gone"
+            self._fail("client_gone", "client_stalled")
         elif self.got_head:
-            left = self._last + limits.idle_seconds - now
-            code, outcome = "upstream_idle", "timeout"
+            self._fail("timeout", "upstream_idle")
         else:
-            left = self._started + limits.first_byte_seconds - now
-            code, outcome = "upstream_timeout", "timeout"
-        if left > 0:
-            self._arm_timer(min(left, self._upstreams.tick))
-        else:
-            self._timer = None
-            self._fail(outcome, code)  # type: ignore[arg-type]
+            self._fail("timeout", "upstream_timeout")
 
 
 class Upstreams:
@@ -385,26 +424,35 @@ class Upstreams:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.loop = asyncio.get_running_loop()
-        #: how often a call's deadlines are looked at
-        self.tick = min(5.0, limits.first_byte_seconds, limits.idle_seconds, limits.stalled_reader_seconds)
+        self.calls: set[Call] = set()
+        self._heads: KnownHeads[AnswerHead] = KnownHeads()
         self._replicas: dict[str, Replica] = {}
+        self._pools: dict[tuple[str, ...], tuple[Replica, ...]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn = 0
+        tick = tick_for(limits.first_byte_seconds, limits.idle_seconds, limits.stalled_reader_seconds)
+        self._deadlines = Deadlines(self.calls, tick)
 
     def replica(self, url: str) -> Replica:
         """The pool of a replica's URL, made on first use."""
         found = self._replicas.get(url)
         if found is None:
-            found = self._replicas[url] = Replica(url, self.limits)
+            found = self._replicas[url] = Replica(url, self.limits, self._heads)
         return found
 
-    def least_loaded(self, replicas: list[Replica]) -> Replica:
+    def replicas(self, endpoint: Endpoint) -> tuple[Replica, ...]:
+        """The pools of an endpoint."""
+        urls = endpoint.replicas
+        found = self._pools.get(urls)
+        if found is None:
+            found = self._pools[urls] = tuple(self.replica(url) for url in urls)
+        return found
+
+    def least_loaded(self, replicas: tuple[Replica, ...]) -> Replica:
         """The replica with the fewest outstanding requests; ties take turns."""
-        if len(replicas) == 1:
-            return replicas[0]
         self._turn += 1
         shift = self._turn % len(replicas)
-        return min(replicas[shift:] + replicas[:shift], key=lambda replica: replica.outstanding)
+        return min(replicas[shift:] + replicas[:shift], key=_outstanding)
 
     def spawn(self, coroutine: Any) -> None:
         """A task that is held until it ends."""
@@ -420,12 +468,18 @@ class Upstreams:
 
     def retire(self, urls: Callable[[str], bool]) -> None:
         """Close the idle connections of replicas that the snapshot no longer has."""
+        self._pools.clear()
         for url in [url for url in self._replicas if not urls(url)]:
             self._replicas.pop(url).close()
 
     async def close(self) -> None:
+        self._deadlines.close()
         for replica in self._replicas.values():
             replica.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _outstanding(replica: Replica) -> int:
+    return replica.outstanding

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from json import JSONDecoder
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -37,19 +36,41 @@ ROUTING_FIELDS: Final = frozenset((
 #: Where routing fields are looked for, besides the top level.
 _NESTS: Final = ("extra_body", "extra_headers", "metadata")
 
-#: The field that each endpoint cannot do without, and the types it may have.
-CONTENT_FIELD: Final[Mapping[str, tuple[str, tuple[type, ...], str]]] = {
-    "/v1/chat/completions": ("messages", (list,), "a list of messages"),
-    "/v1/completions": ("prompt", (str, list), "a string or a list"),
-    "/v1/embeddings": ("input", (str, list), "a string or a list"),
+
+class Api(NamedTuple):
+    """What is known of the bodies of one endpoint. `content` is the field that it cannot do without.
+
+    `streams`: the answer may be events. `counts_on_request`: token counts of a stream are sent to those who
+    ask for them in `stream_options`; elsewhere they always are.
+    """
+
+    content: str | None
+    types: tuple[type, ...] = ()
+    expected: str = ""
+    streams: bool = False
+    counts_on_request: bool = False
+
+
+_TEXTS: Final = ((str, list), "a string or a list")
+_MESSAGES: Final = ("messages", (list,), "a list of messages")
+#: The endpoints that are routed. Their answers are recorded as they are; `ledger.transcript` reads them.
+APIS: Final[Mapping[str, Api]] = {
+    "/v1/chat/completions": Api(*_MESSAGES, streams=True, counts_on_request=True),
+    "/v1/completions": Api("prompt", *_TEXTS, streams=True, counts_on_request=True),
+    "/v1/embeddings": Api("input", *_TEXTS),
+    "/v1/responses": Api("input", *_TEXTS, streams=True),
+    "/v1/messages": Api(*_MESSAGES, streams=True),
+    "/v1/rerank": Api("documents", (list, dict), "a list of documents"),
+    "/v1/score": Api(None),  # engines have named its two texts in several ways
+    "/tokenize": Api(None),  # a prompt or messages
+    "/detokenize": Api("tokens", (list,), "a list of token ids"),
 }
 
 
 Span = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What the proxy needs to know of a body; `document` is the parse, `body` the client's bytes."""
 
     path: str
@@ -68,6 +89,11 @@ class Ask:
         """Whether the client itself asked for the event with the token counts."""
         options = self.document.get("stream_options")
         return isinstance(options, dict) and options.get("include_usage") is True
+
+    @property
+    def hides_usage(self) -> bool:
+        """Whether the token counts are asked for on Turnout's own account, and kept from the client."""
+        return self.stream and APIS[self.path].counts_on_request and not self.wants_usage
 
 
 def _wrong(code: str, message: str, param: str | None = None) -> Refusal:
@@ -91,49 +117,81 @@ def parse(path: str, body: bytes, limits: Limits) -> Ask:
     stream = document.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise _wrong("invalid_type", f"'stream' is {_kind(stream)}: expected true or false.", "stream")
-    options = document.get("stream_options")
-    if options is not None and not isinstance(options, dict):
-        raise _wrong(
-            "invalid_type", f"'stream_options' is {_kind(options)}: expected an object.", "stream_options"
-        )
-    _check_content(path, document, limits)
+    api = APIS[path]
+    _check_content(api, document, limits)
+    if not _COSTLY.isdisjoint(document):
+        _check_costly(document, limits)
     # What is ambiguous is refused before anything is sent, also where this endpoint needs no replacement.
     _refuse_twice(body, b"model")
     if "stream_options" in document:
+        options = document["stream_options"]
+        if options is not None and not isinstance(options, dict):
+            message = f"'stream_options' is {_kind(options)}: expected an object."
+            raise _wrong("invalid_type", message, "stream_options")
         _refuse_twice(body, b"stream_options")
-    return Ask(path, body, document, model, bool(stream) and path != "/v1/embeddings")
+    return Ask(path, body, document, model, stream is True and api.streams)
 
 
-def _check_content(path: str, document: dict[str, Any], limits: Limits) -> None:
-    name, types, expected = CONTENT_FIELD[path]
+def _check_content(api: Api, document: dict[str, Any], limits: Limits) -> None:
+    name = api.content
+    if name is None:
+        return
     content = document.get(name)
-    if not isinstance(content, types):
+    if not isinstance(content, api.types):
         found = "is missing" if content is None else f"is {_kind(content)}"
-        raise _wrong("invalid_type", f"'{name}' {found}: expected {expected}.", name)
+        raise _wrong("invalid_type", f"'{name}' {found}: expected {api.expected}.", name)
     # A list of token ids is one prompt, however long: the engine's context is its limit.
-    tokens = isinstance(content, list) and bool(content) and type(content[0]) is int
-    if isinstance(content, list) and not tokens and len(content) > limits.messages:
+    if isinstance(content, list) and len(content) > limits.messages and type(content[0]) is not int:
         raise _wrong("too_many_items", f"'{name}' has {len(content)} items: at most {limits.messages}.", name)
-    for field in ("n", "best_of"):
-        count = document.get(field)
-        if count is None:
+
+
+#: Fields by which a small request can cost an engine much: the least value, and the limit that caps it.
+#: A count of -1, by which vLLM means its whole vocabulary, is below the least.
+_CAPS: Final[Mapping[str, tuple[int, str]]] = {
+    "n": (1, "choices"),
+    "best_of": (1, "choices"),
+    "max_tokens": (0, "output_tokens"),
+    "max_completion_tokens": (0, "output_tokens"),
+    "max_output_tokens": (0, "output_tokens"),
+    "logprobs": (0, "logprobs"),
+    "top_logprobs": (0, "logprobs"),
+    "prompt_logprobs": (0, "logprobs"),
+}
+_LISTS: Final[Mapping[str, str]] = {"stop": "stops", "stop_token_ids": "stops", "stop_sequences": "stops"}
+_COSTLY: Final = frozenset((*_CAPS, *_LISTS))
+
+
+def _check_costly(document: dict[str, Any], limits: Limits) -> None:
+    for field in _COSTLY.intersection(document):
+        value = document[field]
+        if field in _LISTS:
+            most = getattr(limits, _LISTS[field])
+            if isinstance(value, list) and len(value) > most:
+                raise _wrong("too_many_items", f"'{field}' has {len(value)} items: at most {most}.", field)
             continue
-        if isinstance(count, bool) or not isinstance(count, int):
-            raise _wrong("invalid_type", f"'{field}' is {_kind(count)}: expected a whole number.", field)
-        if not 1 <= count <= limits.choices:
-            raise _wrong("out_of_range", f"'{field}' is {count}: expected 1 to {limits.choices}.", field)
+        if value is None or (field == "logprobs" and isinstance(value, bool)):
+            continue  # `logprobs` is a switch for chats and a number for completions
+        least, most = _CAPS[field][0], getattr(limits, _CAPS[field][1])
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _wrong("invalid_type", f"'{field}' is {_kind(value)}: expected a whole number.", field)
+        if not least <= value <= most:
+            raise _wrong("out_of_range", f"'{field}' is {value}: expected {least} to {most}.", field)
 
 
 def _refuse_routing(document: dict[str, Any]) -> None:
-    for nest in (None, *_NESTS):
-        fields = document if nest is None else document.get(nest)
-        if not isinstance(fields, dict) or ROUTING_FIELDS.isdisjoint(fields):
-            continue
-        for field in fields:
-            if field in ROUTING_FIELDS:
-                param = field if nest is None else f"{nest}.{field}"
-                message = f"'{param}' is refused: where a request goes is decided by the experiment alone."
-                raise _wrong("routing_field_refused", message, param)
+    if not ROUTING_FIELDS.isdisjoint(document):
+        _refuse_first(document, "")
+    for nest in _NESTS:
+        if nest in document and isinstance(document[nest], dict):
+            _refuse_first(document[nest], f"{nest}.")
+
+
+def _refuse_first(fields: dict[str, Any], within: str) -> None:
+    for field in fields:
+        if field in ROUTING_FIELDS:
+            param = f"{within}{field}"
+            message = f"'{param}' is refused: where a request goes is decided by the experiment alone."
+            raise _wrong("routing_field_refused", message, param)
 
 
 def _kind(value: Any) -> str:
@@ -145,10 +203,12 @@ def _kind(value: Any) -> str:
 
 def engine_body(ask: Ask, served_name: str) -> bytes:
     """The bytes for the engine: the client's, with `model` and `include_usage` set. Never raises."""
+    if served_name == ask.model and not ask.stream:
+        return ask.body
     edits: list[tuple[Span, bytes]] = []
     if served_name != ask.model:
         edits.append((_span(ask.body, b"model"), orjson.dumps(served_name)))
-    if ask.stream and not ask.wants_usage:
+    if ask.stream and ask.hides_usage:
         if "stream_options" in ask.document:
             options = {**(ask.document["stream_options"] or {}), "include_usage": True}
             edits.append((_span(ask.body, b"stream_options"), orjson.dumps(options)))
@@ -227,8 +287,6 @@ def _after_gap(text: str, at: int) -> int:
     return match.end() if match else at
 
 
-#: The end of a stream. A JSON string holds no raw line break, so text that says this cannot match.
-DONE: Final = re.compile(rb"[\r\n]data: ?\[DONE\]")
 _EVENT_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _NO_CHOICES: Final = re.compile(rb'"choices":\s*\[\s*\]')
 _HAS_USAGE: Final = re.compile(rb'"usage":\s*\{')

@@ -22,8 +22,10 @@ from experiments.ledger.spool import SpoolWriter
 from experiments.snapshot import Snapshot
 
 from . import auth, wire
+from .deadlines import Deadlines, tick_for
 from .doorway import Doorway
 from .errors import Refusal, internal_error
+from .heads import KnownHeads, RequestHead
 from .identity import worker_name
 from .limits import Limits
 from .relay import Relay
@@ -37,6 +39,9 @@ log = logging.getLogger("turnout.proxy")
 SEAL_SECONDS = 0.5
 #: How long a worker without any snapshot asks for one before it listens all the same, to say so.
 UNINFORMED_SECONDS = 2.0
+
+#: Requests leave no cycles behind: what is rarely there need not be looked for often.
+_GC_THRESHOLDS = (20_000, 20, 20)
 
 _NOTHING = Snapshot(version=0, published_ns=0, models={}, endpoints={})
 
@@ -56,7 +61,18 @@ class Worker:
         self.spool = SpoolWriter(data / "spool", self.name)
         self.shadows = Shadows(self)
         self.subscription = Subscription(control_url, data / "proxy-snapshot.json", self.name, self.adopt)
+        self.heads: KnownHeads[RequestHead] = KnownHeads()
         self._clients: set[ClientConnection] = set()
+        self._deadlines = Deadlines(
+            self._clients,
+            tick_for(
+                limits.head_seconds,
+                limits.body_seconds,
+                limits.keep_alive_seconds,
+                limits.stalled_reader_seconds,
+            ),
+        )
+        self._concluded: list[tuple[ExchangeRecord, Relay]] = []
         self._deserted = asyncio.Event()
         self._informed = asyncio.Event()
         self._get = {
@@ -68,6 +84,7 @@ class Worker:
     def adopt(self, snapshot: Snapshot) -> None:
         """The swap: from here on every request is routed by it; what an engine has, ends where it began."""
         self.snapshot = snapshot
+        self.heads.clear()  # they hold what the former table said of their keys
         self._informed.set()
         in_use = {url for endpoint in snapshot.endpoints.values() for url in endpoint.replicas}
         self.upstreams.retire(in_use.__contains__)
@@ -91,7 +108,7 @@ class Worker:
     def handle(self, request: Request, client: ClientConnection) -> Responder | None:
         """Answer at once, or say who will."""
         try:
-            if request.method == "POST" and request.path in wire.CONTENT_FIELD:
+            if request.head.method == "POST" and request.head.path in wire.APIS:
                 relay = Relay(self, request, client)
                 self.relays.add(relay)
                 return relay if relay.start() else None
@@ -113,14 +130,39 @@ class Worker:
             log.exception("exchange %s could not be recorded", record.exchange_id)
             self.spool.count_loss()
 
+    def conclude(self, record: ExchangeRecord, relay: Relay) -> None:
+        """An answer is whole: write its record, then let it go to the client.
+
+        What has come within one turn of the loop is written together, so that the more there is to do, the
+        less each record costs; no answer waits for another turn's.
+        """
+        if not self._concluded:
+            self.loop.call_soon(self._deliver)
+        self._concluded.append((record, relay))
+
+    def _deliver(self) -> None:
+        concluded, self._concluded = self._concluded, []
+        try:
+            self.spool.append_all([record for record, _ in concluded])
+        except Exception:
+            log.exception("%d exchanges could not be recorded", len(concluded))
+            for _ in concluded:
+                self.spool.count_loss()
+        for record, relay in concluded:
+            try:
+                relay.deliver()
+            except Exception:
+                log.exception("the answer to %s could not be delivered", record.request_id)
+                relay.abort()
+
     # what is not hot
 
     def _answer(self, request: Request) -> tuple[int, bytes]:
         if request.path == "/v1/feedback" and request.method == "POST":
             return self._feedback(request)
         answer = self._get.get(request.path)
-        if answer is None and request.path not in wire.CONTENT_FIELD and request.path != "/v1/feedback":
-            known = ", ".join((*wire.CONTENT_FIELD, "/v1/feedback", *self._get))
+        if answer is None and request.path not in wire.APIS and request.path != "/v1/feedback":
+            known = ", ".join((*wire.APIS, "/v1/feedback", *self._get))
             message = f"No such path: {request.path[:200]!r}. Paths are {known}."
             raise Refusal(404, "path_not_found", message)
         if answer is None or request.method not in ("GET", "HEAD"):
@@ -147,7 +189,7 @@ class Worker:
         return 200 if report["ready"] else 503, orjson.dumps(report)
 
     def _models(self, request: Request) -> tuple[int, bytes]:
-        auth.tenant(self.snapshot, request.headers)
+        auth.tenant(self.snapshot, request.head)
         created = self.snapshot.published_ns // 1_000_000_000
         models = [
             {"id": name, "object": "model", "created": created, "owned_by": "turnout"}
@@ -157,7 +199,7 @@ class Worker:
 
     def _feedback(self, request: Request) -> tuple[int, bytes]:
         """What the application says of an answer: {"request_id", "name", "value"}."""
-        auth.tenant(self.snapshot, request.headers)
+        auth.tenant(self.snapshot, request.head)
         expected = '{"request_id": the x-turnout-request-id, "name": a metric, "value": a number}'
         try:
             body = orjson.loads(request.body)
@@ -202,6 +244,7 @@ class Worker:
         doorway = Doorway(self.loop, listener, lambda: ClientConnection(self))
         gc.collect()
         gc.freeze()  # what is there now stays: collections look at requests only
+        gc.set_threshold(*_GC_THRESHOLDS)
         try:
             while not stop.is_set() and (parent is None or os.getppid() == parent):
                 with suppress(TimeoutError):
@@ -239,6 +282,8 @@ class Worker:
         await self.shadows.close()
         await self.upstreams.close()
         # 4. Nobody can write a row any more: hand the spool over.
+        self._deadlines.close()
+        self._deliver()
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)

@@ -11,6 +11,7 @@ import struct
 import zlib
 from array import array
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, Final, Literal, get_args
 
 import orjson
@@ -116,28 +117,29 @@ Record = ExchangeRecord | LossRecord | FeedbackRecord
 MAGIC: Final = b"TXR1"
 #: magic, crc32 of all that follows, then the lengths of head, request, response and number of chunks
 _FRAME: Final = struct.Struct("<4sIIIII")
+_OPENING: Final = struct.Struct("<4sI")
+_LENGTHS: Final = struct.Struct("<IIII")
 _BYTES_FIELDS: Final = frozenset(("request", "response", "chunk_us", "chunk_ends"))
 _EXCHANGE_FIELDS: Final = tuple(f.name for f in fields(ExchangeRecord) if f.name not in _BYTES_FIELDS)
+_exchange_head: Final = attrgetter(*_EXCHANGE_FIELDS)
 
 
 def encode(record: Record) -> list[bytes]:
     """The record as pieces for one `os.writev`: bodies are not copied."""
     if isinstance(record, ExchangeRecord):
-        head = orjson.dumps([getattr(record, name) for name in _EXCHANGE_FIELDS])
+        head = orjson.dumps(_exchange_head(record))
         request, response = record.request, record.response
-        chunks = array("I", record.chunk_us).tobytes() + array("I", record.chunk_ends).tobytes()
+        chunks = array("I", record.chunk_us + record.chunk_ends).tobytes()
         count = len(record.chunk_us)
     else:
         kind = "loss" if isinstance(record, LossRecord) else "feedback"
         head = orjson.dumps({"kind": kind, **{f.name: getattr(record, f.name) for f in fields(record)}})
         request = response = chunks = b""
         count = 0
-    lengths = _FRAME.pack(MAGIC, 0, len(head), len(request), len(response), count)
-    crc = zlib.crc32(lengths[8:])
-    for part in (head, request, response, chunks):
-        crc = zlib.crc32(part, crc)
-    frame = _FRAME.pack(MAGIC, crc, len(head), len(request), len(response), count)
-    return [frame, head, request, response, chunks]
+    lengths = _LENGTHS.pack(len(head), len(request), len(response), count)
+    crc = zlib.crc32(head, zlib.crc32(lengths))
+    crc = zlib.crc32(chunks, zlib.crc32(response, zlib.crc32(request, crc)))
+    return [_OPENING.pack(MAGIC, crc) + lengths, head, request, response, chunks]
 
 
 def decode(buffer: bytes, offset: int) -> tuple[Record, int]:

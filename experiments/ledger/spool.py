@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from pathlib import Path
 from .exchange import MAGIC, LossRecord, Record, RecordError, decode, encode
 
 SEAL_BYTES = 8 << 20
+#: Up to this, records that are ready at the same time are copied together for one write.
+_TOGETHER_BYTES = 1 << 20
 
 
 class SpoolError(RuntimeError):
@@ -59,14 +62,29 @@ class SpoolWriter:
 
     def append(self, record: Record) -> bool:
         """Write one record. False: it was lost, and the ledger will be told once writing works again."""
+        return self._append(encode(record), 1)
+
+    def append_all(self, records: Sequence[Record]) -> None:
+        """Write records that are ready at the same time, if possible at once."""
+        if len(records) > 1:
+            parts = [part for record in records for part in encode(record)]
+            if sum(map(len, parts)) <= _TOGETHER_BYTES and self._append(
+                [b"".join(parts)], len(records), lost=0
+            ):
+                return
+        for record in records:  # one record, much at once, or a full disk that may have room for some
+            self.append(record)
+
+    def _append(self, parts: list[bytes], records: int, *, lost: int = 1) -> bool:
         if self._unreported is not None and self._write(encode(self._unreported)):
             self._unreported = None
-        if self._write(encode(record)):
-            self.written += 1
+        if self._write(parts):
+            self.written += records
             if self._size >= self._seal_bytes:
                 self.seal()
             return True
-        self.count_loss()
+        for _ in range(lost):
+            self.count_loss()
         return False
 
     def _write(self, parts: list[bytes]) -> bool:

@@ -1,0 +1,163 @@
+"""Which header lines cross the proxy, and which heads has it seen before?
+
+Heads repeat: a client's differ by the length of the body, an engine's mostly by that as well. One that
+llhttp has accepted is kept by its bytes without the digits of `content-length`; when the same bytes come
+again, the answer to every question about them is known. Nothing here reads framing that llhttp has not
+read first. No I/O.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+#: In a copy's head. Whoever gets it, another Turnout included, mirrors it no further.
+MARK: Final = b"x-turnout-mirrored"
+#: What of the client's headers the engine gets. Credentials are Turnout's business and end here.
+FORWARDED: Final = (
+    MARK,
+    b"accept",
+    b"content-type",
+    b"user-agent",
+    b"x-request-id",
+    b"traceparent",
+    b"tracestate",
+    b"anthropic-version",
+    b"anthropic-beta",
+)
+#: What ends at this hop; the length is said anew by whoever writes the next head.
+HOP_BY_HOP: Final = frozenset(
+    (
+        b"connection",
+        b"content-length",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+
+#: Headers by which an admin overrides the assignment; from anyone else they are refused.
+CONTROL_HEADERS: Final = (b"x-turnout-arm", b"x-turnout-version", b"x-turnout-origin")
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True, eq=False)
+class RequestHead:
+    """A client's request line and headers. Names are lower case; a repeated header keeps its first value.
+
+    `forwarded` are the lines that the engine gets, `overrides` whether an admin's wish is among the headers.
+    `known_to` and `tenant` are a note of `auth.tenant`: the routing table in which the key was found, and
+    whose it is.
+    """
+
+    method: str
+    path: str
+    headers: dict[bytes, bytes]
+    keep_alive: bool
+    chunked_ok: bool
+    forwarded: bytes = field(init=False)
+    media_type: bytes = field(init=False)
+    overrides: bool = field(init=False)
+    known_to: Any = None
+    tenant: str | None = None
+
+    def __post_init__(self) -> None:
+        headers = self.headers
+        self.forwarded = forwarded(headers)
+        self.media_type = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
+        self.overrides = not headers.keys().isdisjoint(CONTROL_HEADERS)
+
+
+def forwarded(headers: dict[bytes, bytes]) -> bytes:
+    """The header lines for the engine."""
+    lines = [b"%b: %b\r\n" % (name, headers[name]) for name in FORWARDED if name in headers]
+    if b"content-type" not in headers:
+        lines.append(b"content-type: application/json\r\n")
+    return b"".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerHead:
+    """An engine's status and headers. `lines` go to the client; `length` is the body's, where it is told."""
+
+    status: int
+    lines: bytes
+    content_type: str
+    length: int | None = None
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the body is server-sent events."""
+        return self.content_type.startswith("text/event-stream")
+
+
+def answer_head(status: int, headers: Headers) -> AnswerHead:
+    """What a client is to know of an answer. Header names are lower case."""
+    lines: list[bytes] = []
+    content_type, length = "", None
+    for name, value in headers:
+        if name == b"content-length":
+            length = int(value) if value.isdigit() else None
+        elif name == b"content-type":
+            content_type = value.decode("latin-1")
+        if name not in HOP_BY_HOP and not name.startswith(b"x-turnout-"):
+            lines.append(b"%b: %b\r\n" % (name, value))
+    return AnswerHead(status, b"".join(lines), content_type, length)
+
+
+class Framed(NamedTuple):
+    """A message that came in one piece: its head without the digits of the length, and its body."""
+
+    template: bytes
+    body: bytes
+
+
+#: A longer head is not kept.
+_LONGEST: Final = 4096
+_LENGTH: Final = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,8})\r\n")
+
+
+def framed(data: bytes) -> Framed | None:
+    """The one message that the data may be, whole and with a declared length; None if it is anything else.
+
+    Whether the head is one that may be acted on is for `KnownHeads` to say.
+    """
+    end = data.find(b"\r\n\r\n", 0, _LONGEST) + 4
+    match = _LENGTH.search(data, 0, end)
+    if match is None:
+        return None
+    low, high = match.span(1)
+    if len(data) - end != int(data[low:high]):
+        return None
+    return Framed(data[:low] + data[high:end], data[end:])
+
+
+_Head = TypeVar("_Head", RequestHead, AnswerHead)
+
+
+class KnownHeads(Generic[_Head]):
+    """What llhttp made of heads, by their bytes. Bounded: when full, it begins anew."""
+
+    def __init__(self, most: int = 512) -> None:
+        self._most = most
+        self._known: dict[bytes, _Head] = {}
+
+    def get(self, template: bytes) -> _Head | None:
+        """What is known of a head."""
+        return self._known.get(template)
+
+    def learn(self, template: bytes, head: _Head) -> None:
+        """Remember a head that was parsed as the whole message `template` came from."""
+        if len(self._known) >= self._most:
+            self._known.clear()
+        self._known[template] = head
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._known.clear()

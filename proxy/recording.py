@@ -1,0 +1,71 @@
+"""What is kept of an answer while it passes, and what does its row say of how it ended?"""
+
+from __future__ import annotations
+
+from time import monotonic_ns
+from typing import Final
+
+from experiments.ledger.exchange import ExchangeRecord, Outcome
+
+#: Statuses that say "not now": they are failures of the arm, and another may do better.
+_OVERLOADED: Final = (429, 503)
+
+#: Chunk times travel as 32 bits: after 71 minutes they stand still.
+_LATEST_US: Final = (1 << 32) - 1
+
+
+def outcome_of(status: int) -> Outcome:
+    """What a status alone says; the collector reads the body and knows better."""
+    if status < 400:
+        return "complete"
+    if status in _OVERLOADED:
+        return "overloaded"
+    return "upstream_error" if status >= 500 else "upstream_rejected"
+
+
+class Recording:
+    """The bytes and times of one answer, as far as they are kept. `started` is of `time.monotonic_ns`."""
+
+    __slots__ = ("_limit", "_parts", "_size", "_started", "ends", "record", "times")
+
+    def __init__(self, record: ExchangeRecord, started: int, limit: int) -> None:
+        self._limit = limit
+        self._started = started
+        self.record = record
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the bytes of an attempt that was given up."""
+        self._parts: list[bytes] = []
+        self._size = 0
+        self.times: list[int] = []
+        self.ends: list[int] = []
+        self.record.clipped = False
+
+    def elapsed_us(self) -> int:
+        """Microseconds since the request had come."""
+        return (monotonic_ns() - self._started) // 1000
+
+    def add(self, data: bytes) -> None:
+        """A piece of the body."""
+        size = self._size + len(data)
+        if size > self._limit or self.record.clipped:
+            self.record.clipped = True
+            return
+        self._parts.append(data)
+        self._size = size
+
+    def mark(self) -> None:
+        """The pieces of one read have come."""
+        if self._size and (not self.ends or self.ends[-1] != self._size):
+            self.times.append(min(self.elapsed_us(), _LATEST_US))
+            self.ends.append(self._size)
+
+    def finish(self, outcome: Outcome, code: str | None) -> ExchangeRecord:
+        """The record, filled in."""
+        record, parts = self.record, self._parts
+        record.outcome, record.error_code = outcome, code
+        record.duration_us = self.elapsed_us()
+        record.response = parts[0] if len(parts) == 1 else b"".join(parts)
+        record.chunk_us, record.chunk_ends = tuple(self.times), tuple(self.ends)
+        return record

@@ -1,0 +1,37 @@
+"""Which unit does a request belong to? Its raw name, before it is hashed for the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def raw_unit(
+    kind: str,
+    headers: Mapping[bytes, bytes],
+    document: Mapping[str, Any],
+    tenant: str | None,
+    request_id: str,
+) -> str | None:
+    """The name of a request's unit of this kind (a spec's `unit`), or None if it has none."""
+    value: object = None
+    if kind == "user":
+        value = _text(headers, b"x-turnout-user") or document.get("user") or document.get("safety_identifier")
+    elif kind == "session":
+        metadata = document.get("metadata")
+        value = _text(headers, b"x-turnout-session")
+        if not value and isinstance(metadata, dict):
+            value = metadata.get("session_id")
+        value = value or document.get("prompt_cache_key")
+    elif kind == "tenant":
+        value = tenant
+    elif kind == "request":
+        value = request_id
+    elif kind.startswith("header:"):
+        value = _text(headers, kind[7:].lower().encode())
+    return value if isinstance(value, str) and value else None
+
+
+def _text(headers: Mapping[bytes, bytes], name: bytes) -> str:
+    found = headers.get(name)
+    return found.decode("utf-8", "replace").strip() if found else ""

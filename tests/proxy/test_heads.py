@@ -1,0 +1,126 @@
+"""A head that was seen before is recognised by its bytes, and nothing is that llhttp has not accepted."""
+
+from __future__ import annotations
+
+import asyncio
+from hashlib import sha256
+from pathlib import Path
+
+import orjson
+
+from proxy.heads import KnownHeads, RequestHead, answer_head, framed
+
+from .harness import Engine, Proxy, ask, json_answer, running_proxy, snapshot
+
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+
+
+async def plain(request: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(json_answer(b'{"of":%d}' % len(request)))
+
+
+async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, raw: bytes) -> bytes:
+    writer.write(raw)
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = next(
+        int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"content-length")
+    )
+    return head + await reader.readexactly(length)
+
+
+def request(body: bytes, extra: bytes = b"") -> bytes:
+    return HEAD + extra + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def known(proxy: Proxy) -> int:
+    return len(proxy.worker.heads._known)
+
+
+async def test_known_heads_carry_bodies_of_every_length(tmp_path: Path) -> None:
+    async with Engine(plain).running() as engine, running_proxy(tmp_path, snapshot({1: engine.url})) as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        bodies = [orjson.dumps(ask(x="y" * size)) for size in (1, 10, 1, 5000, 100)]
+        for body in bodies:
+            assert b"200 OK" in await exchange(reader, writer, request(body))
+        assert known(proxy) == 1
+        assert [raw.partition(b"\r\n\r\n")[2] for raw in engine.requests] == bodies
+        assert [row.request for row in proxy.exchanges()] == bodies
+        writer.close()
+
+
+async def test_a_known_head_that_comes_in_pieces_or_with_company_is_still_read_right(tmp_path: Path) -> None:
+    async with Engine(plain).running() as engine, running_proxy(tmp_path, snapshot({1: engine.url})) as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        raw = request(orjson.dumps(ask()))
+        for _ in range(2):
+            await exchange(reader, writer, raw)
+        for cut in (1, 40, len(raw) - 1):
+            writer.write(raw[:cut])
+            await asyncio.sleep(0.02)
+            await exchange(reader, writer, raw[cut:])
+        writer.write(raw + raw)
+        for _ in range(2):
+            await exchange(reader, writer, b"")
+        assert len(engine.requests) == 7
+        assert {row.outcome for row in proxy.exchanges()} == {"complete"}
+        writer.close()
+
+
+async def test_what_llhttp_refuses_is_never_known(tmp_path: Path) -> None:
+    body = orjson.dumps(ask())
+    async with Engine(plain).running() as engine, running_proxy(tmp_path, snapshot({1: engine.url})) as proxy:
+        for extra in (
+            b"content-length: %d\r\n" % len(body),
+            b"transfer-encoding: chunked\r\n",
+            b"x-a : b\r\n",
+            b"x-a: b\x00c\r\n",
+        ):
+            for _ in range(2):
+                assert b" 400 " in (await proxy.send(request(body, extra)))[:20]
+        assert known(proxy) == 0
+        assert not engine.requests
+
+
+async def test_what_changes_the_connection_is_never_known(tmp_path: Path) -> None:
+    body = orjson.dumps(ask())
+    async with Engine(plain).running() as engine, running_proxy(tmp_path, snapshot({1: engine.url})) as proxy:
+        for extra in (b"connection: close\r\n", b"connection: close\r\nexpect: 100-continue\r\n"):
+            await proxy.send(request(body, extra))
+        assert known(proxy) == 0
+
+
+async def test_a_key_that_is_withdrawn_is_refused_on_a_known_head(tmp_path: Path) -> None:
+    keys = {sha256(b"sk-acme").hexdigest(): "acme"}
+    async with Engine(plain).running() as engine:
+        async with running_proxy(tmp_path, snapshot({1: engine.url}, keys=keys)) as proxy:
+            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+            raw = request(orjson.dumps(ask()), b"authorization: Bearer sk-acme\r\n")
+            for _ in range(3):
+                assert b"200 OK" in await exchange(reader, writer, raw)
+            other = {sha256(b"sk-other").hexdigest(): "acme"}
+            proxy.worker.adopt(snapshot({1: engine.url}, keys=other, version=2))
+            assert b" 401 " in await exchange(reader, writer, raw)
+            writer.close()
+
+
+def test_the_memory_of_heads_is_bounded() -> None:
+    heads: KnownHeads[RequestHead] = KnownHeads(most=8)
+    head = RequestHead("POST", "/", {}, True, True)
+    for number in range(100):
+        heads.learn(b"%d" % number, head)
+        assert len(heads._known) <= 8
+
+
+def test_a_message_is_framed_only_when_it_is_whole_and_alone() -> None:
+    raw = request(b"{}")
+    assert framed(raw) is not None
+    for other in (raw[:-1], raw + b"x", raw[:30], b"", b"\r\n\r\n", b"x" * 9000 + raw):
+        assert framed(other) is None
+
+
+def test_hop_by_hop_lines_and_our_own_stay_behind() -> None:
+    head = answer_head(
+        200,
+        [(b"content-length", b"2"), (b"connection", b"x"), (b"x-turnout-arm", b"y"), (b"server", b"vllm")],
+    )
+    assert (head.lines, head.length) == (b"server: vllm\r\n", 2)
