@@ -226,7 +226,7 @@ def _checks(
             of_row = error.title == CheckRow.__name__
             model = CheckRow if of_row else _evaluator(raw["type"], own).options
             problems.extend(from_pydantic(path, error, model, lambda _: line, prefix=where))
-        except (ValueError, UnknownEvaluator) as error:
+        except (ValueError, UnknownEvaluator, EvaluatorUnusable) as error:
             problems.append(_problem(path, line, where, str(error), "a check that can be made"))
     judged = any(check.kind != "code" for check in checks)
     if checks and not (judged or any(check.gate for check in checks)) and len(problems) == before:

@@ -1,6 +1,6 @@
 """The scorers that checks can name. Importing this package registers those that come with Turnout."""
 
-from evaluators.scorers import numeric, structured, text
+from evaluators.scorers import choice, closeness, limits, manner, numeric, query, structured, text
 from evaluators.scorers.registry import (
     Answer,
     EvalContext,
@@ -22,9 +22,14 @@ __all__ = [
     "FunctionEvaluator",
     "Options",
     "PairEvaluator",
+    "choice",
+    "closeness",
     "evaluator_named",
     "evaluator_of",
+    "limits",
+    "manner",
     "numeric",
+    "query",
     "register",
     "registered",
     "scorer",

@@ -21,7 +21,7 @@ from evaluators.canonical import same_json
 from evaluators.golden import GoldenItem, Reference
 from evaluators.score import Output, Parsed, ToolCall, parse_json
 from evaluators.scorers.patterns import PatternError, compiled, found
-from evaluators.scorers.registry import Options, scorer
+from evaluators.scorers.registry import Answer, Options, scorer
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _FENCED: Final = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
@@ -77,6 +77,25 @@ class ToolCallOptions(Options):
         return self
 
 
+class JsonDiffOptions(Options):
+    """The JSON that the answer should be: `value`. What lies at or under a path of `ignore` (`$.a.b[0]`) is
+    not looked at; `extract: fenced` takes the first ``` block."""
+
+    value: Any
+    ignore: tuple[str, ...] = Field(default=(), strict=False)
+    extract: Literal["whole", "fenced"] = "whole"
+
+    def expects(self, reference: tuple[Reference, ...]) -> str:
+        return json.dumps(self.value, ensure_ascii=False)[:_SHOWN]
+
+    @field_validator("ignore")
+    @classmethod
+    def _paths(cls, ignore: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not path.startswith("$") for path in ignore):
+            raise ValueError("a path begins with $, such as $.items[0].id")
+        return ignore
+
+
 def check_schema(schema: dict[str, Any] | bool) -> None:
     """Raise ValueError unless this is a 2020-12 schema that refers to nothing outside itself."""
     if isinstance(schema, dict) and schema.get("$schema", _DIALECT).rstrip("#") != _DIALECT:
@@ -127,6 +146,27 @@ def tool_call(item: GoldenItem, output: Output, options: ToolCallOptions) -> tup
     return False, f"{expected}; {verdicts[0][1]}"
 
 
+@scorer("json_diff", version="1", options=JsonDiffOptions, value_type="float")
+def json_diff(item: GoldenItem, output: Output, options: JsonDiffOptions) -> Answer:
+    """The share of the leaves of both documents that are in both and equal. No JSON at all is 0."""
+    parsed = _extracted(output.text, options.extract)
+    if parsed is None:
+        return 0.0, "the text is no JSON"
+    wanted, got = _leaves(options.value), _leaves(parsed.value)
+    for path in options.ignore:
+        wanted = {place: leaf for place, leaf in wanted.items() if not _within(place, path)}
+        got = {place: leaf for place, leaf in got.items() if not _within(place, path)}
+    places = sorted(set(wanted) | set(got))
+    other = [
+        place
+        for place in places
+        if place not in wanted or place not in got or not same_json(wanted[place], got[place])
+    ]
+    share = 1.0 - len(other) / len(places) if places else 1.0
+    named = ", ".join(other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
+    return share, f"other at {named}" if other else "the same JSON"
+
+
 def subset(part: Any, whole: Any) -> bool:
     """Whether `part` is contained in `whole`: objects by key, at any depth; all else must be equal."""
     if isinstance(part, Mapping):
@@ -149,6 +189,25 @@ def _call_matches(call: ToolCall, options: ToolCallOptions) -> tuple[bool, str]:
     if not same(options.args, parsed.value):
         return False, f"got {call.name}({call.arguments[:_SHOWN]})"
     return True, f"{call.name!r} is called with the right arguments"
+
+
+def _leaves(value: Any, place: str = "$") -> dict[str, Any]:
+    """Every value that is no object or array, and every empty one, by its path."""
+    found: dict[str, Any] = {}
+    waiting = [(place, value)]
+    while waiting:  # not recursive: a model chooses the depth
+        place, inner = waiting.pop()
+        if isinstance(inner, Mapping) and inner:
+            waiting.extend((f"{place}.{key}", child) for key, child in inner.items())
+        elif isinstance(inner, list) and inner:
+            waiting.extend((f"{place}[{index}]", child) for index, child in enumerate(inner))
+        else:
+            found[place] = inner
+    return found
+
+
+def _within(place: str, path: str) -> bool:
+    return place == path or place.startswith((f"{path}.", f"{path}["))
 
 
 def _extracted(text: str, extract: Literal["whole", "fenced"]) -> Parsed | None:
