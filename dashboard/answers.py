@@ -175,6 +175,7 @@ class Accounting(Answer):
     recorded: int | None = None
     lost: int | None = None
     shed: int | None = None
+    shed_by_reason: Annotated[dict[str, int], BeforeValidator(_mapping)] = {}
     by_arm: Annotated[dict[str, ArmAccount], BeforeValidator(_mapping)] = {}
 
 

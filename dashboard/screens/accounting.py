@@ -47,6 +47,10 @@ def _totals(books: Accounting, mirrored: bool) -> None:
         for title, value, note in shown:
             with grid.cell():
                 chips.fact(title, figures.count(value), note)
+    if shed := ", ".join(
+        f"{reason} {figures.count(copies)}" for reason, copies in books.shed_by_reason.items()
+    ):
+        st.text(f"Copies not sent, by reason: {shed}")
 
 
 def _closes(books: Accounting, mirrored: bool) -> None:

@@ -328,6 +328,7 @@ def golden_results(run_version: int) -> list[Json]:
                 },
                 "outcome": "complete",
                 "request_id": None,
+                "detail": None,
             }
         )
     return rows

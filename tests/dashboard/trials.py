@@ -171,6 +171,7 @@ def accounting(
         "recorded": recorded,
         "lost": lost,
         "shed": shed,
+        "shed_by_reason": {"engine_pressure": shed} if shed else {},
         "by_arm": {
             arm: dict(zip(("assigned", "served", "failed", "fell_back"), row, strict=True))
             for arm, row in by_arm.items()
