@@ -27,6 +27,7 @@ from .ledger.collector import Collected, Collector
 from .ledger.retention import prune
 from .ledger.store import Connection, Store
 from .promotion import Promotion
+from .protection import Protection
 from .publication import Publication
 from .routing import catalog_of
 from .settlement import SETBACKS, Settlement
@@ -91,6 +92,7 @@ class Controller:
             self.control = Control(self.junction, self.store, self.settlement, at=at)
             self.promotion = Promotion(self.control, self.registry)
             self.watch = Watch(self.control, self.promotion, revision=lambda: self.revision)
+            self.protection = Protection(self.control, revision=lambda: self.revision)
             self.collector = Collector(self.store, options.data / "spool", self.config)
         except BaseException:
             self.store.close()
@@ -126,6 +128,7 @@ class Controller:
             self._begin("collect", self.collect, self.options.collect_every_s, yields=False)
             self._begin("reconcile", self.reconcile, self.options.reconcile_every_s)
             self._begin("look", self.watch.look, self.options.look_every_s)
+            self._begin("protect", self.protection.look, self.options.look_every_s)
             self._begin("tidy", self.tidy, self.options.tidy_every_s)
             self._begin("pulse", self.pulse, 0.5)
             settle = threading.Thread(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Action = Literal["start", "pause", "resume", "stop", "ramp", "conclude", "promote", "rollback"]
+Action = Literal["start", "pause", "resume", "stop", "ramp", "conclude", "promote", "rollback", "breaker"]
 DecisionState = Literal["intent", "done", "failed"]
 
 #: Actors that are no person.

@@ -41,6 +41,12 @@ class Limits:
     stops: int = 256
     unit_characters: int = 512
 
+    #: a candidate with so many failures and no success gets no more units from this worker; a request whose
+    #: answer has not begun after so long counts as one; and so often it is asked whether it answers again
+    breaker_failures: int = 20
+    breaker_stall_seconds: float = 60.0
+    breaker_probe_seconds: float = 5.0
+
     #: all shadow copies of a worker together
     shadow_in_flight: int = 256
     shadow_bytes: int = 64 << 20

@@ -64,7 +64,7 @@ class Recording:
     def finish(self, outcome: Outcome, code: str | None) -> ExchangeRecord:
         """The record, filled in."""
         record, parts = self.record, self._parts
-        record.outcome, record.error_code = outcome, code
+        record.outcome, record.error_code = outcome, code or record.error_code
         record.duration_us = self.elapsed_us()
         record.response = parts[0] if len(parts) == 1 else b"".join(parts)
         record.chunk_us, record.chunk_ends = tuple(self.times), tuple(self.ends)

@@ -16,6 +16,7 @@ from experiments.ledger.exchange import ExchangeRecord, Outcome
 from experiments.snapshot import Endpoint, Route, Snapshot, UnknownModel, UnknownVersion
 
 from . import auth, wire
+from .breaker import OPEN, Breaker
 from .ending import EndOfStream
 from .errors import Refusal, internal_error
 from .heads import MARK, AnswerHead
@@ -55,6 +56,7 @@ class Relay:
     __slots__ = (
         "_answered",
         "_ask",
+        "_breaker",
         "_call",
         "_client",
         "_ending",
@@ -86,6 +88,7 @@ class Relay:
         self._outcome: Outcome = "complete"
         self._answered = False  # the client has got a byte
         self._recorded = False
+        self._breaker: Breaker | None = None
         exchange_id = new_id(request.started_ns)
         self.record = ExchangeRecord(
             exchange_id=exchange_id,
@@ -145,9 +148,23 @@ class Relay:
         record.experiment, record.phase = route.experiment, route.phase
         record.assigned_arm = record.served_arm = route.arm
         record.assigned_version = record.served_version = route.endpoint.version
+        record.arm_outcome = record.error_code = None
         self._endpoint = route.endpoint
         self._fallback = route.fallback if record.origin == "live" else None
-        self._send(route.endpoint)
+        if self._fallback is not None:
+            self._guard(route, self._fallback)
+        self._send(self._endpoint)
+
+    def _guard(self, route: Route, control: Endpoint) -> None:
+        """A candidate at which nothing succeeds is not asked: control answers, and the row says why."""
+        self._breaker = breaker = self._worker.breakers.of(route)
+        if breaker.admits(self):
+            return
+        record = self.record
+        record.served_arm, record.served_version = "control", control.version
+        record.arm_outcome, record.error_code = "shed", OPEN
+        self._endpoint, self._fallback, self._breaker = control, None, None
+        self._worker.breakers.probe(breaker, route.endpoint, self._ask, self._request)
 
     def overtaken(self, snapshot: Snapshot) -> None:
         """A new snapshot is in force. What still waits for a connection is routed by it.
@@ -164,6 +181,7 @@ class Relay:
         except (UnknownModel, UnknownVersion):
             return
         if route.endpoint != self._endpoint:
+            self._tell_breaker("client_gone")  # it was never asked
             self._call.cancel()
             self._snapshot, record.snapshot, record.unit = snapshot, snapshot.version, unit
             self._take(route)
@@ -225,6 +243,8 @@ class Relay:
         self._outcome = outcome = outcome_of(status)
         if outcome in ("overloaded", "upstream_error") and self._take_fallback(outcome):
             return
+        if self._breaker is not None and outcome == "complete":
+            self._breaker.begun(self)
         self._head = head
         if not head.is_stream:
             self._stripper = None
@@ -252,6 +272,7 @@ class Relay:
             self.deliver()
         else:
             self._recorded = True
+            self._tell_breaker(self._outcome)
             self._worker.conclude(self._recording.finish(self._outcome, None), self)
 
     def deliver(self) -> None:
@@ -304,6 +325,7 @@ class Relay:
         self._recording.restart()
         self._pending = []
         record = self.record
+        self._tell_breaker(outcome)
         record.arm_outcome, record.attempts = outcome, 2
         record.served_arm, record.served_version = "control", fallback.version
         record.status, record.first_byte_us, record.content_type = 0, None, ""
@@ -335,8 +357,14 @@ class Relay:
 
     # the record
 
+    def _tell_breaker(self, outcome: Outcome) -> None:
+        if self._breaker is not None:
+            self._breaker.ended(self, outcome, self.record.status)
+            self._breaker = None
+
     def _append(self, outcome: Outcome, code: str | None) -> None:
         self._recorded = True
+        self._tell_breaker(outcome)
         self._worker.append(self._recording.finish(outcome, code))
 
     def _finished(self) -> None:

@@ -22,6 +22,7 @@ from experiments.ledger.spool import SpoolWriter
 from experiments.snapshot import Snapshot
 
 from . import auth, wire
+from .breaker import Breakers
 from .deadlines import Deadlines, tick_for
 from .doorway import Doorway
 from .errors import Refusal, internal_error
@@ -60,6 +61,7 @@ class Worker:
         self.upstreams = Upstreams(limits)
         self.spool = SpoolWriter(data / "spool", self.name)
         self.shadows = Shadows(self)
+        self.breakers = Breakers(self)
         self.subscription = Subscription(control_url, data / "proxy-snapshot.json", self.name, self.adopt)
         self.heads: KnownHeads[RequestHead] = KnownHeads()
         self._clients: set[ClientConnection] = set()
@@ -92,6 +94,7 @@ class Worker:
         for relay in list(self.relays):
             relay.overtaken(snapshot)
         self.shadows.overtaken(snapshot)
+        self.breakers.overtaken(snapshot)
         log.info("snapshot %d is in force", snapshot.version)
 
     # the application
@@ -183,6 +186,7 @@ class Worker:
             "snapshot": self.snapshot.version,
             "controller_seen_s": None if contact is None else round(self.loop.time() - contact, 1),
             "in_flight": len(self.relays),
+            "breakers_open": self.breakers.open_ones(),
             "recorded": self.spool.written,
             "lost": self.spool.lost,
         }
@@ -280,6 +284,7 @@ class Worker:
         await self._until_deserted(1.0)  # each leaves its row before the spool is handed over
         # 3. Shadow copies are not waited for, but each leaves its row.
         await self.shadows.close()
+        self.breakers.close()
         await self.upstreams.close()
         # 4. Nobody can write a row any more: hand the spool over.
         self._deadlines.close()

@@ -1,0 +1,116 @@
+"""When does a candidate lose its traffic without any statistics?
+
+When nothing succeeds there (the workers' breakers say so, in the rows), and when a shadow has used up what it
+may. Both are told apart from verdicts by who did it: `breaker`, `budget`. Both pause: an operator who has
+mended the cause resumes, and every unit gets its arm back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Final
+
+from .control import Author, Control
+from .decision import Decision
+from .ledger import decisions, usage
+from .lifecycle import Experiment
+from .settlement import SETBACKS
+from .spec import ShadowTraffic
+
+log = logging.getLogger("turnout.protection")
+
+#: Actors of decisions that stand on no verdict.
+BREAKER: Final = "breaker"
+BUDGET: Final = "budget"
+_MILLION: Final = 1e6
+
+
+class Protection:
+    """One thread calls `look`, every second or so."""
+
+    def __init__(self, control: Control, *, revision: Callable[[], int] | None = None) -> None:
+        self._control = control
+        self._revision = revision
+        self._looked: int | None = None
+        self._told: set[str] = set()
+
+    def look(self) -> None:
+        """Take the traffic of every candidate that must not have it; nothing to do without new rows."""
+        revision = self._revision() if self._revision else None
+        if revision is not None and revision == self._looked:
+            return
+        for experiment in self._control.junction.experiments():
+            if not experiment.has_traffic:
+                continue
+            try:
+                if experiment.routes:
+                    self._breakers(experiment)
+                else:
+                    self._budget(experiment)
+            except SETBACKS as error:
+                log.warning("experiment %s: not protected now: %s", experiment.name, error)
+                return  # looked at again, with new rows or without
+        self._looked = revision
+
+    def _breakers(self, experiment: Experiment) -> None:
+        store, phase = self._control.store, experiment.phase.number
+        trips = usage.trips(store, experiment.name, phase)
+        for trip in trips:
+            self._note(experiment, trip)
+        if not trips:
+            return
+        version = experiment.candidate_version
+        answered, _ = usage.candidate_ends(store, experiment.name, phase, version, trips[0].since_ns)
+        if answered or experiment.state != "running":
+            return  # elsewhere, or again, it answers: the statistics and the breakers' own probes go on
+        _, failures = usage.candidate_ends(store, experiment.name, phase, version, 0)
+        workers = ", ".join(trip.worker for trip in trips)
+        reason = (
+            f"breaker: nothing succeeds at version {version} ({failures} failures in this phase, no answer "
+            f"since the breaker of {workers} opened); no statistics. Mend it, then resume"
+        )
+        self._control.take_away(experiment.name, "pause", "pause", Author(actor=BREAKER, reason=reason))
+        log.warning("experiment %s is paused: %s", experiment.name, reason)
+
+    def _note(self, experiment: Experiment, trip: usage.Trip) -> None:
+        """One row for each worker and phase, however often this is looked at, or by how many controllers."""
+        name = f"{BREAKER}/{experiment.name}/{experiment.created_ns}/{experiment.phase.number}/{trip.worker}"
+        identity = sha256(name.encode()).hexdigest()[:32]
+        if identity in self._told:
+            return
+        decision = Decision(
+            decision_id=identity,
+            at_ns=trip.since_ns,
+            actor=BREAKER,
+            action="breaker",
+            model=experiment.model,
+            experiment=experiment.name,
+            from_version=experiment.candidate_version,
+            to_version=experiment.control_version,
+            reason="nothing succeeded there: a worker's breaker, no statistics",
+            changed=(
+                f"worker {trip.worker} sends the units of version {experiment.candidate_version} to version "
+                f"{experiment.control_version}",
+            ),
+            detail={"phase": experiment.phase.number, "worker": trip.worker},
+        )
+        self._control.store.write(lambda connection: decisions.record(connection, decision))
+        self._told.add(identity)
+
+    def _budget(self, experiment: Experiment) -> None:
+        traffic = experiment.spec.traffic
+        if not isinstance(traffic, ShadowTraffic) or not (traffic.max_tokens or traffic.max_cost):
+            return
+        prompt, completion = usage.copied_tokens(self._control.store, experiment.name)
+        used = ""
+        if traffic.max_tokens and prompt + completion >= traffic.max_tokens:
+            used = f"{prompt + completion} of {traffic.max_tokens} tokens"
+        if traffic.max_cost and traffic.prices:
+            cost = (prompt * traffic.prices.prompt + completion * traffic.prices.completion) / _MILLION
+            if cost >= traffic.max_cost:
+                used = f"{cost:.4g} of {traffic.max_cost:.4g} in money"
+        if used:
+            reason = f"budget: the copies have used {used}"
+            self._control.take_away(experiment.name, "pause", "pause", Author(actor=BUDGET, reason=reason))

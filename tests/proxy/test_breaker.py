@@ -1,0 +1,193 @@
+"""A candidate at which nothing succeeds: how soon its units are sent to control, and how they come back."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.ledger.exchange import Outcome
+from proxy.breaker import Breaker, failed
+from proxy.limits import Limits
+from turnout.simulation import Profile, SimulatedEngine
+
+from .harness import ask, running_proxy, snapshot
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def breaker(clock: Clock, limit: int = 3) -> Breaker:
+    return Breaker(limit=limit, stall_s=10.0, probe_s=5.0, clock=clock)
+
+
+# -- the rule ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_of_failures_opens_it_and_a_success_closes_it() -> None:
+    clock = Clock()
+    one = breaker(clock)
+    for _ in range(3):
+        assert one.admits("a")
+        one.ended("a", "upstream_error", 0)
+    assert not one.admits("a")
+    assert not one.wants_probe()
+    clock.now += 5
+    assert one.wants_probe()
+    assert not one.wants_probe()  # one at a time
+    one.ended("probe", "upstream_error", 0)
+    assert not one.admits("a")
+    one.ended("probe", "complete", 200)
+    assert one.admits("a")
+    assert one.failures == 0
+
+
+def test_one_success_among_failures_is_enough() -> None:
+    one = breaker(Clock())
+    for outcome in ("timeout", "overloaded", "complete", "timeout", "truncated"):
+        assert one.admits("a")
+        one.ended("a", outcome, 200)  # type: ignore[arg-type]
+    assert one.admits("a")
+
+
+def test_answers_that_do_not_begin_count_when_they_have_had_their_time() -> None:
+    clock = Clock()
+    one = breaker(clock)
+    assert one.admits("a")
+    one.ended("a", "upstream_error", 0)
+    assert one.admits("b")
+    assert one.admits("c")
+    assert one.admits("d")  # young: a slow model is no dead one
+    clock.now += 11
+    one.begun("b")
+    assert not one.admits("e")
+    assert one.is_open
+
+
+def test_what_has_begun_may_take_its_time() -> None:
+    clock = Clock()
+    one = breaker(clock)
+    for who in "abcdef":
+        assert one.admits(who)
+        one.begun(who)
+    clock.now += 1000
+    assert one.admits("g")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "counts"),
+    [
+        ("upstream_error", 500, True),
+        ("timeout", 0, True),
+        ("overloaded", 429, True),
+        ("truncated", 200, True),
+        ("upstream_rejected", 404, True),  # no such model there: nobody will succeed
+        ("upstream_rejected", 401, True),
+        ("upstream_rejected", 400, False),  # the client's own fault, on any engine
+        ("client_gone", 0, False),
+        ("complete", 200, False),
+    ],
+)
+def test_what_counts_as_the_candidates_failure(outcome: Outcome, status: int, counts: bool) -> None:
+    assert failed(outcome, status) is counts
+
+
+@given(st.lists(st.booleans(), max_size=60), st.integers(1, 20))
+def test_it_is_open_exactly_after_so_many_failures_in_a_row(ends: list[bool], limit: int) -> None:
+    one = breaker(Clock(), limit)
+    run = 0
+    for good in ends:
+        opened = run >= limit
+        assert one.admits("a") is not opened
+        if opened:
+            break
+        one.ended("a", "complete" if good else "timeout", 200)
+        run = 0 if good else run + 1
+
+
+# -- in a worker -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["rst", "5xx", "503", "down"])
+async def test_within_twenty_requests_the_units_are_with_control_and_the_rows_say_why(
+    tmp_path: Path, fault: str
+) -> None:
+    async with (
+        SimulatedEngine(Profile(name="chat")) as good,
+        SimulatedEngine(Profile(name="chat"), faults="" if fault == "down" else fault) as bad,
+    ):
+        url = "http://127.0.0.1:1" if fault == "down" else bad.url
+        table = snapshot({1: good.url, 2: url}, candidate_ppm=1_000_000)
+        async with running_proxy(tmp_path, table) as proxy:
+            for _ in range(30):
+                answer = await proxy.post(ask())
+                assert b" 200 OK" in answer
+                assert b"x-turnout-arm: control" in answer
+            rows = proxy.exchanges()
+            asked = [row for row in rows if row.error_code != "breaker_open"]
+            assert len(asked) == 20
+            assert bad.counters.requests == (0 if fault == "down" else 20)
+            for row in rows[20:]:
+                assert (row.assigned_arm, row.served_arm, row.served_version) == ("candidate", "control", 1)
+                assert (row.outcome, row.arm_outcome, row.attempts) == ("complete", "shed", 1)
+            assert proxy.worker.breakers.open_ones() == ["exp"]
+
+
+async def test_a_candidate_that_is_back_gets_its_units_back_and_no_user_pays_for_asking(
+    tmp_path: Path,
+) -> None:
+    limits = Limits(breaker_failures=2, breaker_probe_seconds=0.0)
+    async with (
+        SimulatedEngine(Profile(name="chat")) as good,
+        SimulatedEngine(Profile(name="chat"), faults="5xx") as bad,
+    ):
+        table = snapshot({1: good.url, 2: bad.url}, candidate_ppm=1_000_000)
+        async with running_proxy(tmp_path, table, limits) as proxy:
+            for _ in range(3):
+                await proxy.post(ask(store=True))
+            await bad.until(lambda counters: counters.requests == 3)  # two users and a probe
+            assert b"x-turnout-mirrored: 1" in bad.counters.last_request.lower()
+            assert b"store" not in bad.counters.last_request
+            bad.misbehave("")
+            async with asyncio.timeout(10):
+                while proxy.worker.breakers.open_ones():
+                    assert b"x-turnout-arm: control" in await proxy.post(ask())
+                    await asyncio.sleep(0.01)
+            assert b"x-turnout-arm: candidate" in await proxy.post(ask())
+            assert {row.role for row in proxy.exchanges()} == {"primary"}  # a probe is nobody's exchange
+
+
+async def test_a_new_phase_begins_without_a_memory(tmp_path: Path) -> None:
+    limits = Limits(breaker_failures=1)
+    async with SimulatedEngine(Profile(name="chat")) as good:
+        table = snapshot({1: good.url, 2: "http://127.0.0.1:1"}, candidate_ppm=1_000_000)
+        async with running_proxy(tmp_path, table, limits) as proxy:
+            await proxy.post(ask())
+            assert proxy.worker.breakers.open_ones() == ["exp"]
+            proxy.worker.adopt(snapshot({1: good.url}, version=2))
+            assert proxy.worker.breakers.open_ones() == []
+
+
+async def test_a_probe_that_hangs_is_given_up(tmp_path: Path) -> None:
+    limits = Limits(breaker_failures=1, breaker_probe_seconds=0.0, breaker_stall_seconds=0.05)
+    async with (
+        SimulatedEngine(Profile(name="chat")) as good,
+        SimulatedEngine(Profile(name="chat"), faults="5xx") as bad,
+    ):
+        table = snapshot({1: good.url, 2: bad.url}, candidate_ppm=1_000_000)
+        async with running_proxy(tmp_path, table, limits) as proxy:
+            await proxy.post(ask())
+            bad.misbehave("hang")
+            await proxy.post(ask())
+            await bad.until(lambda counters: counters.requests == 2)
+            async with asyncio.timeout(10):
+                while proxy.worker.breakers._probes:
+                    await asyncio.sleep(0.01)
+            await bad.until(lambda counters: counters.open_sockets == 0)
