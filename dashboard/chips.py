@@ -39,7 +39,10 @@ STATES = {
     "concluded": Chip("waiting for you", ":material/front_hand:", "blue"),
     "promoted": Chip("promoted", ":material/arrow_upward:", "green"),
     "rolled_back": Chip("rolled back", ":material/undo:", "red"),
-    "stopped": Chip("stopped", ":material/stop:", "gray"),
+    "draft": Chip("draft", ":material/edit_note:", "gray"),
+    "preflight": Chip("preflight", ":material/fact_check:", "blue"),
+    "invalid": Chip("held: evidence invalid", ":material/report:", "orange"),
+    "kept": Chip("production kept", ":material/shield:", "gray"),
 }
 MODES = {
     "ab": Chip("A/B", ":material/call_split:", "gray"),
@@ -109,7 +112,7 @@ def sentence(experiment: Experiment) -> str:
 
 def split(experiment: Experiment) -> str:
     """Which version gets, or got, how much: control v1 50 %, candidate v2 50 %."""
-    over = experiment.state in ("promoted", "rolled_back", "stopped")
+    over = experiment.state in ("promoted", "rolled_back", "kept")
     parts = []
     for arm in experiment.arms:
         part = arm.weight_pct

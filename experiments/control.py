@@ -18,7 +18,18 @@ from .errors import Conflict, NotFound, Refused, Unavailable
 from .junction import Junction
 from .ledger import decisions, trials
 from .ledger.store import Connection, DatabaseError, Store
-from .lifecycle import Event, Experiment, State, advance, begin, follow
+from .lifecycle import (
+    LIVE,
+    Event,
+    Experiment,
+    NoSuchTransition,
+    State,
+    advance,
+    begin,
+    enter_next_stage,
+    follow,
+    next_step,
+)
 from .quantities import points_text
 from .routing import CatalogModel
 from .settlement import Settlement
@@ -31,7 +42,7 @@ RECORD_S: Final = 0.8
 #: A command that finds its experiment there already changes nothing.
 _TAKEN_AWAY: Final[Mapping[Event, State]] = {
     "pause": "paused",
-    "stop": "stopped",
+    "stop": "kept",
     "roll_back": "rolled_back",
 }
 
@@ -63,10 +74,13 @@ class Control:
 
     # -- gives traffic: records first --------------------------------------------------------------------
 
-    def start(self, spec_yaml: str, file: str, author: Author) -> tuple[Experiment, Done]:
+    def start(
+        self, spec_yaml: str, file: str, author: Author, *, draft: bool = False
+    ) -> tuple[Experiment, Done]:
         """Begin the experiment that a spec declares. Raises DocumentError, NotFound, Conflict, Refused.
 
-        The same spec again while it is open changes nothing.
+        The same spec again while it is open changes nothing. A draft gets no traffic before `submit`; a
+        chain whose golden set has not passed yet waits in preflight.
         """
         spec = read_spec(spec_yaml, file)
         began = time.monotonic()
@@ -79,16 +93,25 @@ class Control:
             model = self.junction.model(spec.model)
             control = version_of(model, spec.control)
             candidate = version_of(model, spec.candidate)
-            self._check_start(spec, model, control, candidate)
+            if control == candidate:
+                raise Conflict(
+                    f"control ({spec.control}) and candidate ({spec.candidate}) are both version {control}",
+                    code="same_version",
+                    param="candidate",
+                )
+            waits = not draft and self._waits(spec, control, candidate)
+            if not draft and not waits:
+                self.check_admission(spec, control, candidate)
             experiment = begin(
                 spec,
                 spec_yaml,
                 control_version=control,
                 candidate_version=candidate,
                 now_ns=self.junction.now_ns(),
+                state="draft" if draft else "preflight" if waits else "running",
             )
-            changed = (f"experiment {experiment.name!r} runs: {share_text(experiment)}",)
-            decision = self._decision("start", experiment, author, changed)
+            action: Action = "draft" if draft else "preflight" if waits else "start"
+            decision = self._decision(action, experiment, author, (_begun(experiment),))
             self._write(None, experiment, decision)
         return experiment, self.acknowledged(decision, began)
 
@@ -106,13 +129,37 @@ class Control:
             param="experiment",
         )
 
-    def _check_start(self, spec: ExperimentSpec, model: CatalogModel, control: int, candidate: int) -> None:
-        if control == candidate:
-            raise Conflict(
-                f"control ({spec.control}) and candidate ({spec.candidate}) are both version {control}",
-                code="same_version",
-                param="candidate",
-            )
+    def _waits(self, spec: ExperimentSpec, control: int, candidate: int) -> bool:
+        """Whether a golden run must come first. Raises Refused where waiting would not help."""
+        if spec.gate is None:
+            return False
+        verdict = self.golden(spec, control, candidate)
+        if verdict == "pass":
+            return False
+        if spec.mode == "chain" and verdict != "fail":
+            return True
+        found = f"it is {verdict}" if verdict else "there is none"
+        raise Refused(
+            f"version {candidate} of {spec.model!r} needs a passed comparison with version {control} on "
+            f"the golden set {spec.gate.set!r} before it gets traffic; {found}",
+            code="golden_required",
+        )
+
+    def golden(self, spec: ExperimentSpec, control: int, candidate: int) -> str | None:
+        """What the newest comparison says that must be passed before any traffic; None without one."""
+        if spec.gate is None:
+            return None
+        return trials.golden_verdict(
+            self.store,
+            model=spec.model,
+            set_name=spec.gate.set,
+            control_version=control,
+            candidate_version=candidate,
+        )
+
+    def check_admission(self, spec: ExperimentSpec, control: int, candidate: int) -> None:
+        """Raises NotFound, Conflict if the experiment cannot have traffic now, whatever its quality."""
+        model = self.junction.model(spec.model)
         for version in (control, candidate):
             if version not in model.endpoints:
                 raise Conflict(
@@ -120,40 +167,34 @@ class Control:
                     f"register one, or `turnout serve models:/{model.name}/{version}`",
                     code="no_endpoint",
                 )
-        # One that is concluded without a `ship` waits for nothing: it need not be stopped by hand.
-        rival = next(
-            (
-                one
-                for one in self.junction.open_on(model.name)
-                if one.routes and (one.has_traffic or one.state == "paused")
-            ),
-            None,
-        )
-        if spec.mode != "shadow" and rival is not None:
+        others = [one for one in self.junction.experiments() if one.name != spec.experiment]
+        # One that has ended, or still waits in preflight, stands in nobody's way.
+        holding = [one for one in others if one.has_traffic or one.state == "paused"]
+        rival = next((one for one in holding if one.model == spec.model and one.will_route), None)
+        if rival is not None and any(stage.mode != "shadow" for stage in spec.plan):
             raise Conflict(
                 f"experiment {rival.name!r} ({rival.state}) already routes the traffic of {model.name!r}: "
                 f"end it first (`turnout experiment stop {rival.name}`); shadows may run beside it",
                 code="experiment_running",
             )
-        if spec.golden is not None:
-            self._check_golden(spec, control, candidate)
-
-    def _check_golden(self, spec: ExperimentSpec, control: int, candidate: int) -> None:
-        assert spec.golden is not None
-        verdict = trials.golden_verdict(
-            self.store,
-            model=spec.model,
-            set_name=spec.golden.set,
-            control_version=control,
-            candidate_version=candidate,
-        )
-        if verdict != "pass":
-            found = f"it is {verdict}" if verdict else "there is none"
-            raise Refused(
-                f"version {candidate} of {spec.model!r} needs a passed comparison with version {control} on "
-                f"the golden set {spec.golden.set!r} before it gets traffic; {found}",
-                code="golden_required",
+        taken = next((one for one in holding if _share_units(one.spec, spec)), None)
+        if taken is not None:
+            raise Conflict(
+                f"experiment {taken.name!r} has units of the group that {spec.experiment!r} asks for: "
+                "choose another part of the group's units, or end it first",
+                code="units_taken",
+                param="exclusive",
             )
+
+    def submit(self, name: str, author: Author) -> Done:
+        """A draft goes into preflight: it gets traffic as soon as nothing stands against it."""
+        return self._change(name, "submit", "preflight", author)
+
+    def admit(self, name: str, author: Author) -> Done:
+        """What has passed its preflight gets its first traffic. Raises Conflict."""
+        there = self.junction.experiment(name)
+        self.check_admission(there.spec, there.control_version, there.candidate_version)
+        return self._change(name, "admit", "start", author)
 
     def resume(self, name: str, author: Author) -> Done:
         """Give a paused experiment its traffic back, in a new phase."""
@@ -161,6 +202,13 @@ class Control:
         if there.state == "running":
             return self.nothing("resume", there.model, f"experiment {name!r} is running already")
         return self._change(name, "resume", "resume", author)
+
+    def advance(self, name: str, author: Author) -> Done:
+        """The operator gives the candidate the ramp's next weight, whatever the ramp waits for."""
+        step = next_step(self.junction.experiment(name))
+        if step is None:
+            raise NoSuchTransition(f"experiment {name!r} is at the last step of its ramp")
+        return self.ramp(name, step, author)
 
     def ramp(self, name: str, weight_ppm: int, author: Author, backing: Backing | None = None) -> Done:
         """Give the candidate a larger share, in a new phase."""
@@ -173,9 +221,42 @@ class Control:
             self._write(before, after, decision)
         return self.acknowledged(decision, began)
 
+    def next_stage(self, name: str, author: Author, backing: Backing) -> Done:
+        """A stage has passed: the next one begins, in a new phase, with evidence of its own."""
+        began = time.monotonic()
+        with self._one_at_a_time:
+            before = self.junction.experiment(name)
+            after = enter_next_stage(before, self.junction.now_ns())
+            changed = (f"experiment {name!r}: stage {after.stage.mode}, {share_text(after)}",)
+            decision = self._decision("stage", after, author, changed, backing)
+            self._write(before, after, decision)
+        return self.acknowledged(decision, began)
+
     def conclude(self, name: str, author: Author, backing: Backing) -> Done:
-        """End the looking. The candidate keeps its traffic only on a `ship`, until the operator promotes."""
-        return self._change(name, "conclude", "conclude", author, backing)
+        """End the looking. On a `ship` the candidate keeps its traffic until the operator promotes; else
+        production is kept, and the experiment is over.
+        """
+        return self._change(
+            name, "conclude" if backing.kind == "ship" else "keep", "conclude", author, backing
+        )
+
+    def keep(self, name: str, author: Author) -> Done:
+        """What has not passed its preflight is over before it began."""
+        return self._change(name, "keep", "conclude", author)
+
+    def invalidate(self, name: str, author: Author, backing: Backing) -> Done:
+        """The evidence cannot be used: the arms stay as they are, and nothing advances."""
+        return self._change(name, "invalidate", "invalidate", author, backing)
+
+    def revalidate(self, name: str, author: Author, backing: Backing) -> Done:
+        """The evidence can be used again."""
+        return self._change(name, "revalidate", "revalidate", author, backing)
+
+    def warn(self, name: str, author: Author, backing: Backing) -> None:
+        """Record that something is wrong with the evidence, where the policy is to go on all the same."""
+        there = self.junction.experiment(name)
+        decision = self._decision("warn", there, author, (f"experiment {name!r} goes on",), backing)
+        self.store.write(lambda connection: decisions.record(connection, decision))
 
     def _change(
         self, name: str, event: Event, action: Action, author: Author, backing: Backing | None = None
@@ -302,7 +383,12 @@ class Control:
             verdict_hash=backing.digest if backing else None,
             reason=author.reason,
             changed=changed,
-            detail={"phase": experiment.phase.number, "candidate_ppm": experiment.weight_ppm},
+            detail={
+                "state": experiment.state,
+                "phase": experiment.phase.number,
+                "stage": experiment.stage.mode,
+                "candidate_ppm": experiment.weight_ppm,
+            },
         )
 
     def nothing(self, action: Action, model: str, why: str) -> Done:
@@ -315,6 +401,20 @@ class Control:
             changed=(f"nothing to change: {why}",),
         )
         return Done(decision=decision, recorded=False, snapshot=self.junction.publication.version)
+
+
+def _begun(experiment: Experiment) -> str:
+    if experiment.state in LIVE:
+        return f"experiment {experiment.name!r} runs: {share_text(experiment)}"
+    return f"experiment {experiment.name!r} is {experiment.state_text}: nothing is sent to its candidate yet"
+
+
+def _share_units(one: ExperimentSpec, other: ExperimentSpec) -> bool:
+    """Whether two experiments of one group ask for the same units."""
+    mine, theirs = one.exclusive, other.exclusive
+    if mine is None or theirs is None or mine.group != theirs.group:
+        return False
+    return mine.units[0] < theirs.units[1] and theirs.units[0] < mine.units[1]
 
 
 def version_of(model: CatalogModel, reference: int | str) -> int:

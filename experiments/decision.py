@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Action = Literal["start", "pause", "resume", "stop", "ramp", "conclude", "promote", "rollback", "breaker"]
+Action = Literal[
+    "draft", "preflight", "start", "ramp", "stage", "pause", "resume", "invalidate", "revalidate", "warn",
+    "conclude", "stop", "promote", "rollback", "breaker", "rehearse",
+]  # fmt: skip
 DecisionState = Literal["intent", "done", "failed"]
 
 #: Actors that are no person.

@@ -61,6 +61,10 @@ class AnalysisSpec:
     min_duration_s: float = 0.0
     max_duration_s: float = 7 * 86_400.0
     golden_required: bool = False
+    #: The phase with which the stage that is judged began; what came before it is another stage's evidence.
+    first_phase: int = 1
+    #: A canary's last weight as a share: before it is reached nothing is shipped. 0: there is no ramp.
+    full_share: float = 0.0
 
     def named(self, role: Role) -> tuple[Goal, ...]:
         """The goals of one role, in the order in which they were declared."""

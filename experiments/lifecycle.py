@@ -1,12 +1,15 @@
-"""Which states can an experiment be in, what leads from one to the next, and what follows from a verdict?
+"""Which states can an experiment be in, what leads from one to the next, and what is it then?
 
-Pure: a value in, a value out, no clock, no registry, no ledger. `experiments.control` carries out what is
-decided here.
+Pure: a value in, a value out, no clock, no registry, no ledger. `experiments.control` carries out what
+`experiments.response` decides, and writes a decision for every transition.
 
-                pause            conclude               promote
-      running ────────▶ paused   ────────▶ concluded ────────▶ promoted
-         ▲ └─────────────┘            │
-         └──── resume                 └── roll_back ▶ rolled_back,  stop ▶ stopped   (from every open state)
+      draft ── submit ──▶ preflight ── admit ──▶ running ◀─ resume ── paused        (pause: from invalid too)
+                                                 │  ▲ │
+                            stage, next phase ◀──┘  │ └─ invalidate ──▶ invalid
+                                                    └─── revalidate ───────┘
+      running ── conclude ──▶ concluded ── promote ──▶ promoted
+      running ── keep ──▶ kept                        (inconclusive: production is kept)
+      every open state ── promote ▶ promoted,  roll_back ▶ rolled_back,  stop ▶ kept
 """
 
 from __future__ import annotations
@@ -18,26 +21,50 @@ from typing import Final, Literal
 
 from .assignment import CONTROL, PPM, Range, initial_ranges, reweigh
 from .errors import Conflict
-from .snapshot import Arm, Mirror, Split
-from .spec import CanaryTraffic, ExperimentSpec, ShadowTraffic
+from .snapshot import Arm, Exclusion, Gate, Mirror, Split
+from .spec import ExperimentSpec, ShadowTraffic, Stage
 
-State = Literal["running", "paused", "concluded", "promoted", "rolled_back", "stopped"]
-Event = Literal["pause", "resume", "conclude", "promote", "roll_back", "stop"]
+State = Literal[
+    "draft", "preflight", "running", "paused", "invalid", "concluded", "promoted", "rolled_back", "kept"
+]
+Event = Literal[
+    "submit", "admit", "pause", "resume", "invalidate", "revalidate", "conclude", "keep",
+    "promote", "roll_back", "stop",
+]  # fmt: skip
 VerdictKind = Literal["invalid", "roll_back", "ship", "keep_running", "inconclusive"]
 
 CANDIDATE: Final = "candidate"
-OPEN: Final[frozenset[State]] = frozenset(("running", "paused", "concluded"))
+OPEN: Final[frozenset[State]] = frozenset(("draft", "preflight", "running", "paused", "invalid", "concluded"))
+#: States in which the candidate gets requests (a `concluded` one only after a `ship`).
+LIVE: Final[frozenset[State]] = frozenset(("running", "invalid"))
 
 _ENDINGS: Final[Mapping[Event, State]] = {
     "promote": "promoted",
     "roll_back": "rolled_back",
-    "stop": "stopped",
+    "stop": "kept",
 }
 TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
+    ("draft", "submit"): "preflight",
+    ("preflight", "admit"): "running",
     ("running", "pause"): "paused",
+    ("invalid", "pause"): "paused",
     ("paused", "resume"): "running",
+    ("running", "invalidate"): "invalid",
+    ("invalid", "revalidate"): "running",
     ("running", "conclude"): "concluded",
+    ("running", "keep"): "kept",
+    ("invalid", "keep"): "kept",
+    ("preflight", "keep"): "kept",
     **{(state, event): ended for state in OPEN for event, ended in _ENDINGS.items()},
+}
+
+HOLDOUT_SALT: Final = "holdout"
+
+_STATE_TEXTS: Final[Mapping[State, str]] = {
+    "rolled_back": "rolled back",
+    "kept": "over: production is kept",
+    "preflight": "in preflight",
+    "draft": "a draft",
 }
 
 
@@ -49,12 +76,16 @@ class NoSuchTransition(Conflict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """A stretch with constant weights. For a shadow `candidate_ppm` is 0 and `share_ppm` what is mirrored."""
+    """A stretch with constant weights. For a shadow `candidate_ppm` is 0 and `share_ppm` what is mirrored.
+
+    `stage` counts the stages with traffic from 0. Before the first phase the number is 0.
+    """
 
     number: int
     started_ns: int
     candidate_ppm: int
     share_ppm: int
+    stage: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +93,8 @@ class Experiment:
     """An experiment as it stands. Times are unix nanoseconds.
 
     `ranges` are the arms' ranges, kept while paused, so that resuming gives every unit its arm back.
-    `concluded_on` is the verdict that ended it, None while it runs.
+    `concluded_on` is the verdict that ended it, None while it runs. `first_phase` is the number of the phase
+    with which the present stage began.
     """
 
     name: str
@@ -79,6 +111,7 @@ class Experiment:
     phase: Phase
     ranges: Mapping[str, tuple[Range, ...]]
     concluded_on: VerdictKind | None = None
+    first_phase: int = 1
 
     @property
     def is_open(self) -> bool:
@@ -87,21 +120,37 @@ class Experiment:
     @property
     def state_text(self) -> str:
         """The state in words."""
-        return self.state.replace("_", " ")
+        return _STATE_TEXTS.get(self.state, self.state)
+
+    @property
+    def stage(self) -> Stage:
+        """The stage that it is in."""
+        return self.spec.plan[self.phase.stage]
+
+    @property
+    def next_stage(self) -> Stage | None:
+        """The stage that a passing verdict leads to; None in the last one."""
+        return None if self.stage.last else self.spec.plan[self.phase.stage + 1]
 
     @property
     def routes(self) -> bool:
         """Whether it decides which version answers (a shadow does not)."""
-        return self.spec.mode != "shadow"
+        return self.stage.mode != "shadow"
+
+    @property
+    def will_route(self) -> bool:
+        """Whether it routes, or will in a later stage: two such experiments cannot share a model."""
+        return any(stage.mode != "shadow" for stage in self.spec.plan[self.phase.stage :])
 
     @property
     def has_traffic(self) -> bool:
-        """Whether the candidate gets requests: while it runs, and while a `ship` waits for its operator.
+        """Whether the candidate gets requests: while it runs, its evidence valid or not, and while a `ship`
+        waits for its operator.
 
         Every other conclusion gives the units back to control: nobody stays on a version that was not shown
         to be good.
         """
-        return self.state == "running" or (self.state == "concluded" and self.concluded_on == "ship")
+        return self.state in LIVE or (self.state == "concluded" and self.concluded_on == "ship")
 
     @property
     def salt(self) -> str:
@@ -124,12 +173,18 @@ class Experiment:
             Arm(name=arm, version=versions[arm], ranges=tuple(owned)) for arm, owned in self.ranges.items()
         )
         return Split(
-            experiment=self.name, phase=self.phase.number, salt=self.salt, unit=self.spec.unit, arms=arms
+            experiment=self.name,
+            phase=self.phase.number,
+            salt=self.salt,
+            unit=self.spec.unit,
+            arms=arms,
+            gates=gates(self.spec),
+            exclude=exclusion(self.spec),
         )
 
     def mirror(self) -> Mirror | None:
         """The mirroring of the model's traffic, None if this experiment does not mirror now."""
-        traffic = self.spec.traffic
+        traffic = self.stage.traffic
         if not isinstance(traffic, ShadowTraffic) or not self.has_traffic:
             return None
         return Mirror(
@@ -152,37 +207,94 @@ class Experiment:
             waiting=traffic.pressure.waiting,
             kv_ppm=round((traffic.pressure.kv_cache or 0) * PPM),
             priority=traffic.priority,
+            gates=gates(self.spec),
+            exclude=exclusion(self.spec),
         )
 
 
+def gates(spec: ExperimentSpec) -> tuple[Gate, ...]:
+    """Where a unit must lie to be in the experiment at all: outside the holdout, inside its group's part.
+
+    The holdout's salt is one for all, so that a unit held out of one experiment is held out of the next.
+    """
+    found = []
+    if spec.holdout:
+        found.append(Gate(salt=HOLDOUT_SALT, low=_ppm(spec.holdout), high=PPM))
+    if spec.exclusive:
+        low, high = spec.exclusive.units
+        found.append(Gate(salt=f"exclusive:{spec.exclusive.group}", low=_ppm(low), high=_ppm(high)))
+    return tuple(found)
+
+
+def exclusion(spec: ExperimentSpec) -> Exclusion | None:
+    """Which requests production answers outside the experiment, None if there are no such rules."""
+    rules = spec.exclude
+    if rules is None:
+        return None
+    return Exclusion(
+        tenants=tuple(sorted(rules.tenants)),
+        headers=tuple(sorted((name.lower(), value) for name, value in rules.headers.items())),
+        tags=tuple(sorted(rules.tags.items())),
+    )
+
+
+def _ppm(percentage: float) -> int:
+    return round(percentage * 10_000)
+
+
 def begin(
-    spec: ExperimentSpec, spec_yaml: str, *, control_version: int, candidate_version: int, now_ns: int
+    spec: ExperimentSpec,
+    spec_yaml: str,
+    *,
+    control_version: int,
+    candidate_version: int,
+    now_ns: int,
+    state: Literal["draft", "preflight", "running"] = "running",
 ) -> Experiment:
-    """A new experiment in its first phase."""
+    """A new experiment: in its first phase, or before it."""
     now_ns -= now_ns % 1000  # the ledger keeps microseconds, and the salt must survive a restart
-    weight = spec.weights_ppm[0]
-    routes = spec.mode != "shadow"
-    return Experiment(
+    waiting = Experiment(
         name=spec.experiment,
         model=spec.model,
-        state="running",
+        state=state,
         spec=spec,
         spec_yaml=spec_yaml,
         control_version=control_version,
         candidate_version=candidate_version,
         created_ns=now_ns,
         started_ns=now_ns,
-        phase=_phase(1, now_ns, weight, routes),
-        ranges=initial_ranges({CANDIDATE: weight}) if routes else {CONTROL: ((0, PPM),)},
+        phase=Phase(number=0, started_ns=now_ns, candidate_ppm=0, share_ppm=0),
+        ranges={CONTROL: ((0, PPM),)},
+    )
+    return _enter(waiting, 0, now_ns) if state == "running" else waiting
+
+
+def _enter(experiment: Experiment, stage: int, now_ns: int) -> Experiment:
+    """The experiment in the first phase of a stage."""
+    here = experiment.spec.plan[stage]
+    weight, number = here.weights_ppm[0], experiment.phase.number + 1
+    phase = _phase(number, now_ns, weight, stage, routes=here.mode != "shadow")
+    entered = replace(experiment, phase=phase, first_phase=number)
+    return _weighed(entered, weight)
+
+
+def _weighed(experiment: Experiment, weight_ppm: int) -> Experiment:
+    if not experiment.routes:
+        return experiment
+    fresh = CANDIDATE not in experiment.ranges
+    weights = {CANDIDATE: weight_ppm}
+    return replace(
+        experiment, ranges=initial_ranges(weights) if fresh else reweigh(experiment.ranges, weights)
     )
 
 
-def _phase(number: int, now_ns: int, weight_ppm: int, routes: bool) -> Phase:
+def _phase(number: int, now_ns: int, weight_ppm: int, stage: int, *, routes: bool) -> Phase:
     return Phase(
         number=number,
-        started_ns=now_ns,
+        started_ns=now_ns - now_ns % 1000,
         candidate_ppm=weight_ppm if routes else 0,
         share_ppm=0 if routes else weight_ppm,
+        stage=stage,
     )
 
 
@@ -190,12 +302,16 @@ def advance(experiment: Experiment, weight_ppm: int, now_ns: int) -> Experiment:
     """A new phase with another weight. Ranges grow from control only, so nobody is moved without need."""
     if experiment.state != "running":
         raise NoSuchTransition(_refusal(experiment, "advance"))
-    routes = experiment.routes
-    return replace(
-        experiment,
-        phase=_phase(experiment.phase.number + 1, now_ns, weight_ppm, routes),
-        ranges=reweigh(experiment.ranges, {CANDIDATE: weight_ppm}) if routes else experiment.ranges,
-    )
+    before = experiment.phase
+    phase = _phase(before.number + 1, now_ns, weight_ppm, before.stage, routes=experiment.routes)
+    return _weighed(replace(experiment, phase=phase), weight_ppm)
+
+
+def enter_next_stage(experiment: Experiment, now_ns: int) -> Experiment:
+    """The first phase of the next stage: its evidence and its looks start from nothing."""
+    if experiment.state != "running" or experiment.stage.last:
+        raise NoSuchTransition(_refusal(experiment, "the next stage"))
+    return _enter(experiment, experiment.phase.stage + 1, now_ns)
 
 
 def follow(
@@ -214,12 +330,15 @@ def follow(
     if target is None:
         raise NoSuchTransition(_refusal(experiment, event))
     changed = replace(experiment, state=target, note=note or experiment.note)
+    if event == "admit":
+        return _enter(replace(changed, started_ns=now_ns - now_ns % 1000), 0, now_ns)
     if event == "resume":
-        weight = experiment.phase.candidate_ppm or experiment.phase.share_ppm
-        number = experiment.phase.number + 1
-        return replace(changed, phase=_phase(number, now_ns, weight, experiment.routes))
-    if event == "conclude":
-        return replace(changed, concluded_on=verdict)
+        before = experiment.phase
+        weight = before.candidate_ppm or before.share_ppm
+        phase = _phase(before.number + 1, now_ns, weight, before.stage, routes=experiment.routes)
+        return replace(changed, phase=phase)
+    if event in ("conclude", "keep"):
+        changed = replace(changed, concluded_on=verdict)
     return changed if target in OPEN else replace(changed, ended_ns=now_ns)
 
 
@@ -229,77 +348,11 @@ def _refusal(experiment: Experiment, event: str) -> str:
     return f"experiment {experiment.name!r} is {experiment.state}, which does not allow {event}: {possible}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
-    """What a response is decided on: the verdict's kind, the phase's candidate units, crossed guardrails."""
-
-    kind: VerdictKind
-    label: str
-    phase_units: int
-    guardrails: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
-    """What the controller does next, and why, in words for the audit row."""
-
-    action: Literal["none", "advance", "roll_back", "conclude", "promote"]
-    reason: str
-    weight_ppm: int = 0
-
-
-def respond(experiment: Experiment, findings: Findings, now_ns: int) -> Response:
-    """What follows from the evidence (statistics.md §3). Only a running experiment, or one whose `ship`
-    waits for its operator, is acted on; for the latter only a rollback is left.
-    """
-    if not experiment.has_traffic:
-        return Response(action="none", reason=f"the experiment is {experiment.state}")
-    crossed = sorted(metric for metric, state in findings.guardrails.items() if state == "crossed")
-    if findings.kind == "roll_back":
-        return Response(action="roll_back", reason=findings.label)
-    if findings.kind == "invalid" and crossed:
-        # An invalid comparison proves nothing about harm; leaving users with what looks harmful is worse.
-        return Response(
-            action="roll_back", reason=f"{findings.label} To be safe: {', '.join(crossed)} crossed."
-        )
-    if experiment.state != "running" or findings.kind == "invalid":
-        return Response(action="none", reason=findings.label)
-    if findings.kind == "ship":
-        action: Literal["promote", "conclude"] = (
-            "promote" if experiment.spec.on_ship == "promote" else "conclude"
-        )
-        return Response(action=action, reason=findings.label)
-    if findings.kind == "inconclusive":
-        return Response(action="conclude", reason=findings.label)
-    return ramp(experiment, findings, now_ns)
-
-
-def ramp(experiment: Experiment, findings: Findings, now_ns: int) -> Response:
-    """Whether a canary may take its next step: enough units, enough time, every guardrail measured and whole.
-
-    A guardrail without figures holds the ramp: no result is a result, and it is not a good one.
-    """
-    traffic = experiment.spec.traffic
-    following = next_step(experiment)
-    if not isinstance(traffic, CanaryTraffic) or following is None:
-        return Response(action="none", reason="no further step")
-    if findings.phase_units < traffic.min_units:
-        return Response(
-            action="none", reason=f"{findings.phase_units} of {traffic.min_units} candidate units"
-        )
-    waited = (now_ns - experiment.phase.started_ns) / 1e9
-    if waited < traffic.min_duration:
-        return Response(action="none", reason=f"{waited:.0f} of {traffic.min_duration:.0f} s in this phase")
-    held = sorted(m for m, state in findings.guardrails.items() if state not in ("ok", "better"))
-    if held:
-        return Response(action="none", reason=f"held by {', '.join(held)}")
-    reason = f"{findings.phase_units} candidate units in phase {experiment.phase.number}, guardrails hold"
-    return Response(action="advance", reason=reason, weight_ppm=following)
-
-
 def next_step(experiment: Experiment) -> int | None:
     """The ramp's next weight in ppm, None at its end."""
-    return next((step for step in experiment.spec.weights_ppm if step > experiment.phase.candidate_ppm), None)
+    return next(
+        (step for step in experiment.stage.weights_ppm if step > experiment.phase.candidate_ppm), None
+    )
 
 
 def open_on(experiments: Iterable[Experiment], model: str) -> list[Experiment]:

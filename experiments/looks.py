@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .evidence import AnalysisSpec, Evidence, Look
+from .evidence import SMALLEST_SHARE, AnalysisSpec, Evidence, Look
 from .statistics import group_sequential, strata
 
 
@@ -71,7 +71,10 @@ def look_state(
     timed_out = elapsed >= spec.max_duration_s
     final = (units >= spec.horizon and elapsed >= spec.min_duration_s) or timed_out
     fresh = not past or effective > past[-1].effective
-    scheduled = effective > 0.0 and fresh and (final or (reached > done and elapsed >= spec.min_duration_s))
+    ramping = _share_now(spec, evidence) < spec.full_share - SMALLEST_SHARE
+    final = final and (timed_out or not ramping)
+    due = reached > done and elapsed >= spec.min_duration_s and not ramping
+    scheduled = effective > 0.0 and fresh and (final or due)
     z_bound: float | None = None
     guardrail_bound = math.inf
     if scheduled:
@@ -94,6 +97,16 @@ def look_state(
         z_bound=z_bound,
     )
     return state, guardrail_bound
+
+
+def _share_now(spec: AnalysisSpec, evidence: Evidence) -> float:
+    """The candidate's share in the latest phase that has traffic: a ramp that is not done ships nothing."""
+    latest = max((count.phase for count in evidence.arms), default=0)
+    return sum(
+        count.expected_share
+        for count in evidence.arms
+        if count.phase == latest and count.arm == spec.candidate
+    )
 
 
 def _increasing(looks: Sequence[Look]) -> list[Look]:

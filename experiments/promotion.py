@@ -115,7 +115,8 @@ class Promotion:
                 self._busy.discard(model)
 
     def _shippable(self, model: CatalogModel) -> int:
-        latest = next((one for one in self._junction.experiments() if one.model == model.name), None)
+        tried = (one for one in self._junction.experiments() if one.model == model.name and one.phase.number)
+        latest = next(tried, None)
         if latest is None or latest.concluded_on != "ship" or latest.state not in ("concluded", "promoted"):
             raise Refused(
                 f"no version of {model.name!r} has a passing verdict; name one with --version, and "
@@ -134,11 +135,11 @@ class Promotion:
             (
                 one
                 for one in self._junction.experiments()
-                if one.model == model.name and one.candidate_version == target
+                if one.model == model.name and one.candidate_version == target and one.phase.number
             ),
             None,
         )
-        verdict = trials.last_verdict(self._store, latest.name) if latest else None
+        verdict = trials.last_verdict(self._store, latest.name, latest.phase.stage) if latest else None
         backing = None
         if latest and verdict:
             backing = Backing(kind=verdict["kind"], digest=verdict["digest"], experiment=latest.name)
@@ -468,6 +469,11 @@ def _why_not(
         return f"{subject} was rolled back in experiment {latest.name!r}"
     if backing.kind != "ship":
         return f"the verdict on {subject} is {backing.kind} (experiment {latest.name!r})"
+    if not latest.routes or latest.next_stage is not None:
+        return (
+            f"{subject} has only passed the stage {latest.stage.mode} (experiment {latest.name!r}): "
+            "the verdict that counts is one on traffic that it has answered, in the last stage"
+        )
     if latest.control_version != model.production:
         return (
             f"{subject} was compared with version {latest.control_version}, but production is version "

@@ -59,6 +59,42 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """Only units whose point under `salt` lies in [low, high) enter: holdouts, and units kept apart."""
+
+    salt: str
+    low: int
+    high: int
+
+    def admits(self, unit: str) -> bool:
+        """Whether the unit may enter."""
+        return self.low <= point(self.salt, unit) < self.high
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exclusion:
+    """Requests that stay outside an experiment: of these tenants, with one of these headers (names in lower
+    case) or one of these tags (the request's `metadata`).
+    """
+
+    tenants: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    tags: tuple[tuple[str, str], ...] = ()
+
+    def covers(self, tenant: str | None, headers: Mapping[bytes, bytes], metadata: object) -> bool:
+        """Whether a request stays outside."""
+        tags = metadata if isinstance(metadata, dict) else {}
+        return (
+            tenant in self.tenants
+            or any(
+                headers.get(name.encode("latin-1", "replace")) == value.encode()
+                for name, value in self.headers
+            )
+            or any(tags.get(key) == value for key, value in self.tags)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
     """The running experiment that routes this model's traffic. The arms' ranges cover [0, PPM) once."""
 
@@ -67,6 +103,8 @@ class Split:
     salt: str
     unit: str
     arms: tuple[Arm, ...]
+    gates: tuple[Gate, ...] = ()
+    exclude: Exclusion | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +136,8 @@ class Mirror:
     waiting: int = 0
     kv_ppm: int = 0
     priority: int | None = None
+    gates: tuple[Gate, ...] = ()
+    exclude: Exclusion | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +173,7 @@ class _Table(NamedTuple):
     starts: tuple[int, ...]
     routes: tuple[Route, ...]
     arms: dict[str, Route]
+    gates: tuple[Gate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +227,8 @@ class Snapshot:
         if edge != PPM:
             raise SnapshotError(f"{where}.split: the arms' ranges end at {edge} instead of {PPM}")
         starts = tuple(low for low, _, _ in pieces)
-        return _Table(entry, default, split.salt, starts, tuple(r for _, _, r in pieces), arms)
+        routes = tuple(route for _, _, route in pieces)
+        return _Table(entry, default, split.salt, starts, routes, arms, split.gates)
 
     def model(self, name: str) -> ModelRoute:
         """The model's entry. Raises UnknownModel."""
@@ -213,7 +255,13 @@ class Snapshot:
         table = self._get(model)
         if not table.starts or unit is None:
             return table.default
+        if table.gates and not all(gate.admits(unit) for gate in table.gates):
+            return table.default
         return table.routes[bisect_right(table.starts, point(table.salt, unit)) - 1]
+
+    def outside(self, model: str) -> Route:
+        """The route of a request that the experiment's rules keep out: production, in no arm."""
+        return self._get(model).default
 
     def forced_arm(self, model: str, arm: str) -> Route:
         """The route of an arm that an admin asks for. Raises UnknownModel, UnknownVersion."""
@@ -236,6 +284,7 @@ class Snapshot:
             (mirror, self.endpoints[model, mirror.version])
             for mirror in self._get(model).route.mirrors
             if point(mirror.salt, unit if unit and mirror.sample == "unit" else request) < mirror.share_ppm
+            and all(gate.admits(unit or request) for gate in mirror.gates)
         )
 
     def to_json(self) -> bytes:
@@ -314,9 +363,24 @@ def _model(entry: dict[str, Any]) -> ModelRoute:
             _sound(Arm(**{**arm, "ranges": _ranges(arm["ranges"], where)}), f"{where}.split.arms")
             for arm in split["arms"]
         )
-        split = _sound(Split(**{**split, "arms": arms}), f"{where}.split")
-    mirrors = tuple(_sound(Mirror(**mirror), f"{where}.mirrors") for mirror in entry["mirrors"])
+        split = _sound(Split(**{**split, "arms": arms, **_rules(split, where)}), f"{where}.split")
+    mirrors = tuple(
+        _sound(Mirror(**{**mirror, **_rules(mirror, where)}), f"{where}.mirrors")
+        for mirror in entry["mirrors"]
+    )
     return _sound(ModelRoute(**{**entry, "split": split, "mirrors": mirrors}), where)
+
+
+def _rules(entry: dict[str, Any], where: str) -> dict[str, Any]:
+    """Who enters: gates and exclusion rules; a snapshot written before there were any has none."""
+    gates = tuple(_sound(Gate(**gate), f"{where}.gates") for gate in entry.get("gates", ()))
+    rules = entry.get("exclude")
+    if rules is None:
+        return {"gates": gates, "exclude": None}
+    pairs = {
+        name: tuple((str(key), str(value)) for key, value in rules[name]) for name in ("headers", "tags")
+    }
+    return {"gates": gates, "exclude": Exclusion(tenants=tuple(map(str, rules["tenants"])), **pairs)}
 
 
 _CHOICES: Final = {
@@ -324,7 +388,7 @@ _CHOICES: Final = {
     "Sample": get_args(Sample),
     "Recording": get_args(Recording),
 }
-_Part = TypeVar("_Part", Endpoint, Arm, Split, Mirror, ModelRoute)
+_Part = TypeVar("_Part", Endpoint, Arm, Gate, Split, Mirror, ModelRoute)
 
 
 def _sound(part: _Part, where: str) -> _Part:
@@ -356,6 +420,8 @@ def _ranges(entries: list[list[int]], where: str) -> tuple[Range, ...]:
 __all__ = [
     "Arm",
     "Endpoint",
+    "Exclusion",
+    "Gate",
     "Mirror",
     "ModelRoute",
     "Route",

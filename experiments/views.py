@@ -18,7 +18,6 @@ from .ledger.store import Row, instant, nanoseconds
 from .lifecycle import CANDIDATE, Experiment
 from .routing import CatalogModel
 from .snapshot import Endpoint
-from .watch import Seen
 
 Json = dict[str, Any]
 
@@ -94,7 +93,8 @@ def summary(controller: Controller, experiment: Experiment) -> Json:
     return {
         "name": experiment.name,
         "model": experiment.model,
-        "mode": experiment.spec.mode,
+        "mode": experiment.stage.mode,
+        "stages": _stages(experiment),
         "state": experiment.state,
         "arms": _arms(experiment),
         "unit": experiment.spec.unit,
@@ -105,9 +105,9 @@ def summary(controller: Controller, experiment: Experiment) -> Json:
         "ended_at": at(experiment.ended_ns),
         "age_s": (end_ns - experiment.started_ns) / 1e9,
         "verdict": None if document is None else {k: document[k] for k in ("kind", "label", "sentence")},
-        "waiting_for": _waiting_for(experiment, seen),
+        "waiting_for": _waiting_for(controller, experiment),
         "units": units,
-        "horizon": experiment.spec.analysis.horizon,
+        "horizon": experiment.stage.analysis.horizon,
         "days_left": document.get("days_left") if document and experiment.has_traffic else None,
         "guardrails": _guardrails(document),
         "data_age_s": data_age_s,
@@ -116,14 +116,26 @@ def summary(controller: Controller, experiment: Experiment) -> Json:
     }
 
 
-def _waiting_for(experiment: Experiment, seen: Seen | None) -> str | None:
+def _waiting_for(controller: Controller, experiment: Experiment) -> str | None:
     """What goes on without anybody, or whose word it takes; None where nothing is awaited."""
-    if not experiment.has_traffic:
-        return None
-    if experiment.state == "concluded":
+    if experiment.state == "concluded" and experiment.has_traffic:
         word = f"`turnout promote {experiment.model}`" if experiment.routes else "real traffic"
         return f"{word}, or the end of it: `turnout experiment stop {experiment.name}`"
-    return seen.waiting_for if seen else None
+    return controller.watch.waiting_for(experiment)
+
+
+def _stages(experiment: Experiment) -> list[Json]:
+    """The stages in their order, and how far each is: `passed`, the experiment's state, or `to_come`."""
+    found = []
+    if experiment.spec.gate is not None:
+        gone = bool(experiment.phase.number)
+        found.append({"stage": "golden", "state": "passed" if gone else experiment.state})
+    for index, stage in enumerate(experiment.spec.plan):
+        here = experiment.state if experiment.phase.number else "to_come"
+        states = {-1: "passed", 0: here, 1: "to_come"}
+        place = (index > experiment.phase.stage) - (index < experiment.phase.stage)
+        found.append({"stage": stage.mode, "state": states[place]})
+    return found
 
 
 def _arms(experiment: Experiment) -> list[Json]:

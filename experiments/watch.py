@@ -13,12 +13,14 @@ from typing import Any, Final
 
 from .control import Author, Control
 from .decision import CONTROLLER, Backing
-from .errors import Conflict
+from .errors import Conflict, ExperimentsError
 from .evidence import Evidence
 from .ledger import trials
 from .ledger.evidence import gather
-from .lifecycle import Experiment, Findings, respond
+from .lifecycle import Experiment
 from .promotion import Promotion
+from .quantities import duration_text
+from .response import Findings, admission, policy_for, respond
 from .settlement import SETBACKS
 from .spec import analysis_of
 from .verdict import Verdict, conclude
@@ -58,8 +60,10 @@ class Watch:
         self._looked: dict[str, tuple[int | None, Experiment, int]] = {}
         self._seen: dict[str, Seen] = {}
         self._kept: dict[str, tuple[int, str]] = {}
-        self._unkept: dict[str, Verdict] = {}
+        self._unkept: dict[str, tuple[Verdict, int]] = {}
         self._told: dict[str, str] = {}
+        self._waiting: dict[str, str] = {}
+        self._warned: dict[str, tuple[str, ...]] = {}
 
     def seen(self, experiment: str) -> Seen | None:
         """What was last seen of an experiment since the controller started."""
@@ -69,10 +73,14 @@ class Watch:
         """Judge and act on every experiment whose candidate has traffic; keep the last word on the others."""
         for experiment in self._control.junction.experiments():
             if not experiment.has_traffic and experiment.name in self._unkept:
-                self._save(self._unkept[experiment.name])  # somebody ended it between two looks to be kept
-            if experiment.has_traffic and self._news(experiment):
+                self._save(*self._unkept[experiment.name])  # somebody ended it between two looks to be kept
+            waits = experiment.state == "preflight"
+            if waits or (experiment.has_traffic and self._news(experiment)):
                 try:
-                    self._look_at(experiment)
+                    if waits:
+                        self._admit(experiment)
+                    else:
+                        self._look_at(experiment)
                     self._told.pop(experiment.name, None)
                 except (*SETBACKS, LookupError, NotImplementedError) as error:
                     self._tell(experiment.name, f"{type(error).__name__}: {error}")
@@ -99,42 +107,110 @@ class Watch:
             experiment.spec,
             control_version=experiment.control_version,
             candidate_version=experiment.candidate_version,
+            stage=experiment.phase.stage,
+            first_phase=experiment.first_phase,
         )
-        golden = experiment.spec.golden
+        golden = experiment.spec.gate
         evidence = gather(store, spec, as_of_ns=now_ns, golden_set=golden.set if golden else None)
-        verdict = self._judge(spec, evidence, past_looks=trials.past_looks(store, experiment.name))
+        past = trials.past_looks(store, experiment.name, experiment.phase.stage)
+        verdict = self._judge(spec, evidence, past_looks=past)
         if experiment.state == "concluded" and verdict.kind not in ("roll_back", "invalid"):
             # `ship` was said with all of alpha spent: a later look can find harm, but says nothing new about
             # shipping, and must not stand in the records as the verdict that the operator acts on.
             return
         document = verdict.document()
-        findings = Findings(
-            kind=verdict.kind,
-            label=verdict.sentence or verdict.label,
-            phase_units=trials.candidate_units(store, experiment.name, experiment.phase.number),
-            guardrails={
-                metric["metric"]: metric["state"]
-                for metric in document["metrics"]
-                if metric["role"] == "guardrail"
-            },
-        )
+        findings = self._findings(experiment, verdict, document, now_ns)
         response = respond(experiment, findings, now_ns)
         self._keep(experiment, verdict, document, acts=response.action != "none")
         self._seen[experiment.name] = Seen(document=document, evidence=evidence, waiting_for=response.reason)
-        author = Author(actor=CONTROLLER, reason=response.reason)
         backing = Backing(kind=verdict.kind, digest=document["digest"], experiment=experiment.name)
+        if policy_for(experiment.spec.policies, findings) == "warn":
+            self._warn(experiment, findings, backing)
+        author = Author(actor=CONTROLLER, reason=response.reason)
         match response.action:
             case "roll_back":
                 self._control.take_away(experiment.name, "roll_back", "rollback", author, backing)
             case "advance":
                 self._control.ramp(experiment.name, response.weight_ppm, author, backing)
-            case "conclude":
+            case "stage":
+                self._control.next_stage(experiment.name, author, backing)
+            case "invalidate":
+                self._control.invalidate(experiment.name, author, backing)
+            case "revalidate":
+                self._control.revalidate(experiment.name, author, backing)
+            case "conclude" | "keep":
                 self._control.conclude(experiment.name, author, backing)
             case "promote":
                 self._promote(experiment, author, backing)
-            case "none":
+            case _:
                 return
         log.info("experiment %s: %s: %s", experiment.name, response.action, response.reason)
+
+    def _findings(
+        self, experiment: Experiment, verdict: Verdict, document: dict[str, Any], now_ns: int
+    ) -> Findings:
+        label, troubles = verdict.sentence or verdict.label, self._troubles(verdict)
+        silence = self._silence_s(experiment, now_ns)
+        if silence is not None:
+            troubles = (*troubles, "no_traffic")
+            label = f"No request has come for {duration_text(silence)}. {label}"
+        return Findings(
+            kind=verdict.kind,
+            label=label,
+            phase_units=trials.candidate_units(self._control.store, experiment.name, experiment.phase.number),
+            guardrails={
+                metric["metric"]: metric["state"]
+                for metric in document["metrics"]
+                if metric["role"] == "guardrail"
+            },
+            troubles=troubles,
+            over=verdict.look.final,
+        )
+
+    @staticmethod
+    def _troubles(verdict: Verdict) -> tuple[str, ...]:
+        if verdict.kind != "invalid":
+            return ()
+        return tuple(sorted({reason.code for reason in verdict.reasons if reason.severity == "block"}))
+
+    def _silence_s(self, experiment: Experiment, now_ns: int) -> float | None:
+        """Whole seconds without a request, None if that is not long enough to be told."""
+        patience = experiment.spec.policies.no_traffic_after
+        if (now_ns - experiment.phase.started_ns) / 1e9 < patience:
+            return None
+        latest = trials.last_request_ns(self._control.store, experiment.name) or 0
+        silent = (now_ns - max(latest, experiment.phase.started_ns)) // 10**9
+        return float(silent) if silent >= patience else None
+
+    def _warn(self, experiment: Experiment, findings: Findings, backing: Backing) -> None:
+        """Once for each kind of trouble, not every second."""
+        if self._warned.get(experiment.name) == findings.troubles:
+            return
+        self._warned[experiment.name] = findings.troubles
+        self._control.warn(experiment.name, Author(actor=CONTROLLER, reason=findings.label), backing)
+
+    def _admit(self, experiment: Experiment) -> None:
+        """An experiment in preflight begins once its golden set has passed and nothing stands against it."""
+        spec, control, candidate = experiment.spec, experiment.control_version, experiment.candidate_version
+        why_not: str | None = None
+        try:
+            self._control.check_admission(spec, control, candidate)
+        except ExperimentsError as error:
+            why_not = str(error)
+        response = admission(experiment, self._control.golden(spec, control, candidate), why_not)
+        author = Author(actor=CONTROLLER, reason=response.reason)
+        self._waiting[experiment.name] = response.reason
+        if response.action == "admit":
+            self._control.admit(experiment.name, author)
+        elif response.action == "keep":
+            self._control.keep(experiment.name, author)
+
+    def waiting_for(self, experiment: Experiment) -> str | None:
+        """What holds an experiment up, in words; None if nothing is known."""
+        if experiment.state == "preflight":
+            return self._waiting.get(experiment.name)
+        seen = self._seen.get(experiment.name)
+        return seen.waiting_for if seen and experiment.has_traffic else None
 
     def _promote(self, experiment: Experiment, author: Author, backing: Backing) -> None:
         """Promote what was found better. Where production has moved meanwhile, a person must look at it."""
@@ -153,11 +229,11 @@ class Watch:
         """Store the look if it is scheduled, is acted on, says something new, or is due for the band."""
         at_ns, kind = self._kept.get(experiment.name, (0, ""))
         due = verdict.as_of_ns - at_ns >= KEEP_EVERY_NS
-        self._unkept[experiment.name] = verdict
+        self._unkept[experiment.name] = (verdict, experiment.phase.stage)
         if verdict.look.scheduled or acts or due or kind != verdict.kind:
-            self._save(verdict)
+            self._save(verdict, experiment.phase.stage)
 
-    def _save(self, verdict: Verdict) -> None:
-        self._control.store.write(lambda connection: trials.save_look(connection, verdict))
+    def _save(self, verdict: Verdict, stage: int) -> None:
+        self._control.store.write(lambda connection: trials.save_look(connection, verdict, stage))
         self._kept[verdict.experiment] = (verdict.as_of_ns, verdict.kind)
         self._unkept.pop(verdict.experiment, None)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from experiments.assignment import unit_id
 from experiments.ledger.exchange import ExchangeRecord, Outcome
-from experiments.snapshot import Endpoint, Route, Snapshot, UnknownModel, UnknownVersion
+from experiments.snapshot import Endpoint, Exclusion, Route, Snapshot, UnknownModel, UnknownVersion
 
 from . import auth, wire
 from .breaker import OPEN, Breaker
@@ -177,7 +177,7 @@ class Relay:
             return
         try:
             unit = self._unit_id(snapshot, self._ask)
-            route = snapshot.route(record.model, unit)
+            route = self._assigned(snapshot, self._ask, unit)
         except (UnknownModel, UnknownVersion):
             return
         if route.endpoint != self._endpoint:
@@ -200,7 +200,17 @@ class Relay:
                     raise Refusal(400, "invalid_type", "'x-turnout-version' is a whole number.")
                 return self._snapshot.forced_version(ask.model, int(version))
         record.unit = self._unit_id(self._snapshot, ask)
-        return self._snapshot.route(ask.model, record.unit)
+        return self._assigned(self._snapshot, ask, record.unit)
+
+    def _assigned(self, snapshot: Snapshot, ask: wire.Ask, unit: str | None) -> Route:
+        """Where the hash sends the unit, unless the experiment's rules keep this request out of it."""
+        split = snapshot.model(ask.model).split
+        if split is not None and split.exclude is not None and self._kept_out(split.exclude, ask):
+            return snapshot.outside(ask.model)
+        return snapshot.route(ask.model, unit)
+
+    def _kept_out(self, rules: Exclusion, ask: wire.Ask) -> bool:
+        return rules.covers(self.record.tenant, self._request.headers, ask.document.get("metadata"))
 
     def _unit_id(self, snapshot: Snapshot, ask: wire.Ask) -> str | None:
         """The unit that a snapshot assigns, as the ledger names it. Raises UnknownModel."""
@@ -230,6 +240,8 @@ class Relay:
             return
         record = self.record
         for mirror, endpoint in self._snapshot.mirrors(route.model, record.unit, record.exchange_id):
+            if mirror.exclude is not None and self._kept_out(mirror.exclude, self._ask):
+                continue
             record.pair_id = record.exchange_id
             self._worker.shadows.send(mirror, endpoint, self._ask, self._request, record)
 

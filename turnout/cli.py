@@ -195,12 +195,13 @@ def models_show(model: Model, as_json: Json = False) -> None:
 @experiment_app.command("start")
 def experiment_start(
     spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="See docs/reference/experiments.md.")],
+    draft: Annotated[bool, typer.Option("--draft", help="Keep it without traffic, until `submit`.")] = False,
     as_json: Json = False,
 ) -> None:
     """Check a spec and begin its experiment."""
     from .operations import start_experiment
 
-    start_experiment(_settings(), spec, as_json=as_json)
+    start_experiment(_settings(), spec, draft=draft, as_json=as_json)
 
 
 @experiment_app.command("list")
@@ -230,6 +231,8 @@ def _ending(verb: str, line: str) -> None:
 _ending("stop", "End it: every unit goes back to control on its next request.")
 _ending("pause", "Give every unit back to control for now; resuming gives each its arm back.")
 _ending("resume", "Go on after a pause.")
+_ending("submit", "Let a draft begin as soon as nothing stands against it.")
+_ending("advance", "Give the candidate the next weight of its ramp now.")
 
 
 # -- production --------------------------------------------------------------------------------------------

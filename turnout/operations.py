@@ -147,13 +147,13 @@ def show_model(settings: Settings, model: str, *, as_json: bool) -> None:
 # -- experiments -------------------------------------------------------------------------------------------
 
 
-def start_experiment(settings: Settings, spec: Path, *, as_json: bool) -> None:
+def start_experiment(settings: Settings, spec: Path, *, draft: bool = False, as_json: bool) -> None:
     try:
         text = spec.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         fail(f"{spec} cannot be read: {error}", 2)
     with _api(settings) as api:
-        body = {"spec_yaml": text, "filename": str(spec), "actor": _actor()}
+        body = {"spec_yaml": text, "filename": str(spec), "actor": _actor(), "draft": draft}
         started = api.post("/api/experiments", body)
     if as_json:
         emit(started)

@@ -19,7 +19,7 @@ ACTOR = "dashboard"
 # What the controller answered to a deed, kept until the dialog is closed: nobody shall confirm twice.
 DONE = "_deed_done"
 FAILED = "_deed_failed"
-OVER = ("promoted", "rolled_back", "stopped")
+OVER = ("promoted", "rolled_back", "kept")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from ..inert import label
 from ..live import REFRESH_S, Loaded, load, refreshed, usable
 from . import accounting, actions, outputs, overtime, scorecard
 
-OPEN = ("running", "paused", "concluded")
+OPEN = ("draft", "preflight", "running", "paused", "invalid", "concluded")
 TABS = ("Scorecard", "Over time", "Outputs", "Accounting", "Spec")
 
 

@@ -14,7 +14,7 @@ from ..inert import badge, label
 from ..live import STALE_AFTER_S, load, refreshed, usable
 from . import experiment
 
-OVER = ("promoted", "rolled_back", "stopped")
+OVER = ("promoted", "rolled_back", "kept")
 # What a model's card tells at a glance; the cards of the experiments tell the rest.
 MAX_TOLD = 2
 MAX_VERSIONS = 6

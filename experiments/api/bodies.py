@@ -50,11 +50,15 @@ class Rollback(Why):
 
 
 class NewExperiment(BaseModel):
-    """An experiment's YAML, and the name of the file that it came from, for the messages."""
+    """An experiment's YAML, and the name of the file that it came from, for the messages.
+
+    A `draft` gets no traffic before it is submitted.
+    """
 
     spec_yaml: str
     filename: Annotated[str, StringConstraints(min_length=1, max_length=5000)] = "spec.yaml"
     actor: Short = "operator"
+    draft: bool = False
 
 
 class NewRun(BaseModel):

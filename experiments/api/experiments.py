@@ -31,7 +31,8 @@ def list_experiments(controller: Known) -> list[dict[str, Any]]:
     responses=documented(400, 401, 404, 409, 503),
 )
 def start(body: NewExperiment, controller: Known) -> dict[str, Any]:
-    experiment, done = controller.control.start(body.spec_yaml, body.filename, Author(actor=body.actor))
+    author = Author(actor=body.actor)
+    experiment, done = controller.control.start(body.spec_yaml, body.filename, author, draft=body.draft)
     return {**views.summary(controller, experiment), "changed": list(done.decision.changed)}
 
 
@@ -68,6 +69,26 @@ def pause(name: str, body: Why, controller: Known) -> dict[str, Any]:
 )
 def resume(name: str, body: Why, controller: Known) -> dict[str, Any]:
     return views.done(controller.control.resume(name, Author(actor=body.actor, reason=body.reason)))
+
+
+@router.post(
+    "/{name}/submit",
+    summary="Let a draft begin as soon as nothing stands against it",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 404, 409, 503),
+)
+def submit(name: str, body: Why, controller: Known) -> dict[str, Any]:
+    return views.done(controller.control.submit(name, Author(actor=body.actor, reason=body.reason)))
+
+
+@router.post(
+    "/{name}/advance",
+    summary="Give the candidate the ramp's next weight now",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 404, 409, 503),
+)
+def advance(name: str, body: Why, controller: Known) -> dict[str, Any]:
+    return views.done(controller.control.advance(name, Author(actor=body.actor, reason=body.reason)))
 
 
 @router.get("/{name}/timeline", summary="Traffic, effects and decisions over time", responses=documented(404))

@@ -27,9 +27,9 @@ def gather(store: Store, spec: AnalysisSpec, *, as_of_ns: int, golden_set: str |
     LookupError if the ledger has no such experiment.
     """
     metrics = _distinct(spec)
-    scope = {"experiment": spec.experiment, "as_of": instant(as_of_ns)}
+    scope = {"experiment": spec.experiment, "as_of": instant(as_of_ns), "first": spec.first_phase}
     with store.reading() as cursor:
-        trial = rows_in(cursor.execute(_TRIAL, {"experiment": spec.experiment}))
+        trial = rows_in(cursor.execute(_TRIAL, {"experiment": spec.experiment, "first": spec.first_phase}))
         if not trial:
             raise LookupError(f"the ledger has no experiment {spec.experiment!r}")
         started = trial[0]["started_at"] or trial[0]["created_at"]
@@ -57,12 +57,17 @@ def _distinct(spec: AnalysisSpec) -> tuple[Metric, ...]:
     return tuple({goal.metric.name: goal.metric for goal in spec.goals}.values())
 
 
-_TRIAL: Final = "SELECT model, created_at, started_at FROM experiments WHERE name = $experiment"
+#: The stage that is judged began with its first phase; without one, with the experiment.
+_TRIAL: Final = """
+    SELECT e.model, e.created_at, coalesce(p.started_at, e.started_at) AS started_at
+    FROM experiments e LEFT JOIN phases p ON p.experiment = e.name AND p.phase = $first
+    WHERE e.name = $experiment
+"""
 
 _RECORDED: Final = """
     SELECT count(*) FROM exchanges
     WHERE experiment = $experiment AND role = $role AND origin = 'live' AND started_at <= $as_of
-        AND outcome <> 'rejected'
+        AND outcome <> 'rejected' AND phase >= $first
 """
 
 #: Losses are a worker's, not an experiment's: whatever was lost meanwhile may have been of this one.
@@ -119,7 +124,7 @@ def _totals(cursor: DuckDBPyConnection, metrics: Sequence[Metric], scope: dict[s
         + "".join(_feedback_join(i) for i, metric in enumerate(metrics) if metric.feedback)
         + " WHERE x.experiment = $experiment AND x.origin = 'live' AND x.role = 'primary'"
         " AND x.unit IS NOT NULL AND x.assigned_arm IS NOT NULL AND x.outcome <> 'rejected'"
-        " AND x.started_at <= $as_of GROUP BY x.unit, x.phase, x.assigned_arm",
+        " AND x.started_at <= $as_of AND x.phase >= $first GROUP BY x.unit, x.phase, x.assigned_arm",
         {**scope, **names},
     )
 
@@ -161,9 +166,10 @@ def _unit_columns(i: int, metric: Metric) -> str:
 _ARMS: Final = """
     WITH declared AS (
         SELECT phase, $control AS arm, (1000000 - candidate_ppm) / 1e6 AS share
-        FROM phases WHERE experiment = $experiment
+        FROM phases WHERE experiment = $experiment AND phase >= $first
         UNION ALL
-        SELECT phase, $candidate, candidate_ppm / 1e6 FROM phases WHERE experiment = $experiment),
+        SELECT phase, $candidate, candidate_ppm / 1e6 FROM phases
+        WHERE experiment = $experiment AND phase >= $first),
     firsts AS (SELECT unit, min(phase) AS phase FROM totals GROUP BY unit),
     seen AS (
         SELECT t.phase, t.arm, count(f.unit) AS units, sum(t.exchanges) AS exchanges
@@ -180,7 +186,12 @@ _TWO_ARMS: Final = """
 
 
 def _arms(cursor: DuckDBPyConnection, spec: AnalysisSpec) -> tuple[ArmCount, ...]:
-    parameters = {"experiment": spec.experiment, "control": spec.control, "candidate": spec.candidate}
+    parameters = {
+        "experiment": spec.experiment,
+        "control": spec.control,
+        "candidate": spec.candidate,
+        "first": spec.first_phase,
+    }
     return tuple(ArmCount(**row) for row in rows_in(cursor.execute(_ARMS, parameters)))
 
 
@@ -272,7 +283,7 @@ def _pairs(
             "WITH shadows AS (SELECT x.pair_id, x.phase, x.unit, x.started_at"
             + sides
             + " FROM exchanges x WHERE x.experiment = $experiment AND x.role = 'shadow'"
-            " AND x.origin = 'live' AND x.started_at <= $as_of),"
+            " AND x.origin = 'live' AND x.started_at <= $as_of AND x.phase >= $first),"
             " controls AS (SELECT x.exchange_id"
             + sides
             + " FROM exchanges x WHERE x.role = 'primary' AND x.origin = 'live'"

@@ -162,7 +162,14 @@ def golden_details(connection: DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE golden_results ADD COLUMN detail JSON")
 
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (traffic, trials, decisions, golden, golden_details)
+def stages(connection: DuckDBPyConnection) -> None:
+    """Phases and looks know the stage that they belong to; what ended without a promotion is `kept`."""
+    connection.execute("ALTER TABLE phases ADD COLUMN stage INTEGER DEFAULT 0")
+    connection.execute("ALTER TABLE looks ADD COLUMN stage INTEGER DEFAULT 0")
+    connection.execute("UPDATE experiments SET state = 'kept' WHERE state = 'stopped'")
+
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (traffic, trials, decisions, golden, golden_details, stages)
 
 
 def migrate(connection: DuckDBPyConnection, migrations: tuple[Migration, ...] = MIGRATIONS) -> list[str]:

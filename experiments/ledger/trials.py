@@ -33,7 +33,8 @@ def save(connection: DuckDBPyConnection, experiment: Experiment) -> None:
             candidate_version, created_at, started_at, ended_at, note)
         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         ON CONFLICT (name) DO UPDATE SET
-            state = excluded.state, ended_at = excluded.ended_at, note = excluded.note
+            state = excluded.state, started_at = excluded.started_at, ended_at = excluded.ended_at,
+            note = excluded.note
         """,
         [
             experiment.name,
@@ -51,7 +52,8 @@ def save(connection: DuckDBPyConnection, experiment: Experiment) -> None:
             experiment.note,
         ],
     )
-    _save_phase(connection, experiment)
+    if experiment.phase.number:
+        _save_phase(connection, experiment)
     if experiment.routes:
         _save_ranges(connection, experiment)
 
@@ -64,10 +66,17 @@ def _save_phase(connection: DuckDBPyConnection, experiment: Experiment) -> None:
     )
     connection.execute(
         """
-        INSERT INTO phases (experiment, phase, started_at, ended_at, candidate_ppm, share_ppm)
-        VALUES (?, ?, ?, NULL, ?, ?) ON CONFLICT DO NOTHING
+        INSERT INTO phases (experiment, phase, started_at, ended_at, candidate_ppm, share_ppm, stage)
+        VALUES (?, ?, ?, NULL, ?, ?, ?) ON CONFLICT DO NOTHING
         """,
-        [experiment.name, phase.number, instant(phase.started_ns), phase.candidate_ppm, phase.share_ppm],
+        [
+            experiment.name,
+            phase.number,
+            instant(phase.started_ns),
+            phase.candidate_ppm,
+            phase.share_ppm,
+            phase.stage,
+        ],
     )
     if experiment.ended_ns is not None:
         connection.execute(
@@ -77,7 +86,7 @@ def _save_phase(connection: DuckDBPyConnection, experiment: Experiment) -> None:
 
 
 def _save_ranges(connection: DuckDBPyConnection, experiment: Experiment) -> None:
-    if experiment.is_open:
+    if experiment.is_open and experiment.phase.number:
         connection.execute(
             "INSERT INTO routes (model, experiment, ranges) VALUES (?, ?, ?)"
             " ON CONFLICT (model) DO UPDATE SET experiment = excluded.experiment, ranges = excluded.ranges",
@@ -90,13 +99,16 @@ def _save_ranges(connection: DuckDBPyConnection, experiment: Experiment) -> None
 def load(store: Store) -> dict[str, Experiment]:
     """Every experiment by name. One that this version of Turnout cannot read is told and left out."""
     phases = {row["experiment"]: row for row in store.read(_LAST_PHASES)}
+    firsts = {row["experiment"]: row["phase"] for row in store.read(_FIRST_PHASES)}
     ranges = {row["experiment"]: row["ranges"] for row in store.read("SELECT experiment, ranges FROM routes")}
     verdicts = {row["experiment"]: row["verdict_kind"] for row in store.read(_CONCLUSIONS)}
     found: dict[str, Experiment] = {}
     for row in store.read("SELECT * FROM experiments ORDER BY created_at, name"):
         name = row["name"]
         try:
-            found[name] = _experiment(row, phases[name], ranges.get(name), verdicts.get(name))
+            found[name] = _experiment(
+                row, phases.get(name), firsts.get(name, 1), ranges.get(name), verdicts.get(name)
+            )
         except (DocumentError, KeyError, ValueError) as error:
             log.error("the experiment %r in the ledger cannot be read, it stays out: %s", name, error)
     return found
@@ -104,8 +116,13 @@ def load(store: Store) -> dict[str, Experiment]:
 
 _LAST_PHASES: Final = """
     SELECT experiment, max(phase) AS phase, arg_max(started_at, phase) AS started_at,
-           arg_max(candidate_ppm, phase) AS candidate_ppm, arg_max(share_ppm, phase) AS share_ppm
+           arg_max(candidate_ppm, phase) AS candidate_ppm, arg_max(share_ppm, phase) AS share_ppm,
+           arg_max(stage, phase) AS stage
     FROM phases GROUP BY experiment
+"""
+#: Of each stage the first phase; the last stage's comes last.
+_FIRST_PHASES: Final = """
+    SELECT experiment, min(phase) AS phase FROM phases GROUP BY experiment, stage ORDER BY experiment, stage
 """
 _CONCLUSIONS: Final = """
     SELECT experiment, arg_max(verdict_kind, "at") AS verdict_kind
@@ -113,7 +130,9 @@ _CONCLUSIONS: Final = """
 """
 
 
-def _experiment(row: Row, phase: Row, ranges: str | None, concluded_on: Any) -> Experiment:
+def _experiment(
+    row: Row, phase: Row | None, first_phase: int, ranges: str | None, concluded_on: Any
+) -> Experiment:
     owned = _WHOLE if ranges is None else _ranges(ranges)
     return Experiment(
         name=row["name"],
@@ -132,7 +151,11 @@ def _experiment(row: Row, phase: Row, ranges: str | None, concluded_on: Any) -> 
             started_ns=nanoseconds(phase["started_at"]),
             candidate_ppm=phase["candidate_ppm"],
             share_ppm=phase["share_ppm"],
-        ),
+            stage=phase["stage"],
+        )
+        if phase
+        else Phase(number=0, started_ns=nanoseconds(row["started_at"]), candidate_ppm=0, share_ppm=0),
+        first_phase=first_phase,
         ranges=owned,
         concluded_on=concluded_on,
     )
@@ -149,43 +172,49 @@ def phases(store: Store, experiment: str) -> list[Row]:
     return store.read("SELECT * FROM phases WHERE experiment = ? ORDER BY phase", [experiment])
 
 
-def save_look(connection: DuckDBPyConnection, verdict: Verdict) -> None:
-    """Keep a verdict: the band over time is drawn from these, and scheduled looks are counted by them."""
+def save_look(connection: DuckDBPyConnection, verdict: Verdict, stage: int = 0) -> None:
+    """Keep a stage's verdict: the band over time is drawn from these, and scheduled looks are counted."""
     connection.execute(
-        'INSERT INTO looks (experiment, "at", units, verdict_kind, verdict) VALUES (?, ?, ?, ?, ?)',
+        'INSERT INTO looks (experiment, "at", units, verdict_kind, verdict, stage) VALUES (?, ?, ?, ?, ?, ?)',
         [
             verdict.experiment,
             instant(verdict.as_of_ns),
             verdict.units,
             verdict.kind,
             verdict.to_json().decode(),
+            stage,
         ],
     )
 
 
-def past_looks(store: Store, experiment: str) -> tuple[Look, ...]:
-    """The scheduled looks that were taken, oldest first."""
+def past_looks(store: Store, experiment: str, stage: int = 0) -> tuple[Look, ...]:
+    """The scheduled looks that were taken in a stage, oldest first."""
     rows = store.read(
-        "SELECT verdict FROM looks WHERE experiment = ?"
+        "SELECT verdict FROM looks WHERE experiment = ? AND stage = ?"
         " AND coalesce(CAST(json_extract(verdict, '$.look.scheduled') AS BOOLEAN), false)"
         ' ORDER BY "at"',
-        [experiment],
+        [experiment, stage],
     )
     looks = (look_taken(orjson.loads(row["verdict"])) for row in rows)
     return tuple(look for look in looks if look is not None)
 
 
-def verdicts(store: Store, experiment: str, *, limit: int = 500) -> list[dict[str, Any]]:
-    """The latest verdicts as JSON documents, oldest first."""
+def verdicts(
+    store: Store, experiment: str, *, stage: int | None = None, limit: int = 500
+) -> list[dict[str, Any]]:
+    """The latest verdicts as JSON documents, oldest first; of one stage, or of all."""
     rows = store.read(
-        'SELECT verdict FROM looks WHERE experiment = ? ORDER BY "at" DESC LIMIT ?', [experiment, limit]
+        "SELECT verdict FROM looks WHERE experiment = $experiment"
+        " AND (CAST($stage AS INTEGER) IS NULL OR stage = $stage)"
+        ' ORDER BY "at" DESC LIMIT $limit',
+        {"experiment": experiment, "stage": stage, "limit": limit},
     )
     return [orjson.loads(row["verdict"]) for row in reversed(rows)]
 
 
-def last_verdict(store: Store, experiment: str) -> dict[str, Any] | None:
-    """The latest verdict as a JSON document, None if there was none yet."""
-    return next(iter(verdicts(store, experiment, limit=1)), None)
+def last_verdict(store: Store, experiment: str, stage: int | None = None) -> dict[str, Any] | None:
+    """The latest verdict (of a stage) as a JSON document, None if there was none yet."""
+    return next(iter(verdicts(store, experiment, stage=stage, limit=1)), None)
 
 
 def golden_verdict(
@@ -214,3 +243,9 @@ def candidate_units(store: Store, experiment: str, phase: int) -> int:
         [experiment, phase],
     )
     return int(rows[0]["units"])
+
+
+def last_request_ns(store: Store, experiment: str) -> int | None:
+    """When the experiment's latest request began (unix nanoseconds), None before the first."""
+    rows = store.read("SELECT max(started_at) AS latest FROM exchanges WHERE experiment = ?", [experiment])
+    return None if rows[0]["latest"] is None else nanoseconds(rows[0]["latest"])

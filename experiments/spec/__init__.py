@@ -7,10 +7,12 @@ the start (`experiments.control`).
 
 from __future__ import annotations
 
+from .conduct import Exclude, Exclusive, Policies, Policy
 from .declaration import (
     DEFAULT_TOLERATED_RATIO,
     AbSpec,
     CanarySpec,
+    ChainSpec,
     ExperimentSpec,
     Mode,
     OnShip,
@@ -21,16 +23,22 @@ from .fields import Duration, Points, Share, VersionRef
 from .measures import Analysis, GoldenGate, Guardrail, Metrics, SuccessMetric
 from .reading import read_spec
 from .shadow import Pressure, Prices
+from .stages import AbStage, CanaryStage, ShadowStage, Stage, StageMode, Stages
 from .traffic import AbTraffic, CanaryTraffic, ShadowTraffic, Traffic
 
 __all__ = [
     "DEFAULT_TOLERATED_RATIO",
     "AbSpec",
+    "AbStage",
     "AbTraffic",
     "Analysis",
     "CanarySpec",
+    "CanaryStage",
     "CanaryTraffic",
+    "ChainSpec",
     "Duration",
+    "Exclude",
+    "Exclusive",
     "ExperimentSpec",
     "GoldenGate",
     "Guardrail",
@@ -38,11 +46,17 @@ __all__ = [
     "Mode",
     "OnShip",
     "Points",
+    "Policies",
+    "Policy",
     "Pressure",
     "Prices",
     "ShadowSpec",
+    "ShadowStage",
     "ShadowTraffic",
     "Share",
+    "Stage",
+    "StageMode",
+    "Stages",
     "SuccessMetric",
     "Traffic",
     "VersionRef",

@@ -10,11 +10,13 @@ from pydantic import Field
 
 from .. import metrics
 from ..evidence import AnalysisSpec, Goal
-from .fields import ExperimentName, ModelName, Strict, UnitKind, VersionRef
+from .conduct import Exclude, Exclusive, Policies
+from .fields import ExperimentName, ModelName, Points, Strict, UnitKind, VersionRef
 from .measures import Analysis, GoldenGate, Metrics
-from .traffic import AbTraffic, CanaryTraffic, ShadowTraffic, Traffic
+from .stages import Stage, Stages
+from .traffic import AbTraffic, CanaryTraffic, ShadowTraffic
 
-Mode = Literal["shadow", "canary", "ab"]
+Mode = Literal["shadow", "canary", "ab", "chain"]
 OnShip = Literal["hold", "promote"]
 #: statistics.md §2.4: how much worse a candidate's failure rate may be before that counts.
 DEFAULT_TOLERATED_RATIO: Final = 1.25
@@ -25,7 +27,7 @@ class ExperimentSpec(Strict):
 
     experiment: ExperimentName = Field(description="the experiment's name, such as faster-chat")
     model: ModelName = Field(description="the name of a registered model")
-    mode: Mode = Field(description="one of shadow, canary, ab")
+    mode: Mode = Field(description="one of shadow, canary, ab; or stages instead")
     control: VersionRef = Field(default="production", description="a version number or an alias")
     candidate: VersionRef = Field(description="a version number such as 3, or an alias")
     unit: UnitKind = Field(default="user", description="user, session, tenant, request or header:NAME")
@@ -36,28 +38,47 @@ class ExperimentSpec(Strict):
         default=None, description="a mapping such as {require: pass, set: support}"
     )
     on_ship: OnShip = Field(default="hold", description="hold or promote")
+    policies: Policies = Field(default=Policies(), description="a mapping such as {no_traffic: roll_back}")
+    exclude: Exclude | None = Field(default=None, description="a mapping such as {tenants: [acme]}")
+    exclusive: Exclusive | None = Field(
+        default=None, description="a mapping such as {group: checkout, units: [0, 50]}"
+    )
+    holdout: Points = Field(
+        default=0.0, lt=100, description="the percentage of the units that never enter any experiment"
+    )
 
     @property
-    def weights_ppm(self) -> tuple[int, ...]:
-        """The candidate's weights, one a phase, in parts per million. A shadow's share for a shadow."""
-        traffic: Traffic = self.traffic
-        if isinstance(traffic, CanaryTraffic):
-            return tuple(_ppm(step) for step in traffic.ramp)
-        return (_ppm(traffic.weight if isinstance(traffic, AbTraffic) else traffic.share),)
+    def plan(self) -> tuple[Stage, ...]:
+        """The stages with traffic, the first one first."""
+        raise NotImplementedError
+
+    @property
+    def gate(self) -> GoldenGate | None:
+        """The golden run that comes before any traffic, None if none is asked for."""
+        return self.golden
 
     def digest(self) -> str:
         """SHA-256 (hex) of what is declared, whatever the file looks like: the same spec, the same digest."""
         return sha256(orjson.dumps(self.model_dump(), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-class AbSpec(ExperimentSpec):
+class _OneStage(ExperimentSpec):
+    """An experiment with one mode from its beginning to its end."""
+
+    @property
+    def plan(self) -> tuple[Stage, ...]:
+        assert self.mode != "chain"
+        return (Stage(mode=self.mode, traffic=self.traffic, analysis=self.analysis, last=True),)
+
+
+class AbSpec(_OneStage):
     """mode: ab."""
 
     mode: Literal["ab"] = Field(description="ab")
     traffic: AbTraffic = Field(default=AbTraffic(), description="a mapping such as {weight: 50}")
 
 
-class CanarySpec(ExperimentSpec):
+class CanarySpec(_OneStage):
     """mode: canary."""
 
     mode: Literal["canary"] = Field(description="canary")
@@ -66,21 +87,54 @@ class CanarySpec(ExperimentSpec):
     )
 
 
-class ShadowSpec(ExperimentSpec):
+class ShadowSpec(_OneStage):
     """mode: shadow."""
 
     mode: Literal["shadow"] = Field(description="shadow")
     traffic: ShadowTraffic = Field(default=ShadowTraffic(), description="a mapping such as {share: 20}")
 
 
-BY_MODE: Final[dict[str, type[ExperimentSpec]]] = {"ab": AbSpec, "canary": CanarySpec, "shadow": ShadowSpec}
+class ChainSpec(ExperimentSpec):
+    """stages: one after the other; each one's verdict is the permission for the next."""
+
+    mode: Literal["chain"] = Field(default="chain", description="chain, or left out")
+    traffic: None = Field(default=None, description="nothing: each stage has its own")
+    stages: Stages = Field(description="a mapping with golden, shadow, canary, ab")
+
+    @property
+    def plan(self) -> tuple[Stage, ...]:
+        return self.stages.plan(self.analysis)
+
+    @property
+    def gate(self) -> GoldenGate | None:
+        return self.golden or self.stages.golden
 
 
-def analysis_of(spec: ExperimentSpec, *, control_version: int, candidate_version: int) -> AnalysisSpec:
-    """What the statistics need of a spec."""
+BY_MODE: Final[dict[str, type[ExperimentSpec]]] = {
+    "ab": AbSpec,
+    "canary": CanarySpec,
+    "shadow": ShadowSpec,
+    "chain": ChainSpec,
+}
+
+
+def analysis_of(
+    spec: ExperimentSpec,
+    *,
+    control_version: int,
+    candidate_version: int,
+    stage: int = 0,
+    first_phase: int = 1,
+) -> AnalysisSpec:
+    """What the statistics need of a stage. `first_phase` is the one with which the stage began.
+
+    Before the last stage nothing but harm is judged: what the candidate is hoped to be better at is the last
+    one's question, and a shadow's answers get no feedback, because nobody sees them.
+    """
+    here = spec.plan[stage]
     success = [
         Goal(metric=metrics.metric(goal.metric), role="success", mde=goal.mde)
-        for goal in spec.metrics.success
+        for goal in (spec.metrics.success if here.last else ())
     ]
     guardrails = [
         Goal(
@@ -90,11 +144,12 @@ def analysis_of(spec: ExperimentSpec, *, control_version: int, candidate_version
             margin=rail.margin,
         )
         for rail in spec.metrics.guardrails
+        if here.last or here.mode != "shadow" or metrics.metric(rail.metric).feedback is None
     ]
-    declared = spec.analysis
+    declared = here.analysis
     return AnalysisSpec(
         experiment=spec.experiment,
-        mode=spec.mode,
+        mode=here.mode,
         unit=spec.unit,
         goals=(*success, *guardrails),
         control_version=control_version,
@@ -106,9 +161,7 @@ def analysis_of(spec: ExperimentSpec, *, control_version: int, candidate_version
         looks=declared.looks,
         min_duration_s=declared.min_duration,
         max_duration_s=declared.max_duration,
-        golden_required=spec.golden is not None,
+        golden_required=spec.gate is not None,
+        first_phase=first_phase,
+        full_share=here.weights_ppm[-1] / 1e6 if here.mode == "canary" else 0.0,
     )
-
-
-def _ppm(percentage: float) -> int:
-    return round(percentage * 10_000)

@@ -102,6 +102,9 @@ ExperimentName: TypeAlias = Annotated[
         re.compile(r"[a-z0-9][a-z0-9._-]{0,62}"), "a name of a-z, 0-9, '.', '_' and '-', at most 63 long"
     ),
 ]
+GroupName: TypeAlias = Annotated[
+    str, _matches(re.compile(r"[a-z0-9][a-z0-9._-]{0,62}"), "a name of a-z, 0-9, '.', '_' and '-'")
+]
 UnitKind: TypeAlias = Annotated[
     str,
     _matches(

@@ -12,7 +12,9 @@ from .declaration import BY_MODE, ExperimentSpec
 def read_spec(text: str, file: str = "spec.yaml") -> ExperimentSpec:
     """Parse and check a spec. Raises DocumentError with every problem that can be seen at once."""
     document = read_document(text, file)
-    mode = document.value.get("mode") if isinstance(document.value, dict) else None
+    mode = None
+    if isinstance(document.value, dict):
+        mode = document.value.get("mode", "chain" if "stages" in document.value else None)
     problems = list(_contradictions(document))
     spec = None
     try:
@@ -50,6 +52,7 @@ def _contradictions(document: Document) -> Iterator[Problem]:
             "at least one success metric or guardrail",
             "Add metrics: {guardrails: [{metric: error_rate, tolerated_ratio: 1.25}]}",
         )
+    yield from _unjudged_stages(document)
     control, candidate = value.get("control", "production"), value.get("candidate")
     if candidate is not None and str(control) == str(candidate):
         yield document.problem(
@@ -57,4 +60,19 @@ def _contradictions(document: Document) -> Iterator[Problem]:
             shown(candidate),
             "another version than the control",
             "Name the version to be tried",
+        )
+
+
+def _unjudged_stages(document: Document) -> Iterator[Problem]:
+    """A stage before the last one is judged by the guardrails alone: without any it could never pass."""
+    stages, metrics = document.value.get("stages"), document.value.get("metrics")
+    if not isinstance(stages, dict):
+        return
+    traffic = [name for name in ("shadow", "canary", "ab") if name in stages]
+    if len(traffic) > 1 and not (isinstance(metrics, dict) and metrics.get("guardrails")):
+        yield document.problem(
+            ("stages", traffic[0]),
+            f"{traffic[0]} before {traffic[-1]}, and no guardrail",
+            "a guardrail: the stages before the last one are judged by nothing else",
+            "Add metrics: {guardrails: [{metric: error_rate, tolerated_ratio: 1.25}]}",
         )

@@ -33,6 +33,20 @@ class CanaryTraffic(Strict):
     )
     min_units: int = Field(default=100, ge=0, description="candidate units before the next step: 0 or more")
     min_duration: Duration = Field(default=600.0, description="a duration such as 10m")
+    hold_at: list[Points] = Field(
+        default=[],
+        max_length=50,
+        description="percentages of the ramp at which it waits for `turnout experiment advance`",
+    )
+
+    @model_validator(mode="after")
+    def _holds_on_the_ramp(self) -> CanaryTraffic:
+        stray = [step for step in self.hold_at if step not in self.ramp]
+        if stray:
+            raise contradiction(
+                f"hold_at {stray}", "percentages that are steps of the ramp", f"Use {self.ramp}"
+            )
+        return self
 
     @field_validator("ramp", mode="after")
     @classmethod

@@ -150,7 +150,7 @@ class FakeControlApi:
                 }
             case ["experiments", name, "stop"]:
                 return 200, next(one for one in self.story["experiments"] if one["name"] == name) | {
-                    "state": "stopped"
+                    "state": "kept"
                 }
         return missing("/".join(parts))
 

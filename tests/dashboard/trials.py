@@ -200,6 +200,7 @@ def experiment(
         "name": name,
         "model": model,
         "mode": mode,
+        "stages": [{"stage": mode, "state": "running"}],
         "state": state,
         "unit": "user",
         "phase": 2,
@@ -440,7 +441,7 @@ def experiments() -> list[Json]:
             "long-context",
             "summarise",
             "ab",
-            "stopped",
+            "kept",
             (100, 0),
             (3, 4),
             verdict(

@@ -30,6 +30,18 @@ metrics: {success: [{metric: latency}], guardrails: [{metric: error_rate, tolera
 CANARY = AB.replace("mode: ab", "mode: canary").replace(
     "{weight: 50}", "{ramp: [5, 25, 50], min_units: 10, min_duration: 1m}"
 )
+CHAIN = """\
+experiment: faster
+model: chat
+candidate: 2
+stages:
+  golden: {require: pass, set: support}
+  shadow: {share: 20, analysis: {horizon: 200, looks: 1}}
+  canary: {ramp: [5, 25, 50], min_units: 10, min_duration: 1m, analysis: {horizon: 1000, looks: 2}}
+  ab: {weight: 50}
+metrics: {success: [{metric: latency}], guardrails: [{metric: error_rate, tolerated_ratio: 1.25}]}
+analysis: {horizon: 2000, looks: 3}
+"""
 SHADOW = AB.replace("mode: ab", "mode: shadow").replace("{weight: 50}", "{share: 20}")
 
 

@@ -6,12 +6,13 @@ import duckdb
 import pytest
 
 from experiments import views
+from experiments.assignment import unit_id
 from experiments.decision import Backing
 from experiments.errors import Conflict, DocumentError, NotFound, Refused, Unavailable
 from experiments.ledger import golden, trials
 from experiments.ledger.store import instant
 
-from .plane import AB, ADA, CANARY, SHADOW, Plane
+from .plane import AB, ADA, CANARY, CHAIN, SHADOW, Plane
 
 GOLDEN = AB + "golden: {require: pass, set: support}\n"
 
@@ -73,7 +74,7 @@ def test_a_name_stands_for_one_declaration(plane: Plane) -> None:
     with pytest.raises(Conflict, match="a name stands for one declaration"):
         plane.begin(AB.replace("50", "40"))
     plane.controller.control.stop("faster", ADA)
-    with pytest.raises(Conflict, match=r"already \(stopped\)"):
+    with pytest.raises(Conflict, match=r"already \(kept\)"):
         plane.begin()
 
 
@@ -180,7 +181,7 @@ def test_stopping_twice_changes_nothing_more(plane: Plane) -> None:
     plane.begin()
     plane.controller.control.stop("faster", ADA)
     plane.settle()
-    assert plane.state() == "stopped"
+    assert plane.state() == "kept"
     rows = plane.rows()
     assert not plane.controller.control.stop("faster", ADA).recorded
     plane.settle()
@@ -203,7 +204,7 @@ def test_a_stop_that_comes_between_a_ramp_and_its_record_wins(plane: Plane) -> N
     assert refused.value.code == "overtaken"
     assert not plane.candidate_has_traffic
     plane.restart()
-    assert plane.state() == "stopped"
+    assert plane.state() == "kept"
     assert not plane.candidate_has_traffic
 
 
@@ -213,7 +214,7 @@ def test_a_conclusion_is_remembered_with_its_verdict(plane: Plane, kind: str, tr
     plane.conclude(kind)  # type: ignore[arg-type]
     assert plane.candidate_has_traffic == traffic
     plane.restart()
-    assert plane.state() == "concluded"
+    assert plane.state() == ("concluded" if traffic else "kept")
     assert plane.candidate_has_traffic == traffic
     controller = plane.controller
     awaited = views.summary(controller, controller.junction.experiment("faster"))["waiting_for"]
@@ -271,3 +272,114 @@ def test_taking_traffic_away_is_recorded_from_the_candidate_to_control(plane: Pl
         started.candidate_version,
         started.control_version,
     )
+
+
+# -- drafts, preflight, stages -----------------------------------------------------------------------------
+
+
+def test_a_draft_gets_no_traffic_until_it_is_submitted(plane: Plane) -> None:
+    control = plane.controller.control
+    control.start(CHAIN, "spec.yaml", ADA, draft=True)
+    assert plane.state() == "draft"
+    plane.controller.watch.look()
+    assert plane.state() == "draft"
+    control.submit("faster", ADA)
+    plane.controller.watch.look()
+    assert plane.state() == "preflight"
+    plane.restart()
+    assert plane.state() == "preflight"
+    assert plane.snapshot.models["chat"].mirrors == ()
+
+
+def test_preflight_ends_when_the_golden_set_passes(plane: Plane) -> None:
+    plane.begin(CHAIN)
+    compared(plane, "pass")
+    plane.controller.watch.look()
+    assert plane.state() == "running"
+    assert [mirror.share_ppm for mirror in plane.snapshot.models["chat"].mirrors] == [200_000]
+    assert plane.rows()[-2:] == [("ada", "preflight", "done"), ("controller", "start", "done")]
+    plane.restart()
+    assert plane.controller.junction.experiment("faster").phase.number == 1
+
+
+def test_a_golden_set_that_fails_meanwhile_keeps_production(plane: Plane) -> None:
+    plane.begin(CHAIN)
+    compared(plane, "fail")
+    plane.controller.watch.look()
+    assert plane.state() == "kept"
+
+
+def test_preflight_waits_while_another_experiment_routes_the_model(plane: Plane) -> None:
+    plane.begin(AB.replace("faster", "first"))
+    plane.begin(CHAIN)
+    compared(plane, "pass")
+    plane.controller.watch.look()
+    assert plane.state() == "preflight"
+    plane.controller.control.stop("first", ADA)
+    plane.controller.watch.look()
+    assert plane.state() == "running"
+
+
+def test_the_stages_of_a_chain_follow_each_other_and_survive_restarts(plane: Plane) -> None:
+    compared(plane, "pass")
+    plane.begin(CHAIN)
+    seen = []
+    for _ in range(3):
+        there = plane.controller.junction.experiment("faster")
+        seen.append((there.stage.mode, there.phase.number, there.first_phase))
+        if there.next_stage:
+            plane.controller.control.next_stage("faster", ADA, plane.judged("ship"))
+            plane.restart()
+    assert seen == [("shadow", 1, 1), ("canary", 2, 2), ("ab", 3, 3)]
+    assert plane.candidate_has_traffic
+    assert plane.snapshot.models["chat"].mirrors == ()
+
+
+def test_a_stage_that_passed_is_no_permission_to_promote(plane: Plane) -> None:
+    compared(plane, "pass")
+    plane.begin(CHAIN)
+    plane.judged("ship")
+    with pytest.raises(Refused, match="only passed the stage shadow"):
+        plane.promote(2)
+    plane.controller.control.next_stage("faster", ADA, plane.judged("ship"))
+    plane.controller.control.next_stage("faster", ADA, plane.judged("ship"))
+    with pytest.raises(Refused, match="no verdict yet"):  # the ab stage has none of its own
+        plane.promote(2)
+
+
+def test_the_operator_may_advance_a_ramp(plane: Plane) -> None:
+    plane.begin(CANARY)
+    control = plane.controller.control
+    control.advance("faster", ADA)
+    control.advance("faster", ADA)
+    assert plane.controller.junction.experiment("faster").weight_ppm == 500_000
+    with pytest.raises(Conflict, match="last step"):
+        control.advance("faster", ADA)
+
+
+def test_experiments_of_a_group_have_no_unit_in_common(plane: Plane) -> None:
+    plane.begin(SHADOW + "exclusive: {group: checkout, units: [0, 60]}\n")
+    other = AB.replace("faster", "other") + "exclusive: {group: checkout, units: [50, 100]}\n"
+    with pytest.raises(Conflict) as refused:
+        plane.begin(other)
+    assert refused.value.code == "units_taken"
+    plane.begin(other.replace("50, 100", "60, 100"))
+    route = plane.snapshot.models["chat"]
+    snapshot = plane.snapshot
+    for number in range(500):
+        unit = unit_id(f"unit-{number}")
+        mirrored = bool(snapshot.mirrors("chat", unit, "r"))
+        assigned = snapshot.route("chat", unit).experiment is not None
+        assert not (mirrored and assigned)
+    assert route.split is not None
+
+
+def test_who_is_held_out_is_in_no_experiment(plane: Plane) -> None:
+    plane.begin(AB + "holdout: 20\n")
+    units = [unit_id(f"unit-{number}") for number in range(4000)]
+    outside = {unit for unit in units if plane.snapshot.route("chat", unit).experiment is None}
+    assert abs(len(outside) - 800) < 100
+    plane.controller.control.stop("faster", ADA)
+    plane.begin(AB.replace("faster", "next") + "holdout: 30\n")
+    later = {unit for unit in units if plane.snapshot.route("chat", unit).experiment is None}
+    assert outside < later

@@ -111,7 +111,7 @@ def test_a_dry_run_says_what_would_change_and_changes_nothing(plane: Plane) -> N
 def test_an_experiment_that_loses_its_control_is_stopped(plane: Plane) -> None:
     plane.begin()
     plane.promote(3, force=True)
-    assert plane.state() == "stopped"
+    assert plane.state() == "kept"
     assert not plane.candidate_has_traffic
 
 
@@ -238,7 +238,7 @@ def test_a_shadow_does_not_stand_in_the_way_of_production(plane: Plane) -> None:
     plane.rollback()
     plane.settle()
     assert plane.production == 1
-    assert plane.state() == "stopped"
+    assert plane.state() == "kept"
     assert plane.snapshot.models["chat"].mirrors == ()
 
 
@@ -413,7 +413,7 @@ def test_an_alias_moved_by_other_hands_is_taken_up_and_recorded(plane: Plane) ->
     plane.registry.promote("chat", 3)
     plane.settle()
     assert plane.production == 3
-    assert plane.state() == "stopped"
+    assert plane.state() == "kept"
     assert plane.rows()[-1] == ("registry", "promote", "done")
     plane.settle()
     assert len([row for row in plane.rows() if row[0] == "registry"]) == 1

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import orjson
 import pytest
 
-from experiments.assignment import CONTROL, initial_ranges, point, unit_id
-from experiments.snapshot import Snapshot, SnapshotError, UnknownModel, UnknownVersion, check_replica
+from experiments.assignment import CONTROL, PPM, initial_ranges, point, unit_id
+from experiments.snapshot import (
+    Exclusion,
+    Gate,
+    Snapshot,
+    SnapshotError,
+    UnknownModel,
+    UnknownVersion,
+    check_replica,
+)
 from tests.proxy.harness import snapshot
 
 URLS = {1: "http://127.0.0.1:9001", 2: "http://127.0.0.1:9002"}
@@ -110,3 +120,38 @@ def test_every_torn_file_is_refused() -> None:
 def test_replicas_are_plain_urls(url: str) -> None:
     with pytest.raises(SnapshotError):
         check_replica(url)
+
+
+def test_rules_on_who_enters_travel_with_the_snapshot() -> None:
+    rules = Exclusion(tenants=("acme",), headers=(("x-internal", "1"),), tags=(("tier", "gold"),))
+    plain = snapshot(URLS, candidate_ppm=500_000)
+    gates = (Gate(salt="holdout", low=200_000, high=PPM),)
+    route = plain.models["chat"]
+    assert route.split is not None
+    split = replace(route.split, gates=gates, exclude=rules)
+    before = replace(plain, models={"chat": replace(route, split=split)})
+    after = Snapshot.from_json(before.to_json())
+    assert after == before
+    units = [unit_id(str(number)) for number in range(2000)]
+    inside = [unit for unit in units if after.route("chat", unit).experiment]
+    assert abs(len(inside) - 1600) < 80
+    assert after.outside("chat").experiment is None
+
+
+@pytest.mark.parametrize(
+    ("tenant", "headers", "metadata", "covered"),
+    [
+        ("acme", {}, None, True),
+        ("other", {}, None, False),
+        (None, {b"x-internal": b"1"}, None, True),
+        (None, {b"x-internal": b"2"}, None, False),
+        (None, {}, {"tier": "gold"}, True),
+        (None, {}, {"tier": ["gold"]}, False),
+        (None, {}, "gold", False),
+    ],
+)
+def test_a_request_that_a_rule_fits_stays_outside(
+    tenant: str | None, headers: dict[bytes, bytes], metadata: object, covered: bool
+) -> None:
+    rules = Exclusion(tenants=("acme",), headers=(("x-internal", "1"),), tags=(("tier", "gold"),))
+    assert rules.covers(tenant, headers, metadata) is covered

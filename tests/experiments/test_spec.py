@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.errors import DocumentError, Problem
-from experiments.spec import AbTraffic, CanaryTraffic, ShadowTraffic, read_spec
+from experiments.spec import AbTraffic, CanaryTraffic, ShadowTraffic, analysis_of, read_spec
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "experiments"
 
@@ -43,7 +43,7 @@ def test_a_canary_is_read_with_its_defaults() -> None:
     assert isinstance(spec.traffic, CanaryTraffic)
     assert spec.traffic.ramp == [5.0, 25.0, 50.0]
     assert spec.traffic.min_duration == 600
-    assert spec.weights_ppm == (50_000, 250_000, 500_000)
+    assert spec.plan[0].weights_ppm == (50_000, 250_000, 500_000)
     assert (spec.control, spec.candidate, spec.unit, spec.on_ship) == ("production", 3, "user", "hold")
     assert spec.metrics.guardrails[1].margin == pytest.approx(0.1)
     assert spec.analysis.min_duration == 5400
@@ -63,7 +63,7 @@ def test_each_mode_has_its_own_traffic(mode: str, traffic: type, weights: tuple[
     text = f"experiment: x\nmodel: chat\nmode: {mode}\ncandidate: 2\nmetrics:\n  success: [metric: latency]\n"
     spec = read_spec(text)
     assert isinstance(spec.traffic, traffic)
-    assert spec.weights_ppm == weights
+    assert spec.plan[0].weights_ppm == weights
 
 
 def test_every_problem_is_reported_at_once_in_the_order_of_the_lines() -> None:
@@ -196,4 +196,42 @@ def test_the_examples_are_valid(file: Path) -> None:
 
 
 def test_there_is_an_example_for_every_mode() -> None:
-    assert {file.stem for file in EXAMPLES.glob("*.yaml")} == {"ab", "canary", "shadow"}
+    assert {file.stem for file in EXAMPLES.glob("*.yaml")} == {"ab", "canary", "chain", "shadow"}
+
+
+CHAIN = (EXAMPLES / "chain.yaml").read_text()
+
+
+def test_a_chain_has_its_stages_in_their_order_each_with_its_own_plan() -> None:
+    spec = read_spec(CHAIN)
+    assert [(stage.mode, stage.analysis.horizon, stage.last) for stage in spec.plan] == [
+        ("shadow", 500, False),
+        ("canary", 2000, False),
+        ("ab", 5000, True),
+    ]
+    assert spec.gate is not None
+    first, last = (analysis_of(spec, control_version=1, candidate_version=3, stage=n) for n in (0, 2))
+    assert [goal.role for goal in first.goals] == ["guardrail"]
+    assert [goal.role for goal in last.goals] == ["success", "guardrail"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ("ab: {weight: 50}", "ab: {wait: 50}", "stages.ab.wait"),
+        ("  guardrails:\n    - {metric: error_rate, tolerated_ratio: 1.25}\n", "", "stages.shadow"),
+        ("ramp: [1, 5, 25]", "ramp: [1, 5, 25], hold_at: [7]", "stages.canary"),
+        ("no_traffic: hold", "no_traffic: pray", "policies.no_traffic"),
+        ("on_ship: promote", "exclusive: {group: a, units: [50, 20]}", "exclusive"),
+        ("on_ship: promote", "exclude: {}", "exclude"),
+        ("on_ship: promote", "holdout: 100", "holdout"),
+    ],
+)
+def test_a_bad_chain_is_told_where(old: str, new: str, field: str) -> None:
+    assert old in CHAIN
+    assert only(CHAIN.replace(old, new)).field == field
+
+
+def test_a_chain_without_traffic_is_none() -> None:
+    text = "experiment: x\nmodel: chat\ncandidate: 2\nstages: {golden: {require: pass, set: s}}\n"
+    assert only(text + "metrics: {guardrails: [metric: error_rate]}\n").field == "stages"

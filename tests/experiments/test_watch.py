@@ -95,14 +95,14 @@ def test_a_ship_against_a_control_that_is_not_production_is_not_promoted(plane: 
 
 
 @pytest.mark.parametrize(
-    ("kind", "state"), [("inconclusive", "concluded"), ("invalid", "running"), ("keep_running", "running")]
+    ("kind", "state"), [("inconclusive", "kept"), ("invalid", "invalid"), ("keep_running", "running")]
 )
 def test_what_is_no_answer_keeps_production(plane: Plane, kind: VerdictKind, state: str) -> None:
     plane.begin(AB + "on_ship: promote\n")
     watched(plane, kind).look()
     assert plane.production == 1
     assert plane.state() == state
-    assert plane.candidate_has_traffic == (state == "running")
+    assert plane.candidate_has_traffic == (state != "kept")
 
 
 def test_a_paused_experiment_is_left_alone(plane: Plane) -> None:

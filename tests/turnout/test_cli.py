@@ -67,7 +67,7 @@ def test_a_release_from_registration_to_rollback(plane: Plane, spec: str) -> Non
     assert "promotion_refused" not in failed("promote", "chat", "--version", "2")
     said = done("promote", "chat", "--version", "3", "--force", "--reason", "a drill")
     assert "Production of 'chat': version 1 -> 3" in said
-    assert "Experiment 'faster' is stopped" in said
+    assert "Experiment 'faster' is over: production is kept" in said
     assert plane.production == 3
     assert "Nothing to change: version 3" in done("promote", "chat", "--version", "3")
     assert "Production of 'chat': version 3 -> 1" in done("rollback", "chat", "--dry-run")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ def declare(store: Store, mode: str, phases: dict[int, int]) -> None:
         )
     )
     rows = [["e", phase, instant(START_NS), ppm] for phase, ppm in phases.items()]
-    store.write(lambda c: c.executemany("INSERT INTO phases VALUES (?, ?, ?, NULL, ?, 0)", rows))
+    store.write(lambda c: c.executemany("INSERT INTO phases VALUES (?, ?, ?, NULL, ?, 0, 0)", rows))
 
 
 def collect(store: Store, *records: Any) -> None:
@@ -398,3 +399,19 @@ def test_the_same_ledger_gives_the_same_evidence(store: Store) -> None:
     once, again = (gather(store, spec("canary", "error_rate"), as_of_ns=END_NS) for _ in range(2))
     assert isinstance(once, Evidence)
     assert once == again
+
+
+def test_a_stage_is_judged_by_its_own_phases_alone(store: Store) -> None:
+    declare(store, "canary", {1: 100_000, 2: 500_000})
+    arms = itertools.cycle(("control", "candidate"))
+    rows = [
+        record(number, experiment="e", phase=phase, unit=f"u{number}", assigned_arm=next(arms))
+        for number, phase in enumerate([1, 1, 1, 2, 2])
+    ]
+    collect(store, *rows)
+    whole = gather(store, spec("canary", "error_rate"), as_of_ns=END_NS)
+    late = gather(store, replace(spec("canary", "error_rate"), first_phase=2), as_of_ns=END_NS)
+    assert {count.phase for count in whole.arms} == {1, 2}
+    assert {count.phase for count in late.arms} == {2}
+    assert (whole.recorded, late.recorded) == (5, 2)
+    assert sum(count.units for count in late.arms) == 2
