@@ -148,3 +148,44 @@ def classical_bounds(
 
     c = float(optimize.brentq(excess, 0.5, 7.0, xtol=1e-10))
     return [c * t**-power for t in fractions]
+
+
+def drifted_crossing(
+    z: Sequence[float], information: Sequence[float], *, drift: float, sides: int = 2
+) -> float:
+    """The power of bounds on z where z has mean drift * sqrt(information): crossing in the drift's direction.
+
+    With two sides, paths that crossed the other way before are not counted.
+    """
+    points: Floats = np.zeros(1)
+    mass: Floats = np.ones(1)
+    crossed = at = 0.0
+    for bound, total in zip(z, information, strict=True):
+        step = total - at
+        if step <= 0.0:
+            continue
+        # Weighted paths of the drifted score: the drift-free density times exp(drift s - drift^2 t / 2).
+        beyond = special.ndtr((points + drift * step - bound * math.sqrt(total)) / math.sqrt(step))
+        crossed += float((mass * np.exp(drift * points - 0.5 * drift * drift * at)) @ beyond)
+        points, mass = _carry(points, mass, step, total, bound, sides)
+        at = total
+    return crossed
+
+
+def inflation(
+    fractions: Sequence[float],
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    sides: int = 2,
+    spending: Spending = obrien_fleming,
+) -> float:
+    """How many times the fixed-look sample size the horizon must be for the same power."""
+    fixed = quantile(1.0 - alpha / sides) + quantile(power)
+    z = bounds(fractions, alpha=alpha, sides=sides, spending=spending)
+
+    def gap(drift: float) -> float:
+        return drifted_crossing(z, fractions, drift=drift, sides=sides) - power
+
+    drift = float(optimize.brentq(gap, 0.5 * fixed, 3.0 * fixed, xtol=1e-8))
+    return (drift / fixed) ** 2 * fractions[-1]

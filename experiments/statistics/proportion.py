@@ -156,6 +156,15 @@ def restricted(candidate: Share, control: Share, difference: float) -> tuple[flo
     return min(1.0, max(0.0, p0 + difference)), p0
 
 
+def restricted_ratio(candidate: Share, control: Share, ratio: float) -> tuple[float, float]:
+    """The shares (p1, p0) of greatest likelihood among those with p1 = ratio * p0, in closed form."""
+    (x1, n1), (x0, n0) = _checked(candidate), _checked(control)
+    a = (n1 + n0) * ratio
+    b = ratio * (n1 + x0) + n0 + x1
+    p0 = 2.0 * (x1 + x0) / (b + math.sqrt(max(0.0, b * b - 4.0 * a * (x1 + x0))))
+    return min(1.0, ratio * p0), min(1.0, p0)
+
+
 def score_variance(candidate: Share, control: Share, difference: float, *, corrected: bool) -> float:
     """The variance of the observed difference under p1 - p0 = difference; `corrected` by N / (N - 1)."""
     p1, p0 = restricted(candidate, control, difference)
