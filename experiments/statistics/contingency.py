@@ -82,6 +82,16 @@ def chi_square(
     return float(found.pvalue)
 
 
+def wald_share(count: int, n: int, *, alpha: float = 0.05) -> Interval | None:
+    """The plain normal interval of one share, cut to [0, 1]: for comparison only. None at 0/n and n/n."""
+    check_level(alpha)
+    if not 0 < count < n:
+        return None
+    p = count / n
+    half = quantile(1.0 - alpha / 2.0) * math.sqrt(p * (1.0 - p) / n)
+    return Interval(lower=max(0.0, p - half), upper=min(1.0, p + half), level=1.0 - alpha)
+
+
 def wald_difference(
     candidate: Share,
     control: Share,
@@ -112,16 +122,17 @@ def wald_difference(
     se = math.sqrt(variance)
     shift = 0.5 * (1.0 / n1 + 1.0 / n0) if corrected else 0.0
     half = quantile(1.0 - alpha / 2.0) * se + shift
-    interval = Interval(lower=max(-1.0, value - half), upper=min(1.0, value + half), level=1.0 - alpha)
+    interval = Interval(lower=value - half, upper=value + half, level=1.0 - alpha)
     log_p = log_two_sided(max(0.0, abs(value) - shift) / se)
     return Estimate(status="ok", method=method, value=value, se=se, interval=interval, log_p=log_p)
 
 
 def risk_ratio_log(
-    candidate: Share, control: Share, *, alpha: float = 0.05, adjusted: bool = False
+    candidate: Share, control: Share, *, alpha: float = 0.05, adjusted: bool = False, pooled: bool = False
 ) -> Estimate:
     """The ratio of two shares with the normal interval of its logarithm (Katz et al. 1978).
 
+    `pooled` takes the variance under equal shares.
     `adjusted` adds half an event and half a unit to each arm (Walter 1975): zero events have an answer.
     """
     method = "risk-ratio-log-adjusted" if adjusted else "risk-ratio-log"
@@ -134,7 +145,10 @@ def risk_ratio_log(
     if a1 == 0.0 or a0 == 0.0:
         return lacking("insufficient_data", method)
     value = a1 / m1 / (a0 / m0)
-    variance = max(0.0, 1.0 / a1 - 1.0 / m1 + 1.0 / a0 - 1.0 / m0)
+    if pooled:
+        variance = max(0.0, 1.0 / ((a1 + a0) / (m1 + m0)) - 1.0) * (1.0 / m1 + 1.0 / m0)
+    else:
+        variance = max(0.0, 1.0 / a1 - 1.0 / m1 + 1.0 / a0 - 1.0 / m0)
     if variance == 0.0:
         return lacking("insufficient_data", method, value)
     reach = math.exp(quantile(1.0 - alpha / 2.0) * math.sqrt(variance))

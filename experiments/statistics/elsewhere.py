@@ -49,10 +49,10 @@ def statsig_critical_value(
     return math.sqrt((v + tau) / tau * (-2.0 * math.log(alpha / 2.0) - math.log(v / (v + tau))))
 
 
-def tensorzero_rho(alpha: float = 0.05) -> float:
-    """TensorZero's default rho: sqrt(-2 ln alpha + ln(-2 ln alpha) + 1) / 10."""
+def tensorzero_rho(alpha: float = 0.05, *, best_at: float = 100.0) -> float:
+    """TensorZero's rho, by default for 100 values: sqrt((-2 ln alpha + ln(-2 ln alpha) + 1) / best_at)."""
     log = -2.0 * math.log(alpha)
-    return math.sqrt(log + math.log(log) + 1.0) / 10.0
+    return math.sqrt((log + math.log(log) + 1.0) / best_at)
 
 
 def tensorzero_margin(n: float, variance: float, *, alpha: float = 0.05, rho: float | None = None) -> float:

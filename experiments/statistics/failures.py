@@ -13,14 +13,14 @@ exact under any clustering. A new phase restarts the counts with its own share; 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
+from scipy import optimize, special
 
-from .estimate import StatisticsError
+from .estimate import Interval, StatisticsError, check_level
 from .incomplete_beta import log_upper_tail
 
 Floats = npt.NDArray[np.float64]
@@ -108,3 +108,41 @@ def harm(phases: Iterable[FailureCount], *, ratio: float, concentration: float =
         )
         for phase in phases
     )
+
+
+def rate_ratio_sequence(
+    candidate: int, control: int, share: float, *, alpha: float = 0.05, concentration: float = CONCENTRATION
+) -> Interval:
+    """The ratio of the failure rates, valid after every failure at once: the ratios that F8 does not exclude.
+
+    (0, inf) before the first failure. The candidate's share of the failures is bounded where the Beta mixture
+    over it stays below 1 / alpha, and a share is a ratio once the traffic's share is known.
+    """
+    _check(share)
+    check_level(alpha)
+    total = candidate + control
+    if total == 0:
+        return Interval(lower=0.0, upper=math.inf, level=1.0 - alpha)
+    a, b = concentration * share, concentration * (1.0 - share)
+    gained = float(special.betaln(a + candidate, b + control) - special.betaln(a, b)) + math.log(alpha)
+    base = math.log(share) - math.log1p(-share)
+
+    def above(log_ratio: float) -> float:
+        """ln of the likelihood of this ratio, less what is needed not to be excluded."""
+        odds = base + log_ratio
+        log_one, log_zero = -float(np.logaddexp(0.0, -odds)), -float(np.logaddexp(0.0, odds))
+        return candidate * log_one + control * log_zero - gained
+
+    best = math.log(max(candidate, 0.5) / max(control, 0.5)) - base
+    lower = 0.0 if candidate == 0 else math.exp(_edge(above, best, -1.0))
+    upper = math.inf if control == 0 else math.exp(_edge(above, best, 1.0))
+    return Interval(lower=lower, upper=upper, level=1.0 - alpha)
+
+
+def _edge(above: Callable[[float], float], inside: float, step: float) -> float:
+    while above(inside) < 0.0 and abs(inside) < 600.0:  # a stand-in for a best ratio of 0 or infinity
+        inside -= step
+    outside = inside + step
+    while above(outside) > 0.0:
+        outside += 2.0 * step
+    return float(optimize.brentq(above, inside, outside, xtol=1e-12))

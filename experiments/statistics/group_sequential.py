@@ -32,6 +32,11 @@ def obrien_fleming(alpha: float, fraction: float) -> float:
     return 2.0 * float(special.ndtr(-quantile(1.0 - alpha / 2.0) / math.sqrt(min(1.0, fraction))))
 
 
+def pocock_spending(alpha: float, fraction: float) -> float:
+    """The Pocock-type function: alpha ln(1 + (e - 1) t), which spends early."""
+    return alpha * math.log1p((math.e - 1.0) * min(1.0, max(0.0, fraction)))
+
+
 def power_spending(exponent: float) -> Spending:
     """The family alpha * t^exponent of Kim and DeMets (1987)."""
 

@@ -55,9 +55,17 @@ def t_estimate(
 
 
 def welch(
-    candidate: Moments, control: Moments, *, alpha: float = 0.05, alternative: Alternative = "two-sided"
+    candidate: Moments,
+    control: Moments,
+    *,
+    alpha: float = 0.05,
+    alternative: Alternative = "two-sided",
+    normal: bool = False,
 ) -> Estimate:
-    """The difference of two means (F2): s1^2/n1 + s0^2/n0 with Satterthwaite's degrees of freedom."""
+    """The difference of two means (F2): s1^2/n1 + s0^2/n0 with Satterthwaite's degrees of freedom.
+
+    With `normal` the reference distribution is normal, as some platforms have it.
+    """
     if candidate.n == 0 or control.n == 0:
         return lacking("no_data", "welch")
     value = candidate.mean - control.mean
@@ -65,9 +73,8 @@ def welch(
         return lacking("insufficient_data", "welch", value)
     parts = [(arm.variance / arm.n, arm.n) for arm in (candidate, control)]
     variance = sum(part for part, _ in parts)
-    return t_estimate(
-        value, variance, satterthwaite(parts), alpha=alpha, method="welch", alternative=alternative
-    )
+    df = math.inf if normal else satterthwaite(parts)
+    return t_estimate(value, variance, df, alpha=alpha, method="welch", alternative=alternative)
 
 
 def relative_change(candidate: float, control: float) -> float | None:

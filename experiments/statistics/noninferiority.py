@@ -63,6 +63,11 @@ def equivalence(found: Estimate, low: float, high: float) -> Equivalence | None:
     return None if lower is None or upper is None else Equivalence(lower=lower, upper=upper)
 
 
+def relative_null(base: float, margin: float, *, higher_is_better: bool) -> float:
+    """The difference that a relative margin means: -|margin * base| where higher is better, else +."""
+    return math.copysign(abs(margin * base), -1.0 if higher_is_better else 1.0)
+
+
 def relative_margin(
     found: Estimate, base: float, margin: float, *, higher_is_better: bool, alpha: float = 0.05
 ) -> Estimate:
@@ -73,7 +78,7 @@ def relative_margin(
     method = "relative-margin-z"
     if found.status != "ok" or found.value is None or not found.se:
         return lacking(found.status if found.status != "ok" else "insufficient_data", method, found.value)
-    null = math.copysign(abs(margin * base), -1.0 if higher_is_better else 1.0)
+    null = relative_null(base, margin, higher_is_better=higher_is_better)
     return t_estimate(
         found.value,
         found.se**2,

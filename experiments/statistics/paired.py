@@ -163,11 +163,13 @@ class PairedSums:
     mm: float
 
 
-def clustered_difference(sums: PairedSums, *, alpha: float = 0.05, null: float = 0.0) -> Estimate:
+def clustered_difference(
+    sums: PairedSums, *, alpha: float = 0.05, null: float = 0.0, corrected: bool = True
+) -> Estimate:
     """The mean difference with the cluster-robust standard error and C - 1 degrees of freedom (F17).
 
     sqrt(C / (C - 1) * sum over clusters of (d_c - m_c * mean)^2) / n. With one pair in each cluster this
-    is the paired t.
+    is the paired t. Without `corrected` the factor C / (C - 1) is left out, as in Miller (2024), eq. 4.
     """
     if sums.clusters == 0 or sums.m <= 0:
         return lacking("no_data", "paired-t-clustered")
@@ -177,7 +179,8 @@ def clustered_difference(sums: PairedSums, *, alpha: float = 0.05, null: float =
     squares = sums.dd + value * value * sums.mm - 2.0 * value * sums.md
     if squares <= 1e-12 * (abs(sums.dd) + value * value * sums.mm):
         return lacking("insufficient_data", "paired-t-clustered", value)
-    variance = sums.clusters / (sums.clusters - 1) * squares / sums.m**2
+    factor = sums.clusters / (sums.clusters - 1) if corrected else 1.0
+    variance = factor * squares / sums.m**2
     return t_estimate(
         value, variance, sums.clusters - 1.0, alpha=alpha, method="paired-t-clustered", null=null
     )

@@ -55,12 +55,18 @@ def wilcoxon(differences: Sequence[float], *, pratt: bool = False) -> RankTest |
 
 
 def rank_biserial(differences: Sequence[float]) -> float | None:
-    """The share of signed ranks in favour less the share against (Kerby 2014); None if all are 0."""
+    """The share of signed ranks in favour less the share against (Kerby 2014); None if all are 0.
+
+    Sizes that differ by the rounding of a subtraction alone are ties.
+    """
     d = np.asarray(differences, np.float64)
-    d = d[d != 0.0]
-    if not d.size:
+    size = np.abs(d)
+    largest = float(size.max()) if d.size else 0.0
+    if not 0.0 < largest < math.inf:
         return None
-    ranks = stats.rankdata(np.abs(d))
+    ties = np.round(size / largest, 12)
+    d, ties = d[ties > 0.0], ties[ties > 0.0]
+    ranks = stats.rankdata(ties)
     return float((ranks * np.sign(d)).sum() / ranks.sum())
 
 

@@ -37,9 +37,9 @@ class Wins:
         return self.wins + self.ties + self.losses
 
 
-def win_rate(found: Wins, *, alpha: float = 0.05) -> Estimate:
-    """The mean of win 1, tie 1/2, loss 0, with the t interval; p is of 1/2."""
-    method = "win-rate-t"
+def win_rate(found: Wins, *, alpha: float = 0.05, normal: bool = False) -> Estimate:
+    """The mean of win 1, tie 1/2, loss 0, with the t interval (or with `normal` z); p is of 1/2."""
+    method = "win-rate-z" if normal else "win-rate-t"
     if not found.n:
         return lacking("no_data", method)
     n = found.n
@@ -47,7 +47,8 @@ def win_rate(found: Wins, *, alpha: float = 0.05) -> Estimate:
     if n < 2:
         return lacking("insufficient_data", method, value)
     squares = found.wins * (1.0 - value) ** 2 + found.ties * (0.5 - value) ** 2 + found.losses * value**2
-    return t_estimate(value, squares / (n - 1) / n, n - 1.0, alpha=alpha, method=method, null=0.5)
+    df = math.inf if normal else n - 1.0
+    return t_estimate(value, squares / (n - 1) / n, df, alpha=alpha, method=method, null=0.5)
 
 
 def sign_p(found: Wins) -> float:

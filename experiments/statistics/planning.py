@@ -1,7 +1,8 @@
 """How many units are needed, and what can be seen with those there are? To ask before the start.
 
 Normal approximations, two-sided unless `sides` is 1; n is a float (round it up). Looking several times
-costs a few per cent more (`group_sequential.inflation`). Of traffic they know nothing: days are n over units a day.
+costs a few per cent more (`group_sequential.inflation`). Traffic is not its business: days are n over units a
+day.
 """
 
 from __future__ import annotations
@@ -102,14 +103,19 @@ def units_for_means(
     variance: float,
     difference: float,
     *,
+    control_variance: float | None = None,
     alpha: float = 0.05,
     power: float = 0.8,
     ratio: float = 1.0,
     sides: int = 2,
 ) -> float:
-    """Units in the candidate's arm to see a difference of means; the control's arm has `ratio` as many."""
+    """Units in the candidate's arm to see a difference of means; the control's arm has `ratio` as many.
+
+    `variance` is of a unit, in the control's arm too where `control_variance` is not given.
+    """
     z_a, z_b = _zs(alpha, power, sides)
-    return (z_a + z_b) ** 2 * variance * (1.0 + 1.0 / ratio) / _not_zero(difference) ** 2
+    other = variance if control_variance is None else control_variance
+    return (z_a + z_b) ** 2 * (variance + other / ratio) / _not_zero(difference) ** 2
 
 
 def detectable(se: float, *, alpha: float = 0.05, power: float = 0.8, sides: int = 2) -> float:
@@ -198,6 +204,27 @@ def powered_effect(
         power=power,
         sides=sides,
     )
+
+
+def powered_difference(
+    control: float,
+    n_control: float,
+    n_candidate: float,
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    sides: int = 2,
+) -> float | None:
+    """The smallest rise of a share that these arms find, each with its own variance; or None."""
+    z = sum(_zs(alpha, power, sides))
+
+    def gap(rise: float) -> float:
+        p = min(1.0, control + rise)
+        return rise - z * math.sqrt(control * (1.0 - control) / n_control + p * (1.0 - p) / n_candidate)
+
+    if not 0.0 <= control < 1.0 or gap(1.0 - control) < 0.0:
+        return None
+    return float(optimize.brentq(gap, 0.0, 1.0 - control, xtol=1e-14))
 
 
 def design_effect(cluster_size: float, icc: float) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .estimate import StatisticsError, check_level
+from .estimate import Interval, StatisticsError, check_level
 
 Floats = npt.NDArray[np.float64]
 
@@ -96,6 +96,56 @@ def betting_sequence(
     if intersect:
         lower, upper = np.maximum.accumulate(lower), np.minimum.accumulate(upper)
     return Sequences(lower=lower, upper=upper)
+
+
+def betting_interval(
+    values: Sequence[float] | Floats, *, alpha: float = 0.05, up_share: float = 0.5, precision: float = 1e-6
+) -> Interval:
+    """The betting sequence's running intersection after the last value, without a grid.
+
+    By bisection on "was this mean ever excluded?", each end taken outwards by `precision` at most.
+    """
+    check_level(alpha)
+    x = _unit(values)
+    if not x.size:
+        return Interval(lower=0.0, upper=1.0, level=1.0 - alpha)
+    threshold = -math.log(alpha)
+
+    def excluded(mean: float) -> bool:
+        capital = betting_log_capital(x, mean, alpha=alpha, up_share=up_share)
+        return bool(np.nanmax(capital) >= threshold)
+
+    centre = float(x.mean())
+
+    def end(outside: float) -> float:
+        inside = centre
+        if not excluded(outside):
+            return outside
+        while abs(inside - outside) > precision:
+            middle = 0.5 * (inside + outside)
+            inside, outside = (inside, middle) if excluded(middle) else (middle, outside)
+        return outside
+
+    return Interval(lower=end(0.0), upper=end(1.0), level=1.0 - alpha)
+
+
+def betting_stop(
+    values: Sequence[float] | Floats, mean: float, *, alpha: float = 0.05, precision: float = 0.0
+) -> int | None:
+    """After how many values the betting sequence, `precision` outwards, leaves out `mean`; or None."""
+    x = _unit(values)
+    found = []
+    for near in (mean + precision, mean - precision):
+        if not 0.0 <= near <= 1.0 or not x.size:
+            continue
+        crossed = betting_log_capital(x, near, alpha=alpha) >= -math.log(alpha)
+        before = np.cumsum(x) / np.arange(1, x.size + 1)
+        away = crossed & ((before > near) if near >= mean else (before < near))
+        if precision == 0.0:
+            away = crossed
+        if away.any():
+            found.append(int(away.argmax()) + 1)
+    return min(found, default=None)
 
 
 def empirical_bernstein(

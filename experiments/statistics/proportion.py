@@ -110,14 +110,17 @@ def newcombe(candidate: Share, control: Share, *, alpha: float = 0.05) -> Estima
 
 
 def agresti_caffo(candidate: Share, control: Share, *, alpha: float = 0.05) -> Estimate:
-    """The difference with the interval of Agresti and Caffo (2000): two observations added to each arm."""
+    """The difference with the interval of Agresti and Caffo (2000): two observations added to each arm.
+
+    As published: in arms of a few units it may reach beyond 1.
+    """
     (x1, n1), (x0, n0) = _checked(candidate), _checked(control)
     if n1 == 0 or n0 == 0:
         return lacking("no_data", "agresti-caffo")
     q1, q0 = (x1 + 1) / (n1 + 2), (x0 + 1) / (n0 + 2)
     se = math.sqrt(q1 * (1.0 - q1) / (n1 + 2) + q0 * (1.0 - q0) / (n0 + 2))
     half = quantile(1.0 - alpha / 2.0) * se
-    interval = Interval(lower=max(-1.0, q1 - q0 - half), upper=min(1.0, q1 - q0 + half), level=1.0 - alpha)
+    interval = Interval(lower=q1 - q0 - half, upper=q1 - q0 + half, level=1.0 - alpha)
     return Estimate(
         status="ok",
         method="agresti-caffo",

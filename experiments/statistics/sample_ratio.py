@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special, stats
 
-from .estimate import StatisticsError
+from .estimate import StatisticsError, log_two_sided
 
 CONCENTRATIONS = (10.0, 100.0, 1000.0, 10000.0)
 
@@ -64,3 +64,24 @@ def chi_square_log_p(units: Sequence[int], shares: Sequence[float]) -> float:
         return 0.0
     statistic = float(((counts - expected) ** 2 / expected).sum())
     return float(stats.chi2.logsf(statistic, len(counts) - 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BinomialTest:
+    """Two-sided p-values of the candidate's number of units: exact, and normal with continuity correction."""
+
+    exact: float
+    normal: float
+
+
+def binomial_test(candidate: int, control: int, *, share: float = 0.5) -> BinomialTest:
+    """One look only, for comparison with other tools: is the candidate's number binomial with `share`?"""
+    if not 0.0 < share < 1.0:
+        raise StatisticsError(f"the share is {share!r}: a number strictly between 0 and 1 is needed")
+    total = candidate + control
+    if total == 0:
+        return BinomialTest(exact=1.0, normal=1.0)
+    exact = float(stats.binomtest(candidate, total, share).pvalue)
+    distance = max(0.0, abs(candidate - total * share) - 0.5)
+    z = distance / math.sqrt(total * share * (1.0 - share))
+    return BinomialTest(exact=exact, normal=math.exp(log_two_sided(z)))

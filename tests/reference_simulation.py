@@ -1,0 +1,1 @@
+"""How are the kinds about operating characteristics computed? By running the simulation in `bench`."""
