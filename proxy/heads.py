@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 #: In a copy's head. Whoever gets it, another Turnout included, mirrors it no further.
 MARK: Final = b"x-turnout-mirrored"
@@ -84,17 +84,16 @@ def forwarded(headers: dict[bytes, bytes]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class AnswerHead:
-    """An engine's status and headers. `lines` go to the client; `length` is the body's, where it is told."""
+    """An engine's status and headers. `lines` go to the client; `length` is the body's, where it is told.
+
+    `is_stream`: the body is server-sent events.
+    """
 
     status: int
     lines: bytes
     content_type: str
     length: int | None = None
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether the body is server-sent events."""
-        return self.content_type.startswith("text/event-stream")
+    is_stream: bool = False
 
 
 def answer_head(status: int, headers: Headers) -> AnswerHead:
@@ -108,14 +107,12 @@ def answer_head(status: int, headers: Headers) -> AnswerHead:
             content_type = value.decode("latin-1")
         if name not in HOP_BY_HOP and not name.startswith(b"x-turnout-"):
             lines.append(b"%b: %b\r\n" % (name, value))
-    return AnswerHead(status, b"".join(lines), content_type, length)
+    is_stream = content_type.startswith("text/event-stream")
+    return AnswerHead(status, b"".join(lines), content_type, length, is_stream)
 
 
-class Framed(NamedTuple):
-    """A message that came in one piece: its head without the digits of the length, and its body."""
-
-    template: bytes
-    body: bytes
+#: A message that came in one piece: its head without the digits of the length, and its body.
+Framed = tuple[bytes, bytes]
 
 
 #: A longer head is not kept.
@@ -135,7 +132,7 @@ def framed(data: bytes) -> Framed | None:
     low, high = match.span(1)
     if len(data) - end != int(data[low:high]):
         return None
-    return Framed(data[:low] + data[high:end], data[end:])
+    return data[:low] + data[high:end], data[end:]
 
 
 _Head = TypeVar("_Head", RequestHead, AnswerHead)

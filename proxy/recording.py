@@ -61,6 +61,16 @@ class Recording:
             self.times.append(min(self.elapsed_us(), _LATEST_US))
             self.ends.append(self._size)
 
+    def take(self, data: bytes) -> None:
+        """A whole body has come in one read, with its head."""
+        record, size = self.record, len(data)
+        if not size or size > self._limit:
+            self.add(data)
+            return
+        self._parts, self._size = [data], size
+        self.times.append(record.first_byte_us or 0)
+        self.ends.append(size)
+
     def finish(self, outcome: Outcome, code: str | None) -> ExchangeRecord:
         """The record, filled in."""
         record, parts = self.record, self._parts

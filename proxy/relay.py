@@ -53,42 +53,24 @@ def _marks(snapshot: int, version: int | None, experiment: str | None, arm: str 
 class Relay:
     """A primary exchange between its client and the engines. Receives from both, writes to both."""
 
-    __slots__ = (
-        "_answered",
-        "_ask",
-        "_breaker",
-        "_call",
-        "_client",
-        "_ending",
-        "_endpoint",
-        "_fallback",
-        "_head",
-        "_outcome",
-        "_pending",
-        "_recorded",
-        "_recording",
-        "_request",
-        "_snapshot",
-        "_stripper",
-        "_worker",
-        "record",
-    )  # fmt: skip
+    # What most requests never have is not set for each.
+    _call: Call | None = None
+    _fallback: Endpoint | None = None
+    _head: AnswerHead | None = None
+    _whole: bytes | None = None  # the body, if the answer came in one piece
+    _ending: EndOfStream | None = None
+    _stripper: wire.UsageStripper | None = None
+    _outcome: Outcome = "complete"
+    _answered = False  # the client has got a byte
+    _recorded = False
+    _breaker: Breaker | None = None
 
     def __init__(self, worker: Worker, request: Request, client: ClientConnection) -> None:
         self._worker = worker
         self._request = request
         self._client = client
         self._snapshot: Snapshot = worker.snapshot
-        self._call: Call | None = None
-        self._fallback: Endpoint | None = None
-        self._head: AnswerHead | None = None
         self._pending: list[bytes] = []
-        self._ending: EndOfStream | None = None
-        self._stripper: wire.UsageStripper | None = None
-        self._outcome: Outcome = "complete"
-        self._answered = False  # the client has got a byte
-        self._recorded = False
-        self._breaker: Breaker | None = None
         exchange_id = new_id(request.started_ns)
         self.record = ExchangeRecord(
             exchange_id=exchange_id,
@@ -261,6 +243,19 @@ class Relay:
         if not head.is_stream:
             self._stripper = None
 
+    def answer(self, head: AnswerHead, body: bytes) -> None:
+        self.head(head)
+        if self._head is not head:  # a fallback was taken
+            return
+        if head.is_stream:
+            self.body(body)
+            self.end()
+            return
+        self._whole = body
+        self._recorded = True
+        self._recording.take(body)
+        self._worker.conclude(self._recording.finish(self._outcome, None), self)
+
     def body(self, data: bytes) -> None:
         self._recording.add(data)
         self._pending.append(data)
@@ -289,13 +284,14 @@ class Relay:
 
     def deliver(self) -> None:
         """The rest of the answer, whose record is written."""
-        client, data = self._client, self._take_pending()
+        client, head, data = self._client, self._head, self._whole
+        self._finished()
+        if data is not None and head is not None:
+            client.answer(head.status, head.lines + self._turnout_headers(), data)
+            return
+        data = self._take_pending()
         if self._stripper is not None:
             data = self._stripper.feed(data) + self._stripper.finish()
-        self._finished()
-        if not self._answered and self._head is not None and not self._head.is_stream:
-            client.answer(self._head.status, self._head.lines + self._turnout_headers(), data)
-            return
         if not self._answered:
             self._begin()
         client.write(data)

@@ -188,13 +188,14 @@ class ClientConnection(asyncio.Protocol):
         message = framed(data)
         if message is None:
             return False
-        head = self._application.heads.get(message.template)
+        template, body = message
+        head = self._application.heads.get(template)
         if head is None:
             self._newcomer = message
             return False
-        if len(message.body) > self._limits.body_bytes:
+        if len(body) > self._limits.body_bytes:
             return False
-        self._serve(Request(head, message.body, time_ns(), monotonic_ns()))
+        self._serve(Request(head, body, time_ns(), monotonic_ns()))
         return True
 
     def _remember(self, head: RequestHead, body: bytes) -> None:
@@ -202,13 +203,13 @@ class ClientConnection(asyncio.Protocol):
         message, self._newcomer = self._newcomer, None
         if (
             message is not None
-            and message.body == body
+            and message[1] == body
             and head.keep_alive
             and head.method == "POST"
             and b"content-length" in head.headers
             and head.headers.keys().isdisjoint((b"transfer-encoding", b"expect"))
         ):
-            self._application.heads.learn(message.template, head)
+            self._application.heads.learn(message[0], head)
 
     def _ahead(self) -> int:
         """Body bytes of requests whose turn has not come."""
@@ -329,12 +330,13 @@ class ClientConnection(asyncio.Protocol):
 
     def _between(self) -> None:
         """Between two answers: on to the next request, or as much patience as the client's state deserves."""
-        if self._paused:
+        if not (self._paused or self._waiting or self._in_message):
+            self.due = self._loop.time() + self._limits.keep_alive_seconds
+            self._otherwise = None
+        elif self._paused:
             self._await_reader(self._transport.get_write_buffer_size())
         elif self._waiting:
             self._loop.call_soon(self._next)
-        elif not self._in_message:
-            self._wait(self._limits.keep_alive_seconds)
         elif not self._head_done:
             self._wait(self._limits.head_seconds)
         else:
@@ -420,7 +422,8 @@ class ClientConnection(asyncio.Protocol):
             return
         self.start(status, headers, len(body))
         if len(body) < _JOINED:
-            self._pending += body
+            pending, self._pending = self._pending, b""
+            self._transport.write(pending + body)
         else:
             self.write(body)
         self.end()
@@ -439,10 +442,9 @@ class ClientConnection(asyncio.Protocol):
         """The answer is whole; on to the next request."""
         if self._closing:
             return
-        pending, self._pending = self._pending, b""
-        tail = pending + (b"0\r\n\r\n" if self._chunked else b"")
-        if tail:
-            self._transport.write(tail)
+        if self._pending or self._chunked:
+            pending, self._pending = self._pending, b""
+            self._transport.write(pending + (b"0\r\n\r\n" if self._chunked else b""))
         self._responder = None
         self._busy = False
         if not self._keep_alive or self._application.leaving:

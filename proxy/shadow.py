@@ -188,6 +188,11 @@ class Copy:
         self.size = 0
         self.call: Call | None = None
 
+    def answer(self, head: AnswerHead, body: bytes) -> None:
+        self.head(head)
+        self.body(body)
+        self.end()
+
     def head(self, head: AnswerHead) -> None:
         record = self._recording.record
         record.status = head.status

@@ -33,8 +33,12 @@ _BARE: Final = (204, 304)
 
 
 class Receiver(Protocol):
-    """Who gets the answer. `flush` follows the `body` pieces of one read from the socket, except the last."""
+    """Who gets the answer: `head` and pieces until `end`, or `answer` where all of it came at once.
 
+    `flush` follows the `body` pieces of one read from the socket, except the last.
+    """
+
+    def answer(self, head: AnswerHead, body: bytes) -> None: ...
     def head(self, head: AnswerHead) -> None: ...
     def body(self, data: bytes) -> None: ...
     def flush(self) -> None: ...
@@ -61,8 +65,9 @@ class Replica:
 
     def take(self) -> Connection | None:
         """The most recently used idle connection: the least likely to have been closed meanwhile."""
-        while self._idle:
-            connection = self._idle.pop()
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
             if connection.usable:
                 return connection
         return None
@@ -162,18 +167,19 @@ class Connection(asyncio.Protocol):
 
     def _recognised(self, data: bytes, call: Call) -> bool:
         """Take an answer that came in one piece and whose head is known; False: it is for the parser."""
-        message = framed(data)
         self._newcomer = None
+        message = framed(data)
         if message is None:
             return False
-        head = self.replica.heads.get(message.template)
+        template, body = message
+        head = self.replica.heads.get(template)
         if head is None:
             self._newcomer = message
             return False
         self.call = None
         self._release()
         try:
-            call.answered(head, message.body)
+            call.answered(head, body)
         except Exception:
             log.exception("an answer could not be relayed")
             call.broken("upstream_garbled")
@@ -232,8 +238,8 @@ class Connection(asyncio.Protocol):
         self.call = self._head = None
         keep_alive = self._parser.should_keep_alive()
         message, self._newcomer = self._newcomer, None
-        if message and keep_alive and head.status not in _BARE and head.length == len(message.body):
-            self.replica.heads.learn(message.template, head)
+        if message and keep_alive and head.status not in _BARE and head.length == len(message[1]):
+            self.replica.heads.learn(message[0], head)
         if self._framed and keep_alive:
             self._release()
         else:
@@ -367,10 +373,8 @@ class Call:
         """The whole answer at once; the connection is no longer this call's."""
         self.got_head = True
         self._connection = None
-        self.receiver.head(head)
-        if not self.done:  # it may have been given up for a fallback
-            self.receiver.body(body)
-            self.finish()
+        self._settle()
+        self.receiver.answer(head, body)
 
     def finish(self) -> None:
         self._connection = None

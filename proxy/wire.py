@@ -122,13 +122,15 @@ def parse(path: str, body: bytes, limits: Limits) -> Ask:
     if not _COSTLY.isdisjoint(document):
         _check_costly(document, limits)
     # What is ambiguous is refused before anything is sent, also where this endpoint needs no replacement.
-    _refuse_twice(body, b"model")
+    if not _plain(body, b"model"):
+        _walk(body, b"model")
     if "stream_options" in document:
         options = document["stream_options"]
         if options is not None and not isinstance(options, dict):
             message = f"'stream_options' is {_kind(options)}: expected an object."
             raise _wrong("invalid_type", message, "stream_options")
-        _refuse_twice(body, b"stream_options")
+        if not _plain(body, b"stream_options"):
+            _walk(body, b"stream_options")
     return Ask(path, body, document, model, stream is True and api.streams)
 
 
@@ -237,11 +239,6 @@ def _plain(body: bytes, name: bytes) -> bool:
     """
     # The first look for an escape is many times cheaper than the second.
     return body.count(_QUOTED[name]) == 1 and not (b"\\" in body and b"\\u" in body)
-
-
-def _refuse_twice(body: bytes, name: bytes) -> None:
-    if not _plain(body, name):
-        _walk(body, name)
 
 
 def _span(body: bytes, name: bytes) -> Span:
