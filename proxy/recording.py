@@ -47,28 +47,16 @@ class Recording:
         return (monotonic_ns() - self._started) // 1000
 
     def add(self, data: bytes) -> None:
-        """A piece of the body."""
+        """What one read has brought of the body."""
+        if not data:
+            return
         size = self._size + len(data)
         if size > self._limit or self.record.clipped:
             self.record.clipped = True
             return
-        self._parts.append(data)
         self._size = size
-
-    def mark(self) -> None:
-        """The pieces of one read have come."""
-        if self._size and (not self.ends or self.ends[-1] != self._size):
-            self.times.append(min(self.elapsed_us(), _LATEST_US))
-            self.ends.append(self._size)
-
-    def take(self, data: bytes) -> None:
-        """A whole body has come in one read, with its head."""
-        record, size = self.record, len(data)
-        if not size or size > self._limit:
-            self.add(data)
-            return
-        self._parts, self._size = [data], size
-        self.times.append(record.first_byte_us or 0)
+        self._parts.append(data)
+        self.times.append(min((monotonic_ns() - self._started) // 1000, _LATEST_US))
         self.ends.append(size)
 
     def finish(self, outcome: Outcome, code: str | None) -> ExchangeRecord:

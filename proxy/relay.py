@@ -57,7 +57,7 @@ class Relay:
     _call: Call | None = None
     _fallback: Endpoint | None = None
     _head: AnswerHead | None = None
-    _whole: bytes | None = None  # the body, if the answer came in one piece
+    _rest = b""  # of the body: what is to be delivered once the record is written
     _ending: EndOfStream | None = None
     _stripper: wire.UsageStripper | None = None
     _outcome: Outcome = "complete"
@@ -70,7 +70,6 @@ class Relay:
         self._request = request
         self._client = client
         self._snapshot: Snapshot = worker.snapshot
-        self._pending: list[bytes] = []
         exchange_id = new_id(request.started_ns)
         self.record = ExchangeRecord(
             exchange_id=exchange_id,
@@ -245,26 +244,11 @@ class Relay:
 
     def answer(self, head: AnswerHead, body: bytes) -> None:
         self.head(head)
-        if self._head is not head:  # a fallback was taken
-            return
-        if head.is_stream:
-            self.body(body)
-            self.end()
-            return
-        self._whole = body
-        self._recorded = True
-        self._recording.take(body)
-        self._worker.conclude(self._recording.finish(self._outcome, None), self)
+        if self._head is head:  # no fallback was taken
+            self.end(body)
 
     def body(self, data: bytes) -> None:
         self._recording.add(data)
-        self._pending.append(data)
-
-    def flush(self) -> None:
-        data = self._take_pending()
-        if not data:
-            return
-        self._recording.mark()
         if self._ending is not None and not self._recorded and self._ending.within(data):
             self._append(self._outcome, None)  # for a client, the last event is the last byte
         if not self._answered:
@@ -273,23 +257,23 @@ class Relay:
             data = self._stripper.feed(data)
         self._client.write(data)
 
-    def end(self) -> None:
-        self._recording.mark()
+    def end(self, data: bytes) -> None:
+        self._rest = data
         if self._recorded:
             self.deliver()
         else:
             self._recorded = True
             self._tell_breaker(self._outcome)
+            self._recording.add(data)
             self._worker.conclude(self._recording.finish(self._outcome, None), self)
 
     def deliver(self) -> None:
         """The rest of the answer, whose record is written."""
-        client, head, data = self._client, self._head, self._whole
+        client, head, data = self._client, self._head, self._rest
         self._finished()
-        if data is not None and head is not None:
+        if not self._answered and head is not None and not head.is_stream:
             client.answer(head.status, head.lines + self._turnout_headers(), data)
             return
-        data = self._take_pending()
         if self._stripper is not None:
             data = self._stripper.feed(data) + self._stripper.finish()
         if not self._answered:
@@ -308,7 +292,6 @@ class Relay:
     def failed(self, outcome: Outcome, code: str) -> None:
         if self._take_fallback(outcome):
             return
-        self._recording.mark()
         if not self._recorded:
             self._append(outcome, code)
         self._finished()
@@ -319,10 +302,6 @@ class Relay:
         status, message = _UNREACHED.get(code, broke_off)
         self._client.respond(status, Refusal(status, code, message).body(), self._turnout_headers())
 
-    def _take_pending(self) -> bytes:
-        pending, self._pending = self._pending, []
-        return pending[0] if len(pending) == 1 else b"".join(pending)
-
     def _take_fallback(self, outcome: Outcome) -> bool:
         """Ask control instead of an arm that failed, while the client has got nothing."""
         fallback, self._fallback = self._fallback, None
@@ -331,7 +310,6 @@ class Relay:
         if self._call is not None:
             self._call.cancel()
         self._recording.restart()
-        self._pending = []
         record = self.record
         self._tell_breaker(outcome)
         record.arm_outcome, record.attempts = outcome, 2
@@ -351,7 +329,6 @@ class Relay:
         if self._call is not None:
             self._call.cancel()
         if not self._recorded:
-            self._recording.mark()
             self._append("client_gone", None)
         self._finished()
 

@@ -190,8 +190,7 @@ class Copy:
 
     def answer(self, head: AnswerHead, body: bytes) -> None:
         self.head(head)
-        self.body(body)
-        self.end()
+        self.end(body)
 
     def head(self, head: AnswerHead) -> None:
         record = self._recording.record
@@ -202,16 +201,14 @@ class Copy:
     def body(self, data: bytes) -> None:
         self._shadows.hold(self, len(data))
         self._recording.add(data)
-
-    def flush(self) -> None:
-        self._recording.mark()
         if self._shadows.bytes > self._worker.limits.shadow_bytes:
             self.abandon("worker_bytes")
         elif self.allowance.bytes > self.mirror.max_bytes:
             self.abandon("experiment_bytes")
 
-    def end(self) -> None:
-        self._recording.mark()
+    def end(self, data: bytes) -> None:
+        self._shadows.hold(self, len(data))
+        self._recording.add(data)
         self._finish(outcome_of(self._recording.record.status), None)
 
     def failed(self, outcome: Outcome, code: str) -> None:

@@ -33,16 +33,12 @@ _BARE: Final = (204, 304)
 
 
 class Receiver(Protocol):
-    """Who gets the answer: `head` and pieces until `end`, or `answer` where all of it came at once.
-
-    `flush` follows the `body` pieces of one read from the socket, except the last.
-    """
+    """Who gets the answer: `head`, `body` for each read, `end` with the rest; or `answer`, all at once."""
 
     def answer(self, head: AnswerHead, body: bytes) -> None: ...
     def head(self, head: AnswerHead) -> None: ...
     def body(self, data: bytes) -> None: ...
-    def flush(self) -> None: ...
-    def end(self) -> None: ...
+    def end(self, data: bytes) -> None: ...
     def failed(self, outcome: Outcome, code: str) -> None: ...
 
 
@@ -109,6 +105,8 @@ class Connection(asyncio.Protocol):
         self.call: Call | None = None
         self.fresh = True
         self._transport: Any = None
+        self._pieces: list[bytes] = []  # of the body, in one read
+        self.on_body = self._pieces.append
         self._parser: Any = httptools.HttpResponseParser(self)
         self._headers: list[tuple[bytes, bytes]] = []
         self._head: AnswerHead | None = None
@@ -163,7 +161,7 @@ class Connection(asyncio.Protocol):
                 call.broken("upstream_garbled")
             return
         if self.call is call:
-            call.flush()
+            call.body(self._body())
 
     def _recognised(self, data: bytes, call: Call) -> bool:
         """Take an answer that came in one piece and whose head is known; False: it is for the parser."""
@@ -200,7 +198,7 @@ class Connection(asyncio.Protocol):
         elif not self._answering and not self.fresh:
             call.stale()
         elif call.got_head and not self._framed and exc is None:
-            call.finish()  # a body that the end of the connection delimits
+            call.finish(b"")  # a body that the end of the connection delimits
         else:
             call.broken("upstream_cut")
 
@@ -227,9 +225,12 @@ class Connection(asyncio.Protocol):
             self._head = answer_head(status, self._headers)
             self.call.head(self._head)
 
-    def on_body(self, data: bytes) -> None:
-        if self.call is not None:
-            self.call.body(data)
+    def _body(self) -> bytes:
+        """What of the body has come since this was asked last."""
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        return data
 
     def on_message_complete(self) -> None:
         call, head = self.call, self._head
@@ -244,7 +245,7 @@ class Connection(asyncio.Protocol):
             self._release()
         else:
             self.close()
-        call.finish()
+        call.finish(self._body())
 
 
 class Call:
@@ -351,7 +352,8 @@ class Call:
     def _progressed(self) -> None:
         if not self._waiting_since:
             upstreams = self._upstreams
-            self.due = upstreams.loop.time() + upstreams.limits.idle_seconds
+            patience = upstreams.limits.idle_seconds if self.got_head else upstreams.limits.first_byte_seconds
+            self.due = upstreams.loop.time() + patience
 
     # from the connection
 
@@ -361,13 +363,9 @@ class Call:
         self.receiver.head(head)
 
     def body(self, data: bytes) -> None:
-        if not self.done:
-            self.receiver.body(data)
-
-    def flush(self) -> None:
         self._progressed()
-        if self.got_head:
-            self.receiver.flush()
+        if data and not self.done:
+            self.receiver.body(data)
 
     def answered(self, head: AnswerHead, body: bytes) -> None:
         """The whole answer at once; the connection is no longer this call's."""
@@ -376,10 +374,10 @@ class Call:
         self._settle()
         self.receiver.answer(head, body)
 
-    def finish(self) -> None:
+    def finish(self, data: bytes) -> None:
         self._connection = None
         self._settle()
-        self.receiver.end()
+        self.receiver.end(data)
 
     def stale(self) -> None:
         """A kept-alive connection was closed under the request, unanswered: once more, on a new one."""
