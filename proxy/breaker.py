@@ -163,16 +163,17 @@ class _Probe:
         )
         self.call: Call | None = None
 
+    def answer(self, head: AnswerHead, body: bytes) -> None:
+        self.head(head)
+        self.end(body)
+
     def head(self, head: AnswerHead) -> None:
         self._status = head.status
 
     def body(self, data: bytes) -> None:
         pass
 
-    def flush(self) -> None:
-        pass
-
-    def end(self) -> None:
+    def end(self, data: bytes) -> None:
         self.failed(outcome_of(self._status), "")
 
     def failed(self, outcome: Outcome, code: str) -> None:

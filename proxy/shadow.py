@@ -42,6 +42,11 @@ class Shadows:
         self.gauge = PressureGauge(worker.loop.time)
         self.bytes = 0
 
+    @property
+    def in_flight(self) -> int:
+        """Copies under way."""
+        return len(self._copies)
+
     async def run(self) -> None:
         """What goes on beside the traffic, until cancelled: asking the engines how busy they are."""
         await self.gauge.run()

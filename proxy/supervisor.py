@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import exposition
+
 log = logging.getLogger("turnout.proxy")
 
 #: A worker's own drain time, and a little for its last rows.
@@ -89,6 +91,7 @@ class Supervisor:
                 log.error("worker %d (pid %d) ended with %s", slot, worker.pid, worker.returncode)
                 # One that dies at birth is started again at most once a second.
                 self._not_before[slot] = now + (1.0 if now - self._born[slot] < 5.0 else 0.0)
+                exposition.retire(self._options.data / "metrics", worker.pid)
                 worker = None
                 del self._workers[slot]
             if worker is None and now >= self._not_before[slot]:
@@ -121,4 +124,5 @@ class Supervisor:
 def run(options: ProxyOptions) -> int:
     """Serve until SIGTERM; raises PortTaken."""
     options.data.mkdir(parents=True, exist_ok=True)
+    exposition.clear(options.data / "metrics")
     return Supervisor(options).run()

@@ -26,9 +26,11 @@ from .breaker import Breakers
 from .deadlines import Deadlines, tick_for
 from .doorway import Doorway
 from .errors import Refusal, internal_error
+from .exposition import CONTENT_TYPE, WorkerState, expose, save
 from .heads import KnownHeads, RequestHead
 from .identity import worker_name
 from .limits import Limits
+from .metrics import Gauges, Metrics
 from .relay import Relay
 from .server import ClientConnection, Request, Responder
 from .shadow import Shadows
@@ -44,7 +46,38 @@ UNINFORMED_SECONDS = 2.0
 #: Requests leave no cycles behind: what is rarely there need not be looked for often.
 _GC_THRESHOLDS = (20_000, 20, 20)
 
+#: All workers together, and each by itself.
+_SCRAPES = ("/metrics", "/metrics/workers")
+
 _NOTHING = Snapshot(version=0, published_ns=0, models={}, endpoints={})
+
+
+class Scrape:
+    """An answer to Prometheus, made in a thread: it reads the other workers' files."""
+
+    def __init__(self, worker: Worker, client: ClientConnection, *, each: bool) -> None:
+        self._client = client
+        making = worker.loop.run_in_executor(None, lambda: worker.exposed(each=each))
+        making.add_done_callback(self._made)
+
+    def _made(self, making: asyncio.Future[bytes]) -> None:
+        error = making.exception()
+        if error is None:
+            head = b"content-type: %b\r\n" % CONTENT_TYPE
+            self._client.answer(200, head, making.result())
+        else:
+            log.error("the metrics could not be told", exc_info=error)
+            failure = internal_error()
+            self._client.respond(failure.status, failure.body())
+
+    def client_gone(self) -> None:
+        """What is being made is thrown away."""
+
+    def client_paused(self) -> None:
+        """It is one piece anyway."""
+
+    def client_resumed(self) -> None:
+        """Nothing was held."""
 
 
 class Worker:
@@ -60,6 +93,9 @@ class Worker:
         self.relays: set[Relay] = set()
         self.upstreams = Upstreams(limits)
         self.spool = SpoolWriter(data / "spool", self.name)
+        self.metrics = Metrics()
+        self._metrics_folder = data / "metrics"
+        self._spool_folder = data / "spool"
         self.shadows = Shadows(self)
         self.breakers = Breakers(self)
         self.subscription = Subscription(control_url, data / "proxy-snapshot.json", self.name, self.adopt)
@@ -115,6 +151,8 @@ class Worker:
                 relay = Relay(self, request, client)
                 self.relays.add(relay)
                 return relay if relay.start() else None
+            if request.method == "GET" and request.path in _SCRAPES:
+                return Scrape(self, client, each=request.path == _SCRAPES[1])
             status, body = self._answer(request)
             client.respond(status, body)
         except Refusal as refusal:
@@ -129,6 +167,7 @@ class Worker:
         """To the spool. A loss is counted there; the request goes on, whatever is wrong with its record."""
         try:
             self.spool.append(record)
+            self.metrics.observe(record)
         except Exception:
             log.exception("exchange %s could not be recorded", record.exchange_id)
             self.spool.count_loss()
@@ -153,6 +192,7 @@ class Worker:
                 self.spool.count_loss()
         for record, relay in concluded:
             try:
+                self.metrics.observe(record)
                 relay.deliver()
             except Exception:
                 log.exception("the answer to %s could not be delivered", record.request_id)
@@ -165,7 +205,7 @@ class Worker:
             return self._feedback(request)
         answer = self._get.get(request.path)
         if answer is None and request.path not in wire.APIS and request.path != "/v1/feedback":
-            known = ", ".join((*wire.APIS, "/v1/feedback", *self._get))
+            known = ", ".join((*wire.APIS, "/v1/feedback", *self._get, *_SCRAPES))
             message = f"No such path: {request.path[:200]!r}. Paths are {known}."
             raise Refusal(404, "path_not_found", message)
         if answer is None or request.method not in ("GET", "HEAD"):
@@ -260,6 +300,29 @@ class Worker:
         while True:
             await asyncio.sleep(SEAL_SECONDS)
             self.spool.seal()
+            self._save_metrics()
+
+    def state(self) -> WorkerState:
+        """What this worker says of itself."""
+        gauges = Gauges(
+            in_flight=len(self.relays),
+            connections=len(self._clients),
+            snapshot=self.snapshot.version,
+            records_written=self.spool.written,
+            records_lost=self.spool.lost,
+            shadow_in_flight=self.shadows.in_flight,
+            shadow_bytes=self.shadows.bytes,
+        )
+        return WorkerState(self.name, self.metrics, gauges)
+
+    def exposed(self, *, each: bool) -> bytes:
+        """The text for Prometheus. Reads files: not for the loop's thread."""
+        return expose(self._metrics_folder, self._spool_folder, self.state(), each=each)
+
+    def _save_metrics(self) -> None:
+        """Best effort: the other workers say what this one has done."""
+        with suppress(OSError):
+            save(self._metrics_folder, self.state())
 
     async def _until_deserted(self, seconds: float) -> None:
         """Until no client is connected, or for `seconds`."""
@@ -289,6 +352,7 @@ class Worker:
         # 4. Nobody can write a row any more: hand the spool over.
         self._deadlines.close()
         self._deliver()
+        self._save_metrics()
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)

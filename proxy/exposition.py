@@ -1,0 +1,206 @@
+"""What do a proxy's workers say together when Prometheus asks one of them?
+
+Every worker leaves its sums in a file of its own each second, DATA/metrics/<worker>.json; whoever is asked
+adds them up. Those of workers that have ended are kept in `ended.json`, so that no counter goes back when a
+worker is replaced. Nothing here runs on the loop that relays.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from .metrics import DURATION_US, GAP_US, Gauges, Labels, Metrics, Numbers
+
+log = logging.getLogger("turnout.proxy")
+
+CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
+_ENDED: Final = "ended.json"
+#: So many names of ended workers are remembered: a file is never added twice while it is being removed.
+_REMEMBERED: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """What one worker has said of itself; the ended ones together have no gauges."""
+
+    worker: str
+    metrics: Metrics
+    gauges: Gauges | None
+
+
+def save(folder: Path, state: WorkerState) -> None:
+    """Leave a worker's sums where the others find them. Raises OSError."""
+    gauges = None if state.gauges is None else state.gauges._asdict()
+    _write(
+        folder / f"{state.worker}.json",
+        {"worker": state.worker, "metrics": state.metrics.document(), "gauges": gauges},
+    )
+
+
+def retire(folder: Path, pid: int) -> None:
+    """Add the last sums of a worker that has ended to those of all that have. Never raises."""
+    for path in folder.glob(f"*-{pid}-*.json"):
+        try:
+            raw = orjson.loads((folder / _ENDED).read_bytes())
+        except (OSError, ValueError):
+            raw = {"includes": [], "metrics": []}
+        try:
+            total = Metrics.of(raw["metrics"])
+            total.add(_read(path).metrics)
+            includes = [*raw["includes"], path.name][-_REMEMBERED:]
+            _write(folder / _ENDED, {"includes": includes, "metrics": total.document()})
+            path.unlink()
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            log.warning("the last numbers of %s could not be kept: %s", path.stem, error)
+
+
+def clear(folder: Path) -> None:
+    """Begin anew: counters start at zero with the supervisor."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in folder.glob("*.json*"):
+        with suppress(OSError):
+            path.unlink()
+
+
+def _write(path: Path, document: Any) -> None:
+    making = path.with_suffix(f".json.{os.getpid()}")
+    making.write_bytes(orjson.dumps(document))
+    making.replace(path)
+
+
+def _read(path: Path) -> WorkerState:
+    raw = orjson.loads(path.read_bytes())
+    return WorkerState(raw["worker"], Metrics.of(raw["metrics"]), Gauges.of(raw["gauges"]))
+
+
+def _states(folder: Path, own: WorkerState) -> Iterator[WorkerState]:
+    """All workers', the asked one's own at first hand. What cannot be read is left out."""
+    yield own
+    included: list[str] = []
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        raw = orjson.loads((folder / _ENDED).read_bytes())
+        included = raw["includes"]
+        yield WorkerState("ended", Metrics.of(raw["metrics"]), None)
+    for path in sorted(folder.glob("*.json")):
+        if path.name in (_ENDED, f"{own.worker}.json", *included):
+            continue
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            yield _read(path)
+
+
+def expose(folder: Path, spool: Path, own: WorkerState, *, each: bool) -> bytes:
+    """The text for Prometheus: sums over all workers, or with `each` one series per worker."""
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.registry import Collector
+
+    states = list(_states(folder, own))
+    if each:
+        counted = [(state.worker, state.metrics) for state in states]
+    else:
+        together = Metrics()
+        for state in states:
+            together.add(state.metrics)
+        counted = [("", together)]
+
+    class Everything(Collector):
+        def collect(self) -> Iterator[Any]:
+            yield from _exchanges(counted, each=each)
+            yield from _workers(states)
+            yield from _spool(spool)
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Everything())
+    return generate_latest(registry)
+
+
+_LABELS: Final = ("model", "version", "experiment", "arm", "role")
+
+
+def _values(labels: Labels) -> list[str]:
+    return ["" if value is None else str(value) for value in labels]
+
+
+def _exchanges(counted: list[tuple[str, Metrics]], *, each: bool) -> Iterator[Any]:
+    from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
+    names = (*_LABELS, "worker") if each else _LABELS
+    exchanges = CounterMetricFamily(
+        "turnout_exchanges", "Exchanges by how they ended.", labels=(*names, "outcome")
+    )
+    duration = HistogramMetricFamily(
+        "turnout_exchange_duration_seconds", "From the whole request to the end of the answer.", labels=names
+    )
+    first = HistogramMetricFamily(
+        "turnout_time_to_first_chunk_seconds",
+        "From the whole request to a stream's first bytes.",
+        labels=names,
+    )
+    gaps = HistogramMetricFamily(
+        "turnout_chunk_gap_seconds",
+        "Between two pieces of a stream, as they came from the engine.",
+        labels=names,
+    )
+    for worker, metrics in counted:
+        for labels, numbers in list(metrics.numbers.items()):
+            values = [*_values(labels), worker] if each else _values(labels)
+            for outcome, count in sorted(list(numbers.outcomes.items())):
+                exchanges.add_metric([*values, outcome], count)
+            _histogram(duration, values, DURATION_US, numbers.duration, numbers.duration_us)
+            if any(numbers.first):
+                _histogram(first, values, DURATION_US, numbers.first, numbers.first_us)
+                _histogram(gaps, values, GAP_US, numbers.gaps, numbers.gaps_us)
+    yield from (exchanges, duration, first, gaps)
+
+
+def _histogram(family: Any, values: list[str], bounds: tuple[int, ...], counts: list[int], us: int) -> None:
+    edges = [*(f"{bound / 1e6:g}" for bound in bounds), "+Inf"]
+    family.add_metric(values, list(zip(edges, accumulate(counts), strict=True)), us / 1e6)
+
+
+_GAUGES: Final = {
+    "in_flight": "Requests under way.",
+    "connections": "Clients connected.",
+    "snapshot": "Version of the routing table in force.",
+    "shadow_in_flight": "Mirrored copies under way.",
+    "shadow_bytes": "Bytes that mirrored copies hold.",
+}
+_COUNTERS: Final = {
+    "records_written": "Records handed to the spool.",
+    "records_lost": "Records that could not be written; the ledger says when.",
+}
+
+
+def _workers(states: list[WorkerState]) -> Iterator[Any]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    alive = [(state.worker, state.gauges) for state in states if state.gauges is not None]
+    for kind, told in ((GaugeMetricFamily, _GAUGES), (CounterMetricFamily, _COUNTERS)):
+        for name, meaning in told.items():
+            family = kind(f"turnout_{name}", meaning, labels=("worker",))
+            for worker, gauges in alive:
+                family.add_metric([worker], getattr(gauges, name))
+            yield family
+
+
+def _spool(spool: Path) -> Iterator[Any]:
+    """How much waits to be collected: all of it would be late in the ledger, none of it is lost."""
+    from prometheus_client.core import GaugeMetricFamily
+
+    sizes = []
+    for path in spool.glob("*/*.seg"):
+        with suppress(OSError):
+            sizes.append(path.stat().st_size)
+    yield GaugeMetricFamily("turnout_spool_segments", "Sealed segments not yet collected.", value=len(sizes))
+    yield GaugeMetricFamily("turnout_spool_bytes", "Bytes in sealed segments.", value=sum(sizes))
+
+
+__all__ = ["CONTENT_TYPE", "Numbers", "WorkerState", "clear", "expose", "retire", "save"]

@@ -1,0 +1,130 @@
+"""What has a worker done so far, counted so that counting costs next to nothing?
+
+Every record is counted once, when it is written: its outcome, its duration, and of a stream the time to the
+first piece and between pieces. The sums of a worker are a small JSON document; those of several add up.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from experiments.ledger.exchange import ExchangeRecord
+
+#: Upper bounds of the buckets, in microseconds; what is above the last is counted as well.
+DURATION_US: Final = tuple(
+    int(seconds * 1e6)
+    for seconds in (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+)
+GAP_US: Final = tuple(
+    int(seconds * 1e6) for seconds in (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+)
+
+
+class Labels(NamedTuple):
+    """What the numbers are told apart by. All of it comes from the routing table: there are few."""
+
+    model: str
+    version: int | None
+    experiment: str | None
+    arm: str | None
+    role: str
+
+
+def _zeros(bounds: tuple[int, ...]) -> list[int]:
+    return [0] * (len(bounds) + 1)
+
+
+@dataclass(slots=True)
+class Numbers:
+    """Counts of one set of labels. A histogram is the count of each bucket; its sum is in microseconds."""
+
+    outcomes: dict[str, int] = field(default_factory=dict)
+    duration: list[int] = field(default_factory=lambda: _zeros(DURATION_US))
+    duration_us: int = 0
+    first: list[int] = field(default_factory=lambda: _zeros(DURATION_US))
+    first_us: int = 0
+    gaps: list[int] = field(default_factory=lambda: _zeros(GAP_US))
+    gaps_us: int = 0
+
+    def add(self, other: Numbers) -> None:
+        """Take up what another has counted."""
+        for outcome, count in list(other.outcomes.items()):
+            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
+        for mine, theirs in (
+            (self.duration, other.duration),
+            (self.first, other.first),
+            (self.gaps, other.gaps),
+        ):
+            mine[:] = map(int.__add__, mine, theirs)
+        self.duration_us += other.duration_us
+        self.first_us += other.first_us
+        self.gaps_us += other.gaps_us
+
+
+class Metrics:
+    """The sums of one worker, or of several."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[Labels, Numbers] = {}
+
+    def observe(self, record: ExchangeRecord) -> None:
+        """Count one exchange."""
+        labels = record.model, record.served_version, record.experiment, record.served_arm, record.role
+        numbers = self.numbers.get(labels)  # type: ignore[call-overload]  # equal to the Labels, and sooner made
+        if numbers is None:
+            numbers = self.numbers[Labels(*labels)] = Numbers()
+        outcomes, outcome = numbers.outcomes, record.outcome
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        duration = record.duration_us
+        numbers.duration[bisect_left(DURATION_US, duration)] += 1
+        numbers.duration_us += duration
+        if record.stream and record.chunk_us:
+            first = before = record.chunk_us[0]
+            numbers.first[bisect_left(DURATION_US, first)] += 1
+            numbers.first_us += first
+            gaps = numbers.gaps
+            for at in record.chunk_us:
+                gaps[bisect_left(GAP_US, at - before)] += 1
+                before = at
+            gaps[0] -= 1  # the first piece has no gap before it
+            numbers.gaps_us += before - first
+
+    def add(self, other: Metrics) -> None:
+        """Take up what another has counted."""
+        for labels, numbers in list(other.numbers.items()):  # it may be counting at the moment
+            self.numbers.setdefault(labels, Numbers()).add(numbers)
+
+    def document(self) -> list[Any]:
+        """Plain lists, for JSON."""
+        return [
+            [list(labels), [getattr(numbers, name) for name in Numbers.__slots__]]
+            for labels, numbers in self.numbers.items()
+        ]
+
+    @classmethod
+    def of(cls, document: Iterable[Any]) -> Metrics:
+        """The sums that a document holds. Raises TypeError or ValueError for any other document."""
+        found = cls()
+        for labels, values in document:
+            found.numbers[Labels(*labels)] = Numbers(*values)
+        return found
+
+
+class Gauges(NamedTuple):
+    """How a worker is at the moment, and what it has lost."""
+
+    in_flight: int
+    connections: int
+    snapshot: int
+    records_written: int
+    records_lost: int
+    shadow_in_flight: int
+    shadow_bytes: int
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Gauges:
+        """Raises TypeError or KeyError for any other document."""
+        return cls(**{name: int(document[name]) for name in cls._fields})

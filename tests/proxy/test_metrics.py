@@ -1,0 +1,139 @@
+"""What Prometheus reads is what the ledger gets, summed over all workers, and never goes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+
+import orjson
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from experiments.ledger.exchange import ExchangeRecord
+from proxy import exposition
+from proxy.exposition import WorkerState
+from proxy.metrics import DURATION_US, GAP_US, Gauges, Metrics
+
+from .harness import SSE_HEAD, Engine, Proxy, ask, chunk, json_answer, running_proxy, snapshot
+from .test_relay import parts
+
+GAUGES = Gauges(
+    in_flight=1,
+    connections=2,
+    snapshot=3,
+    records_written=4,
+    records_lost=5,
+    shadow_in_flight=6,
+    shadow_bytes=7,
+)
+
+
+def record(**fields: object) -> ExchangeRecord:
+    given = {"model": "chat", "served_version": 1, "duration_us": 20_000, **fields}
+    return ExchangeRecord(exchange_id="x", request_id="x", started_ns=1, path="/", worker="w", **given)  # type: ignore[arg-type]
+
+
+def samples(text: bytes) -> dict[str, list[tuple[dict[str, str], float]]]:
+    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for family in text_string_to_metric_families(text.decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return found
+
+
+def total(found: dict[str, list[tuple[dict[str, str], float]]], name: str, **labels: str) -> float:
+    return sum(value for given, value in found.get(name, []) if labels.items() <= given.items())
+
+
+def of(records: Iterable[ExchangeRecord]) -> Metrics:
+    metrics = Metrics()
+    for one in records:
+        metrics.observe(one)
+    return metrics
+
+
+def test_a_record_is_counted_where_it_belongs() -> None:
+    stream = record(stream=True, chunk_us=(5_000, 5_000, 15_500), chunk_ends=(1, 2, 3), outcome="truncated")
+    metrics = of([record(), record(), stream])
+    ((labels, numbers),) = metrics.numbers.items()
+    assert labels == ("chat", 1, None, None, "primary")
+    assert numbers.outcomes == {"complete": 2, "truncated": 1}
+    assert (sum(numbers.duration), numbers.duration_us) == (3, 60_000)
+    assert numbers.duration[DURATION_US.index(25_000)] == 3
+    assert (sum(numbers.first), numbers.first_us) == (1, 5_000)
+    assert (sum(numbers.gaps), numbers.gaps_us) == (2, 10_500)
+    assert (numbers.gaps[0], numbers.gaps[GAP_US.index(25_000)]) == (1, 1)
+
+
+def test_a_document_gives_the_same_sums_back() -> None:
+    metrics = of([record(), record(served_arm="candidate", stream=True, chunk_us=(1,), chunk_ends=(1,))])
+    back = Metrics.of(orjson.loads(orjson.dumps(metrics.document())))
+    assert back.numbers == metrics.numbers
+
+
+def test_workers_add_up_and_the_ended_stay_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "metrics"
+    exposition.clear(folder)
+    own = WorkerState("host-1-aa", of([record()] * 3), GAUGES)
+    for name in ("host-2-bb", "host-3-cc"):
+        exposition.save(folder, WorkerState(name, of([record()] * 5), GAUGES))
+    for ended in (None, 2, 3):
+        if ended is not None:
+            exposition.retire(folder, ended)
+        together = samples(exposition.expose(folder, tmp_path / "spool", own, each=False))
+        assert total(together, "turnout_exchanges_total", outcome="complete", model="chat") == 13
+        assert total(together, "turnout_exchange_duration_seconds_count") == 13
+        assert total(together, "turnout_exchange_duration_seconds_sum") == pytest.approx(13 * 0.02)
+    each = samples(exposition.expose(folder, tmp_path / "spool", own, each=True))
+    assert total(each, "turnout_exchanges_total", worker="host-1-aa") == 3
+    assert total(each, "turnout_exchanges_total", worker="ended") == 10
+    assert [labels["worker"] for labels, _ in each["turnout_in_flight"]] == ["host-1-aa"]
+
+
+def test_a_torn_file_of_another_worker_hides_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "host-9-zz.json").write_bytes(b'{"worker": "x", "metr')
+    (tmp_path / "ended.json").write_bytes(b"[]")
+    own = WorkerState("host-1-aa", of([record()]), GAUGES)
+    assert (
+        total(samples(exposition.expose(tmp_path, tmp_path, own, each=False)), "turnout_exchanges_total") == 1
+    )
+
+
+async def scrape(proxy: Proxy, path: str = "/metrics") -> dict[str, list[tuple[dict[str, str], float]]]:
+    raw = f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode()
+    status, headers, body = parts(await proxy.send(raw))
+    assert (status, headers["content-type"]) == (200, exposition.CONTENT_TYPE.decode())
+    return samples(body)
+
+
+async def test_what_is_scraped_is_what_was_recorded(tmp_path: Path) -> None:
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if b'"stream":true' not in request:
+            writer.write(json_answer(b"{}"))
+            return
+        writer.write(SSE_HEAD)
+        for _ in range(3):
+            writer.write(chunk(b'data: {"choices":[]}\n\n'))
+            await writer.drain()
+            await asyncio.sleep(0.01)
+        writer.write(chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+    async with Engine(answer).running() as engine:
+        table = snapshot({1: engine.url, 2: engine.url}, candidate_ppm=500_000)
+        async with running_proxy(tmp_path, table) as proxy:
+            for number in range(20):
+                await proxy.post(ask(user=f"u{number}", stream=number % 2 == 0))
+            await proxy.post(ask(n=0))
+            found = await scrape(proxy)
+            rows = proxy.exchanges()
+            for arm in ("control", "candidate"):
+                served = [row for row in rows if row.served_arm == arm]
+                assert total(found, "turnout_exchanges_total", arm=arm, outcome="complete") == len(served) > 0
+                streams = [row for row in served if row.stream]
+                assert total(found, "turnout_time_to_first_chunk_seconds_count", arm=arm) == len(streams)
+                gaps = sum(len(row.chunk_us) - 1 for row in streams)
+                assert total(found, "turnout_chunk_gap_seconds_count", arm=arm) == gaps
+            assert total(found, "turnout_exchanges_total", outcome="rejected") == 1
+            assert total(found, "turnout_records_written_total") == 21
+            assert await scrape(proxy, "/metrics/workers")
