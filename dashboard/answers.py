@@ -393,3 +393,15 @@ class GoldenComparison(Answer):
     verdict: str = ""
     at: Instant | None = None
     result: JsonObject = {}
+
+
+class Preflight(Answer):
+    """A candidate held against a control before it has traffic; `result` has the findings."""
+
+    preflight_id: str = ""
+    model: str | None = None
+    control_version: int | None = None
+    candidate_version: int | None = None
+    verdict: str = ""
+    at: Instant | None = None
+    result: JsonObject = {}

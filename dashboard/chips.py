@@ -75,6 +75,13 @@ GOLDEN = {
     "fail": Chip("fail", ":material/cancel:", "red"),
     "inconclusive": Chip("inconclusive", ":material/balance:", "gray"),
 }
+FINDINGS = {
+    "ok": Chip("as before", ":material/check:", "green"),
+    "note": Chip("note", ":material/info:", "gray"),
+    "warn": Chip("warning", ":material/warning:", "orange"),
+    "fail": Chip("fail", ":material/cancel:", "red"),
+    "unchecked": Chip("not checked", ":material/visibility_off:", "violet"),
+}
 # What is unhealthy is said before what was measured: a figure from a broken experiment is no news.
 SEVERITY_ORDER = ("block", "warn", "note")
 

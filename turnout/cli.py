@@ -18,6 +18,7 @@ from .terminal import err, fail
 #: Commands that live elsewhere: module, attribute, and the line that `turnout --help` shows.
 _ELSEWHERE: Final = {
     "golden": ("turnout.golden_files", "golden", "Golden sets: run, compare, import, export."),
+    "preflight": ("turnout.preflight_command", "preflight_app", "Hold a candidate against production first."),
     "serve": ("turnout.serve", "serve_app", "Start vLLM for a registered version, and record where it is."),
     "demo": ("turnout.demo", "demo_app", "Three stories on simulated engines, start to end."),
 }

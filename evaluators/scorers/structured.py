@@ -114,18 +114,24 @@ def check_schema(schema: dict[str, Any] | bool) -> None:
                 raise ValueError(str(error)) from None
 
 
+def schema_errors(schema: Any, value: Any) -> list[str]:
+    """What the schema forbids in the value, by path; never fetches a reference."""
+    validator = _Validator(schema, registry=Registry())
+    errors = sorted(validator.iter_errors(value), key=lambda error: error.json_path)
+    return [f"{error.json_path}: {error.message[:_SHOWN]}" for error in errors]
+
+
 @scorer("json_schema", version="1", options=JsonSchemaOptions)
 def json_schema(item: GoldenItem, output: Output, options: JsonSchemaOptions) -> tuple[bool, str]:
     """The answer is JSON that the schema allows."""
     parsed = _extracted(output.text, options.extract)
     if parsed is None:
         return False, "the text is no JSON" if options.extract == "whole" else "the text has no JSON block"
-    validator = _Validator(options.json_schema, registry=Registry())
-    errors = sorted(validator.iter_errors(parsed.value), key=lambda error: error.json_path)
+    errors = schema_errors(options.json_schema, parsed.value)
     if not errors:
         return True, "the JSON is as the schema says"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return False, f"{errors[0].json_path}: {errors[0].message[:_SHOWN]}{more}"
+    return False, f"{errors[0]}{more}"
 
 
 @scorer("tool_call", version="1", options=ToolCallOptions)

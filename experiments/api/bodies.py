@@ -116,3 +116,44 @@ class Comparison(BaseModel):
     candidate_version: Version
     verdict: Literal["pass", "fail", "inconclusive"]
     result: dict[str, Any]
+
+
+class Preflight(BaseModel):
+    """A candidate held against a control before it has traffic; `result` has the findings."""
+
+    preflight_id: Identity
+    model: Short
+    control_version: Version
+    candidate_version: Version
+    verdict: Literal["pass", "fail", "inconclusive"]
+    result: dict[str, Any]
+
+
+class GateState(BaseModel):
+    """Where a version stands on its way to traffic; what is None is not known yet, and its tag stays."""
+
+    state: Literal["seen", "fingerprinted", "preflight", "golden", "passed", "failed", "inconclusive"]
+    verdict: Short | None = None
+    golden: Short | None = None
+    fingerprint: Short | None = None
+
+
+class ExchangeScore(BaseModel):
+    """What one evaluator, in one version, says of one exchange (of a pair: of the mirrored one)."""
+
+    exchange_id: Short
+    evaluator: Short
+    evaluator_version: Short
+    status: Literal["scored", "unscored", "error", "skipped"]
+    value: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    label: Short | None = None
+    explanation: Annotated[str, StringConstraints(max_length=4000)] | None = None
+    cost_usd: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    tokens: Annotated[int, Field(ge=0)] | None = None
+    latency_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+
+class ExchangeScores(BaseModel):
+    """At most 500 scores."""
+
+    scores: list[ExchangeScore] = Field(max_length=500)

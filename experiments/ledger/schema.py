@@ -169,7 +169,32 @@ def stages(connection: DuckDBPyConnection) -> None:
     connection.execute("UPDATE experiments SET state = 'kept' WHERE state = 'stopped'")
 
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (traffic, trials, decisions, golden, golden_details, stages)
+def evaluations(connection: DuckDBPyConnection) -> None:
+    """Preflights of a candidate against a control, and scores of exchanges, one per evaluator's version."""
+    connection.execute("""
+        CREATE TABLE preflights (
+            preflight_id VARCHAR PRIMARY KEY, model VARCHAR NOT NULL, control_version INTEGER NOT NULL,
+            candidate_version INTEGER NOT NULL, verdict VARCHAR NOT NULL, "at" TIMESTAMP NOT NULL,
+            result JSON NOT NULL)
+    """)
+    connection.execute("""
+        CREATE TABLE scores (
+            exchange_id VARCHAR NOT NULL, evaluator VARCHAR NOT NULL, evaluator_version VARCHAR NOT NULL,
+            status VARCHAR NOT NULL, value DOUBLE, label VARCHAR, explanation VARCHAR,
+            cost_usd DOUBLE, tokens BIGINT, latency_ms DOUBLE, "at" TIMESTAMP NOT NULL,
+            PRIMARY KEY (exchange_id, evaluator, evaluator_version))
+    """)
+
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (
+    traffic,
+    trials,
+    decisions,
+    golden,
+    golden_details,
+    stages,
+    evaluations,
+)
 
 
 def migrate(connection: DuckDBPyConnection, migrations: tuple[Migration, ...] = MIGRATIONS) -> list[str]:

@@ -13,14 +13,15 @@ from .nasty import hostile, nulls
 from .stories import empty, rich
 
 STORIES = {"rich": rich, "empty": empty, "nulls": nulls, "hostile": hostile}
-PAGES = ("overview", "experiment", "golden", "decisions", "health")
+PAGES = ("overview", "experiment", "golden", "preflight", "decisions", "health")
 
 # AppTest runs the default page only: the page under test is made the default one.
 SCRIPT = """
 import streamlit as st
-from dashboard.screens import decisions, experiment, golden, health, overview, status
+from dashboard.screens import decisions, experiment, golden, health, overview, preflight, status
 modules = dict(
-    overview=overview, experiment=experiment, golden=golden, decisions=decisions, health=health
+    overview=overview, experiment=experiment, golden=golden, preflight=preflight,
+    decisions=decisions, health=health,
 )
 chosen = st.navigation([
     st.Page(module.page, title=name, url_path=name, default=name == {page!r})

@@ -108,6 +108,8 @@ class FakeControlApi:
                 )
             case ["golden", "comparisons"]:
                 return 200, story["comparisons"]
+            case ["preflights"]:
+                return 200, story["preflights"]
         return missing(request.path)
 
     def _experiment(self, name: str, rest: list[str], query: dict[str, str]) -> tuple[int, Any]:

@@ -88,6 +88,7 @@ def nulls() -> Json:
     story["decisions"] = [{"action": "promote"}]
     story["runs"] = [{"run_id": "run-1"}]
     story["comparisons"] = [{"verdict": "inconclusive"}]
+    story["preflights"] = [{"result": None}, {"result": {"findings": [None, {}]}}]
     story["health"] = {
         "as_of": None,
         "collector": {"lag_s": None},
@@ -180,6 +181,11 @@ def hostile() -> Json:
     for found in story["comparisons"]:
         broken = [{"item_id": text, "evaluator": text, "expected": text, "got": text} for text in texts[:15]]
         found |= {"model": at(20), "result": {"sentence": at(0), "newly_failing": broken}}
+    for found in story["preflights"]:
+        broken = [
+            {"check": text, "status": text, "sentence": text, "items": [text, text]} for text in texts[:15]
+        ]
+        found |= {"model": at(20), "result": {"sentence": at(0), "findings": broken}}
     story["health"] |= {
         "workers": [{"worker": text, "snapshot": 1, "last_seen_s": 1.0} for text in texts[:40]],
         "registry": {"ok": False, "error": at(20), "last_ok_s": 900.0},

@@ -48,6 +48,7 @@ def real_control(folder: Path) -> Iterator[tuple[Plane, str]]:
         url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
         _fill(plane)
         _golden(url)
+        _preflight(url)
         yield plane, url
     finally:
         server.should_exit = True
@@ -121,6 +122,23 @@ def _golden(url: str) -> None:
         }
         body = {"comparison_id": "c" * 32, "verdict": "fail", "result": result, **sides, **about}
         _post(http, "/comparisons", body)
+
+
+def _preflight(url: str) -> None:
+    finding = {
+        "check": "template",
+        "status": "fail",
+        "sentence": "9 of 11 questions become another prompt.",
+        "items": ["plain"],
+        "numbers": {},
+    }
+    prints = {"control_fingerprint": "sha256:a", "candidate_fingerprint": "sha256:b"}
+    result = {"verdict": "fail", "sentence": "Fail: template.", "findings": [finding], **prints}
+    sides = {"model": "chat", "control_version": 1, "candidate_version": 2}
+    with httpx.Client(
+        base_url=f"{url}/api", headers={"authorization": f"Bearer {TOKEN}"}, trust_env=False
+    ) as http:
+        _post(http, "/preflights", {"preflight_id": "d" * 32, "verdict": "fail", "result": result, **sides})
 
 
 def _result(number: int, version: int) -> dict[str, Any]:

@@ -406,6 +406,46 @@ def golden_comparisons() -> list[Json]:
     ]
 
 
+def preflights() -> list[Json]:
+    """A candidate with another template, and one that is as production is."""
+
+    def finding(check: str, status: str, sentence: str, *items: str) -> Json:
+        return {"check": check, "status": status, "sentence": sentence, "items": list(items), "numbers": {}}
+
+    template = "Another chat template: 9 of 11 questions become another prompt (at character 0: '<|turn|>user' became '<|turn|>system')."
+    drifted = [
+        finding("answers", "ok", "All 11 probes are answered as before."),
+        finding("tokenizer", "ok", "The same tokens for 6 texts."),
+        finding("template", "fail", template, "plain", "turns", "languages"),
+        finding("sampling_defaults", "unchecked", "Not checked: the candidate's engine (tgi): POST /v1/chat/completions/render answers 404."),
+        finding("context", "warn", "The context has 4096 tokens, it had 8192; 0 of 100 recorded prompts would not fit (the longest needs 2210)."),
+        finding("tool_calls", "ok", "6 answers, whole and streamed, have valid tool calls."),
+        finding("greedy_agreement", "note", "7 of 11 probes are answered to the letter as before."),
+    ]  # fmt: skip
+    same = [finding("answers", "ok", "All 11 probes are answered as before.")]
+    return [
+        {
+            "preflight_id": str(version) * 32,
+            "model": "chat",
+            "control_version": 1,
+            "candidate_version": version,
+            "verdict": verdict,
+            "at": ago(3600 * hours),
+            "result": {
+                "verdict": verdict,
+                "sentence": sentence,
+                "control_fingerprint": "sha256:" + "a" * 64,
+                "candidate_fingerprint": "sha256:" + print_ * 64,
+                "findings": findings,
+            },
+        }
+        for version, verdict, hours, sentence, print_, findings in (
+            (3, "fail", 1, "Fail: template. Not checked: sampling defaults.", "b", drifted),
+            (2, "pass", 30, "Pass.", "a", same),
+        )
+    ]
+
+
 def rich() -> Json:
     """Everything, as a busy controller answers it."""
     return {
@@ -418,6 +458,7 @@ def rich() -> Json:
         "runs": golden_runs(),
         "results": {f"run-{v}": golden_results(v) for v in (1, 2, 3)},
         "comparisons": golden_comparisons(),
+        "preflights": preflights(),
     }
 
 
@@ -441,4 +482,5 @@ def empty() -> Json:
         "runs": [],
         "results": {},
         "comparisons": [],
+        "preflights": [],
     }

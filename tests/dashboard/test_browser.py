@@ -223,7 +223,7 @@ def test_a_page_that_found_no_controller_comes_back_by_itself(
 
 PLACES = [
     "/", "/experiment", "/experiment?view=Over+time", "/experiment?view=Outputs",
-    "/experiment?view=Accounting", "/experiment?view=Spec", "/golden", "/decisions", "/health",
+    "/experiment?view=Accounting", "/experiment?view=Spec", "/golden", "/preflight", "/decisions", "/health",
 ]  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def test_everything_that_changes_state_needs_the_token(
     assert len(routes) >= 10
     for method, path in routes:
         answer = api.request(
-            method, path.format(model="chat", name="x", run_id=RUN), json={}, headers=headers
+            method, path.format(model="chat", name="x", run_id=RUN, version=2), json={}, headers=headers
         )
         refused(answer, 401, "unauthorized")
     assert plane.rows() == []

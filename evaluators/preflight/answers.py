@@ -1,0 +1,139 @@
+"""What does each version say to the probes, whole and streamed, and how fast?
+
+Through the proxy, to a named version, as golden runs do: the path that users take, marked as golden traffic.
+Both ways of answering are read by the ledger's own decoder, so that a difference is the engine's.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from evaluators.preflight.probes import Probe
+from evaluators.score import ToolCall
+from evaluators.target import VERSION_HEADER
+from experiments.ledger.exchange import Outcome
+from experiments.ledger.transcript import Transcript, decode
+
+PATH: Final = "/v1/chat/completions"
+_SHOWN: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """One answer. `outcome` None: no answer of this version was had, `error` says why. Milliseconds."""
+
+    outcome: Outcome | None
+    text: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    ttft_ms: float | None = None
+    latency_ms: float = 0.0
+    error: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """There is an answer to look at, if need be one that ran into max_tokens."""
+        return self.outcome in ("complete", "length", "empty")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A probe put to both versions: whole and streamed."""
+
+    probe: Probe
+    control: Said
+    control_stream: Said
+    candidate: Said
+    candidate_stream: Said
+
+
+class Asker:
+    """Puts probes to the versions of one model behind the proxy. Use as an async context manager."""
+
+    def __init__(
+        self, *, base_url: str, model: str, token: str, api_key: str | None = None, timeout_s: float = 120.0
+    ) -> None:
+        self._model = model
+        headers = {"x-turnout-admin": token, "x-turnout-origin": "golden", "content-type": "application/json"}
+        if api_key:
+            headers["authorization"] = f"Bearer {api_key}"
+        self._client = httpx.AsyncClient(
+            base_url=base_url.rstrip("/").removesuffix("/v1"),
+            headers=headers,
+            timeout=timeout_s,
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Asker:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._client.aclose()
+
+    async def ask(self, probe: Probe, version: int, *, stream: bool) -> Said:
+        """The version's answer; never raises for what a proxy or an engine does."""
+        body = probe.body(self._model) | ({"stream": True} if stream else {})
+        content = json.dumps(body, ensure_ascii=False).encode()
+        started = time.monotonic()
+        taken = bytearray()
+        times: list[int] = []
+        ends: list[int] = []
+        try:
+            async with self._client.stream(
+                "POST", PATH, content=content, headers={"x-turnout-version": str(version)}
+            ) as response:
+                async for piece in response.aiter_raw():
+                    taken += piece
+                    times.append(int((time.monotonic() - started) * 1e6))
+                    ends.append(len(taken))
+        except httpx.HTTPError as error:
+            return Said(outcome=None, error=f"{type(error).__name__} after {len(taken)} bytes")
+        took = (time.monotonic() - started) * 1000
+        by = response.headers.get(VERSION_HEADER)
+        if by != str(version):
+            return Said(outcome=None, error=_refusal(by, version, response.status_code, bytes(taken)))
+        if response.status_code != httpx.codes.OK:
+            return Said(
+                outcome="upstream_rejected" if response.status_code < 500 else "upstream_error",
+                latency_ms=took,
+                error=f"{response.status_code}: {_message(bytes(taken))}",
+            )
+        kind = response.headers.get("content-type", "")
+        transcript = decode(PATH, kind, response.status_code, bytes(taken), times, ends, content)
+        return _said(transcript, took)
+
+
+def _said(transcript: Transcript, took: float) -> Said:
+    return Said(
+        outcome=transcript.outcome,
+        text=transcript.text or "",
+        tool_calls=tuple(ToolCall(name=one.name, arguments=one.arguments) for one in transcript.tool_calls),
+        finish_reason=transcript.finish_reason,
+        prompt_tokens=transcript.prompt_tokens,
+        completion_tokens=transcript.completion_tokens,
+        ttft_ms=None if transcript.ttft_us is None else transcript.ttft_us / 1000,
+        latency_ms=took,
+        error=transcript.error_code,
+    )
+
+
+def _refusal(by: str | None, version: int, status: int, body: bytes) -> str:
+    if by is None:
+        return f"the proxy answers {status}: {_message(body)}"
+    return f"version {by} answered in place of version {version}"
+
+
+def _message(body: bytes) -> str:
+    try:
+        error: Mapping[str, Any] = json.loads(body)["error"]
+        return str(error["message"])[:_SHOWN]
+    except (ValueError, KeyError, TypeError):
+        return body[:_SHOWN].decode("utf-8", "replace")

@@ -1,0 +1,172 @@
+"""How is a candidate held against production before it gets traffic? Asks both, compares, reports.
+
+Facts first (the engines' own words), then answers through the proxy, one at a time, control and candidate in
+turn. Whatever cannot be had becomes an unchecked finding; a preflight does not fail for its own instruments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from evaluators.errors import EvaluatorError
+from evaluators.ledger import ControlApi, GoldenLedger
+from evaluators.preflight import artefacts, behaviour, drift, traffic
+from evaluators.preflight.answers import Asked, Asker
+from evaluators.preflight.engine import EngineClient, EngineFacts
+from evaluators.preflight.finding import Finding, Report
+from evaluators.preflight.probes import PROBES, Probe
+
+_PROMPTS: Final = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One version: where it is served, and what is known of its files."""
+
+    version: int
+    replicas: tuple[str, ...]
+    served_name: str
+    engine: str
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+class NotServed(EvaluatorError):
+    """A version without an endpoint cannot be held against anything."""
+
+
+def side(api: ControlApi, model: str, reference: str, files: Mapping[str, str] | None = None) -> Side:
+    """The version that a number or alias names. Raises UnknownVersion, NotServed."""
+    version = GoldenLedger(api).subject(model, reference).version
+    view = api.get(f"/api/models/{model}")
+    found = next(one for one in view["versions"] if int(one["version"]) == version)
+    endpoint = found.get("endpoint")
+    if not endpoint:
+        raise NotServed(
+            f"{model} version {version} is served nowhere: `turnout serve models:/{model}/{version}`"
+        )
+    return Side(
+        version=version,
+        replicas=tuple(endpoint["replicas"]),
+        served_name=endpoint["served_name"],
+        engine=endpoint["engine"],
+        files=artefacts.of_tags(found.get("tags") or {}) | dict(files or {}),
+    )
+
+
+async def preflight(
+    model: str,
+    control: Side,
+    candidate: Side,
+    api: ControlApi,
+    asker: Asker,
+    *,
+    probes: Sequence[Probe] = PROBES,
+    changed_settings: Mapping[str, list[str]] | None = None,
+    prompts: int = _PROMPTS,
+    on_step: Callable[[int, int], None] = lambda done, planned: None,
+) -> Report:
+    """All findings about `candidate`. Raises only what the control API raises."""
+    recorded = await asyncio.to_thread(traffic.recorded_prompts, api, model, prompts)
+    async with AsyncExitStack() as stack:
+        engines = [await stack.enter_async_context(_client(one)) for one in (control, candidate)]
+        control_facts, candidate_facts = await asyncio.gather(*(engine.facts(probes) for engine in engines))
+        tokens = await traffic.counted(engines[1], recorded)
+    cold, asked = await _ask_all(asker, probes, control.version, candidate.version, on_step)
+    reading = [
+        drift.tokenizer(control_facts, candidate_facts),
+        drift.template(control_facts, candidate_facts),
+    ]
+    findings = [
+        behaviour.answers(asked),
+        *reading,
+        behaviour.prompt_tokens(asked),
+        drift.sampling_defaults(control_facts, candidate_facts),
+        drift.artefacts(control.files, candidate.files, changed_settings or {}),
+        traffic.context(control_facts, candidate_facts, recorded, tokens),
+        *_of_answers(asked, cold, same_tokenizer=reading[0].status != "fail"),
+    ]
+    return Report(
+        model=model,
+        control_version=control.version,
+        candidate_version=candidate.version,
+        findings=tuple(findings),
+        control_fingerprint=control_facts.fingerprint(control.files),
+        candidate_fingerprint=candidate_facts.fingerprint(candidate.files),
+    )
+
+
+def record(api: ControlApi, report: Report) -> str:
+    """Keep the report in the ledger. Returns its id."""
+    body = {
+        "preflight_id": uuid.uuid4().hex,
+        "model": report.model,
+        "control_version": report.control_version,
+        "candidate_version": report.candidate_version,
+        "verdict": report.verdict,
+        "result": report.to_json(),
+    }
+    return str(api.post("/api/preflights", body)["preflight_id"])
+
+
+def _of_answers(
+    asked: Sequence[Asked], cold: tuple[float, float] | None, *, same_tokenizer: bool
+) -> list[Finding]:
+    return [
+        behaviour.tool_calls(asked),
+        behaviour.json_schema(asked),
+        behaviour.streaming(asked),
+        behaviour.output_tokens(asked, same_tokenizer=same_tokenizer),
+        behaviour.greedy_agreement(asked),
+        behaviour.latency(asked, cold),
+    ]
+
+
+async def fingerprint_of(one: Side, probes: Sequence[Probe] = PROBES) -> str | None:
+    """The fingerprint of one version alone; None if nothing can be known of it."""
+    async with _client(one) as engine:
+        facts: EngineFacts = await engine.facts(probes)
+    return facts.fingerprint(one.files)
+
+
+def _client(one: Side) -> EngineClient:
+    return EngineClient(replica=one.replicas[0], served_name=one.served_name, engine=one.engine)
+
+
+async def _ask_all(
+    asker: Asker,
+    probes: Sequence[Probe],
+    control: int,
+    candidate: int,
+    on_step: Callable[[int, int], None],
+) -> tuple[tuple[float, float] | None, list[Asked]]:
+    """The very first answers' times in milliseconds (None if there was none), and every probe's answers."""
+    planned = len(probes) * 4 + 2
+    done = 0
+
+    async def ask(probe: Probe, version: int, stream: bool) -> Any:
+        nonlocal done
+        said = await asker.ask(probe, version, stream=stream)
+        done += 1
+        on_step(done, planned)
+        return said
+
+    if not probes:
+        return None, []
+    first = [await ask(probes[0], version, False) for version in (control, candidate)]
+    cold = (first[0].latency_ms, first[1].latency_ms) if all(said.complete for said in first) else None
+    asked = [
+        Asked(
+            probe=probe,
+            control=await ask(probe, control, False),
+            candidate=await ask(probe, candidate, False),
+            control_stream=await ask(probe, control, True),
+            candidate_stream=await ask(probe, candidate, True),
+        )
+        for probe in probes
+    ]
+    return cold, asked

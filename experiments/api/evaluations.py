@@ -1,0 +1,157 @@
+"""Preflights, where a version stands at the gate, and scores of exchanges: for the evaluators' process."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Response
+
+from registry import RegistryError
+
+from .. import views
+from ..control import version_of
+from ..controller import Controller
+from ..ledger import evaluations
+from ..ledger.store import instant
+from .bodies import ExchangeScores, GateState, Preflight
+from .gate import Known, require_token
+from .refusals import documented
+
+log = logging.getLogger("turnout.api")
+
+router = APIRouter(prefix="/api", tags=["evaluations"])
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+@router.post(
+    "/preflights",
+    status_code=201,
+    summary="Record a preflight; the verdict becomes a tag of the candidate",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 404),
+)
+def record(body: Preflight, controller: Known, response: Response) -> dict[str, Any]:
+    known = controller.junction.model(body.model)
+    for version in (body.control_version, body.candidate_version):
+        version_of(known, version)
+    now = instant(controller.junction.now_ns())
+    new = controller.store.write(
+        lambda connection: evaluations.save_preflight(connection, body.model_dump(), at=now)
+    )
+    if new:
+        words = f"{body.verdict} against version {body.control_version}"
+        _tag(controller, body.model, body.candidate_version, {"preflight": words})
+    else:
+        response.status_code = 200
+    return views.row(evaluations.preflights(controller.store, preflight_id=body.preflight_id)[0])
+
+
+@router.get("/preflights", summary="Preflights, the newest first")
+def list_preflights(
+    controller: Known,
+    model: str | None = None,
+    control_version: int | None = None,
+    candidate_version: int | None = None,
+    limit: Limit = 100,
+) -> list[dict[str, Any]]:
+    found = evaluations.preflights(
+        controller.store,
+        model=model,
+        control_version=control_version,
+        candidate_version=candidate_version,
+        limit=limit,
+    )
+    return [views.row(one) for one in found]
+
+
+@router.post(
+    "/models/{model}/versions/{version}/gate",
+    summary="Note in the version's tags where it stands on its way to traffic",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 404, 503),
+)
+def gate(model: str, version: int, body: GateState, controller: Known) -> dict[str, str]:
+    version_of(controller.junction.model(model), version)
+    tags = {f"gate.{name}": value for name, value in body.model_dump().items() if value is not None}
+    for key, value in tags.items():
+        controller.registry.tag_version(model, version, key, value)
+    return tags
+
+
+@router.get("/scores/pending", summary="Sampled exchanges that an evaluator's version has no score of")
+def pending(
+    controller: Known,
+    model: str,
+    evaluator: Annotated[str, Query(min_length=1, max_length=200)],
+    version: Annotated[str, Query(min_length=1, max_length=200)],
+    rate: Annotated[float, Query(ge=0, le=1, description="the share of exchanges that are scored")] = 1.0,
+    role: Annotated[
+        Literal["primary", "shadow"], Query(description="shadow: the mirrored halves of pairs")
+    ] = "primary",
+    hours: Annotated[float | None, Query(gt=0, le=24 * 3660, description="not older than this")] = None,
+    limit: Limit = 100,
+) -> list[dict[str, Any]]:
+    found = evaluations.pending(
+        controller.store,
+        model=model,
+        evaluator=evaluator,
+        version=version,
+        rate=rate,
+        role=role,
+        since=None if hours is None else _ago(controller, hours),
+        limit=limit,
+    )
+    return [views.row(one) for one in found]
+
+
+@router.post(
+    "/scores",
+    summary="Append scores; those that are there already stay as they are",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401),
+)
+def append(body: ExchangeScores, controller: Known) -> dict[str, int]:
+    rows = [score.model_dump() for score in body.scores]
+    now = instant(controller.junction.now_ns())
+    stored = controller.store.write(lambda connection: evaluations.add_scores(connection, rows, at=now))
+    return {"stored": stored, "ignored": len(rows) - stored}
+
+
+@router.get("/scores", summary="Scores of exchanges, the newest first")
+def list_scores(
+    controller: Known, exchange_id: str | None = None, evaluator: str | None = None, limit: Limit = 100
+) -> list[dict[str, Any]]:
+    found = evaluations.scores(controller.store, exchange_id=exchange_id, evaluator=evaluator, limit=limit)
+    return [views.row(one) for one in found]
+
+
+@router.get("/scores/summary", summary="What evaluators say of a model's exchanges, by version")
+def summary(controller: Known, model: str) -> list[dict[str, Any]]:
+    return [views.row(one) for one in evaluations.summary(controller.store, model=model)]
+
+
+@router.get("/scores/spent", summary="What an evaluator has cost in the last hours")
+def spent(
+    controller: Known,
+    evaluator: Annotated[str, Query(min_length=1, max_length=200)],
+    hours: Annotated[float, Query(gt=0, le=24 * 366)] = 24.0,
+) -> dict[str, Any]:
+    since = _ago(controller, hours)
+    return views.row(evaluations.spent(controller.store, evaluator=evaluator, since=since))
+
+
+def _ago(controller: Controller, hours: float) -> datetime:
+    now = instant(controller.junction.now_ns()).replace(tzinfo=UTC)
+    return (now - timedelta(hours=hours)).replace(tzinfo=None)
+
+
+def _tag(controller: Controller, model: str, version: int, tags: dict[str, str]) -> None:
+    """Best effort: what is in the ledger counts."""
+    try:
+        for key, value in tags.items():
+            controller.registry.tag_version(model, version, key, value)
+    except RegistryError as error:
+        log.warning("tags of %s version %s are not in MLflow: %s", model, version, error)

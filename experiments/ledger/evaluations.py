@@ -1,0 +1,168 @@
+"""Which preflights were made, and what do evaluators say of recorded exchanges?
+
+Storage only: evaluators work out what is stored, outside. Writes take the connection of a `Store.write` and
+are safe to repeat. A score is of an exchange by an evaluator in a version: a new judge makes new rows, and
+the old ones stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+from duckdb import DuckDBPyConnection
+
+from .store import Row, Store
+
+_SCORE: Final = (
+    "exchange_id", "evaluator", "evaluator_version", "status", "value", "label", "explanation", "cost_usd",
+    "tokens", "latency_ms",
+)  # fmt: skip
+
+#: An exchange is in the sample if its number, drawn from a hash of its id, lies below the rate: the same
+#: exchanges for every evaluator, whoever asks and however often.
+_PENDING: Final = """
+    SELECT e.exchange_id, e.pair_id, e.role, e.experiment, e.assigned_arm, e.served_version, e.started_at
+    FROM exchanges e JOIN bodies b ON b.exchange_id = e.exchange_id
+    WHERE e.model = $model AND e.origin = 'live' AND e.role = $role
+        AND e.outcome IN ('complete', 'length') AND b.request IS NOT NULL AND NOT b.clipped
+        AND ($since IS NULL OR e.started_at >= CAST($since AS TIMESTAMP))
+        AND CAST('0x' || substr(md5('score:' || coalesce(e.pair_id, e.exchange_id)), 1, 8) AS BIGINT)
+            < $rate * 4294967296
+        AND NOT EXISTS (
+            SELECT 1 FROM scores s WHERE s.exchange_id = e.exchange_id
+                AND s.evaluator = $evaluator AND s.evaluator_version = $version)
+    ORDER BY e.started_at DESC, e.exchange_id LIMIT $limit
+"""
+
+
+def save_preflight(connection: DuckDBPyConnection, preflight: Mapping[str, Any], *, at: datetime) -> bool:
+    """Enter a preflight; False if its id is there already, and then nothing is changed."""
+    names = ("preflight_id", "model", "control_version", "candidate_version", "verdict")
+    found = connection.execute(
+        """
+        INSERT INTO preflights
+            (preflight_id, model, control_version, candidate_version, verdict, "at", result)
+        VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING preflight_id
+        """,
+        [*(preflight[name] for name in names), at, orjson.dumps(preflight["result"]).decode()],
+    ).fetchall()
+    return bool(found)
+
+
+def preflights(
+    store: Store,
+    *,
+    model: str | None = None,
+    control_version: int | None = None,
+    candidate_version: int | None = None,
+    preflight_id: str | None = None,
+    limit: int = 100,
+) -> list[Row]:
+    """Preflights, newest first. None means any."""
+    rows = store.read(
+        """
+        SELECT * FROM preflights
+        WHERE (CAST($model AS VARCHAR) IS NULL OR model = $model)
+            AND (CAST($control AS INTEGER) IS NULL OR control_version = $control)
+            AND (CAST($candidate AS INTEGER) IS NULL OR candidate_version = $candidate)
+            AND (CAST($id AS VARCHAR) IS NULL OR preflight_id = $id)
+        ORDER BY "at" DESC, preflight_id LIMIT $limit
+        """,
+        {
+            "model": model,
+            "control": control_version,
+            "candidate": candidate_version,
+            "id": preflight_id,
+            "limit": limit,
+        },
+    )
+    return [row | {"result": orjson.loads(row["result"])} for row in rows]
+
+
+def pending(
+    store: Store,
+    *,
+    model: str,
+    evaluator: str,
+    version: str,
+    rate: float,
+    role: str = "primary",
+    since: datetime | None = None,
+    limit: int = 100,
+) -> list[Row]:
+    """Sampled exchanges with a body that this version of the evaluator has no score of, newest first. A pair
+    is sampled as one: both of its exchanges, or neither."""
+    return store.read(
+        _PENDING,
+        {
+            "model": model,
+            "evaluator": evaluator,
+            "version": version,
+            "rate": rate,
+            "role": role,
+            "since": since,
+            "limit": limit,
+        },
+    )
+
+
+def add_scores(connection: DuckDBPyConnection, scores: Sequence[Mapping[str, Any]], *, at: datetime) -> int:
+    """Append scores; how many were new. One that is there already stays as it is."""
+    stored = 0
+    for score in scores:
+        stored += len(
+            connection.execute(
+                """
+                INSERT INTO scores (exchange_id, evaluator, evaluator_version, status, value, label,
+                    explanation, cost_usd, tokens, latency_ms, "at")
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING exchange_id
+                """,
+                [*(score.get(name) for name in _SCORE), at],
+            ).fetchall()
+        )
+    return stored
+
+
+def scores(
+    store: Store, *, exchange_id: str | None = None, evaluator: str | None = None, limit: int = 100
+) -> list[Row]:
+    """Scores, newest first. None means any."""
+    return store.read(
+        """
+        SELECT * FROM scores
+        WHERE (CAST($exchange AS VARCHAR) IS NULL OR exchange_id = $exchange)
+            AND (CAST($evaluator AS VARCHAR) IS NULL OR evaluator = $evaluator)
+        ORDER BY "at" DESC, exchange_id, evaluator, evaluator_version LIMIT $limit
+        """,
+        {"exchange": exchange_id, "evaluator": evaluator, "limit": limit},
+    )
+
+
+def spent(store: Store, *, evaluator: str, since: datetime) -> Row:
+    """What an evaluator's scores since then have cost: `scores` and `cost_usd`, all its versions together."""
+    rows = store.read(
+        """
+        SELECT count(*) AS scores, coalesce(sum(cost_usd), 0.0) AS cost_usd FROM scores
+        WHERE evaluator = ? AND "at" >= ?
+        """,
+        [evaluator, since],
+    )
+    return rows[0]
+
+
+def summary(store: Store, *, model: str) -> list[Row]:
+    """By evaluator, its version and the served version: how many of each status, the mean of the scored."""
+    return store.read(
+        """
+        SELECT s.evaluator, s.evaluator_version, e.served_version AS version, count(*) AS n,
+            count(*) FILTER (WHERE s.status = 'scored') AS scored,
+            count(*) FILTER (WHERE s.status = 'error') AS errors,
+            avg(s.value) FILTER (WHERE s.status = 'scored') AS mean, sum(s.cost_usd) AS cost_usd
+        FROM scores s JOIN exchanges e ON e.exchange_id = s.exchange_id
+        WHERE e.model = ? GROUP BY ALL ORDER BY 1, 2, 3
+        """,
+        [model],
+    )

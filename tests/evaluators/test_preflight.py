@@ -1,0 +1,363 @@
+"""A preflight names what has drifted, tells what is broken from what is new, and says what it did not see."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from evaluators.errors import EvaluatorError
+from evaluators.preflight import (
+    CHECKS,
+    PROBES,
+    Asker,
+    NotServed,
+    Report,
+    artefacts,
+    behaviour,
+    drift,
+    preflight,
+    side,
+)
+from evaluators.preflight.answers import Asked, Said
+from evaluators.preflight.engine import EngineFacts, Tokens
+from evaluators.preflight.finding import Finding
+from evaluators.preflight.traffic import RecordedPrompt, context, recorded_prompts
+from evaluators.score import ToolCall
+from tests.proxy.harness import ADMIN, running_proxy, snapshot
+from turnout.simulation import Profile, SimulatedEngine
+
+BY_NAME = {probe.name: probe for probe in PROBES}
+
+
+def tokens(*texts: str, first: int = 0) -> Tokens:
+    return Tokens(ids=tuple(range(first, first + len(texts))), texts=texts)
+
+
+def facts(**fields: Any) -> EngineFacts:
+    base = {
+        "engine": "vllm",
+        "engine_version": "0.32.0",
+        "max_model_len": 8192,
+        "texts": {"prose": tokens("a", "b")},
+        "chats": {"plain": tokens("<u>", "hi", "<a>"), "system": tokens("<s>", "<u>", "<a>")},
+        "sampling": {"temperature": 1.0, "top_p": 1.0},
+    }
+    return EngineFacts(**{**base, **fields})
+
+
+def said(text: str = "yes", **fields: Any) -> Said:
+    base: dict[str, Any] = {"outcome": "complete", "text": text, "prompt_tokens": 10, "completion_tokens": 5}
+    return Said(**{**base, "ttft_ms": 10.0, "latency_ms": 20.0, **fields})
+
+
+def calling(arguments: str, name: str = "order_status") -> Said:
+    return said("", tool_calls=(ToolCall(name=name, arguments=arguments),))
+
+
+def asked(name: str, control: Said, candidate: Said, stream: Said | None = None) -> Asked:
+    return Asked(
+        probe=BY_NAME[name],
+        control=control,
+        control_stream=control,
+        candidate=candidate,
+        candidate_stream=stream or candidate,
+    )
+
+
+# -- how prompts are read ----------------------------------------------------------------------------------
+
+
+def test_equal_engines_have_no_drift_and_one_fingerprint() -> None:
+    found = [
+        check(facts(), facts()).status for check in (drift.tokenizer, drift.template, drift.sampling_defaults)
+    ]
+    assert found == ["ok", "ok", "ok"]
+    assert facts().fingerprint({}) == facts().fingerprint({})
+    assert facts().fingerprint({}) != facts(max_model_len=4096).fingerprint({})
+    assert facts().fingerprint({}) != facts().fingerprint({"tokenizer.json": "sha256:x"})
+
+
+def test_an_injected_system_prompt_is_template_drift_and_says_where() -> None:
+    new = facts(
+        chats={"plain": tokens("<s>", "Be nice", "<u>", "hi", "<a>"), "system": tokens("<s>", "<u>", "<a>")}
+    )
+    found = drift.template(facts(), new)
+    assert (found.status, found.items) == ("fail", ("plain",))
+    assert "at character 1: '<u>hi<a>' became '<s>Be nice<u>hi<a>'" in found.sentence
+    assert drift.tokenizer(facts(), new).status == "ok"
+
+
+def test_another_tokenizer_is_no_template_drift_where_the_texts_are_the_same() -> None:
+    new = facts(
+        texts={"prose": tokens("a", "b", "c", first=7)},
+        chats={
+            "plain": tokens("<u>", "h", "i", "<a>", first=3),
+            "system": tokens("<s>", "<u>", "<a>", first=3),
+        },
+    )
+    found = drift.tokenizer(facts(), new)
+    assert (found.status, found.numbers["fertility"]) == ("fail", 1.5)
+    assert drift.template(facts(), new).status == "ok"
+
+
+def test_a_template_that_renders_only_on_one_side_is_drift() -> None:
+    found = drift.template(facts(), facts(chats={"plain": facts().chats["plain"]}))
+    assert (found.status, found.items) == ("fail", ("system",))
+
+
+def test_sampling_defaults_are_named() -> None:
+    found = drift.sampling_defaults(facts(), facts(sampling={"temperature": 0.6, "top_p": 1.0, "top_k": 20}))
+    assert (found.status, found.items) == ("fail", ("temperature", "top_k"))
+    assert "temperature 1.0 -> 0.6" in found.sentence
+
+
+def test_an_engine_without_these_endpoints_leaves_them_unchecked_and_says_why() -> None:
+    bare = EngineFacts(engine="tgi", missing={"/tokenize": "POST /tokenize answers 404"})
+    found = drift.tokenizer(facts(), bare)
+    assert found.status == "unchecked"
+    assert "the candidate's engine (tgi): POST /tokenize answers 404" in found.sentence
+    assert bare.fingerprint({}) is None
+
+
+def test_files_are_hashed_and_settings_compared_but_nothing_is_loaded(tmp_path: Path) -> None:
+    for name, temperature in (("one", 1.0), ("two", 0.6)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "generation_config.json").write_text(json.dumps({"temperature": temperature}))
+        (folder / "tokenizer.json").write_text("{}")
+        (folder / "model.pkl").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    (tmp_path / "two" / "config.json").symlink_to("/etc/hostname")
+    one, two = tmp_path / "one", tmp_path / "two"
+    hashes = [artefacts.of_folder(folder) for folder in (one, two)]
+    assert [sorted(found) for found in hashes] == [["generation_config.json", "tokenizer.json"]] * 2
+    found = drift.artefacts(*hashes, artefacts.changed_settings(one, two))
+    assert (found.status, found.items) == ("warn", ("generation_config.json",))
+    assert "temperature 1.0 -> 0.6" in found.sentence
+    with pytest.raises(artefacts.NoFolder, match="name the folder"):
+        artefacts.of_folder(tmp_path)
+    assert artefacts.of_tags({"artefact.tokenizer.json": "sha256:a", "owner": "x"}) == {
+        "tokenizer.json": "sha256:a"
+    }
+
+
+# -- what is answered --------------------------------------------------------------------------------------
+
+GOOD, BAD = '{"order": 17, "detail": "full"}', '{"order": 17, "detail": '
+
+
+@pytest.mark.parametrize(
+    ("control", "candidate", "status"),
+    [
+        (calling(GOOD), calling(GOOD), "ok"),
+        (calling(GOOD), calling(BAD), "fail"),
+        (calling(GOOD), calling('{"order": 99, "detail": "full"}'), "fail"),
+        (calling(GOOD), calling(GOOD, name="delete_order"), "fail"),
+        (calling(BAD), calling(BAD), "warn"),
+        (calling(GOOD), replace(calling(BAD), outcome="length"), "ok"),
+        (calling(GOOD), said("no call at all"), "fail"),
+        (
+            said(outcome="upstream_rejected", error="400"),
+            said(outcome="upstream_rejected", error="400"),
+            "unchecked",
+        ),
+    ],
+)
+def test_tool_calls_fail_for_what_is_newly_broken(control: Said, candidate: Said, status: str) -> None:
+    assert behaviour.tool_calls([asked("tool_named", control, candidate)]).status == status
+
+
+def test_a_broken_stream_is_found_where_the_whole_answer_holds() -> None:
+    found = behaviour.tool_calls([asked("tool_named", calling(GOOD), calling(GOOD), calling(BAD))])
+    assert (found.status, found.items) == ("fail", ("tool_named",))
+    assert (
+        behaviour.streaming([asked("tool_named", calling(GOOD), calling(GOOD), calling(BAD))]).status
+        == "fail"
+    )
+    assert behaviour.streaming([asked("plain", said("a"), said("a"), said("b"))]).status == "note"
+
+
+def test_a_schema_is_held() -> None:
+    right, wrong = said('{"topic": "billing", "urgent": true}'), said('{"topic": "billing"}')
+    assert behaviour.json_schema([asked("schema", right, right)]).status == "ok"
+    found = behaviour.json_schema([asked("schema", right, wrong)])
+    assert found.status == "fail"
+    assert "'urgent' is a required property" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("now", "status"), [([50, 50, 50, 50], "ok"), ([100, 100, 101, 99], "fail"), ([50, 50, 50, 200], "warn")]
+)
+def test_output_tokens_fail_only_when_they_are_surely_more(now: list[int], status: str) -> None:
+    pairs = [asked("plain", said(completion_tokens=50), said(completion_tokens=count)) for count in now]
+    assert behaviour.output_tokens(pairs, same_tokenizer=True).status == status
+
+
+def test_answers_that_all_ran_into_the_limit_say_nothing_of_length() -> None:
+    cut = said(outcome="length", completion_tokens=96)
+    found = behaviour.output_tokens([asked("plain", cut, cut)] * 5, same_tokenizer=True)
+    assert found.status == "unchecked"
+
+
+def test_lost_answers_fail_and_unreachable_versions_are_inconclusive() -> None:
+    lost = behaviour.answers([asked("plain", said(), said(outcome="upstream_error", error="500"))])
+    assert lost.status == "fail"
+    nobody = Said(outcome=None, error="ConnectError")
+    silent = behaviour.answers([asked("plain", nobody, nobody)])
+    assert silent.status == "unchecked"
+    assert report(silent).verdict == "inconclusive"
+    assert report(lost).verdict == "fail"
+    assert behaviour.prompt_tokens([asked("plain", said(), said(prompt_tokens=17))]).status == "warn"
+
+
+def report(*findings: Finding) -> Report:
+    return Report(model="chat", control_version=1, candidate_version=2, findings=findings)
+
+
+def test_an_intended_difference_is_accepted_by_name() -> None:
+    ok = Finding(check="answers", status="ok", sentence="fine")
+    changed = report(ok, drift.template(facts(), facts(chats={"plain": tokens("x")})))
+    assert changed.verdict == "fail"
+    accepted = changed.accepting({"template"})
+    assert accepted.verdict == "pass"
+    assert "warning about template" in accepted.sentence
+    assert changed.accepting({"tokenizer"}).verdict == "fail"
+
+
+# -- recorded prompts --------------------------------------------------------------------------------------
+
+
+def prompt(tokens: int, asks: int = 0) -> RecordedPrompt:
+    return RecordedPrompt(exchange_id=f"e{tokens}", question=None, prompt_tokens=tokens, max_tokens=asks)
+
+
+def test_prompts_that_would_not_fit_stand_against_the_candidate() -> None:
+    prompts = [prompt(100), prompt(4000, 200), prompt(50)]
+    counts = [one.prompt_tokens for one in prompts]
+    found = context(facts(), facts(max_model_len=4096), prompts, counts)
+    assert (found.status, found.items, found.numbers["longest"]) == ("fail", ("e4000",), 4200)
+    assert context(facts(), facts(), prompts, counts).status == "ok"
+    assert context(facts(), facts(max_model_len=5000), prompts, counts).status == "warn"
+    assert context(facts(), facts(max_model_len=None), prompts, counts).status == "unchecked"
+
+
+class Api:
+    """The control API: one model with two versions, and what it has recorded."""
+
+    def __init__(self, *replicas: str, exchanges: list[dict[str, Any]] | None = None) -> None:
+        self.exchanges = exchanges or []
+        self.replicas = replicas
+
+    def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Any:
+        if path == "/api/exchanges":
+            return self.exchanges
+        if path.startswith("/api/exchanges/"):
+            return next(one for one in self.exchanges if path.endswith(one["exchange_id"]))
+        names = ("production", "candidate", "idle")
+        versions = [
+            {
+                "version": n,
+                "aliases": [names[n - 1]],
+                "endpoint": {"replicas": [url], "served_name": "chat", "engine": "vllm"} if url else None,
+                "tags": {},
+            }
+            for n, url in enumerate(self.replicas, start=1)
+        ]
+        return {"name": "chat", "production": 1, "versions": versions}
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        raise AssertionError(path)
+
+
+def test_recorded_chats_are_found_among_all_that_is_recorded() -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], "max_tokens": 7}
+    base = {
+        "path": "/v1/chat/completions",
+        "role": "primary",
+        "origin": "live",
+        "prompt_tokens": 5,
+        "clipped": False,
+    }
+    kept = [
+        base | {"exchange_id": "a", "request": json.dumps(body)},
+        base | {"exchange_id": "b", "request": None},
+        base | {"exchange_id": "c", "origin": "golden"},
+        base | {"exchange_id": "d", "path": "/v1/embeddings"},
+    ]
+    found = recorded_prompts(Api("x", exchanges=kept), "chat", 10)
+    assert [(one.exchange_id, one.max_tokens, one.question is None) for one in found] == [
+        ("a", 7, False),
+        ("b", 0, True),
+    ]
+
+
+# -- the whole, through the proxy --------------------------------------------------------------------------
+
+
+async def held(data: Path, control: SimulatedEngine, candidate: SimulatedEngine) -> Report:
+    api = Api(control.url, candidate.url)
+    async with running_proxy(data, snapshot({1: control.url, 2: candidate.url}, served_name="chat")) as proxy:
+        async with Asker(base_url=f"http://127.0.0.1:{proxy.port}", model="chat", token=ADMIN) as asker:
+            sides = side(api, "chat", "production"), side(api, "chat", "candidate")
+            found = await preflight("chat", *sides, api, asker)
+        assert {exchange.origin for exchange in proxy.exchanges()} == {"golden"}
+    return found
+
+
+def status(report: Report) -> dict[str, str]:
+    return {finding.check: finding.status for finding in report.findings}
+
+
+async def test_an_identical_engine_passes_and_what_was_not_seen_is_said(tmp_path: Path) -> None:
+    async with SimulatedEngine(Profile(name="chat")) as one, SimulatedEngine(Profile(name="chat")) as two:
+        found = await held(tmp_path, one, two)
+    assert found.verdict == "pass", found.to_json()
+    states = status(found)
+    assert tuple(states) == tuple(check for check in CHECKS if check in states)
+    assert set(states) == set(CHECKS)
+    assert (
+        states["tokenizer"] == states["template"] == states["answers"] == states["greedy_agreement"] == "ok"
+    )
+    assert states["sampling_defaults"] == states["artefacts"] == "unchecked"
+    assert found.control_fingerprint == found.candidate_fingerprint is not None
+
+
+async def test_a_shorter_context_and_a_dead_engine_are_found(tmp_path: Path) -> None:
+    short = Profile(name="chat", max_model_len=512)
+    async with SimulatedEngine(Profile(name="chat")) as one, SimulatedEngine(short) as two:
+        found = await held(tmp_path / "short", one, two)
+    assert status(found)["context"] == "warn"
+    assert found.control_fingerprint != found.candidate_fingerprint
+    async with SimulatedEngine(Profile(name="chat")) as one:
+        async with SimulatedEngine(Profile(name="chat", error_rate=1.0)) as two:
+            found = await held(tmp_path / "dead", one, two)
+    assert found.verdict == "fail"
+    assert status(found)["answers"] == "fail"
+
+
+async def test_it_asks_no_other_host_than_the_registry_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    from evaluators.preflight.engine import EngineClient
+
+    async with SimulatedEngine(Profile(name="chat")) as engine:
+        async with EngineClient(replica=engine.url, served_name="chat", engine="vllm") as client:
+            transport = httpx.MockTransport(
+                lambda request: httpx.Response(302, headers={"location": engine.url})
+            )
+            monkeypatch.setattr(
+                client, "_client", httpx.AsyncClient(base_url=engine.url, transport=transport)
+            )
+            found = await client.facts(PROBES)
+    assert found.texts == {}
+    assert "answers 302" in found.missing["/tokenize"]
+
+
+def test_a_version_that_is_served_nowhere_is_refused() -> None:
+    with pytest.raises(NotServed, match="served nowhere"):
+        side(Api("http://a:1", "", ""), "chat", "candidate")
+    with pytest.raises(EvaluatorError, match="no version 'canary'"):
+        side(Api("http://a:1"), "chat", "canary")

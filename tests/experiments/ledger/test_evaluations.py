@@ -1,0 +1,104 @@
+"""Which exchanges wait for a score, and that a score is kept once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from experiments.ledger import evaluations
+from experiments.ledger.store import Store
+
+from .conftest import Collect
+from .samples import record
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC).replace(tzinfo=None)
+
+
+def score(exchange_id: str, version: str = "1", **fields: Any) -> dict[str, Any]:
+    base = {"exchange_id": exchange_id, "evaluator": "judge", "evaluator_version": version}
+    return base | {"status": "scored", "value": 1.0, "cost_usd": 0.25} | fields
+
+
+def waiting(store: Store, version: str = "1", **fields: Any) -> list[str]:
+    asked = {"model": "chat", "evaluator": "judge", "version": version, "rate": 1.0, "limit": 1000} | fields
+    return [row["exchange_id"] for row in evaluations.pending(store, **asked)]
+
+
+def add(store: Store, *scores: dict[str, Any]) -> int:
+    return store.write(lambda connection: evaluations.add_scores(connection, scores, at=NOW))
+
+
+def test_a_scored_exchange_waits_no_more_and_a_new_judge_begins_anew(store: Store, collect: Collect) -> None:
+    collect(*(record(n) for n in range(3)))
+    ids = waiting(store)
+    assert len(ids) == 3
+    assert add(store, score(ids[0])) == 1
+    assert waiting(store) == ids[1:]
+    assert waiting(store, version="2") == ids
+    assert add(store, score(ids[0], "2", value=0.0)) == 1
+    kept = evaluations.scores(store, exchange_id=ids[0])
+    assert {(row["evaluator_version"], row["value"]) for row in kept} == {("1", 1.0), ("2", 0.0)}
+
+
+def test_a_score_that_comes_twice_stays_as_it_was(store: Store, collect: Collect) -> None:
+    collect(record(1))
+    [id_] = waiting(store)
+    assert add(store, score(id_), score(id_, value=0.0)) == 1
+    assert add(store, score(id_, value=0.0)) == 0
+    [kept] = evaluations.scores(store)
+    assert kept["value"] == 1.0
+
+
+def test_an_errors_row_is_kept_so_that_it_is_not_tried_for_ever(store: Store, collect: Collect) -> None:
+    collect(record(1))
+    [id_] = waiting(store)
+    add(store, score(id_, status="error", value=None))
+    assert waiting(store) == []
+    [row] = evaluations.summary(store, model="chat")
+    assert (row["n"], row["scored"], row["errors"], row["mean"]) == (1, 0, 1, None)
+
+
+def test_the_sample_is_a_share_and_the_same_for_every_evaluator(store: Store, collect: Collect) -> None:
+    collect(*(record(n) for n in range(400)))
+    half = waiting(store, rate=0.5)
+    assert 150 < len(half) < 250
+    assert set(waiting(store, rate=0.2)) < set(half)
+    assert waiting(store, rate=0.5, evaluator="other") == half
+    assert waiting(store, rate=0.0) == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"origin": "golden"},
+        {"status": 500, "outcome": "upstream_error"},
+        {"model": "other"},
+        {"role": "shadow"},
+    ],
+)
+def test_what_has_nothing_to_score_does_not_wait(
+    store: Store, collect: Collect, fields: dict[str, Any]
+) -> None:
+    collect(record(1, **fields))
+    assert waiting(store) == []
+
+
+def test_a_pair_is_sampled_as_one(store: Store, collect: Collect) -> None:
+    primaries = [record(n) for n in range(60)]
+    copies = [
+        record(100 + n, role="shadow", pair_id=primary.exchange_id) for n, primary in enumerate(primaries)
+    ]
+    collect(*primaries, *copies)
+    rows = evaluations.pending(
+        store, model="chat", evaluator="pairwise", version="1", rate=0.5, role="shadow", limit=1000
+    )
+    assert {row["pair_id"] for row in rows} == set(waiting(store, rate=0.5))
+
+
+def test_spending_counts_all_versions(store: Store, collect: Collect) -> None:
+    collect(record(1))
+    [id_] = waiting(store)
+    add(store, score(id_), score(id_, "2"))
+    assert evaluations.spent(store, evaluator="judge", since=NOW) == {"scores": 2, "cost_usd": 0.5}
