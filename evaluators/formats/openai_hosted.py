@@ -168,7 +168,7 @@ def _string_check(operation: str, reference: str) -> wording.Check:
 def _similarity(criterion: Mapping[str, Any], reference: str) -> wording.Check:
     metric, threshold = criterion.get("evaluation_metric"), criterion.get("pass_threshold")
     if metric == "fuzzy_match":  # rapidfuzz's ratio, says the API reference
-        check: wording.Check = {"type": "similarity", "values": [reference]}
+        check: wording.Check = {"type": "similarity", "measure": "ratio", "values": [reference]}
         return check | ({"threshold": threshold} if threshold is not None else {})
     raise ValueError(f"the metric {metric!r} has no equal here")
 
