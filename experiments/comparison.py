@@ -37,6 +37,8 @@ def compare(spec: AnalysisSpec, evidence: Evidence, goal: Goal, *, harm_alpha: f
     phases = _by_phase(spec, evidence, goal)
     if goal.metric.kind == "binary":
         return _failures(spec, evidence, goal, phases)
+    if goal.metric.kind == "quantile":
+        return Comparison(arms=_both_arms(spec, phases, None, None))
     return _means(spec, evidence, goal, phases, harm_alpha)
 
 
@@ -72,7 +74,11 @@ def _arm(name: str, version: int | None, rows: Sequence[MetricSums | None], valu
         version=version,
         units=sum(row.units for row in seen),
         # Observed, not eligible: feedback and streams concern a part of the exchanges only.
-        n=sum(round(row.m) for row in seen if 0.0 < row.m < 2.0**53),
+        n=sum(
+            row.observed if row.observed is not None else round(row.m)
+            for row in seen
+            if 0.0 < row.m < 2.0**53
+        ),
         missing=sum(row.missing for row in seen),
         value=value if value is not None and math.isfinite(value) else None,
     )
@@ -178,7 +184,7 @@ def _means(
     estimate = strata.mean_contrast(layers, alpha=spec.alpha, covariance=shared)
     control = _mean_of([layer.control for layer in layers])
     candidate = _mean_of([layer.candidate for layer in layers])
-    ratio = goal.metric.kind == "log_mean"
+    ratio = goal.metric.on_log_scale
     margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
     sign = 1.0 if goal.metric.direction == "decrease" else -1.0
     if ratio:
@@ -379,7 +385,7 @@ def _paired_means(spec: AnalysisSpec, goal: Goal, rows: Sequence[PairSums], harm
         mm=sum(row.mm for row in rows),
     )
     control = sum(row.control_y for row in rows) / pairs
-    ratio = goal.metric.kind == "log_mean"
+    ratio = goal.metric.on_log_scale
     margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
     sign = 1.0 if goal.metric.direction == "decrease" else -1.0
     # The control's level counts as known here: the same requests give both, and its error is second order.

@@ -76,7 +76,8 @@ class ArmCount:
     """Assignments of one arm in one phase, counted where the arm was decided (primary, live).
 
     `units` are the units first seen in this phase: each unit is counted once in an experiment, so that
-    phases are independent draws. `expected_share` is the arm's share of the traffic in this phase.
+    phases are independent draws; `present` are all units seen in it. `expected_share` is the arm's share of
+    the traffic in this phase.
     """
 
     phase: int
@@ -84,15 +85,18 @@ class ArmCount:
     expected_share: float
     units: int
     exchanges: int
+    present: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricSums:
     """Sums over the units of one arm in one phase, of each unit's own totals in that phase.
 
-    y_u is the sum of the metric's value over the unit's observed exchanges, m_u their number; `y`, `m`,
-    `yy`, `mm`, `ym` are the sums of y_u, m_u, y_u^2, m_u^2 and y_u*m_u over the `units` with m_u > 0.
-    `exchanges` is the number of eligible exchanges, `missing` those of them that should have had a value.
+    y_u is the sum of the metric's value over the unit's observed exchanges, m_u their number, or for a ratio
+    the sum of its denominator; `y`, `m`, `yy`, `mm`, `ym` are the sums of y_u, m_u, y_u^2, m_u^2 and y_u*m_u
+    over the `units` with an observed exchange. Of a binary metric only m and mm are kept.
+    `exchanges` is the number of eligible exchanges, `observed` those with a value, `missing` those that
+    should have had one.
     `failing_units` (binary) counts units by their *first* failure in the whole experiment: a unit counts
     once, in the phase and the arm where it first failed, and never again. `missing_units` counts units by
     their first missing value in the same way.
@@ -111,6 +115,7 @@ class MetricSums:
     ym: float
     failing_units: int = 0
     missing_units: int = 0
+    observed: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +135,20 @@ class Overlap:
     ym: float
     my: float
     mm: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    """How often each size of a value occurred in one arm and phase, all exchanges alike.
+
+    Bin b is of values from exp(b / 1000) up to exp((b + 1) / 1000), in the metric's unit. Bins increase.
+    """
+
+    metric: str
+    phase: int
+    arm: str
+    bins: tuple[int, ...]
+    counts: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,8 +179,19 @@ class PairSums:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """How far into the ledger something looked: how many rows of each table there were.
+
+    Rows of these tables are appended and never deleted, so the same cut is the same rows for ever.
+    """
+
+    exchanges: int = 0
+    feedback: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """All that is known of an experiment at one instant."""
+    """All that is known of an experiment at one instant, from the rows of the ledger before `cut`."""
 
     experiment: str
     as_of_ns: int
@@ -174,6 +204,8 @@ class Evidence:
     recorded: int = 0
     lost: int = 0
     golden: Golden | None = None
+    histograms: tuple[Histogram, ...] = ()
+    cut: Cut = Cut()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,19 +1,25 @@
 """Which metrics exist, of which kind, and where in the ledger does each come from?
 
 The catalogue maps a name in a spec to what the statistics need (kind, direction) and to what the ledger
-needs (two SQL expressions over a row of `exchanges`). It runs no query and computes nothing.
+needs (SQL expressions over a row of `exchanges`). It runs no query and computes nothing.
+
+A name says everything: `latency`, `latency.p95`, `latency>800ms`, `feedback:NAME`.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from . import quantities
 from .ledger.exchange import FAILURES, MISSING
 
-Kind = Literal["binary", "mean", "log_mean"]
+Kind = Literal["binary", "mean", "log_mean", "ratio", "quantile"]
 Direction = Literal["increase", "decrease"]
+#: What is said of an exchange after it ended, and in which table.
+Source = Literal["feedback"]
 
 
 class MetricError(ValueError):
@@ -21,13 +27,23 @@ class MetricError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Metric:
-    """One metric. `value_sql` and `observed_sql` are expressions over one row of `exchanges` (alias `x`).
+class Prices:
+    """What tokens of one version cost, per million, in whatever currency."""
 
-    `value_sql` is 1.0 or 0.0 for a binary metric and the logarithm of the quantity for a log mean; it is
-    read only where `observed_sql` is true. An eligible row where that is false counts as missing if
-    `expected_sql` is true there, and does not concern this metric otherwise.
-    A feedback metric has `feedback` set: its value is `f.value` of the joined feedback of that name.
+    prompt: float
+    completion: float
+    cached: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One metric. The SQL is of expressions over one row of `exchanges` (alias `x`).
+
+    `value_sql` is a condition for a binary metric, the logarithm of the quantity for a log mean or a
+    quantile, the numerator of a ratio, and otherwise the value; it is read only where `observed_sql` is
+    true. `weight_sql` is a ratio's denominator, and 1 for all others. An eligible row where `observed_sql`
+    is false counts as missing if `expected_sql` is true there, and does not concern this metric otherwise.
+    A metric with a `source` has its values in another table, under the name `named`.
     """
 
     name: str
@@ -38,7 +54,21 @@ class Metric:
     value_sql: str
     observed_sql: str
     expected_sql: str = "true"
-    feedback: str | None = None
+    weight_sql: str = "1"
+    quantile: float | None = None
+    source: Source | None = None
+    named: str = ""
+    needs_prices: bool = False
+
+    @property
+    def on_log_scale(self) -> bool:
+        """Whether value and effect are logarithms, shown as levels and ratios."""
+        return self.kind in ("log_mean", "quantile")
+
+    @property
+    def in_pairs(self) -> bool:
+        """Whether mirrored pairs have it: quantiles and ratios do not subtract, feedback is on one answer."""
+        return self.source is None and self.kind not in ("ratio", "quantile")
 
 
 def _listed(outcomes: frozenset[str]) -> str:
@@ -49,84 +79,190 @@ def _listed(outcomes: frozenset[str]) -> str:
 _OUTCOME: Final = "coalesce(x.arm_outcome, x.outcome)"
 _SEEN: Final = f"{_OUTCOME} NOT IN ({_listed(MISSING)}, 'rejected')"
 _ANSWERED: Final = f"{_OUTCOME} IN ('complete', 'length')"
-#: A fallback's times are the control's, not the assigned arm's.
-_OWN_TIME: Final = f"{_ANSWERED} AND x.arm_outcome IS NULL"
+#: A fallback's times and tokens are the control's, not the assigned arm's.
+_OWN: Final = f"{_ANSWERED} AND x.arm_outcome IS NULL"
 
-_FEEDBACK: Final = re.compile(r"feedback:([A-Za-z0-9_.-]{1,64})")
+
+def _share(name: str, title: str, condition: str) -> Metric:
+    return Metric(
+        name=name,
+        title=title,
+        kind="binary",
+        direction="decrease",
+        display_unit="% of units",
+        value_sql=condition,
+        observed_sql=_SEEN,
+    )
+
+
+def _time(name: str, title: str, column: str, *, streams: bool = False) -> Metric:
+    also = "x.stream AND " if streams else ""
+    return Metric(
+        name=name,
+        title=title,
+        kind="log_mean",
+        direction="decrease",
+        display_unit="ms",
+        value_sql=f"ln(greatest(x.{column}, 0.001))",
+        observed_sql=f"{also}{_OWN} AND x.{column} IS NOT NULL",
+        expected_sql=f"{also}{_ANSWERED}",
+    )
+
+
+def _amount(name: str, title: str, column: str, display_unit: str) -> Metric:
+    return Metric(
+        name=name,
+        title=title,
+        kind="mean",
+        direction="decrease",
+        display_unit=display_unit,
+        value_sql=f"x.{column}",
+        observed_sql=f"{_OWN} AND x.{column} IS NOT NULL",
+        expected_sql=_ANSWERED,
+    )
+
+
+#: Quantities of which quantiles, arithmetic means and shares beyond a limit can be asked too.
+_TIMES: Final = {
+    metric.name: metric
+    for metric in (
+        _time("latency", "latency", "duration_ms"),
+        _time("ttft", "time to the first token", "ttft_ms", streams=True),
+        _time("inter_token_gap", "time between tokens", "gap_mean_ms", streams=True),
+    )
+}
+
+#: Dollars for a thousand requests: the ledger's sums are exact to a millionth of the unit.
+_COST: Final = (
+    "(coalesce(x.prompt_tokens, 0) * {prompt} + coalesce(x.completion_tokens, 0) * {completion}"
+    " - coalesce(x.cached_tokens, 0) * {saved}) / 1000.0"
+)
 
 CATALOGUE: Final[dict[str, Metric]] = {
     metric.name: metric
     for metric in (
-        Metric(
-            name="error_rate",
-            title="errors",
-            kind="binary",
-            direction="decrease",
-            display_unit="% of units",
-            value_sql=f"CASE WHEN {_OUTCOME} IN ({_listed(FAILURES)}) THEN 1.0 ELSE 0.0 END",
-            observed_sql=_SEEN,
+        _share("error_rate", "errors", f"{_OUTCOME} IN ({_listed(FAILURES)})"),
+        _share("truncation_rate", "answers cut short", f"{_OUTCOME} IN ('truncated', 'length')"),
+        *_TIMES.values(),
+        replace(
+            _TIMES["latency"],
+            name="latency_mean",
+            title="mean latency",
+            kind="mean",
+            value_sql="x.duration_ms",
         ),
+        _amount("completion_tokens", "tokens per answer", "completion_tokens", "tokens"),
+        _amount("prompt_tokens", "tokens per prompt", "prompt_tokens", "tokens"),
         Metric(
-            name="truncation_rate",
-            title="answers cut short",
-            kind="binary",
-            direction="decrease",
-            display_unit="% of units",
-            value_sql=f"CASE WHEN {_OUTCOME} IN ('truncated', 'length') THEN 1.0 ELSE 0.0 END",
-            observed_sql=_SEEN,
-        ),
-        Metric(
-            name="latency",
-            title="latency",
-            kind="log_mean",
-            direction="decrease",
-            display_unit="ms",
-            value_sql="ln(greatest(x.duration_ms, 0.001))",
-            observed_sql=f"{_OWN_TIME} AND x.duration_ms IS NOT NULL",
+            name="tokens_per_second",
+            title="tokens per second",
+            kind="ratio",
+            direction="increase",
+            display_unit="tokens/s",
+            value_sql="x.completion_tokens",
+            weight_sql="x.duration_ms / 1000.0",
+            observed_sql=f"{_OWN} AND x.completion_tokens IS NOT NULL AND x.duration_ms > 0",
             expected_sql=_ANSWERED,
         ),
         Metric(
-            name="ttft",
-            title="time to the first token",
-            kind="log_mean",
-            direction="decrease",
-            display_unit="ms",
-            value_sql="ln(greatest(x.ttft_ms, 0.001))",
-            observed_sql=f"{_OWN_TIME} AND x.stream AND x.ttft_ms IS NOT NULL",
-            expected_sql=f"x.stream AND {_ANSWERED}",
+            name="cached_share",
+            title="prompt tokens from the cache",
+            kind="ratio",
+            direction="increase",
+            display_unit="of the prompt tokens",
+            value_sql="coalesce(x.cached_tokens, 0)",
+            weight_sql="x.prompt_tokens",
+            observed_sql=f"{_OWN} AND x.prompt_tokens > 0",
+            expected_sql=_ANSWERED,
         ),
         Metric(
-            name="completion_tokens",
-            title="tokens per answer",
+            name="cost",
+            title="cost of 1,000 requests",
             kind="mean",
             direction="decrease",
-            display_unit="tokens",
-            value_sql="CAST(x.completion_tokens AS DOUBLE)",
-            observed_sql=f"{_OWN_TIME} AND x.completion_tokens IS NOT NULL",
+            display_unit="per 1k",
+            value_sql=_COST,
+            observed_sql=f"{_OWN} AND x.completion_tokens IS NOT NULL",
             expected_sql=_ANSWERED,
+            needs_prices=True,
         ),
     )
 }
+#: What a name may be besides the catalogue's own, for messages.
+PATTERNS: Final = ("latency.p95", "latency>800ms", "feedback:NAME")
 
 
 def metric(name: str) -> Metric:
-    """The metric of that name; `feedback:NAME` is made on the spot. Raises MetricError."""
+    """The metric of that name. Raises MetricError, which says what there is."""
     found = CATALOGUE.get(name)
     if found is not None:
         return found
-    match = _FEEDBACK.fullmatch(name)
-    if match is None:
-        known = ", ".join([*CATALOGUE, "feedback:NAME"])
-        raise MetricError(f"unknown metric {name!r}: the catalogue has {known}")
+    for pattern, make in _MADE:
+        match = pattern.fullmatch(name)
+        if match is not None:
+            return make(match)
+    raise MetricError(f"unknown metric {name!r}: the catalogue has {', '.join((*CATALOGUE, *PATTERNS))}")
+
+
+def priced(found: Metric, prices: tuple[tuple[str, Prices], ...]) -> Metric:
+    """The metric with each arm's prices in its SQL; unchanged if it needs none. Raises MetricError."""
+    if not found.needs_prices:
+        return found
+    if not prices:
+        raise MetricError(f"{found.name} needs prices")
+    cases = "".join(
+        f" WHEN x.assigned_arm = '{arm}' THEN "
+        + _COST.format(
+            prompt=repr(float(each.prompt)),
+            completion=repr(float(each.completion)),
+            saved=repr(0.0 if each.cached is None else float(each.prompt) - float(each.cached)),
+        )
+        for arm, each in prices
+    )
+    return replace(found, value_sql=f"CASE{cases} END", needs_prices=False)
+
+
+def _quantile(match: re.Match[str]) -> Metric:
+    base = _TIMES[match[1]]
+    percent = match[2]
+    title = f"{percent} of {base.title}"
+    return replace(base, name=match[0], title=title, kind="quantile", quantile=int(percent[1:]) / 100)
+
+
+def _beyond(match: re.Match[str]) -> Metric:
+    base = _TIMES[match[1]]
+    try:
+        limit_ms = quantities.seconds(match[2]) * 1000.0
+    except ValueError:
+        raise MetricError(f"{match[0]!r}: {match[2]!r} is no duration such as 800ms or 2s") from None
+    column = base.value_sql.removeprefix("ln(greatest(").removesuffix(", 0.001))")
+    return replace(
+        base,
+        name=match[0],
+        title=f"{base.title} beyond {match[2]}",
+        kind="binary",
+        display_unit="% of units",
+        value_sql=f"{column} > {limit_ms!r}",
+    )
+
+
+def _feedback(match: re.Match[str]) -> Metric:
+    """Feedback is volunteered: an exchange without it is not missing, and coverage is shown as n."""
     return Metric(
-        name=name,
+        name=match[0],
         title=f"feedback {match[1]!r}",
         kind="mean",
         direction="increase",
         display_unit="",
-        value_sql="f.value",
-        observed_sql="f.value IS NOT NULL",
-        # Feedback is volunteered: an exchange without it is not missing, and coverage is shown as n.
-        expected_sql="f.value IS NOT NULL",
-        feedback=match[1],
+        value_sql="",
+        observed_sql="",
+        source="feedback",
+        named=match[1],
     )
+
+
+_MADE: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Metric]], ...]] = (
+    (re.compile(rf"({'|'.join(_TIMES)})\.(p50|p90|p95|p99)"), _quantile),
+    (re.compile(rf"({'|'.join(_TIMES)})>([0-9.a-z]+)"), _beyond),
+    (re.compile(r"feedback:([A-Za-z0-9_.-]{1,64})"), _feedback),
+)

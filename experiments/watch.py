@@ -14,9 +14,9 @@ from typing import Any, Final
 from .control import Author, Control
 from .decision import CONTROLLER, Backing
 from .errors import Conflict, ExperimentsError
-from .evidence import Evidence
+from .evidence import AnalysisSpec, Evidence
 from .ledger import trials
-from .ledger.evidence import gather
+from .ledger.evidence import Rollups, gather
 from .lifecycle import Experiment
 from .promotion import Promotion
 from .quantities import duration_text
@@ -57,6 +57,7 @@ class Watch:
         self._promotion = promotion
         self._judge = judge
         self._revision = revision
+        self._rollups = Rollups(control.store)
         self._looked: dict[str, tuple[int | None, Experiment, int]] = {}
         self._seen: dict[str, Seen] = {}
         self._kept: dict[str, tuple[int, str]] = {}
@@ -84,6 +85,7 @@ class Watch:
                     self._told.pop(experiment.name, None)
                 except (*SETBACKS, LookupError, NotImplementedError) as error:
                     self._tell(experiment.name, f"{type(error).__name__}: {error}")
+        self._rollups.keep({one.name for one in self._control.junction.experiments() if one.has_traffic})
 
     def _news(self, experiment: Experiment) -> bool:
         """Whether a look can show anything else than the last one: new rows, another phase, or time."""
@@ -111,7 +113,9 @@ class Watch:
             first_phase=experiment.first_phase,
         )
         golden = experiment.spec.gate
-        evidence = gather(store, spec, as_of_ns=now_ns, golden_set=golden.set if golden else None)
+        evidence = gather(
+            store, spec, as_of_ns=now_ns, golden_set=golden.set if golden else None, rollups=self._rollups
+        )
         past = trials.past_looks(store, experiment.name, experiment.phase.stage)
         verdict = self._judge(spec, evidence, past_looks=past)
         if experiment.state == "concluded" and verdict.kind not in ("roll_back", "invalid"):
@@ -119,7 +123,8 @@ class Watch:
             # shipping, and must not stand in the records as the verdict that the operator acts on.
             return
         document = verdict.document()
-        findings = self._findings(experiment, verdict, document, now_ns)
+        units = self._phase_units(experiment, spec, evidence)
+        findings = self._findings(experiment, verdict, document, units, now_ns)
         response = respond(experiment, findings, now_ns)
         self._keep(experiment, verdict, document, acts=response.action != "none")
         self._seen[experiment.name] = Seen(document=document, evidence=evidence, waiting_for=response.reason)
@@ -147,7 +152,7 @@ class Watch:
         log.info("experiment %s: %s: %s", experiment.name, response.action, response.reason)
 
     def _findings(
-        self, experiment: Experiment, verdict: Verdict, document: dict[str, Any], now_ns: int
+        self, experiment: Experiment, verdict: Verdict, document: dict[str, Any], units: int, now_ns: int
     ) -> Findings:
         label, troubles = verdict.sentence or verdict.label, self._troubles(verdict)
         silence = self._silence_s(experiment, now_ns)
@@ -157,7 +162,7 @@ class Watch:
         return Findings(
             kind=verdict.kind,
             label=label,
-            phase_units=trials.candidate_units(self._control.store, experiment.name, experiment.phase.number),
+            phase_units=units,
             guardrails={
                 metric["metric"]: metric["state"]
                 for metric in document["metrics"]
@@ -211,6 +216,13 @@ class Watch:
             return self._waiting.get(experiment.name)
         seen = self._seen.get(experiment.name)
         return seen.waiting_for if seen and experiment.has_traffic else None
+
+    def _phase_units(self, experiment: Experiment, spec: AnalysisSpec, evidence: Evidence) -> int:
+        """How many units the candidate has had in the present phase."""
+        number = experiment.phase.number
+        if not experiment.routes:
+            return trials.candidate_units(self._control.store, experiment.name, number)
+        return sum(arm.present for arm in evidence.arms if (arm.phase, arm.arm) == (number, spec.candidate))
 
     def _promote(self, experiment: Experiment, author: Author, backing: Backing) -> None:
         """Promote what was found better. Where production has moved meanwhile, a person must look at it."""

@@ -1,58 +1,135 @@
 """Which sums over the ledger does a verdict start from?
 
-Everything is aggregated in SQL: the rows of an experiment are scanned once into totals per unit, phase and
-assigned arm, and those are summed up. No row leaves the database. Assignment counts as it was made
-(intention to treat): a fallback's answer belongs to the arm that failed. This module judges nothing.
-
-SQL text is put together from the metric catalogue and from numbered column names only; every value is a
-parameter.
+Everything is aggregated in SQL, by unit, phase and assigned arm, and those sums are added up; no row leaves
+the database. Assignment counts as it was made (intention to treat): a fallback's answer belongs to the arm
+that failed. What counts is what had arrived by a cut of the ledger, so that the same evidence can be had
+again when the ledger has moved on. This module judges nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from duckdb import DuckDBPyConnection
 
-from ..evidence import AnalysisSpec, ArmCount, Evidence, Golden, MetricSums, Overlap, PairSums
+from ..evidence import (
+    AnalysisSpec,
+    ArmCount,
+    Cut,
+    Evidence,
+    Golden,
+    Histogram,
+    MetricSums,
+    Overlap,
+)
 from ..metrics import Metric
-from .store import Row, Store, instant, nanoseconds, rows_in
+from .layout import SCALE, Columns
+from .pair_sums import pair_sums
+from .rollup import Rollup, Slot
+from .store import Store, instant, nanoseconds, rows_in
 
 
-def gather(store: Store, spec: AnalysisSpec, *, as_of_ns: int, golden_set: str | None = None) -> Evidence:
-    """All that is known of an experiment about exchanges that began up to `as_of_ns`.
+class Rollups:
+    """The sums of the experiments that are looked at again and again. For one thread."""
 
-    `golden_set` names the golden set whose comparison counts; None: any set's latest does. Raises
-    LookupError if the ledger has no such experiment.
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._kept: dict[str, tuple[AnalysisSpec, Rollup, DuckDBPyConnection]] = {}
+
+    @contextmanager
+    def of(self, spec: AnalysisSpec) -> Iterator[tuple[Rollup, DuckDBPyConnection]]:
+        """The experiment's rollup and its cursor. What fails in the block leaves nothing behind."""
+        known = self._kept.pop(spec.experiment, None)
+        if known is not None and known[0] != spec:
+            self._store.give_back(known[2])
+            known = None
+        if known is None:
+            cursor = self._store.cursor()
+            known = (spec, Rollup(cursor, spec, distinct(spec)), cursor)
+        try:
+            yield known[1], known[2]
+        except BaseException:
+            self._store.give_back(known[2])
+            raise
+        self._kept[spec.experiment] = known
+
+    def keep(self, experiments: Collection[str]) -> None:
+        """Forget every other."""
+        for name in [name for name in self._kept if name not in experiments]:
+            self._store.give_back(self._kept.pop(name)[2])
+
+
+def gather(
+    store: Store,
+    spec: AnalysisSpec,
+    *,
+    as_of_ns: int,
+    golden_set: str | None = None,
+    cut: Cut | None = None,
+    rollups: Rollups | None = None,
+) -> Evidence:
+    """All that is known of an experiment from what has arrived, or had arrived at `cut`.
+
+    `golden_set` names the golden set whose comparison counts; None: any set's latest does. With `rollups`
+    only what is new since the last time is read. Raises LookupError if the ledger has no such experiment.
     """
-    metrics = _distinct(spec)
-    scope = {"experiment": spec.experiment, "as_of": instant(as_of_ns), "first": spec.first_phase}
-    with store.reading() as cursor:
-        trial = rows_in(cursor.execute(_TRIAL, {"experiment": spec.experiment, "first": spec.first_phase}))
-        if not trial:
-            raise LookupError(f"the ledger has no experiment {spec.experiment!r}")
-        started = trial[0]["started_at"] or trial[0]["created_at"]
-        shadow = spec.mode == "shadow"
-        pairs = _pairs(cursor, metrics, scope) if shadow else ()
-        if not shadow:
-            _totals(cursor, metrics, scope)
-        return Evidence(
-            experiment=spec.experiment,
-            as_of_ns=as_of_ns,
-            started_ns=nanoseconds(started),
-            arms=() if shadow else _arms(cursor, spec),
-            sums=() if shadow else _sums(cursor, metrics),
-            pairs=pairs,
-            overlaps=() if shadow else _overlaps(cursor, metrics),
-            units_in_two_arms=0 if shadow else _number(cursor, _TWO_ARMS, {}),
-            recorded=_number(cursor, _RECORDED, {**scope, "role": "shadow" if shadow else "primary"}),
-            lost=_number(cursor, _LOST, {"since": started, "until": instant(as_of_ns)}),
-            golden=_golden(cursor, spec, trial[0]["model"], golden_set),
-        )
+    if rollups is None:
+        once = Rollups(store)
+        try:
+            return gather(store, spec, as_of_ns=as_of_ns, golden_set=golden_set, cut=cut, rollups=once)
+        finally:
+            once.keep(())
+    with rollups.of(spec) as (rollup, cursor):
+        # One transaction: every number is of the same moment, whatever is written meanwhile.
+        cursor.begin()
+        found = _evidence(cursor, rollup, spec, as_of_ns, golden_set, cut)
+        cursor.commit()
+        return found
 
 
-def _distinct(spec: AnalysisSpec) -> tuple[Metric, ...]:
+def _evidence(
+    cursor: DuckDBPyConnection,
+    rollup: Rollup,
+    spec: AnalysisSpec,
+    as_of_ns: int,
+    golden_set: str | None,
+    cut: Cut | None,
+) -> Evidence:
+    trial = rows_in(cursor.execute(_TRIAL, {"experiment": spec.experiment, "first": spec.first_phase}))
+    if not trial:
+        raise LookupError(f"the ledger has no experiment {spec.experiment!r}")
+    started = trial[0]["started_at"] or trial[0]["created_at"]
+    here = cut or Cut(
+        **{name: _number(cursor, _ROWS.format(table=name), {}) for name in ("exchanges", "feedback")}
+    )
+    known: dict[str, Any] = {
+        "experiment": spec.experiment,
+        "as_of_ns": as_of_ns,
+        "started_ns": nanoseconds(started),
+        "lost": _number(cursor, _LOST, {"since": started, "until": instant(as_of_ns)}),
+        "golden": _golden(cursor, spec, trial[0]["model"], golden_set, as_of_ns),
+        "cut": here,
+    }
+    if spec.mode == "shadow":
+        scope = {"experiment": spec.experiment, "first": spec.first_phase, "cut": here.exchanges}
+        pairs = pair_sums(cursor, distinct(spec), scope)
+        return Evidence(**known, pairs=pairs, recorded=_number(cursor, _RECORDED, scope))
+    rollup.take_in(here)
+    named = _Named(spec)
+    return Evidence(
+        **known,
+        recorded=rollup.recorded,
+        arms=_arms(rollup, _shares(cursor, spec), named),
+        sums=_sums(rollup, named),
+        overlaps=_overlaps(rollup, named),
+        histograms=_histograms(rollup, named),
+        units_in_two_arms=rollup.in_two_arms,
+    )
+
+
+def distinct(spec: AnalysisSpec) -> tuple[Metric, ...]:
     """Each metric once, though it may be a success metric and a guardrail too."""
     return tuple({goal.metric.name: goal.metric for goal in spec.goals}.values())
 
@@ -64,10 +141,12 @@ _TRIAL: Final = """
     WHERE e.name = $experiment
 """
 
+_ROWS: Final = "SELECT coalesce(max(rowid), -1) + 1 FROM {table}"
+
 _RECORDED: Final = """
-    SELECT count(*) FROM exchanges
-    WHERE experiment = $experiment AND role = $role AND origin = 'live' AND started_at <= $as_of
-        AND outcome <> 'rejected' AND phase >= $first
+    SELECT count(*) FROM exchanges x
+    WHERE x.experiment = $experiment AND x.role = 'shadow' AND x.origin = 'live' AND x.phase >= $first
+        AND x.rowid < $cut AND x.outcome <> 'rejected'
 """
 
 #: Losses are a worker's, not an experiment's: whatever was lost meanwhile may have been of this one.
@@ -80,7 +159,7 @@ _LOST: Final = """
 _GOLDEN: Final = """
     SELECT verdict FROM golden_comparisons
     WHERE model = $model AND control_version = $control AND candidate_version = $candidate
-        AND (CAST($set AS VARCHAR) IS NULL OR set_name = $set)
+        AND (CAST($set AS VARCHAR) IS NULL OR set_name = $set) AND "at" <= $as_of
     ORDER BY "at" DESC LIMIT 1
 """
 
@@ -91,7 +170,7 @@ def _number(cursor: DuckDBPyConnection, sql: str, parameters: dict[str, Any]) ->
 
 
 def _golden(
-    cursor: DuckDBPyConnection, spec: AnalysisSpec, model: str, set_name: str | None
+    cursor: DuckDBPyConnection, spec: AnalysisSpec, model: str, set_name: str | None, as_of_ns: int
 ) -> Golden | None:
     found = cursor.execute(
         _GOLDEN,
@@ -100,6 +179,7 @@ def _golden(
             "control": spec.control_version,
             "candidate": spec.candidate_version,
             "set": set_name,
+            "as_of": instant(as_of_ns),
         },
     ).fetchone()
     return found[0] if found else None
@@ -108,237 +188,116 @@ def _golden(
 # -- arms of a split -------------------------------------------------------------------------------
 
 
-def _totals(cursor: DuckDBPyConnection, metrics: Sequence[Metric], scope: dict[str, Any]) -> None:
-    """The temporary table `totals`: one row for each unit, phase and assigned arm.
+def _shares(cursor: DuckDBPyConnection, spec: AnalysisSpec) -> dict[Slot, float]:
+    """The declared share of every arm of every phase, also of those that got nobody."""
+    found = cursor.execute(
+        "SELECT phase, candidate_ppm FROM phases WHERE experiment = ? AND phase >= ?",
+        [spec.experiment, spec.first_phase],
+    ).fetchall()
+    control = {2 * phase: (1_000_000 - ppm) / 1e6 for phase, ppm in found}
+    return control | {2 * phase + 1: ppm / 1e6 for phase, ppm in found}
 
-    For metric i: `y<i>` and `m<i>` are the sum of its values and their number, `missing<i>` how many are
-    missing, `failed<i>` (binary) when it first was 1, `lacked<i>` when it first was missing.
-    """
-    columns = "".join(_unit_columns(i, metric) for i, metric in enumerate(metrics))
-    names = {f"feedback{i}": metric.feedback for i, metric in enumerate(metrics) if metric.feedback}
-    cursor.execute(
-        "CREATE OR REPLACE TEMP TABLE totals AS"
-        " SELECT x.unit, x.phase, x.assigned_arm AS arm, count(*) AS exchanges"
-        + columns
-        + " FROM exchanges x"
-        + "".join(_feedback_join(i) for i, metric in enumerate(metrics) if metric.feedback)
-        + " WHERE x.experiment = $experiment AND x.origin = 'live' AND x.role = 'primary'"
-        " AND x.unit IS NOT NULL AND x.assigned_arm IS NOT NULL AND x.outcome <> 'rejected'"
-        " AND x.started_at <= $as_of AND x.phase >= $first GROUP BY x.unit, x.phase, x.assigned_arm",
-        {**scope, **names},
+
+class _Named:
+    """Slots as phases and arms."""
+
+    def __init__(self, spec: AnalysisSpec) -> None:
+        self._arms = (spec.control, spec.candidate)
+
+    def __call__(self, slot: Slot) -> dict[str, Any]:
+        return {"phase": slot // 2, "arm": self._arms[slot % 2]}
+
+
+def _by_name(slots: Collection[Slot]) -> list[Slot]:
+    """By phase, the candidate first: in the order of the arms' names."""
+    return sorted(slots, key=_place)
+
+
+def _place(slot: Slot) -> tuple[int, int]:
+    return slot // 2, -(slot % 2)
+
+
+def _arms(rollup: Rollup, shares: dict[Slot, float], named: _Named) -> tuple[ArmCount, ...]:
+    """A missing arm must not go unseen: every declared one is here, and every one that was seen."""
+    return tuple(
+        ArmCount(
+            **named(slot),
+            expected_share=shares.get(slot, 0.0),
+            units=rollup.firsts.get((-1, slot), 0),
+            exchanges=rollup.exchanges.get(slot, 0),
+            present=rollup.present.get(slot, 0),
+        )
+        for slot in _by_name(shares.keys() | rollup.exchanges.keys())
     )
 
 
-def _feedback_join(i: int) -> str:
-    """Of what was reported several times, the latest counts."""
-    return (
-        f' LEFT JOIN (SELECT request_id, arg_max(value, "at") AS value FROM feedback'
-        f" WHERE name = $feedback{i} GROUP BY request_id) f{i} ON f{i}.request_id = x.request_id"
+def _sums(rollup: Rollup, named: _Named) -> tuple[MetricSums, ...]:
+    return tuple(
+        _sums_of(rollup, index, one, slot, named)
+        for index, one in enumerate(rollup.layout.of)
+        for slot in _by_name(rollup.exchanges)
     )
 
 
-def _expressions(i: int, metric: Metric) -> tuple[str, str, str]:
-    """What the catalogue says of value, observed and expected; a feedback metric has its own join."""
-    value, observed, expected = metric.value_sql, metric.observed_sql, metric.expected_sql
-    if metric.feedback is None:
-        return value, observed, expected
-    joined = f"f{i}.value"
-    return tuple(text.replace("f.value", joined) for text in (value, observed, expected))  # type: ignore[return-value]
-
-
-def _unit_columns(i: int, metric: Metric) -> str:
-    value, observed, expected = _expressions(i, metric)
-    failed = (
-        f", min(x.started_at) FILTER (WHERE ({observed}) AND ({value}) = 1.0) AS failed{i}"
-        if metric.kind == "binary"
-        else f", NULL::TIMESTAMP AS failed{i}"
-    )
-    lacking = f"({expected}) AND NOT ({observed})"
-    return (
-        f", coalesce(sum({value}) FILTER (WHERE {observed}), 0.0) AS y{i}"
-        f", count(*) FILTER (WHERE {observed}) AS m{i}"
-        f", count(*) FILTER (WHERE {lacking}) AS missing{i}"
-        f", min(x.started_at) FILTER (WHERE {lacking}) AS lacked{i}" + failed
+def _sums_of(rollup: Rollup, index: int, one: Columns, slot: Slot, named: _Named) -> MetricSums:
+    sums = rollup.sums[index, slot]
+    y, m = _units(one)
+    return MetricSums(
+        metric=one.metric.name,
+        **named(slot),
+        units=sums.units,
+        exchanges=rollup.exchanges[slot],
+        observed=rollup.observed[index, slot],
+        missing=0 if one.lacking is None else rollup.lacking[one.lacking, slot],
+        y=sums.y / y,
+        m=sums.m / m,
+        yy=sums.yy / (y * y),
+        mm=sums.mm / (m * m),
+        ym=sums.ym / (y * m),
+        failing_units=0 if one.failed is None else rollup.firsts[one.failed, slot],
+        missing_units=0 if one.lacking is None else rollup.firsts[one.lacking, slot],
     )
 
 
-#: Every arm of every declared phase, also those that got nobody: a missing arm must not go unseen.
-_ARMS: Final = """
-    WITH declared AS (
-        SELECT phase, $control AS arm, (1000000 - candidate_ppm) / 1e6 AS share
-        FROM phases WHERE experiment = $experiment AND phase >= $first
-        UNION ALL
-        SELECT phase, $candidate, candidate_ppm / 1e6 FROM phases
-        WHERE experiment = $experiment AND phase >= $first),
-    firsts AS (SELECT unit, min(phase) AS phase FROM totals GROUP BY unit),
-    seen AS (
-        SELECT t.phase, t.arm, count(f.unit) AS units, sum(t.exchanges) AS exchanges
-        FROM totals t LEFT JOIN firsts f ON f.unit = t.unit AND f.phase = t.phase GROUP BY t.phase, t.arm)
-    SELECT phase, arm, coalesce(d.share, 0.0) AS expected_share, coalesce(s.units, 0) AS units,
-        coalesce(s.exchanges, 0)::BIGINT AS exchanges
-    FROM declared d FULL JOIN seen s USING (phase, arm) ORDER BY phase, arm
-"""
-
-_TWO_ARMS: Final = """
-    SELECT count(DISTINCT unit) FROM (
-        SELECT unit FROM totals GROUP BY unit, phase HAVING count(*) > 1)
-"""
+def _units(one: Columns) -> tuple[int, int]:
+    """Of which parts y and m are told in: division of whole numbers rounds once, and correctly."""
+    return SCALE, 1 if one.weight is None else SCALE
 
 
-def _arms(cursor: DuckDBPyConnection, spec: AnalysisSpec) -> tuple[ArmCount, ...]:
-    parameters = {
-        "experiment": spec.experiment,
-        "control": spec.control,
-        "candidate": spec.candidate,
-        "first": spec.first_phase,
-    }
-    return tuple(ArmCount(**row) for row in rows_in(cursor.execute(_ARMS, parameters)))
-
-
-_SUMMED: Final = ("units", "missing", "y", "m", "yy", "mm", "ym", "failing_units", "missing_units")
-
-
-def _sums(cursor: DuckDBPyConnection, metrics: Sequence[Metric]) -> tuple[MetricSums, ...]:
-    columns = "".join(
-        f", count(*) FILTER (WHERE m{i} > 0) AS units{i}, sum(missing{i})::BIGINT AS missing{i}"
-        f", sum(y{i}) AS y{i}, sum(m{i})::DOUBLE AS m{i}, sum(y{i} * y{i}) AS yy{i}"
-        f", sum(m{i} * m{i})::DOUBLE AS mm{i}, sum(y{i} * m{i}) AS ym{i}"
-        f", count(*) FILTER (WHERE failed{i} = first_failed{i}) AS failing_units{i}"
-        f", count(*) FILTER (WHERE lacked{i} = first_lacked{i}) AS missing_units{i}"
-        for i in range(len(metrics))
-    )
-    rows = rows_in(
-        cursor.execute(
-            "WITH firsts AS (SELECT unit AS who"
-            + "".join(
-                f", min(failed{i}) AS first_failed{i}, min(lacked{i}) AS first_lacked{i}"
-                for i in range(len(metrics))
+def _overlaps(rollup: Rollup, named: _Named) -> tuple[Overlap, ...]:
+    found = []
+    for index, one in enumerate(rollup.layout.of):
+        y, m = _units(one)
+        for a, b in sorted(rollup.shared, key=lambda pair: [_place(slot) for slot in pair]):
+            if one.value is None or a // 2 == b // 2 or not rollup.shared[a, b]:
+                continue
+            yy, ym, my, mm = rollup.overlaps[index, a, b]
+            found.append(
+                Overlap(
+                    metric=one.metric.name,
+                    phase_a=a // 2,
+                    arm_a=named(a)["arm"],
+                    phase_b=b // 2,
+                    arm_b=named(b)["arm"],
+                    yy=yy / (y * y),
+                    ym=ym / (y * m),
+                    my=my / (m * y),
+                    mm=mm / (m * m),
+                )
             )
-            + " FROM totals GROUP BY unit)"
-            " SELECT phase, arm, sum(exchanges)::BIGINT AS exchanges"
-            + columns
-            + " FROM totals JOIN firsts ON unit = who GROUP BY phase, arm ORDER BY phase, arm"
-        )
-    )
+    return tuple(found)
+
+
+def _histograms(rollup: Rollup, named: _Named) -> tuple[Histogram, ...]:
     return tuple(
-        MetricSums(
-            metric=metric.name,
-            phase=row["phase"],
-            arm=row["arm"],
-            exchanges=row["exchanges"],
-            **_numbered(row, i, _SUMMED),
+        Histogram(
+            metric=one.metric.name,
+            **named(slot),
+            bins=tuple(sorted(bins)),
+            counts=tuple(bins[b] for b in sorted(bins)),
         )
-        for i, metric in enumerate(metrics)
-        for row in rows
-    )
-
-
-def _overlaps(cursor: DuckDBPyConnection, metrics: Sequence[Metric]) -> tuple[Overlap, ...]:
-    columns = "".join(
-        f", sum(a.y{i} * b.y{i}) AS yy{i}, sum(a.y{i} * b.m{i}) AS ym{i}, sum(a.m{i} * b.y{i}) AS my{i}"
-        f", sum(a.m{i} * b.m{i})::DOUBLE AS mm{i}"
-        for i in range(len(metrics))
-    )
-    rows = rows_in(
-        cursor.execute(
-            "SELECT a.phase AS phase_a, a.arm AS arm_a, b.phase AS phase_b, b.arm AS arm_b"
-            + columns
-            + " FROM totals a JOIN totals b ON a.unit = b.unit AND a.phase < b.phase"
-            " GROUP BY ALL ORDER BY phase_a, arm_a, phase_b, arm_b"
-        )
-    )
-    places = ("phase_a", "arm_a", "phase_b", "arm_b")
-    return tuple(
-        Overlap(
-            metric=metric.name,
-            **{place: row[place] for place in places},
-            **_numbered(row, i, ("yy", "ym", "my", "mm")),
-        )
-        for i, metric in enumerate(metrics)
-        for row in rows
-    )
-
-
-def _numbered(row: Row, i: int, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: row[f"{name}{i}"] for name in names}
-
-
-# -- pairs of a shadow -----------------------------------------------------------------------------
-
-#: A unit's pairs hang together; a request without a unit stands for itself.
-_PAIRED: Final = """
-    FROM shadows s LEFT JOIN controls c ON c.exchange_id = s.pair_id
-    GROUP BY s.phase, coalesce(s.unit, s.pair_id)
-"""
-
-
-def _pairs(
-    cursor: DuckDBPyConnection, metrics: Sequence[Metric], scope: dict[str, Any]
-) -> tuple[PairSums, ...]:
-    """Sums over clusters of pairs. Feedback is about what the user saw, so it has no pairs."""
-    kept = [metric for metric in metrics if metric.feedback is None]
-    sides = "".join(_side_columns(i, metric) for i, metric in enumerate(kept))
-    rows = rows_in(
-        cursor.execute(
-            "WITH shadows AS (SELECT x.pair_id, x.phase, x.unit, x.started_at"
-            + sides
-            + " FROM exchanges x WHERE x.experiment = $experiment AND x.role = 'shadow'"
-            " AND x.origin = 'live' AND x.started_at <= $as_of AND x.phase >= $first),"
-            " controls AS (SELECT x.exchange_id"
-            + sides
-            + " FROM exchanges x WHERE x.role = 'primary' AND x.origin = 'live'"
-            " AND x.exchange_id IN (SELECT pair_id FROM shadows)),"
-            " clusters AS (SELECT s.phase AS phase"
-            + "".join(_cluster_columns(i) for i in range(len(kept)))
-            + _PAIRED
-            + ") SELECT phase"
-            + "".join(_pair_sum_columns(i) for i in range(len(kept)))
-            + " FROM clusters GROUP BY phase ORDER BY phase",
-            scope,
-        )
-    )
-    names = ("clusters", "pairs", "missing", "d", "dd", "md", "mm", "control_y")
-    cells = ("n11", "n10", "n01", "n00")
-    return tuple(
-        PairSums(
-            metric=metric.name,
-            phase=row["phase"],
-            **_numbered(row, i, names),
-            **(_numbered(row, i, cells) if metric.kind == "binary" else {}),
-        )
-        for i, metric in enumerate(kept)
-        for row in rows
-    )
-
-
-def _side_columns(i: int, metric: Metric) -> str:
-    return (
-        f", CASE WHEN {metric.observed_sql} THEN {metric.value_sql} END AS v{i}"
-        f", coalesce({metric.expected_sql}, false) AS expected{i}"
-    )
-
-
-def _cluster_columns(i: int) -> str:
-    complete = f"s.v{i} IS NOT NULL AND c.v{i} IS NOT NULL"
-    wanted = f"s.expected{i} OR coalesce(c.expected{i}, false)"
-    return (
-        f", count(*) FILTER (WHERE {complete}) AS m{i}"
-        f", coalesce(sum(s.v{i} - c.v{i}), 0.0) AS d{i}"
-        f", coalesce(sum(c.v{i}) FILTER (WHERE {complete}), 0.0) AS control{i}"
-        f", count(*) FILTER (WHERE ({wanted}) AND NOT ({complete})) AS missing{i}"
-        # The earliest pair's two values in one: 2 * control + candidate.
-        f", arg_min(2 * c.v{i} + s.v{i}, s.started_at) FILTER (WHERE {complete}) AS cell{i}"
-    )
-
-
-def _pair_sum_columns(i: int) -> str:
-    cells = "".join(
-        f", count(*) FILTER (WHERE cell{i} = {code}) AS {name}{i}"
-        for name, code in (("n11", 3), ("n10", 2), ("n01", 1), ("n00", 0))
-    )
-    return (
-        f", count(*) FILTER (WHERE m{i} > 0) AS clusters{i}, sum(m{i})::BIGINT AS pairs{i}"
-        f", sum(missing{i})::BIGINT AS missing{i}, sum(d{i}) AS d{i}, sum(d{i} * d{i}) AS dd{i}"
-        f", sum(m{i} * d{i}) AS md{i}, sum(m{i} * m{i})::DOUBLE AS mm{i}, sum(control{i}) AS control_y{i}"
-        + cells
+        for one in rollup.layout.of
+        if one.histogram is not None
+        for slot in _by_name(rollup.exchanges)
+        if (bins := rollup.histograms.get((one.histogram, slot)))
     )

@@ -69,6 +69,7 @@ class Store:
             raise
         self._reader_connection = self._writer_connection.cursor()
         self._cursor_lock = threading.Lock()
+        self._kept: set[DuckDBPyConnection] = set()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
@@ -110,6 +111,20 @@ class Store:
         with self.reading() as cursor:
             return rows_in(cursor.execute(sql, parameters))
 
+    def cursor(self) -> DuckDBPyConnection:
+        """A cursor to keep, for reading, with temporary tables of its own; the store closes it at its end."""
+        with self._cursor_lock:
+            self._refuse_if_closed()
+            made = self._reader_connection.cursor()
+            self._kept.add(made)
+            return made
+
+    def give_back(self, cursor: DuckDBPyConnection) -> None:
+        """Close a cursor that was kept."""
+        with self._cursor_lock:
+            self._kept.discard(cursor)
+        cursor.close()
+
     @contextmanager
     def reading(self) -> Iterator[DuckDBPyConnection]:
         """A cursor for several queries that belong together, with temporary tables of its own."""
@@ -150,6 +165,9 @@ class Store:
             self._jobs.put(None)
         self._writer.join()
         with self._cursor_lock:
+            # An open cursor would keep the file.
+            for cursor in self._kept:
+                cursor.close()
             self._reader_connection.close()
             self._writer_connection.close()
 

@@ -133,25 +133,28 @@ def analysis_of(
     """
     here = spec.plan[stage]
     success = [
-        Goal(metric=metrics.metric(goal.metric), role="success", mde=goal.mde)
+        Goal(metric=spec.metrics.measured(goal.metric), role="success", mde=goal.mde)
         for goal in (spec.metrics.success if here.last else ())
     ]
     guardrails = [
         Goal(
-            metric=metrics.metric(rail.metric),
+            metric=spec.metrics.measured(rail.metric),
             role="guardrail",
             tolerated_ratio=rail.tolerated_ratio or DEFAULT_TOLERATED_RATIO,
             margin=rail.margin,
         )
         for rail in spec.metrics.guardrails
-        if here.last or here.mode != "shadow" or metrics.metric(rail.metric).feedback is None
+        if here.last or here.mode != "shadow" or not metrics.metric(rail.metric).source
+    ]
+    exploratory = [
+        Goal(metric=spec.metrics.measured(one.metric), role="exploratory") for one in spec.metrics.exploratory
     ]
     declared = here.analysis
     return AnalysisSpec(
         experiment=spec.experiment,
         mode=here.mode,
         unit=spec.unit,
-        goals=(*success, *guardrails),
+        goals=(*success, *guardrails, *exploratory),
         control_version=control_version,
         candidate_version=candidate_version,
         alpha=declared.alpha,

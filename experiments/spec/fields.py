@@ -78,7 +78,8 @@ def _metric(value: object) -> object:
     except metrics.MetricError:
         near = difflib.get_close_matches(str(value), metrics.CATALOGUE, n=1)
         mend = f"Did you mean {near[0]!r}?" if near else None
-        raise wrong(value, f"one of {', '.join(metrics.CATALOGUE)}, or feedback:NAME", mend) from None
+        known = f"one of {', '.join(metrics.CATALOGUE)}, or one such as {', '.join(metrics.PATTERNS)}"
+        raise wrong(value, known, mend) from None
 
 
 Duration: TypeAlias = Annotated[

@@ -51,11 +51,64 @@ class Guardrail(Strict):
         return self
 
 
+class ExploratoryMetric(Strict):
+    """What is only looked at: it decides nothing."""
+
+    metric: MetricName = Field(description="a metric's name, such as completion_tokens")
+
+
+class TokenPrices(Strict):
+    """What a version's tokens cost, per million."""
+
+    prompt: float = Field(ge=0, le=1e6, description="the price of a million prompt tokens, such as 0.15")
+    completion: float = Field(
+        ge=0, le=1e6, description="the price of a million completion tokens, such as 0.60"
+    )
+    cached: float | None = Field(
+        default=None, ge=0, le=1e6, description="the price of a million prompt tokens from the cache"
+    )
+
+
+class Prices(Strict):
+    """What each arm's tokens cost."""
+
+    control: TokenPrices = Field(description="a mapping such as {prompt: 0.15, completion: 0.60}")
+    candidate: TokenPrices = Field(description="a mapping such as {prompt: 0.10, completion: 0.40}")
+
+
 class Metrics(Strict):
-    """What decides."""
+    """What decides, and what is looked at besides."""
 
     success: list[SuccessMetric] = Field(default=[], description="a list of success metrics")
     guardrails: list[Guardrail] = Field(default=[], description="a list of guardrails")
+    exploratory: list[ExploratoryMetric] = Field(default=[], description="a list of metrics")
+    prices: Prices | None = Field(default=None, description="a mapping with control and candidate")
+
+    @model_validator(mode="after")
+    def _priced(self) -> Metrics:
+        named = [
+            *(one.metric for one in self.success),
+            *(one.metric for one in self.guardrails),
+            *(one.metric for one in self.exploratory),
+        ]
+        if "cost" in named and self.prices is None:
+            raise contradiction(
+                "cost without prices",
+                "prices: what each arm's tokens cost, per million",
+                "Add prices: {control: {prompt: 0.15, completion: 0.60}, candidate: {...}} to metrics",
+            )
+        return self
+
+    def measured(self, name: str) -> metrics.Metric:
+        """The metric of that name, with the prices that it needs."""
+        prices = self.prices
+        if prices is None:
+            return metrics.metric(name)
+        arms = tuple(
+            (arm, metrics.Prices(prompt=of.prompt, completion=of.completion, cached=of.cached))
+            for arm, of in (("control", prices.control), ("candidate", prices.candidate))
+        )
+        return metrics.priced(metrics.metric(name), arms)
 
 
 class Analysis(Strict):

@@ -235,3 +235,21 @@ def test_a_bad_chain_is_told_where(old: str, new: str, field: str) -> None:
 def test_a_chain_without_traffic_is_none() -> None:
     text = "experiment: x\nmodel: chat\ncandidate: 2\nstages: {golden: {require: pass, set: s}}\n"
     assert only(text + "metrics: {guardrails: [metric: error_rate]}\n").field == "stages"
+
+
+def test_what_is_only_looked_at_and_what_tokens_cost() -> None:
+    priced = CANARY.replace(
+        "metrics:\n",
+        "metrics:\n"
+        "  exploratory: [{metric: cost}, {metric: latency.p95}, {metric: latency>800ms}]\n"
+        "  prices: {control: {prompt: 1, completion: 2}, candidate: {prompt: 0.5, completion: 1}}\n",
+    )
+    spec = analysis_of(read_spec(priced), control_version=1, candidate_version=2)
+    cost, p95, slow = spec.named("exploratory")
+    assert "WHEN x.assigned_arm = 'candidate'" in cost.metric.value_sql
+    assert (p95.metric.quantile, slow.metric.kind) == (0.95, "binary")
+
+
+def test_cost_asks_for_prices() -> None:
+    problem = only(CANARY.replace("metrics:\n", "metrics:\n  exploratory: [{metric: cost}]\n"))
+    assert "prices" in problem.expected

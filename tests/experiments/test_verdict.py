@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.metrics import MetricError, metric
+from experiments.metrics import metric
 from experiments.verdict import (
     AnalysisSpec,
     ArmCount,
@@ -373,9 +373,3 @@ class TestTotality:
                     assert not math.isnan(shown.lower)
                     assert shown.lower <= shown.estimate <= shown.upper
         json.loads(verdict.to_json())
-
-
-def test_the_catalogue_says_what_it_has() -> None:
-    assert metric("feedback:thumbs").feedback == "thumbs"
-    with pytest.raises(MetricError, match="error_rate"):
-        metric("speed")

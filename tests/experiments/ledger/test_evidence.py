@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -12,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from experiments.evidence import AnalysisSpec, Evidence, Goal, MetricSums, Overlap, PairSums
+from experiments.evidence import AnalysisSpec, Cut, Evidence, Goal, MetricSums, Overlap, PairSums
 from experiments.ledger.collector import Collector
-from experiments.ledger.evidence import gather
+from experiments.ledger.evidence import Rollups, gather
 from experiments.ledger.exchange import FAILURES, MISSING, ExchangeRecord, FeedbackRecord, LossRecord
 from experiments.ledger.spool import SpoolWriter
 from experiments.ledger.store import Store, instant
@@ -39,7 +40,7 @@ def declare(store: Store, mode: str, phases: dict[int, int]) -> None:
 
 
 def collect(store: Store, *records: Any) -> None:
-    writer = SpoolWriter(store.path.parent / "spool", "w")
+    writer = SpoolWriter(store.path.parent / "spool", f"w{time.monotonic_ns()}")
     for each in records:
         assert writer.append(each)
     writer.close()
@@ -163,6 +164,7 @@ def test_sums_over_units(
             arm=found.arm,
             units=sum(m > 0 for _, m in mine),
             exchanges=len(place),
+            observed=sum(m for _, m in mine),  # type: ignore[arg-type]
             missing=sum(map(lacking, place)),
             y=sum(y for y, _ in mine),
             m=sum(m for _, m in mine),
@@ -172,6 +174,8 @@ def test_sums_over_units(
             failing_units=sum((row.phase, row.assigned_arm) == here for row in failures),
             missing_units=sum((row.phase, row.assigned_arm) == here for row in missing),
         )
+        if name == "error_rate":  # of failures, units are counted, not exchanges
+            expected = replace(expected, y=0.0, yy=0.0, ym=0.0)
         approx_equal(found, expected)
 
 
@@ -179,8 +183,8 @@ def test_units_seen_in_two_phases(store: Store) -> None:
     rows = random_split(4)
     declare(store, "canary", {1: 100_000, 2: 300_000, 3: 600_000})
     collect(store, *rows)
-    found = gather(store, spec("canary", "error_rate"), as_of_ns=END_NS).overlaps
-    totals = unit_totals(rows, failed)
+    found = gather(store, spec("canary", "latency"), as_of_ns=END_NS).overlaps
+    totals = unit_totals(rows, log_latency)
     expected: dict[tuple[int, str, int, str], list[float]] = defaultdict(lambda: [0.0] * 4)
     for (phase, arm, unit), (y, m) in totals.items():
         for (later, other, same), (y2, m2) in totals.items():
@@ -191,7 +195,7 @@ def test_units_seen_in_two_phases(store: Store) -> None:
     for each in found:
         yy, ym, my, mm = expected[each.phase_a, each.arm_a, each.phase_b, each.arm_b]
         place = {name: getattr(each, name) for name in ("phase_a", "arm_a", "phase_b", "arm_b")}
-        approx_equal(each, Overlap(metric="error_rate", **place, yy=yy, ym=ym, my=my, mm=mm))
+        approx_equal(each, Overlap(metric="latency", **place, yy=yy, ym=ym, my=my, mm=mm))
 
 
 def test_units_are_counted_in_the_phase_where_they_were_first_seen(store: Store) -> None:
@@ -233,7 +237,7 @@ def test_a_fallback_counts_against_the_arm_that_failed(store: Store) -> None:
     collect(store, record(1, experiment="e", phase=1, unit="u", assigned_arm="candidate", **hidden))
     evidence = gather(store, spec("ab", "error_rate", "latency"), as_of_ns=END_NS)
     errors, latency = evidence.sums
-    assert (errors.arm, errors.y, errors.failing_units) == ("candidate", 1.0, 1)
+    assert (errors.arm, errors.failing_units) == ("candidate", 1)
     assert (latency.m, latency.missing) == (0.0, 0)
 
 
@@ -252,7 +256,7 @@ def test_the_latest_feedback_of_a_name_is_its_value(store: Store) -> None:
         say(rows[1], "clicks", 7, 1000),
     )  # fmt: skip
     evidence = gather(store, spec("ab", "feedback:stars", "error_rate", "feedback:clicks"), as_of_ns=END_NS)
-    stars, errors, clicks = evidence.sums
+    errors, stars, clicks = evidence.sums
     assert (stars.y, stars.m, stars.units, stars.yy, stars.missing) == (8.0, 2.0, 2, 34.0, 0)
     assert (errors.m, clicks.y, clicks.m) == (3.0, 7.0, 1.0)
 
@@ -261,7 +265,9 @@ def test_what_came_later_is_not_yet_known(store: Store) -> None:
     declare(store, "ab", {1: 500_000})
     rows = [record(n, experiment="e", phase=1, unit="u", assigned_arm="control") for n in range(5)]
     collect(store, *rows)
-    evidence = gather(store, spec("ab", "error_rate"), as_of_ns=rows[2].started_ns)
+    everything = gather(store, spec("ab", "error_rate"), as_of_ns=END_NS)
+    evidence = gather(store, spec("ab", "error_rate"), as_of_ns=END_NS, cut=Cut(exchanges=3))
+    assert (everything.recorded, everything.cut) == (5, Cut(exchanges=5))
     assert (evidence.recorded, evidence.sums[0].exchanges) == (3, 3)
 
 
@@ -415,3 +421,86 @@ def test_a_stage_is_judged_by_its_own_phases_alone(store: Store) -> None:
     assert {count.phase for count in late.arms} == {2}
     assert (whole.recorded, late.recorded) == (5, 2)
     assert sum(count.units for count in late.arms) == 2
+
+
+ALL = (
+    "error_rate", "latency>100ms", "truncation_rate", "latency", "latency.p95", "latency_mean", "ttft",
+    "inter_token_gap", "completion_tokens", "tokens_per_second", "cached_share", "feedback:stars",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [11, 12, 13, 14])
+def test_taken_in_bit_by_bit_and_out_of_order_the_evidence_is_the_same_to_the_bit(
+    store: Store, seed: int
+) -> None:
+    chance = random.Random(seed)
+    rows: list[Any] = random_split(seed, 300)
+    said = [
+        FeedbackRecord(
+            request_id=chance.choice(rows).request_id,
+            name=chance.choice(["stars", "clicks"]),
+            value=chance.uniform(-5, 5),
+            at_ns=START_NS + chance.randrange(10**9),
+            worker="w",
+        )
+        for _ in range(150)
+    ]
+    records = rows + said
+    chance.shuffle(records)
+    declare(store, "canary", {1: 100_000, 2: 300_000, 3: 600_000})
+    declared = spec("canary", *ALL)
+    rollups = Rollups(store)
+    cuts = []
+    for start in range(0, len(records), 50):
+        collect(store, *records[start : start + 50])
+        step = gather(store, declared, as_of_ns=END_NS, rollups=rollups)
+        assert step == gather(store, declared, as_of_ns=END_NS)
+        cuts.append(step)
+    assert any(one.y for one in cuts[-1].sums if one.metric == "feedback:stars")
+    for then in cuts:  # and what was known then can be had again now
+        assert gather(store, declared, as_of_ns=END_NS, cut=then.cut) == then
+
+
+def test_a_cut_is_the_same_rows_after_a_checkpoint_and_a_new_start(store: Store) -> None:
+    declare(store, "canary", {1: 100_000, 2: 300_000, 3: 600_000})
+    rows = random_split(21)
+    collect(store, *rows[:200])
+    then = gather(store, spec("canary", *ALL), as_of_ns=END_NS)
+    store.checkpoint()
+    collect(store, *rows[200:])
+    store.close()
+    with Store(store.path) as again:
+        again.checkpoint()
+        assert gather(again, spec("canary", *ALL), as_of_ns=END_NS) != then
+        assert gather(again, spec("canary", *ALL), as_of_ns=END_NS, cut=then.cut) == then
+
+
+def test_quantiles_have_a_histogram(store: Store) -> None:
+    declare(store, "ab", {1: 500_000})
+    rows = [
+        record(n, experiment="e", phase=1, unit=f"u{n}", assigned_arm="control", duration_us=ms * 1000)
+        for n, ms in enumerate([10, 10, 300])
+    ]
+    collect(store, *rows)
+    (found,) = gather(store, spec("ab", "latency.p95"), as_of_ns=END_NS).histograms
+    assert found.counts == (2, 1)
+    low, high = (math.exp(bin_ / 1000) for bin_ in found.bins)
+    assert 10 * 0.999 <= low <= 10
+    assert 300 * 0.999 <= high <= 300
+
+
+def test_a_look_that_fails_leaves_no_half_taken_sums(store: Store) -> None:
+    declare(store, "canary", {1: 100_000, 2: 300_000, 3: 600_000})
+    rows = random_split(22)
+    collect(store, *rows[:100])
+    rollups = Rollups(store)
+    declared = spec("canary", "latency")
+    gather(store, declared, as_of_ns=END_NS, rollups=rollups)
+    collect(store, *rows[100:])
+    with pytest.raises(ZeroDivisionError), rollups.of(declared) as (rollup, cursor):
+        cursor.begin()
+        rollup.take_in(Cut(exchanges=250))
+        raise ZeroDivisionError
+    assert gather(store, declared, as_of_ns=END_NS, rollups=rollups) == gather(
+        store, declared, as_of_ns=END_NS
+    )
