@@ -13,7 +13,8 @@ from turnout import watching
 from turnout.settings import Settings
 
 EXPERIMENT: dict[str, Any] = {
-    "name": "faster", "mode": "canary", "model": "chat", "state": "running", "ended_at": None, "units": 10, "horizon": 100,
+    "name": "faster", "mode": "canary", "model": "chat", "state": "running", "ended_at": None,
+    "units": 10, "horizon": 100,
     "arms": [{"arm": "control", "version": 1, "weight_pct": 95.0}], "verdict": None,
     "waiting_for": "10 of 50",
     "accounting": {"eligible": 12, "no_unit": 0, "recorded": 12, "lost": 0, "shed": 0},
