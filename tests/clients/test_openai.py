@@ -139,8 +139,10 @@ def test_errors_are_the_clients_own_exceptions(client: OpenAI) -> None:
     assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.BadRequestError, match="messages"):
         ask(messages="hello")
+    with pytest.raises(openai.BadRequestError, match="expected 0 to"):
+        ask(max_tokens=-1)  # the proxy's word
     with pytest.raises(openai.BadRequestError, match="at least 1"):
-        ask(max_tokens=-1)
+        ask(max_tokens=0)  # the engine's
     with pytest.raises(openai.BadRequestError, match="is refused"):
         ask(extra_body={"api_base": "http://127.0.0.1:1"})
     with pytest.raises(openai.RateLimitError):
