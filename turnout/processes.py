@@ -24,6 +24,8 @@ import dashboard.start
 
 from .settings import Settings
 
+#: With this file in the data folder the evaluators run too (evaluators.automation says what it declares).
+EVALUATORS_FILE = "evaluators.yaml"
 #: Time for a process to answer its health check: MLflow's first start migrates a database.
 START_SECONDS = 90.0
 #: Time to drain after SIGTERM; the proxy lets requests in flight end within 30 s.
@@ -36,24 +38,29 @@ class ProcessFailed(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """A process to run: `healthy` is a URL that answers 200 once it is up, `port` what it will listen on."""
+    """A process to run: `healthy` is a URL that answers 200 once it is up, `port` what it will listen on.
+    One that listens nowhere has neither, and counts as up when it has started."""
 
     name: str
     command: tuple[str, ...]
-    port: int
-    healthy: str
+    port: int | None = None
+    healthy: str | None = None
     option: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def programs(settings: Settings) -> tuple[Program, ...]:
-    """The three of `turnout up`, in the order of starting: each can live without the later ones."""
+    """The processes of `turnout up`, in the order of starting: each can live without the later ones."""
     data = str(settings.data)
     control_url = settings.control_address
     controller = [sys.executable, "-m", "experiments", "--data", data]
     controller += ["--tracking-uri", settings.registry_uri, "--port", str(settings.control_port)]
     proxy = [sys.executable, "-m", "proxy", "--data", data, "--control-url", control_url]
     proxy += ["--host", settings.host, "--port", str(settings.proxy_port), "--workers", str(settings.workers)]
+    evaluators = [sys.executable, "-m", "evaluators", "--data", data]
+    evaluators += ["--control-url", control_url, "--proxy-url", settings.proxy_address]
+    wanted = (settings.data / EVALUATORS_FILE).exists()
+    automatic = (Program(name="evaluators", command=tuple(evaluators)),) if wanted else ()
     return (
         Program(
             name="controller",
@@ -77,6 +84,7 @@ def programs(settings: Settings) -> tuple[Program, ...]:
             option="--dashboard-port",
             healthy=f"http://127.0.0.1:{settings.dashboard_port}/_stcore/health",
         ),
+        *automatic,
     )
 
 
@@ -91,6 +99,8 @@ def check_ports(wanted: tuple[Program, ...]) -> None:
     """Raises ProcessFailed, naming each port that is taken and the option that changes it."""
     taken = []
     for program in wanted:
+        if program.port is None:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -131,6 +141,8 @@ class Processes:
     def wait(self, name: str, seconds: float = START_SECONDS) -> None:
         """Until the process answers. Raises ProcessFailed when it ends or stays silent."""
         program = self._programs[name]
+        if program.healthy is None:
+            return
         deadline = time.monotonic() + seconds
         with httpx.Client(timeout=2.0, trust_env=False) as client:
             while time.monotonic() < deadline:
@@ -171,8 +183,8 @@ class Processes:
     def stop(self, said: Callable[[str], None] = lambda _: None) -> None:
         """In reverse order of starting. Safe to repeat.
 
-        1. dashboard: nobody presses a button any more. 2. proxy: requests in flight end, the spool is sealed.
-        3. controller, last: it takes the sealed segments into the ledger.
+        1. evaluators and dashboard: nobody asks or presses a button any more. 2. proxy: requests in flight
+        end, the spool is sealed. 3. controller, last: it takes the sealed segments into the ledger.
         """
         for name in reversed(list(self._running)):
             process = self._running.pop(name)

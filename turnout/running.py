@@ -13,7 +13,7 @@ from .terminal import err, fail, say
 
 
 def run_all(settings: Settings) -> None:
-    """All three, watched, until SIGINT or SIGTERM."""
+    """All of them, watched, until SIGINT or SIGTERM."""
     _make(settings.data)
     wanted = programs(settings)
     stop = threading.Event()

@@ -130,9 +130,13 @@ class Preflight(BaseModel):
 
 
 class GateState(BaseModel):
-    """Where a version stands on its way to traffic; what is None is not known yet, and its tag stays."""
+    """Where a version stands on its way to traffic; what is None is not known yet, and its tag stays.
+
+    `key` is a hash of all that a conclusion was drawn from: while it is the same, the conclusion stands.
+    """
 
     state: Literal["seen", "fingerprinted", "preflight", "golden", "passed", "failed", "inconclusive"]
+    key: Short | None = None
     verdict: Short | None = None
     golden: Short | None = None
     fingerprint: Short | None = None

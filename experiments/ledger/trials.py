@@ -220,14 +220,28 @@ def last_verdict(store: Store, experiment: str, stage: int | None = None) -> dic
 def golden_verdict(
     store: Store, *, model: str, set_name: str, control_version: int, candidate_version: int
 ) -> str | None:
-    """The newest comparison of two versions on a golden set: pass, fail, inconclusive; None without one."""
+    """The newest comparison of two versions on a golden set: pass, fail, inconclusive; None without one.
+
+    A preflight of the two that has failed since, and is the last, is `fail` too: the engine has changed.
+    """
     rows = store.read(
         """
-        SELECT verdict FROM golden_comparisons
-        WHERE model = ? AND control_version = ? AND candidate_version = ? AND set_name = ?
+        WITH held AS (
+            SELECT verdict, "at", row_number() OVER (ORDER BY "at" DESC) AS place FROM preflights
+            WHERE model = $model AND control_version = $control AND candidate_version = $candidate)
+        SELECT verdict FROM (
+            SELECT verdict, "at" FROM golden_comparisons
+            WHERE model = $model AND control_version = $control AND candidate_version = $candidate
+                AND set_name = $set_name
+            UNION ALL SELECT verdict, "at" FROM held WHERE place = 1 AND verdict = 'fail')
         ORDER BY "at" DESC LIMIT 1
         """,
-        [model, control_version, candidate_version, set_name],
+        {
+            "model": model,
+            "control": control_version,
+            "candidate": candidate_version,
+            "set_name": set_name,
+        },
     )
     return rows[0]["verdict"] if rows else None
 

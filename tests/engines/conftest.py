@@ -35,9 +35,9 @@ def vllm_python() -> str:
 
 @pytest.fixture(scope="session")
 def tiny_models(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the models `first` and `second`."""
+    """A folder with the models `first` and `second`: other weights, another template, other defaults."""
     folder = tmp_path_factory.mktemp("models")
-    program = [vllm_python, str(HERE / "tiny_models.py"), str(folder), "first=1", "second=2"]
+    program = [vllm_python, str(HERE / "tiny_models.py"), str(folder), "first=1", "second=2,drifted"]
     made = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
     assert made.returncode == 0, made.stderr[-2000:]
     return folder

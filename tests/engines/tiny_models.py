@@ -4,7 +4,9 @@ They are made on the spot: a tokenizer trained on this repository's text, Llama 
 What they say is noise; that they are served, streamed, counted and cut off as real models are is the point.
 Runs on the interpreter that has vLLM, and imports nothing of Turnout:
 
-    .venv-vllm/bin/python tests/engines/tiny_models.py OUT NAME=SEED [NAME=SEED ...]
+    .venv-vllm/bin/python tests/engines/tiny_models.py OUT NAME=SEED[,drifted] ...
+
+A `drifted` model has another template and sampling defaults of its own: what a preflight must name.
 """
 
 from __future__ import annotations
@@ -28,6 +30,11 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|turn|>assistant\n' }}{% endif %}"
 )
+
+
+#: The classic fault: a template that puts a system prompt of its own in front.
+DRIFTED_TEMPLATE = "{{ '<|turn|>system\nYou are a pirate.<|turn-end|>\n' }}" + CHAT_TEMPLATE
+DRIFTED_SAMPLING = {"temperature": 0.6, "top_k": 20, "do_sample": True}
 
 
 def corpus() -> Iterator[str]:
@@ -62,7 +69,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def weights(seed: int, words: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def weights(seed: int, words: PreTrainedTokenizerFast, **sampling: object) -> LlamaForCausalLM:
     """A Llama with 0.4 million weights from `seed`: two seeds, two models that answer differently."""
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
@@ -83,19 +90,21 @@ def weights(seed: int, words: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         )
     ).to(torch.bfloat16)
     model.generation_config = GenerationConfig(
-        eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id
+        eos_token_id=words.eos_token_id, pad_token_id=words.pad_token_id, **sampling
     )
     return model
 
 
 def main(arguments: list[str]) -> int:
     if len(arguments) < 2 or not all("=" in one for one in arguments[1:]):
-        sys.stderr.write("usage: tiny_models.py OUT NAME=SEED [NAME=SEED ...]\n")
+        sys.stderr.write("usage: tiny_models.py OUT NAME=SEED[,drifted] ...\n")
         return 2
     out, words = Path(arguments[0]), tokenizer()
-    for name, _, seed in (one.partition("=") for one in arguments[1:]):
+    for name, _, made in (one.partition("=") for one in arguments[1:]):
+        seed, _, drifted = made.partition(",")
+        words.chat_template = DRIFTED_TEMPLATE if drifted else CHAT_TEMPLATE
         words.save_pretrained(out / name)
-        weights(int(seed), words).save_pretrained(out / name)
+        weights(int(seed), words, **(DRIFTED_SAMPLING if drifted else {})).save_pretrained(out / name)
     return 0
 
 

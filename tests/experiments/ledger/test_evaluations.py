@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from experiments.ledger import evaluations
+from experiments.ledger import evaluations, golden, trials
 from experiments.ledger.store import Store
 
 from .conftest import Collect
@@ -102,3 +102,38 @@ def test_spending_counts_all_versions(store: Store, collect: Collect) -> None:
     [id_] = waiting(store)
     add(store, score(id_), score(id_, "2"))
     assert evaluations.spent(store, evaluator="judge", since=NOW) == {"scores": 2, "cost_usd": 0.5}
+
+
+def held(store: Store, verdict: str, minutes: int) -> None:
+    body = {"preflight_id": f"{minutes:032x}", "model": "chat", "control_version": 1, "candidate_version": 2}
+    body |= {"verdict": verdict, "result": {}}
+    at = NOW + timedelta(minutes=minutes)
+    store.write(lambda connection: evaluations.save_preflight(connection, body, at=at))
+
+
+def compared(store: Store, verdict: str, minutes: int) -> None:
+    body = {"comparison_id": f"{minutes:032x}", "set_name": "support", "set_hash": "h", "model": "chat"}
+    body |= {"control_run": "a", "candidate_run": "b", "control_version": 1, "candidate_version": 2}
+    body |= {"verdict": verdict, "result": {}}
+    at = NOW + timedelta(minutes=minutes)
+    store.write(lambda connection: golden.save_comparison(connection, body, at=at))
+
+
+def test_a_preflight_that_failed_since_takes_the_permission_back(store: Store) -> None:
+    def verdict() -> str | None:
+        return trials.golden_verdict(
+            store, model="chat", set_name="support", control_version=1, candidate_version=2
+        )
+
+    assert verdict() is None
+    held(store, "pass", 1)
+    assert verdict() is None  # a preflight alone permits nothing
+    compared(store, "pass", 2)
+    assert verdict() == "pass"
+    held(store, "fail", 3)
+    assert verdict() == "fail"
+    held(store, "pass", 4)
+    assert verdict() == "pass"
+    held(store, "fail", 5)
+    compared(store, "pass", 6)
+    assert verdict() == "pass"

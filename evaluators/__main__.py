@@ -1,0 +1,137 @@
+"""`python -m evaluators`: the process that gates new versions and scores recorded exchanges, until SIGTERM.
+
+Keeps no state of its own: where a version stands is in the registry's tags, what was scored in the ledger.
+Away services are waited for; it never stands between a user and an answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from evaluators.automation import FILE, Automation, read_automation
+from evaluators.errors import EvaluatorError, GoldenSetError
+from evaluators.online import OnlineScorer
+from evaluators.versiongate import Access, VersionGate
+from experiments.client import ControlClient, ControlError
+
+log = logging.getLogger("turnout.evaluators")
+
+_EVERY_S: Final = 5.0
+_AFTER_AN_ERROR_S: Final = 30.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Loops:
+    """What the file asks for, kept going; read again whenever the file changes."""
+
+    path: Path
+    api: ControlClient
+    access: Access
+    every_s: float = _EVERY_S
+    _changed: float = -1.0
+    _gates: list[VersionGate] = field(default_factory=list)
+    _online: list[OnlineScorer] = field(default_factory=list)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop` is set."""
+        while not stop.is_set():
+            pause = self.every_s
+            try:
+                self._reload()
+                for gate in self._gates:
+                    for said in await gate.step():
+                        log.info("%s", said)
+                for scorer in self._online:
+                    await _drained(scorer, stop)
+            except (EvaluatorError, ControlError, OSError) as error:
+                log.warning("%s", error)
+                pause = max(pause, _AFTER_AN_ERROR_S) if isinstance(error, EvaluatorError) else pause
+            try:
+                async with asyncio.timeout(pause):
+                    await stop.wait()
+            except TimeoutError:
+                continue
+
+    def _reload(self) -> None:
+        """A file that is wrong leaves what was good in force, and is told once."""
+        try:
+            changed = self.path.stat().st_mtime
+        except FileNotFoundError:
+            changed = 0.0
+        if changed == self._changed:
+            return
+        self._changed = changed
+        try:
+            found = read_automation(self.path)
+        except GoldenSetError as error:
+            log.error("%s", error)
+            return
+        self._gates = [VersionGate(rule=rule, api=self.api, access=self.access) for rule in found.gates]
+        self._online = [OnlineScorer(rule=rule, api=self.api) for rule in found.online]
+        log.info("%s: %s", self.path, _told(found))
+
+
+async def _drained(scorer: OnlineScorer, stop: asyncio.Event) -> None:
+    """Score until nothing waits, or the limits are reached."""
+    more = 1
+    while more and not stop.is_set():
+        more = await scorer.step()
+
+
+def _told(found: Automation) -> str:
+    gates = ", ".join(rule.model for rule in found.gates) or "none"
+    online = ", ".join(rule.name for rule in found.online) or "nothing"
+    return f"gates of {gates}; scoring {online}"
+
+
+async def _run(loops: Loops) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    running = asyncio.ensure_future(loops.run(stop))
+    waiting = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    running.cancel()  # in the middle of a run too: what was answered is stored, and is gone on with
+    await asyncio.gather(running, waiting, return_exceptions=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The process; its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m evaluators", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help=f"the folder with {FILE} and the token")
+    parser.add_argument("--control-url", required=True)
+    parser.add_argument("--proxy-url", required=True)
+    parser.add_argument("--every", type=float, default=_EVERY_S, help="seconds between two looks")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        token = os.environ.get("TURNOUT_TOKEN") or (arguments.data / "token").read_text("utf-8").strip()
+        api = ControlClient(arguments.control_url, token)
+    except (OSError, ControlError) as error:
+        log.error("the evaluators cannot start: %s", error)
+        return 1
+    with closing(api):
+        loops = Loops(
+            path=arguments.data / FILE,
+            api=api,
+            access=Access(proxy_url=arguments.proxy_url, token=token),
+            every_s=arguments.every,
+        )
+        asyncio.run(_run(loops))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

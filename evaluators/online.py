@@ -1,0 +1,161 @@
+"""How good are the answers that users get? A share of the recorded exchanges, scored as they come.
+
+Asks the control API which sampled exchanges an evaluator's version has no score of, scores them, and hands
+the scores in. At least once: what a crash interrupts is scored again, and the ledger keeps the first row of a
+key. A changed evaluator is another version, for which everything that is still kept waits anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
+
+from evaluators.automation import OnlineRule
+from evaluators.errors import ModelUnavailable
+from evaluators.golden import Check, GoldenItem, Policy
+from evaluators.ledger import ControlApi
+from evaluators.models import NO_SERVICES, Services
+from evaluators.score import Output, PairScore, Score, ToolCall
+from evaluators.scorers import EvalContext
+from evaluators.scorers.registry import PairEvaluator, evaluator_of
+from evaluators.scoring import score_check
+from experiments.ledger.exchange import Outcome
+
+_BATCH: Final = 50
+_DAY: Final = 24.0
+_LONGEST: Final = 4000
+_POLICY: Final = Policy(target_errors="unscored", length="score")
+_INPUT: Final = frozenset(("model", "messages", "tools", "response_format", "stream", "stream_options", "n"))
+
+
+@dataclass(slots=True, kw_only=True)
+class OnlineScorer:
+    """One rule at work."""
+
+    rule: OnlineRule
+    api: ControlApi
+    services: Services = NO_SERVICES
+
+    async def step(self) -> int:
+        """Score a batch for every check of the rule; how many scores were handed in. Raises ControlError."""
+        handed = 0
+        for check, version in zip(self.rule.checks, self.rule.versions, strict=True):
+            handed += await self._batch(check, f"{self.rule.name}.{check.key}", version)
+        return handed
+
+    async def _batch(self, check: Check, evaluator: str, version: str) -> int:
+        room = await asyncio.to_thread(self._room, evaluator)
+        if room < 1:
+            return 0
+        asked: dict[str, str | int] = {
+            "model": self.rule.model,
+            "evaluator": evaluator,
+            "version": version,
+            "rate": f"{self.rule.rate:.12f}",
+            "role": self.rule.role,
+            "hours": f"{self.rule.hours:g}",
+            "limit": min(room, _BATCH),
+        }
+        pending = await asyncio.to_thread(self.api.get, "/api/scores/pending", asked)
+        gate = asyncio.Semaphore(self.rule.concurrency)
+
+        async def one(found: Mapping[str, Any]) -> tuple[str, Score]:
+            async with gate:
+                return str(found["exchange_id"]), await self._score(check, found)
+
+        scored = await asyncio.gather(*(one(found) for found in pending))
+        # A judge that is away is no answer about the exchange: it waits on.
+        rows = [as_row(id_, evaluator, version, score) for id_, score in scored if not _away(score)]
+        if rows:
+            await asyncio.to_thread(self.api.post, "/api/scores", {"scores": rows})
+        return len(rows)
+
+    def _room(self, evaluator: str) -> int:
+        """How many more scores today's limits allow."""
+        spent = self.api.get("/api/scores/spent", {"evaluator": evaluator, "hours": f"{_DAY:g}"})
+        if self.rule.usd_per_day is not None and spent["cost_usd"] >= self.rule.usd_per_day:
+            return 0
+        return self.rule.per_day - int(spent["scores"])
+
+    async def _score(self, check: Check, found: Mapping[str, Any]) -> Score:
+        try:
+            exchange = await asyncio.to_thread(self.api.get, f"/api/exchanges/{found['exchange_id']}")
+            item, output = item_of(exchange, check), output_of(exchange)
+            if check.kind != "pairwise":
+                return await score_check(check, item, output, _POLICY, services=self.services)
+            primary = await asyncio.to_thread(self.api.get, f"/api/exchanges/{found['pair_id']}")
+        except (NotScorable, LookupError) as error:
+            return Score.skipped(check.key, str(error))
+        evaluator = cast(PairEvaluator, evaluator_of(check))
+        context = EvalContext(name=check.key, options=check.options, services=self.services)
+        try:
+            pair: PairScore = await evaluator.compare(item, output_of(primary), output, context)
+        except ModelUnavailable as error:
+            return Score.failed(check.key, "model_unavailable", str(error))
+        except Exception as error:  # an instrument's fault is missing data, whatever it is
+            return Score.failed(check.key, type(error).__name__, str(error))
+        return pair.score
+
+
+def _away(score: Score) -> bool:
+    return score.error is not None and score.error.kind == "model_unavailable"
+
+
+class NotScorable(ValueError):
+    """The exchange has nothing that an evaluator could look at."""
+
+
+def item_of(exchange: Mapping[str, Any], check: Check) -> GoldenItem:
+    """The recorded question as an item, with the one check. Raises NotScorable."""
+    try:
+        body = json.loads(exchange.get("request") or "")
+        messages = tuple(body["messages"])
+    except (ValueError, KeyError, TypeError):
+        raise NotScorable("the request is no chat completion, or its body is not kept") from None
+    return GoldenItem(
+        id=str(exchange["exchange_id"]),
+        hash="",
+        messages=messages,
+        checks=(check,),
+        tools=tuple(body.get("tools") or ()),
+        response_format=body.get("response_format"),
+        params={name: value for name, value in body.items() if name not in _INPUT},
+    )
+
+
+def output_of(exchange: Mapping[str, Any]) -> Output:
+    """The recorded answer."""
+    usage = {name: exchange.get(name) for name in ("prompt_tokens", "completion_tokens")}
+    return Output(
+        text=exchange.get("text") or "",
+        tool_calls=tuple(
+            ToolCall(name=str(call.get("name")), arguments=str(call.get("arguments") or ""))
+            for call in exchange.get("tool_calls") or ()
+        ),
+        finish_reason=exchange.get("finish_reason"),
+        usage={name: value for name, value in usage.items() if value is not None},
+        latency_ms=float(exchange.get("duration_ms") or 0.0),
+        outcome=cast(Outcome, exchange.get("outcome") or "complete"),
+        http_status=int(exchange.get("status") or 0),
+        request_id=exchange.get("request_id"),
+    )
+
+
+def as_row(exchange_id: str, evaluator: str, version: str, score: Score) -> dict[str, Any]:
+    """The score as the control API takes it."""
+    kept = replace(score, explanation=(score.explanation or "")[:_LONGEST] or None)
+    return {
+        "exchange_id": exchange_id,
+        "evaluator": evaluator,
+        "evaluator_version": version,
+        "status": kept.status,
+        "value": kept.value,
+        "label": None if kept.label is None else kept.label[:200],
+        "explanation": kept.explanation,
+        "cost_usd": kept.cost_usd,
+        "tokens": kept.tokens,
+        "latency_ms": kept.latency_ms,
+    }

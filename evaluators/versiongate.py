@@ -1,0 +1,177 @@
+"""How does a new version come to be allowed traffic, by itself?
+
+    seen ─▶ fingerprinted ─▶ preflight ─▶ golden ─▶ passed | failed | inconclusive
+                                 └─▶ failed
+
+A version is worked on when it is newer than production or bears the alias, and is served somewhere. Where it
+stands is in its tags in the registry (`gate.*`), so that a restart goes on and a person sees it in MLflow;
+the passed comparison in the ledger is what an experiment with `golden: {require: pass}` asks for. What was
+concluded stands until one of the things it was concluded from changes: then the version is seen anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from evaluators.automation import GateRule
+from evaluators.canonical import content_hash
+from evaluators.comparison import Comparison, compare
+from evaluators.golden import GoldenSet
+from evaluators.ledger import ControlApi, GoldenLedger
+from evaluators.loading import load_golden_set
+from evaluators.preflight import Asker, NotServed, Report, Side, fingerprint_of, preflight, record, side
+from evaluators.runner import RunLimits
+from evaluators.runs import Effort, FinishedRun, finished_run
+from evaluators.summary import Gate
+from evaluators.target import ProxyTarget
+
+log = logging.getLogger("turnout.evaluators")
+
+_CONCLUDED: Final = frozenset(("passed", "failed", "inconclusive"))
+_STATES: Final[dict[Gate, str]] = {"pass": "passed", "fail": "failed", "inconclusive": "inconclusive"}
+#: An engine can be restarted with other files at the same address: look again after so long, in seconds.
+_LOOK_AGAIN_S: Final = 300.0
+_MOST: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """The proxy, and what opens it."""
+
+    proxy_url: str
+    token: str
+    api_key: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class VersionGate:
+    """The gate of one model. `step` does what is to be done now, and says what it did."""
+
+    rule: GateRule
+    api: ControlApi
+    access: Access
+    _settled: dict[int, tuple[str, float]] = field(default_factory=dict)
+
+    async def step(self) -> list[str]:
+        """Bring every waiting version to its conclusion. Raises EvaluatorError and ControlError when
+        something is away or wrong; the next step begins where this one ended."""
+        view = await asyncio.to_thread(self.api.get, f"/api/models/{self.rule.model}")
+        production = view.get("production")
+        if production is None:
+            return []
+        golden = load_golden_set(self.rule.set)
+        return [
+            said
+            for version in waiting(view, self.rule.alias)[:_MOST]
+            if (said := await self._bring(view, int(production), version, golden)) is not None
+        ]
+
+    async def _bring(
+        self, view: Mapping[str, Any], production: int, version: Mapping[str, Any], golden: GoldenSet
+    ) -> str | None:
+        number = int(version["version"])
+        control_view = next(one for one in view["versions"] if int(one["version"]) == production)
+        known = content_hash(
+            [
+                production,
+                control_view.get("endpoint"),
+                version["endpoint"],
+                golden.hash,
+                list(self.rule.accept),
+            ]
+        )
+        before, looked = self._settled.get(number, ("", 0.0))
+        if before == known and time.monotonic() - looked < _LOOK_AGAIN_S:
+            return None
+        try:
+            control, candidate = await asyncio.to_thread(self._sides, production, number)
+        except NotServed:
+            return None  # production has no endpoint just now: nothing to hold it against
+        prints = [await fingerprint_of(one) or "unknown" for one in (control, candidate)]
+        key = content_hash([known, prints]).removeprefix("sha256:")[:16]
+        tags = version.get("tags") or {}
+        said = None
+        if tags.get("gate.key") != key or tags.get("gate.state") not in _CONCLUDED:
+            await self._note(number, "seen", key=key)
+            await self._note(number, "fingerprinted", fingerprint=prints[1])
+            said = await self._judge(control, candidate, golden)
+        self._settled[number] = (known, time.monotonic())
+        return said
+
+    async def _judge(self, control: Side, candidate: Side, golden: GoldenSet) -> str:
+        number, model = candidate.version, self.rule.model
+        await self._note(number, "preflight")
+        report = await self._preflight(control, candidate)
+        if report.verdict != "pass":
+            verdict = f"{report.verdict} {content_hash(report.to_json())}"
+            await self._note(number, _STATES[report.verdict], verdict=verdict)
+            return f"{model} version {number}: preflight: {report.sentence}"
+        await self._note(number, "golden", golden=golden.hash)
+        comparison = await self._compare(control.version, number, golden)
+        verdict = f"{comparison.verdict} {content_hash(comparison.to_json())}"
+        await self._note(number, _STATES[comparison.verdict], verdict=verdict)
+        return f"{model} version {number}: {golden.name}: {comparison.sentence}"
+
+    async def _preflight(self, control: Side, candidate: Side) -> Report:
+        asker = Asker(
+            base_url=self.access.proxy_url,
+            model=self.rule.model,
+            token=self.access.token,
+            api_key=self.access.api_key,
+        )
+        async with asker:
+            found = await preflight(self.rule.model, control, candidate, self.api, asker)
+        report = found.accepting(self.rule.accept)
+        await asyncio.to_thread(record, self.api, report)
+        return report
+
+    async def _compare(self, control: int, candidate: int, golden: GoldenSet) -> Comparison:
+        ledger = GoldenLedger(self.api)
+        runs = [await self._run(ledger, version, golden) for version in (control, candidate)]
+        comparison = compare(golden, runs[0].results, runs[1].results)
+        await asyncio.to_thread(ledger.save, self.rule.model, comparison, runs[0].run, runs[1].run)
+        return comparison
+
+    async def _run(self, ledger: GoldenLedger, version: int, golden: GoldenSet) -> FinishedRun:
+        """Production's run is reused where it asked the same; a candidate's too, if it stands unchanged."""
+        subject = await asyncio.to_thread(ledger.subject, self.rule.model, str(version))
+        limits = RunLimits(concurrency=self.rule.concurrency)
+        target = ProxyTarget(
+            base_url=self.access.proxy_url,
+            model=self.rule.model,
+            version=version,
+            token=self.access.token,
+            api_key=self.access.api_key,
+            concurrency=self.rule.concurrency,
+        )
+        async with target:
+            effort = Effort(repeats=self.rule.repeats, reuse=True, limits=limits)
+            return await finished_run(golden, subject, ledger, target, effort)
+
+    def _sides(self, control: int, candidate: int) -> tuple[Side, Side]:
+        model = self.rule.model
+        return side(self.api, model, str(control)), side(self.api, model, str(candidate))
+
+    async def _note(self, version: int, state: str, **values: str) -> None:
+        path = f"/api/models/{self.rule.model}/versions/{version}/gate"
+        await asyncio.to_thread(self.api.post, path, {"state": state, **values})
+        log.info("%s version %s: %s", self.rule.model, version, state)
+
+
+def waiting(view: Mapping[str, Any], alias: str) -> list[Mapping[str, Any]]:
+    """The versions that could get traffic next: served, and with the alias or newer than production; that
+    with the alias first, then the newest."""
+    production = int(view["production"])
+    found = [
+        version
+        for version in view["versions"]
+        if version.get("endpoint")
+        and int(version["version"]) != production
+        and (alias in version.get("aliases", ()) or int(version["version"]) > production)
+    ]
+    return sorted(found, key=lambda one: (alias not in one.get("aliases", ()), -int(one["version"])))

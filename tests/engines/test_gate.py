@@ -1,0 +1,105 @@
+"""A drifted version on a real vLLM is named by the preflight and fails the golden run; a copy passes both.
+
+The drifted version has other weights, a template that puts in a system prompt, and sampling defaults of its
+own. The copy is another version in the registry, served by production's engine from the very same files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.journey import Fleet, Turnout, eventually
+
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(420)]
+
+ITEMS = 60  # without a single difference 54 are enough to pass at a margin of five points
+SET = "name: words\nlength: score\n"
+NEW_DRIFT = {"template", "sampling_defaults"}
+
+
+@pytest.fixture(scope="module")
+def stage(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turnout]:
+    """Turnout with three versions: production, the drifted one, and production's copy."""
+    turnout = Turnout(tmp_path_factory.mktemp("gate"))
+    with turnout.up():
+        for url, alias in (
+            (fleet.first, "production"),
+            (fleet.second, "drifted"),
+            (fleet.first, "copy"),
+        ):
+            turnout.run(
+                *("models", "register", "chat", "--replica", url, "--alias", alias),
+                *("--served-name", fleet.served_name, "--engine", fleet.engine),
+            )
+        eventually(lambda: turnout.get("/api/models/chat")["production"], within=10)
+        eventually(lambda: served(turnout), within=10)
+        yield turnout
+
+
+def served(turnout: Turnout) -> bool:
+    return httpx.get(f"{turnout.proxy}/v1/models").is_success
+
+
+@pytest.fixture(scope="module")
+def words(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A golden set of what production says, greedily: the only right answers that noise has."""
+    folder = tmp_path_factory.mktemp("words")
+    rows = []
+    with httpx.Client(base_url=fleet.first, timeout=60) as engine:
+        for number in range(ITEMS):
+            asked = {"messages": [{"role": "user", "content": f"Word number {number}, please"}]}
+            params = {"max_tokens": 6, "temperature": 0, "ignore_eos": True}
+            answer = engine.post("/v1/chat/completions", json=asked | params | {"model": "chat"}).json()
+            said = answer["choices"][0]["message"]["content"]
+            rows.append({"id": f"w{number}", "input": asked | {"params": params}, "reference": said})
+    usable = [row for row in rows if row["reference"].strip()]
+    (folder / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in usable), "utf-8")
+    (folder / "set.yaml").write_text(SET)
+    assert len(usable) >= 54
+    return folder
+
+
+def held(stage: Turnout, candidate: str, *more: str, code: int) -> dict[str, Any]:
+    said = stage.run("preflight", "chat", "--candidate", candidate, "--json", *more, code=code)
+    found: dict[str, Any] = json.loads(said)
+    return found
+
+
+def statuses(report: dict[str, Any]) -> dict[str, str]:
+    return {finding["check"]: finding["status"] for finding in report["findings"]}
+
+
+def test_the_preflight_names_the_drift(stage: Turnout, tiny_models: Path) -> None:
+    files = ("--control-files", str(tiny_models / "first"), "--candidate-files", str(tiny_models / "second"))
+    report = held(stage, "drifted", *files, code=1)
+    found = statuses(report)
+    assert {check for check, status in found.items() if status == "fail"} >= NEW_DRIFT, report
+    assert (found["tokenizer"], found["context"]) == ("ok", "note")
+    assert found["prompt_tokens"] == found["artefacts"] == "warn"
+    by_check = {finding["check"]: finding["sentence"] for finding in report["findings"]}
+    assert "pirate" in by_check["template"]
+    assert "temperature" in by_check["sampling_defaults"]
+    assert "generation_config.json" in by_check["artefacts"]
+    assert report["control_fingerprint"] != report["candidate_fingerprint"]
+
+
+def test_the_preflight_lets_a_copy_through(stage: Turnout) -> None:
+    report = held(stage, "copy", code=0)
+    assert {check for check, status in statuses(report).items() if status in ("fail", "warn")} <= {"latency"}
+    assert report["control_fingerprint"] == report["candidate_fingerprint"]
+    [newest, *_] = stage.get("/api/preflights?model=chat")
+    assert (newest["verdict"], newest["candidate_version"]) == ("pass", 3)
+
+
+def test_the_golden_run_fails_the_drifted_version_and_passes_the_copy(stage: Turnout, words: Path) -> None:
+    compare = ("golden", "compare", str(words), "--model", "chat", "--concurrency", "2")
+    failed = stage.run(*compare, "--candidate", "drifted", code=1)
+    assert "the candidate is worse" in failed
+    passed = stage.run(*compare, "--candidate", "copy", code=0)
+    assert "no drop beyond the margin" in passed

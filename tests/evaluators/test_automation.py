@@ -1,0 +1,175 @@
+"""The operator's file of what is done by itself, and what follows from it; with a fake control API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluators.automation import Automation, OnlineRule, read_automation
+from evaluators.errors import GoldenSetError, ModelUnavailable
+from evaluators.models import Services
+from evaluators.online import OnlineScorer
+from evaluators.versiongate import waiting
+
+FILE = """
+gate:
+  chat: {set: goldens/support, accept: [template]}
+online:
+  - {name: short, model: chat, checks: [{type: length, max: 20}, {type: contains, values: [hi]}], rate: 0.5}
+"""
+
+
+def written(folder: Path, text: str) -> Automation:
+    path = folder / "evaluators.yaml"
+    path.write_text(text, "utf-8")
+    return read_automation(path)
+
+
+def rule(folder: Path, **fields: Any) -> OnlineRule:
+    entry = {"name": "short", "model": "chat", "checks": [{"type": "length", "max": 20}], "rate": 1.0}
+    return written(folder, json.dumps({"online": [entry | fields]})).online[0]
+
+
+def test_the_file_says_what_is_done(tmp_path: Path) -> None:
+    found = written(tmp_path, FILE)
+    assert (found.gates[0].set, found.gates[0].alias) == (tmp_path / "goldens" / "support", "candidate")
+    assert [check.key for check in found.online[0].checks] == ["length", "contains"]
+    assert read_automation(tmp_path / "none.yaml") == Automation()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("gate: {chat: {set: x, accept: [nonsense]}}", "accept"),
+        ("gate: {chat: {sett: x}}", "set"),
+        ("online: [{name: a, model: chat, rate: 2, checks: [{type: exact}]}]", "rate"),
+        ("online: [{name: a, model: chat, rate: 1, checks: [{type: exact}]}]", "reference"),
+        ("online: [{name: a, model: chat, rate: 1, checks: [{type: telepathy}]}]", "telepathy"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_files_name(tmp_path: Path, text: str, why: str) -> None:
+    with pytest.raises(GoldenSetError) as error:
+        written(tmp_path, text)
+    assert why in str(error.value)
+    assert "evaluators.yaml" in str(error.value)
+
+
+def test_another_question_is_another_version_of_the_evaluator(tmp_path: Path) -> None:
+    first = rule(tmp_path).versions
+    assert first == rule(tmp_path, rate=0.1).versions
+    assert first != rule(tmp_path, checks=[{"type": "length", "max": 21}]).versions
+    assert first != rule(tmp_path, version="again").versions
+    assert first[0].startswith("length@1:")
+
+
+def version(number: int, *aliases: str, served: bool = True) -> dict[str, Any]:
+    endpoint = {"replicas": ["http://127.0.0.1:1"]} if served else None
+    return {"version": number, "aliases": list(aliases), "endpoint": endpoint}
+
+
+def test_the_alias_comes_first_then_the_newest_and_nothing_older_than_production() -> None:
+    view = {
+        "production": 3,
+        "versions": [
+            version(1, "candidate"),
+            version(2),
+            version(3, "production"),
+            version(4),
+            version(5, served=False),
+            version(6),
+        ],
+    }
+    assert [one["version"] for one in waiting(view, "candidate")] == [1, 6, 4]
+
+
+class Api:
+    """Exchanges that wait until they are scored, as the ledger keeps them."""
+
+    def __init__(self, *answers: str) -> None:
+        body = json.dumps({"messages": [{"role": "user", "content": "hello?"}]})
+        self.exchanges = {
+            f"e{n}": {
+                "exchange_id": f"e{n}",
+                "request": body,
+                "text": text,
+                "outcome": "complete",
+                "status": 200,
+            }
+            for n, text in enumerate(answers)
+        }
+        self.scores: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self.asked: list[dict[str, Any]] = []
+
+    def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Any:
+        asked = dict(params or {})
+        if path == "/api/scores/spent":
+            mine = [row for (_, name, _), row in self.scores.items() if name == asked["evaluator"]]
+            return {"scores": len(mine), "cost_usd": sum(row["cost_usd"] or 0 for row in mine)}
+        if path == "/api/scores/pending":
+            self.asked.append(asked)
+            mine = (asked["evaluator"], asked["version"])
+            waiting = [id_ for id_ in self.exchanges if (id_, *mine) not in self.scores]
+            return [{"exchange_id": id_, "pair_id": None} for id_ in waiting[: int(asked["limit"])]]
+        return self.exchanges[path.rsplit("/", 1)[1]]
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        for row in body["scores"]:
+            self.scores.setdefault(
+                (row["exchange_id"], row["evaluator"], row["evaluator_version"]), dict(row)
+            )
+        return {"stored": len(body["scores"]), "ignored": 0}
+
+
+async def test_every_sampled_exchange_is_scored_once(tmp_path: Path) -> None:
+    api = Api("short", "a text that is longer than twenty characters", "short too")
+    scorer = OnlineScorer(rule=rule(tmp_path, rate=0.25), api=api)
+    assert [await scorer.step(), await scorer.step()] == [3, 0]
+    assert [row["value"] for row in api.scores.values()] == [1.0, 0.0, 1.0]
+    assert {row["evaluator"] for row in api.scores.values()} == {"short.length"}
+    assert float(api.asked[0]["rate"]) == 0.25
+
+
+async def test_a_new_question_scores_what_is_kept_again(tmp_path: Path) -> None:
+    api = Api("one", "two")
+    await OnlineScorer(rule=rule(tmp_path), api=api).step()
+    again = rule(tmp_path, checks=[{"type": "length", "max": 2}])
+    assert await OnlineScorer(rule=again, api=api).step() == 2
+    assert sorted(row["value"] for row in api.scores.values()) == [0.0, 0.0, 1.0, 1.0]
+
+
+async def test_the_days_limits_hold(tmp_path: Path) -> None:
+    api = Api(*(f"answer {n}" for n in range(9)))
+    scorer = OnlineScorer(rule=rule(tmp_path, per_day=4), api=api)
+    assert [await scorer.step(), await scorer.step()] == [4, 0]
+    for row in api.scores.values():
+        row["cost_usd"] = 0.5
+    rich = OnlineScorer(rule=rule(tmp_path, per_day=100, usd_per_day=2.0), api=api)
+    assert await rich.step() == 0
+
+
+async def test_what_has_no_question_is_skipped_and_waits_no_more(tmp_path: Path) -> None:
+    api = Api("x")
+    api.exchanges["e0"]["request"] = None
+    scorer = OnlineScorer(rule=rule(tmp_path), api=api)
+    assert [await scorer.step(), await scorer.step()] == [1, 0]
+    [row] = api.scores.values()
+    assert (row["status"], row["value"]) == ("skipped", None)
+
+
+async def test_a_model_that_is_away_is_asked_again_later(tmp_path: Path) -> None:
+    class Away:
+        identity = "away"
+
+        async def embed(self, texts: Any) -> Any:
+            raise ModelUnavailable("no connection")
+
+    api = Api("x")
+    embedder = {"embeddings": "small", "embeddings_base": "http://127.0.0.1:1/v1"}
+    asking = rule(tmp_path, checks=[{"type": "embedding", "values": ["y"]}], judge=embedder)
+    scorer = OnlineScorer(rule=asking, api=api, services=Services(embedder=Away()))
+    assert await scorer.step() == 0
+    assert api.scores == {}

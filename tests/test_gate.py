@@ -1,0 +1,94 @@
+"""A version that appears in the registry comes to its verdict, and traffic to its scores, by themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.evaluators.sets import SUPPORT
+from tests.journey import eventually
+from tests.stack import MODEL, Stack
+from turnout.processes import programs
+from turnout.simulation import AnswerKey, Profile, running_engine
+
+RULES = {
+    "gate": {MODEL: {"set": str(SUPPORT)}},
+    "online": [
+        {"name": "brief", "model": MODEL, "checks": [{"type": "length", "max": 100_000}], "rate": 1.0}
+    ],
+}
+
+
+def tags(stack: Stack, version: int) -> dict[str, str]:
+    versions = stack.api.get(f"/api/models/{MODEL}")["versions"]
+    found: dict[str, str] = next(one["tags"] for one in versions if one["version"] == version)
+    return found
+
+
+def concluded(stack: Stack, version: int) -> dict[str, str]:
+    return eventually(
+        lambda: tags(stack, version),
+        within=90,
+        until=lambda found: found.get("gate.state") in ("passed", "failed", "inconclusive"),
+    )
+
+
+def golden_runs(stack: Stack) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = stack.api.get("/api/golden/runs")
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_new_versions_are_gated_and_answers_scored_by_themselves(
+    tmp_path: Path, stocked_mlflow: Path, support_key: AnswerKey
+) -> None:
+    good, bad = Profile(name=MODEL), Profile(name=MODEL, quality=0.5)
+    stack = Stack(tmp_path / "data", workers=1)
+    (stack.data / "evaluators.yaml").write_text(json.dumps(RULES), "utf-8")
+    with (
+        running_engine(good, key=support_key) as one,
+        running_engine(good, key=support_key) as two,
+        running_engine(bad, key=support_key) as three,
+        stack.up([one.url]),
+    ):
+        evaluators = programs(stack.settings)[-1]
+        assert evaluators.name == "evaluators"
+        stack.processes.start(evaluators)
+        stack.register(two.url)
+        found = concluded(stack, 2)
+        assert found["gate.state"] == "passed", found
+        assert found["gate.verdict"].startswith("pass sha256:")
+        assert found["gate.golden"].startswith("golden@sha256:")
+        assert found["gate.fingerprint"].startswith("sha256:")
+        [preflight] = stack.api.get("/api/preflights")
+        [comparison] = stack.api.get("/api/golden/comparisons")
+        assert (preflight["verdict"], comparison["verdict"]) == ("pass", "pass")
+
+        stack.register(three.url)
+        assert concluded(stack, 3)["gate.state"] == "failed"
+        asked = len(golden_runs(stack))
+        assert asked == 3  # production's answers served both comparisons
+
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "Where is my parcel?"}]}
+        for _ in range(5):
+            answer = httpx.post(f"{stack.settings.proxy_address}/v1/chat/completions", json=body)
+            assert answer.is_success
+        scores = eventually(
+            lambda: stack.api.get("/api/scores"), within=60, until=lambda rows: len(rows) >= 5
+        )
+        assert {(row["evaluator"], row["status"], row["value"]) for row in scores} == {
+            ("brief.length", "scored", 1.0)
+        }
+
+        # A restart finds everything concluded, and asks nothing anew.
+        stack.processes.replace(evaluators)
+        log = stack.processes.log("evaluators")
+        eventually(lambda: log.read_text().count("gates of"), within=60, until=lambda starts: starts == 2)
+        stack.api.post(f"/api/models/{MODEL}/versions/3/gate", {"state": "seen", "key": "changed"})
+        assert concluded(stack, 3)["gate.state"] == "failed"
+        assert len(golden_runs(stack)) == asked
