@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from scipy import special
 
+from . import sketch
 from .evidence import SMALLEST_SHARE, AnalysisSpec, Evidence, Goal, MetricSums, PairSums
 from .scorecard import ArmResult, Band, Comparison, Effect
 from .statistics import betting, confidence_sequence, failures, paired, proportion, strata
@@ -38,7 +39,7 @@ def compare(spec: AnalysisSpec, evidence: Evidence, goal: Goal, *, harm_alpha: f
     if goal.metric.kind == "binary":
         return _failures(spec, evidence, goal, phases)
     if goal.metric.kind == "quantile":
-        return Comparison(arms=_both_arms(spec, phases, None, None))
+        return _quantiles(spec, evidence, goal, phases, harm_alpha)
     return _means(spec, evidence, goal, phases, harm_alpha)
 
 
@@ -207,6 +208,37 @@ def _means(
     )
 
 
+def _quantiles(
+    spec: AnalysisSpec, evidence: Evidence, goal: Goal, phases: Phases, harm_alpha: float
+) -> Comparison:
+    level = goal.metric.quantile or 0.5
+    kept = {(h.phase, h.arm): h for h in evidence.histograms if h.metric == goal.metric.name}
+    pairs = [
+        (
+            sketch.Sketch(histogram=kept.get((phase, spec.candidate)), units=_cluster(one)),
+            sketch.Sketch(histogram=kept.get((phase, spec.control)), units=_cluster(zero)),
+        )
+        for phase, one, zero in phases
+    ]
+    estimate = sketch.log_ratio(pairs, level, alpha=spec.alpha)
+    margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
+    sign = 1.0 if goal.metric.direction == "decrease" else -1.0
+    harm = _shifted(estimate, math.log1p(sign * margin))
+    units = [(one.units.n, zero.units.n) for one, zero in pairs]
+    levels = [sketch.pooled(arm, level) for arm in zip(*pairs, strict=True)] or [None, None]
+    return Comparison(
+        arms=_both_arms(spec, phases, levels[0], levels[1]),
+        effect=_effect(estimate, ratio=True),
+        band=_band(spec, estimate, units, ratio=True),
+        margin=1.0 + sign * margin,
+        harm_log_e=_harm_log_e(spec, harm, sign, units, harm_alpha),
+        harm_method="one-sided-asymptotic",
+        z_better=_signed_z(estimate, -sign),
+        z_noninferior=_signed_z(harm, -sign),
+        missing_log_e=_missing_log_e(spec, evidence, phases),
+    )
+
+
 def _covariances(
     spec: AnalysisSpec,
     evidence: Evidence,
@@ -286,7 +318,7 @@ def _effect(estimate: Estimate, *, ratio: bool) -> Effect | None:
         lower=_through(interval.lower, ratio),
         upper=_through(interval.upper, ratio),
         level=interval.level,
-        method=f"{estimate.method}-log" if ratio else estimate.method,
+        method=f"{estimate.method}-log" if ratio and "log" not in estimate.method else estimate.method,
         method_version=estimate.version,
         null=1.0 if ratio else 0.0,
         log_p=estimate.log_p,

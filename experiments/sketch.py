@@ -1,0 +1,105 @@
+"""How do two arms' quantiles compare, when only histograms of them are kept?
+
+A histogram has a thousand bins for each factor of e, so that a quantile is read to a tenth of a percent. The
+exchanges of one unit resemble each other: they count as fewer, by the design effect of the logarithm's mean
+over units, which for a shift of the whole distribution is at least that of a share beyond any limit. Units
+seen in several phases make the phases' estimates dependent; their standard errors are added as if they
+depended entirely, which is never too little. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from .evidence import Histogram
+from .statistics import strata
+from .statistics.estimate import Estimate, lacking
+from .statistics.mean import t_estimate
+from .statistics.moments import Cluster
+from .statistics.quantiles import QuantileSummary, outer_levels, quantile_log_ratio
+
+#: Bins for each factor of e (`ledger.layout` counts them so).
+_BINS = 1000.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sketch:
+    """One arm in one phase: how often each size occurred, and the logarithms' sums over units."""
+
+    histogram: Histogram | None
+    units: Cluster
+
+    @property
+    def n(self) -> int:
+        """The number of values."""
+        return sum(self.histogram.counts) if self.histogram else 0
+
+    @property
+    def design_effect(self) -> float:
+        """How many dependent values say as much as one independent one; at least 1."""
+        if self.histogram is None or self.n < 2:
+            return 1.0
+        logs = [(bin_ + 0.5) / _BINS for bin_ in self.histogram.bins]
+        mean = sum(x * k for x, k in zip(logs, self.histogram.counts, strict=True)) / self.n
+        squares = sum((x - mean) ** 2 * k for x, k in zip(logs, self.histogram.counts, strict=True))
+        plain = squares / (self.n - 1) / self.n
+        found = self.units.variance / plain if plain > 0.0 else 1.0
+        return max(1.0, found) if math.isfinite(found) else 1.0
+
+    def quantile(self, level: float) -> float:
+        """The value at a level, interpolated within its bin; NaN without values."""
+        if self.histogram is None or not self.n:
+            return math.nan
+        rank = min(1.0, max(0.0, level)) * self.n
+        ends = list(accumulate(self.histogram.counts))
+        at = min(bisect_left(ends, rank), len(ends) - 1)
+        inside = 1.0 - (ends[at] - rank) / self.histogram.counts[at]
+        return math.exp((self.histogram.bins[at] + min(1.0, max(0.0, inside))) / _BINS)
+
+    def summary(self, level: float) -> QuantileSummary:
+        """What the order statistics need, with as many values as the dependent ones are worth."""
+        n = round(self.n / self.design_effect)
+        low, high = outer_levels(level, n)
+        return QuantileSummary(
+            n=n, level=level, value=self.quantile(level), lower=self.quantile(low), upper=self.quantile(high)
+        )
+
+
+def log_ratio(phases: Sequence[tuple[Sketch, Sketch]], level: float, *, alpha: float) -> Estimate:
+    """ln of the candidate's quantile over the control's, compared within phases, for (candidate, control)."""
+    method = "order-statistic-log-ratio"
+    found: list[tuple[float, Estimate]] = []
+    statuses = []
+    for candidate, control in phases:
+        one = quantile_log_ratio(candidate.summary(level), control.summary(level), alpha=alpha)
+        statuses.append(one.status)
+        if one.status == "ok":
+            found.append((strata.harmonic(candidate.units.n, control.units.n), one))
+    total = sum(weight for weight, _ in found)
+    if not found or total == 0.0:
+        return lacking("no_data" if all(s == "no_data" for s in statuses) else "insufficient_data", method)
+    if len(found) == 1:
+        return found[0][1]
+    value = sum(weight * (one.value or 0.0) for weight, one in found) / total
+    se = sum(weight * (one.se or 0.0) for weight, one in found) / total
+    df = min(one.df for _, one in found)
+    return t_estimate(value, se * se, df, alpha=alpha, method=f"stratified-{method}")
+
+
+def pooled(sketches: Sequence[Sketch], level: float) -> float | None:
+    """One arm's quantile over all its phases: for show; the comparison is within phases."""
+    counts: dict[int, int] = {}
+    for sketch in sketches:
+        if sketch.histogram is not None:
+            for bin_, count in zip(sketch.histogram.bins, sketch.histogram.counts, strict=True):
+                counts[bin_] = counts.get(bin_, 0) + count
+    if not counts:
+        return None
+    bins = tuple(sorted(counts))
+    whole = Histogram(metric="", phase=0, arm="", bins=bins, counts=tuple(counts[bin_] for bin_ in bins))
+    none = Cluster(n=0, y=0.0, m=0.0, yy=0.0, mm=0.0, ym=0.0)
+    return Sketch(histogram=whole, units=none).quantile(level)
