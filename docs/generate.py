@@ -23,6 +23,7 @@ from turnout.cli import _ELSEWHERE, app
 from turnout.demo import demo_app
 from turnout.golden_files import golden
 from turnout.preflight_command import preflight_app
+from turnout.report_command import report_app
 from turnout.serve import serve_app
 from turnout.settings import OTHER_VARIABLES, Settings
 
@@ -81,7 +82,13 @@ def commands() -> str:
         " concluded. With `--json`, stdout is one JSON document.\n",
     ]
     root = typer.main.get_command(app)
-    apps = {"golden": golden, "preflight": preflight_app, "serve": serve_app, "demo": demo_app}
+    apps = {
+        "golden": golden,
+        "preflight": preflight_app,
+        "report": report_app,
+        "serve": serve_app,
+        "demo": demo_app,
+    }
     assert set(apps) == set(_ELSEWHERE)
     for name, command in root.commands.items():  # type: ignore[attr-defined]
         found = typer.main.get_command(apps[name]) if name in apps else command

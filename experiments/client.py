@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO, Final
 
 import httpx
+
+#: A report of ten million rows takes its time.
+_LONG_S: Final = 600.0
 
 
 class ControlError(Exception):
@@ -48,15 +51,34 @@ class ControlClient:
         """The parsed answer. Raises ControlError."""
         return self._answer("POST", path, json=body)
 
+    def download(self, path: str, target: BinaryIO, params: Mapping[str, str | int] | None = None) -> None:
+        """Write the answer's bytes into `target`. Raises ControlError."""
+        try:
+            with self._client.stream("GET", path, params=params, timeout=_LONG_S) as response:
+                if response.is_success:
+                    for block in response.iter_bytes():
+                        target.write(block)
+                    return
+                response.read()
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+        self._parsed("GET", path, response)
+
     def _answer(self, method: str, path: str, **arguments: Any) -> Any:
         try:
             response = self._client.request(method, path, **arguments)
         except httpx.HTTPError as error:
-            message = (
-                f"no controller answers at {self._url} ({str(error) or type(error).__name__}): start it with "
-                "`turnout up`, or say in TURNOUT_CONTROL_URL where it is"
-            )
-            raise ControlError(message, status=0, code="controller_unreachable") from None
+            raise self._unreachable(error) from None
+        return self._parsed(method, path, response)
+
+    def _unreachable(self, error: httpx.HTTPError) -> ControlError:
+        message = (
+            f"no controller answers at {self._url} ({str(error) or type(error).__name__}): start it with "
+            "`turnout up`, or say in TURNOUT_CONTROL_URL where it is"
+        )
+        return ControlError(message, status=0, code="controller_unreachable")
+
+    def _parsed(self, method: str, path: str, response: httpx.Response) -> Any:
         try:
             document = response.json()
             if response.is_success:

@@ -189,6 +189,9 @@ class Cut:
     feedback: int = 0
 
 
+NOTHING: Final = Cut()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """All that is known of an experiment at one instant, from the rows of the ledger before `cut`."""
@@ -205,7 +208,7 @@ class Evidence:
     lost: int = 0
     golden: Golden | None = None
     histograms: tuple[Histogram, ...] = ()
-    cut: Cut = Cut()
+    cut: Cut = NOTHING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,10 +15,13 @@ import orjson
 
 from .comparison import candidate_shares, compare
 from .evidence import (
+    NOTHING,
     AnalysisSpec,
     ArmCount,
+    Cut,
     Evidence,
     Goal,
+    Golden,
     Look,
     MetricSums,
     Mode,
@@ -80,6 +83,11 @@ class Verdict:
     horizon: int
     days_left: float | None
     as_of_ns: int
+    #: How far into the ledger it looked, and what else it was told: enough to gather the evidence again.
+    cut: Cut = NOTHING
+    recorded: int = 0
+    lost: int = 0
+    golden: Golden | None = None
 
     def document(self) -> dict[str, Any]:
         """The verdict as the control API shows it, with its own digest."""
@@ -162,6 +170,10 @@ def conclude(spec: AnalysisSpec, evidence: Evidence, *, past_looks: tuple[Look, 
         horizon=spec.horizon,
         days_left=_days_left(case) if kind == "keep_running" else None,
         as_of_ns=evidence.as_of_ns,
+        cut=evidence.cut,
+        recorded=evidence.recorded,
+        lost=evidence.lost,
+        golden=evidence.golden,
     )
 
 

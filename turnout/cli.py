@@ -19,6 +19,7 @@ from .terminal import err, fail
 _ELSEWHERE: Final = {
     "golden": ("turnout.golden_files", "golden", "Golden sets: run, compare, import, export."),
     "preflight": ("turnout.preflight_command", "preflight_app", "Hold a candidate against production first."),
+    "report": ("turnout.report_command", "report_app", "A verdict with its evidence in a folder; replayed."),
     "serve": ("turnout.serve", "serve_app", "Start vLLM for a registered version, and record where it is."),
     "demo": ("turnout.demo", "demo_app", "Three stories on simulated engines, start to end."),
 }

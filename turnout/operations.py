@@ -38,7 +38,7 @@ def _api(settings: Settings) -> Iterator[ControlClient]:
         fail(f"{error}{hint}")
 
 
-def _part(name: str, kind: str) -> str:
+def name_part(name: str, kind: str) -> str:
     """A name as one part of a path. What no name can be ends the command: it would lead elsewhere."""
     if not re.fullmatch(r"[^/\\]{1,200}", name) or name in (".", ".."):
         fail(f"{name!r} is no {kind}'s name: expected letters, digits and . _ -", 2)
@@ -102,7 +102,7 @@ def new_key(settings: Settings, tenant: str) -> None:
 
 def register(settings: Settings, model: str, body: Mapping[str, Any], *, as_json: bool) -> None:
     with _api(settings) as api:
-        version = api.post(f"/api/models/{_part(model, 'model')}/versions", body)
+        version = api.post(f"/api/models/{name_part(model, 'model')}/versions", body)
     if as_json:
         emit(version)
         return
@@ -128,7 +128,7 @@ def list_models(settings: Settings, *, as_json: bool) -> None:
 
 def show_model(settings: Settings, model: str, *, as_json: bool) -> None:
     with _api(settings) as api:
-        found = api.get(f"/api/models/{_part(model, 'model')}")
+        found = api.get(f"/api/models/{name_part(model, 'model')}")
     if as_json:
         emit(found)
         return
@@ -185,7 +185,7 @@ def _experiments_table(experiments: list[Json]) -> None:
 
 def show_experiment(settings: Settings, name: str, *, as_json: bool) -> None:
     with _api(settings) as api:
-        found = api.get(f"/api/experiments/{_part(name, 'experiment')}")
+        found = api.get(f"/api/experiments/{name_part(name, 'experiment')}")
     if as_json:
         emit(found)
         return
@@ -277,7 +277,7 @@ def _change(value: float | None, unit: str, ratio: bool) -> str:
 def change_experiment(settings: Settings, name: str, verb: str, reason: str | None, *, as_json: bool) -> None:
     with _api(settings) as api:
         done = api.post(
-            f"/api/experiments/{_part(name, 'experiment')}/{verb}", {"reason": reason, "actor": _actor()}
+            f"/api/experiments/{name_part(name, 'experiment')}/{verb}", {"reason": reason, "actor": _actor()}
         )
     _tell(done, as_json=as_json)
 
@@ -289,7 +289,7 @@ def change_production(
     settings: Settings, model: str, verb: str, body: Mapping[str, Any], *, as_json: bool
 ) -> None:
     with _api(settings) as api:
-        done = api.post(f"/api/models/{_part(model, 'model')}/{verb}", {**body, "actor": _actor()})
+        done = api.post(f"/api/models/{name_part(model, 'model')}/{verb}", {**body, "actor": _actor()})
     _tell(done, as_json=as_json)
     if body.get("dry_run") and not as_json:
         say("Dry run: nothing was changed.")

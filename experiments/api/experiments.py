@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import tarfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
+from fastapi.responses import FileResponse
+from starlette.background import BackgroundTask
 
 from .. import views
 from ..control import Author
 from ..ledger import pairs
 from ..ledger.pairs import PairFilter
+from ..reporting import write_dossier
 from .bodies import NewExperiment, Why
 from .gate import Known, require_token
 from .refusals import documented
@@ -109,3 +115,26 @@ def list_pairs(
     experiment = controller.junction.experiment(name)
     total, found = pairs.listed(controller.store, experiment.name, kind=filter, limit=limit, offset=offset)
     return {"total": total, "pairs": [views.row(pair) for pair in found]}
+
+
+@router.get(
+    "/{name}/report",
+    summary="A verdict with all that it follows from, as a tar archive",
+    description="The latest verdict, or the one with `digest`; it can be replayed elsewhere.",
+    response_class=FileResponse,
+    responses=documented(404, 409),
+)
+def report(name: str, controller: Known, digest: Annotated[str | None, Query()] = None) -> FileResponse:
+    experiment = controller.junction.experiment(name)
+    place = TemporaryDirectory(prefix="report-", dir=controller.options.data)
+    try:
+        folder, archive = Path(place.name) / "report", Path(place.name) / "report.tar"
+        folder.mkdir()
+        write_dossier(controller.store, experiment, folder, digest=digest)
+        with tarfile.open(archive, "w") as packed:
+            for file in sorted(folder.iterdir()):
+                packed.add(file, arcname=file.name)
+    except BaseException:
+        place.cleanup()
+        raise
+    return FileResponse(archive, media_type="application/x-tar", background=BackgroundTask(place.cleanup))

@@ -121,7 +121,7 @@ def _evidence(
     return Evidence(
         **known,
         recorded=rollup.recorded,
-        arms=_arms(rollup, _shares(cursor, spec), named),
+        arms=_arms(rollup, _shares(cursor, spec, as_of_ns), named),
         sums=_sums(rollup, named),
         overlaps=_overlaps(rollup, named),
         histograms=_histograms(rollup, named),
@@ -188,11 +188,11 @@ def _golden(
 # -- arms of a split -------------------------------------------------------------------------------
 
 
-def _shares(cursor: DuckDBPyConnection, spec: AnalysisSpec) -> dict[Slot, float]:
-    """The declared share of every arm of every phase, also of those that got nobody."""
+def _shares(cursor: DuckDBPyConnection, spec: AnalysisSpec, as_of_ns: int) -> dict[Slot, float]:
+    """The declared share of every arm of every phase that had begun, also of those that got nobody."""
     found = cursor.execute(
-        "SELECT phase, candidate_ppm FROM phases WHERE experiment = ? AND phase >= ?",
-        [spec.experiment, spec.first_phase],
+        "SELECT phase, candidate_ppm FROM phases WHERE experiment = ? AND phase >= ? AND started_at <= ?",
+        [spec.experiment, spec.first_phase, instant(as_of_ns)],
     ).fetchall()
     control = {2 * phase: (1_000_000 - ppm) / 1e6 for phase, ppm in found}
     return control | {2 * phase + 1: ppm / 1e6 for phase, ppm in found}

@@ -7,6 +7,7 @@ decision that changed it. What the states mean is `experiments.lifecycle`'s.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -215,6 +216,35 @@ def verdicts(
 def last_verdict(store: Store, experiment: str, stage: int | None = None) -> dict[str, Any] | None:
     """The latest verdict (of a stage) as a JSON document, None if there was none yet."""
     return next(iter(verdicts(store, experiment, stage=stage, limit=1)), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptLook:
+    """A verdict as it was stored, to the byte; its stage, and the phase with which that began."""
+
+    verdict: bytes
+    stage: int
+    first_phase: int
+
+
+def kept_look(store: Store, experiment: str, digest: str | None = None) -> KeptLook | None:
+    """The latest verdict that was stored, or the one with that digest; None if there is none."""
+    rows = store.read(
+        """
+        SELECT l.verdict, l.stage,
+            (SELECT min(p.phase) FROM phases p
+             WHERE p.experiment = l.experiment AND p.stage = l.stage) AS first
+        FROM looks l WHERE l.experiment = $experiment
+            AND (CAST($digest AS VARCHAR) IS NULL OR json_extract_string(l.verdict, '$.digest') = $digest)
+        ORDER BY l."at" DESC LIMIT 1
+        """,
+        {"experiment": experiment, "digest": digest},
+    )
+    if not rows:
+        return None
+    return KeptLook(
+        verdict=rows[0]["verdict"].encode(), stage=rows[0]["stage"], first_phase=rows[0]["first"] or 1
+    )
 
 
 def golden_verdict(

@@ -1,0 +1,160 @@
+"""What must be kept of a verdict, so that somebody else reaches it again, to the same byte?
+
+A folder: what was declared (`spec.yaml`, `spec.json`), the looks before (`looks.json`), the sums
+(`evidence.json`), the rows that they are of (`*.parquet`), the verdict (`verdict.json`), and by which code
+it was reached (`code.json`).
+`replay` makes the sums from the rows and the verdict from the sums, and says whether they are the same.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+
+from .evidence import AnalysisSpec, Evidence, Look
+from .ledger.dossier import regather
+from .verdict import Verdict, conclude
+
+T = TypeVar("T")
+
+CODE: Final = "code.json"
+_PACKAGES: Final = ("turnout", "numpy", "scipy", "duckdb")
+
+
+class DossierError(Exception):
+    """The folder is none that `turnout report` wrote, or a file in it is missing or was changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was compared, whether it was the same, and what differs if not."""
+
+    what: str
+    same: bool
+    detail: str = ""
+
+
+def documents(
+    spec: AnalysisSpec, evidence: Evidence, looks: tuple[Look, ...], verdict: Verdict
+) -> dict[str, bytes]:
+    """The folder's JSON files but `code.json`, by name."""
+    return {
+        "spec.json": _bytes(asdict(spec)),
+        "evidence.json": _bytes(asdict(evidence)),
+        "looks.json": _bytes([asdict(look) for look in looks]),
+        "verdict.json": verdict.to_json(),
+    }
+
+
+def seal(folder: Path) -> None:
+    """Write `code.json`: by which code the verdict was reached, and the digest of every other file."""
+    files = {file.name: _digest(file) for file in sorted(folder.iterdir()) if file.name != CODE}
+    (folder / CODE).write_bytes(_bytes({"files": files, **code()}))
+
+
+def code() -> dict[str, Any]:
+    """The versions of what computes a verdict, and a digest of the statistics' own source."""
+    source = sha256()
+    room = Path(__file__).parent
+    for file in sorted(room.rglob("*.py")):
+        source.update(file.relative_to(room).as_posix().encode() + b"\0" + file.read_bytes())
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "experiments": source.hexdigest(),
+    }
+
+
+def replay(folder: Path) -> list[Check]:
+    """Sums from the rows, the verdict from the sums, and whether each is what the folder says.
+
+    Raises DossierError if the folder cannot be read.
+    """
+    sealed = _json(folder, CODE)
+    checks = list(_intact(folder, sealed.get("files") or {}))
+    spec = _read(folder, "spec.json", TypeAdapter(AnalysisSpec))
+    evidence = _read(folder, "evidence.json", TypeAdapter(Evidence))
+    looks = _read(folder, "looks.json", TypeAdapter(tuple[Look, ...]))
+    again = regather(folder, spec, evidence)
+    differing = [name for name in asdict(evidence) if getattr(evidence, name) != getattr(again, name)]
+    checks.append(Check(what="sums from the rows", same=not differing, detail=", ".join(differing)))
+    stored = _content(folder, "verdict.json")
+    reached = conclude(spec, again, past_looks=looks).to_json()
+    checks.append(
+        Check(
+            what="verdict from the sums",
+            same=reached == stored,
+            detail="" if reached == stored else _difference(stored, reached, sealed),
+        )
+    )
+    return checks
+
+
+def _intact(folder: Path, files: Mapping[str, str]) -> Iterator[Check]:
+    changed = [
+        name
+        for name, digest in files.items()
+        if not (folder / name).is_file() or _digest(folder / name) != digest
+    ]
+    yield Check(what="files as they were written", same=not changed, detail=", ".join(changed))
+
+
+def _difference(stored: bytes, reached: bytes, sealed: Mapping[str, Any]) -> str:
+    before, after = orjson.loads(stored), orjson.loads(reached)
+    fields = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+    here = code()
+    other = [name for name in here if sealed.get(name) != here[name]]
+    by = f"; another code computes it ({', '.join(other)})" if other else ""
+    return f"{', '.join(fields)}{by}"
+
+
+def _bytes(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        found = sha256()
+        while block := opened.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _content(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        message = f"{folder / name} cannot be read ({error}): name a folder that `turnout report` wrote"
+        raise DossierError(message) from None
+
+
+def _json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        found = orjson.loads(_content(folder, name))
+    except orjson.JSONDecodeError as error:
+        raise DossierError(f"{folder / name} is no JSON: {error}") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _read(folder: Path, name: str, shape: TypeAdapter[T]) -> T:
+    try:
+        return shape.validate_json(_content(folder, name))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DossierError(f"{folder / name} is not as it was written, at {where}: {first['msg']}") from None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,111 @@
+"""Which rows is a verdict's evidence made of, and what evidence do rows in a folder make?
+
+Rows go out as Parquet, without bodies; units become pseudonyms that mean something in this folder only.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import duckdb
+
+from ..evidence import AnalysisSpec, Cut, Evidence
+from .evidence import distinct, gather
+from .store import Store, instant
+
+#: What evidence reads of an exchange.
+_COLUMNS: Final = (
+    "exchange_id, request_id, pair_id, role, origin, started_at, model, experiment, phase, assigned_arm,"
+    " served_arm, assigned_version, served_version, stream, status, outcome, arm_outcome, first_byte_ms,"
+    " ttft_ms, duration_ms, gap_mean_ms, gap_p99_ms, gap_max_ms, prompt_tokens, completion_tokens,"
+    " cached_tokens, finish_reason"
+)
+_PSEUDONYM: Final = "CASE WHEN unit IS NOT NULL THEN left(sha256($salt || unit), 32) END AS unit"
+
+_SPLIT: Final = """
+    rowid < $cut AND experiment = $experiment AND phase >= $first AND role = 'primary' AND origin = 'live'
+"""
+_SHADOW: Final = """
+    rowid < $cut AND origin = 'live' AND (
+        (experiment = $experiment AND phase >= $first AND role = 'shadow')
+        OR (role = 'primary' AND exchange_id IN (
+            SELECT pair_id FROM exchanges
+            WHERE rowid < $cut AND experiment = $experiment AND phase >= $first AND role = 'shadow'
+                AND origin = 'live')))
+"""
+#: What a row of the ledger has besides and no evidence reads.
+_FILLED: Final = """
+    '-' AS path, 1 AS snapshot, 1 AS attempts, 0 AS request_bytes, 0 AS response_bytes, '-' AS worker,
+    '-' AS segment
+"""
+
+
+def export_rows(store: Store, spec: AnalysisSpec, cut: Cut, folder: Path) -> None:
+    """Write `rows.parquet`, `feedback.parquet` and `phases.parquet`: all rows before the cut that count."""
+    scope: dict[str, Any] = {
+        "experiment": spec.experiment,
+        "first": spec.first_phase,
+        "cut": cut.exchanges,
+        "salt": secrets.token_hex(16),
+    }
+    names = [metric.named for metric in distinct(spec) if metric.source == "feedback"]
+    with store.reading() as cursor:
+        cursor.execute(
+            f"CREATE TEMP TABLE counted AS SELECT {_COLUMNS}, {_PSEUDONYM} FROM exchanges"
+            f" WHERE {_SHADOW if spec.mode == 'shadow' else _SPLIT} ORDER BY rowid",
+            scope,
+        )
+        cursor.execute(
+            'CREATE TEMP TABLE said AS SELECT request_id, name, value, "at" FROM feedback'
+            " WHERE rowid < $heard AND list_contains($names, name)"
+            " AND request_id IN (SELECT request_id FROM counted) ORDER BY rowid",
+            {"heard": cut.feedback, "names": names},
+        )
+        cursor.execute(
+            "CREATE TEMP TABLE declared AS SELECT phase, started_at, candidate_ppm, share_ppm FROM phases"
+            " WHERE experiment = ? ORDER BY phase",
+            [spec.experiment],
+        )
+        for table, name in (("counted", "rows"), ("said", "feedback"), ("declared", "phases")):
+            target = str(folder / f"{name}.parquet").replace("'", "''")
+            cursor.execute(f"COPY {table} TO '{target}' (FORMAT parquet, COMPRESSION zstd)")
+
+
+def regather(folder: Path, spec: AnalysisSpec, told: Evidence) -> Evidence:
+    """The evidence that the rows in the folder make, by the same SQL that made it of the ledger.
+
+    What is not in the rows (the instants, the cut, what was lost, the golden set) is as it was `told`.
+    Raises LookupError if the folder's rows cannot be read.
+    """
+    with TemporaryDirectory() as place, Store(Path(place) / "again.duckdb") as store:
+
+        def load(connection: duckdb.DuckDBPyConnection) -> None:
+            begun = instant(told.started_ns)
+            connection.execute(
+                "INSERT INTO experiments (name, model, mode, state, spec, spec_hash, created_at, started_at)"
+                " VALUES (?, '-', ?, 'kept', '{}', '-', ?, ?)",
+                [spec.experiment, spec.mode, begun, begun],
+            )
+            files = {name: str(folder / f"{name}.parquet") for name in ("rows", "feedback", "phases")}
+            connection.execute(
+                "INSERT INTO phases BY NAME SELECT *, ? AS experiment FROM read_parquet(?)",
+                [spec.experiment, files["phases"]],
+            )
+            connection.execute(
+                f"INSERT INTO exchanges BY NAME SELECT *, {_FILLED} FROM read_parquet(?)", [files["rows"]]
+            )
+            connection.execute(
+                "INSERT INTO feedback BY NAME SELECT *, '-' AS segment FROM read_parquet(?)",
+                [files["feedback"]],
+            )
+
+        try:
+            store.write(load)
+        except duckdb.Error as error:
+            raise LookupError(f"the rows in {folder} cannot be read: {error}") from None
+        found = gather(store, spec, as_of_ns=told.as_of_ns)
+    return replace(found, cut=told.cut, started_ns=told.started_ns, lost=told.lost, golden=told.golden)

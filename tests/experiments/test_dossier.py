@@ -1,0 +1,190 @@
+"""A verdict and its folder: the same to the byte, also when the ledger has moved on."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from experiments.dossier import DossierError, replay
+from experiments.errors import Conflict, NotFound
+from experiments.ledger.exchange import FeedbackRecord
+from experiments.ledger.spool import SpoolWriter
+from experiments.reporting import write_dossier
+from turnout.report_page import write_page
+
+from .ledger.samples import chat_stream, record
+from .plane import AB, SHADOW, Plane
+
+SPEC = """\
+experiment: faster
+model: chat
+mode: canary
+candidate: 2
+traffic: {ramp: [20, 50], min_units: 20, min_duration: 1s}
+metrics:
+  success: [{metric: latency, mde: 5%}]
+  guardrails:
+    - {metric: error_rate, tolerated_ratio: 1.25}
+    - {metric: latency.p95, margin: 20%}
+    - {metric: tokens_per_second, margin: 20%}
+  exploratory: [{metric: feedback:stars}, {metric: "latency>300ms"}, {metric: completion_tokens}]
+analysis: {horizon: 5000, looks: 3}
+"""
+
+
+def traffic(plane: Plane, seed: int, count: int = 240) -> None:
+    """What a proxy would have written, taken in by the controller."""
+    chance = random.Random(seed)
+    experiment = plane.controller.junction.experiment("faster")
+    share = experiment.weight_ppm / 1e6
+    writer = SpoolWriter(plane.data / "spool", f"w{seed}")
+    for number in range(count):
+        unit = chance.randrange(120)
+        arm = "candidate" if unit / 120 < share else "control"
+        failed = chance.random() < 0.05
+        base: dict[str, Any] = {
+            "experiment": "faster",
+            "phase": experiment.phase.number,
+            "unit": f"user-{unit}",
+            "started_ns": plane.now_ns,
+            "stream": True,
+            "content_type": "text/event-stream",
+            "outcome": "upstream_error" if failed else "complete",
+            "status": 502 if failed else 200,
+            "response": b"" if failed else chat_stream(["a"] * chance.randrange(1, 9)),
+            "duration_us": chance.randrange(80_000, 400_000),
+        }
+        if experiment.routes:
+            made = record(number + 1000 * seed, assigned_arm=arm, served_arm=arm, **base)
+        else:
+            answer = {
+                "experiment": None,
+                "outcome": "complete",
+                "duration_us": chance.randrange(80_000, 400_000),
+            }
+            primary = record(2 * number + 1000 * seed, **{**base, **answer})
+            assert writer.append(primary)
+            made = record(
+                2 * number + 1 + 1000 * seed,
+                role="shadow",
+                pair_id=primary.exchange_id,
+                assigned_arm="candidate",
+                **base,
+            )
+        assert writer.append(made)
+        if chance.random() < 0.3:
+            assert writer.append(
+                FeedbackRecord(
+                    request_id=made.request_id,
+                    name="stars",
+                    value=chance.uniform(0, 5),
+                    at_ns=plane.now_ns,
+                    worker="w",
+                )
+            )
+    writer.close()
+    plane.controller.collect()
+
+
+def look(plane: Plane) -> None:
+    plane.now_ns += 20 * 10**9
+    plane.controller.watch.look()
+
+
+@pytest.mark.parametrize("spec", [SPEC, SHADOW, AB], ids=["canary", "shadow", "ab"])
+def test_a_verdict_is_reached_again_from_its_folder_also_when_the_ledger_has_moved_on(
+    plane: Plane, tmp_path: Path, spec: str
+) -> None:
+    plane.begin(spec)
+    for seed in (1, 2):  # the canary takes a step between the two: there are phases
+        traffic(plane, seed)
+        look(plane)
+    seen = plane.controller.watch.seen("faster")
+    assert seen is not None
+    assert all(
+        metric["effect"] for metric in seen.document["metrics"] if metric["metric"] != "feedback:stars"
+    )
+    traffic(plane, 3)
+    look(plane)
+    experiment = plane.controller.junction.experiment("faster")
+    folder = tmp_path / "then"
+    folder.mkdir()
+    write_dossier(plane.controller.store, experiment, folder, digest=seen.document["digest"])
+    assert (folder / "verdict.json").read_bytes().count(seen.document["digest"].encode()) == 1
+    plane.kill()  # the folder stands by itself
+    assert [(check.what, check.same, check.detail) for check in replay(folder)] == [
+        ("files as they were written", True, ""),
+        ("sums from the rows", True, ""),
+        ("verdict from the sums", True, ""),
+    ]
+
+
+@pytest.fixture
+def written(plane: Plane, tmp_path: Path) -> Path:
+    plane.begin(SPEC)
+    for seed in (1, 2):
+        traffic(plane, seed)
+        look(plane)
+    folder = tmp_path / "report"
+    folder.mkdir()
+    write_dossier(plane.controller.store, plane.controller.junction.experiment("faster"), folder)
+    return folder
+
+
+def test_a_row_that_is_missing_is_noticed(written: Path) -> None:
+    rows = pyarrow.parquet.read_table(written / "rows.parquet")
+    pyarrow.parquet.write_table(rows.slice(1), written / "rows.parquet")
+    intact, sums, verdict = replay(written)
+    assert not intact.same
+    assert "rows.parquet" in intact.detail
+    assert not sums.same
+    assert not verdict.same
+
+
+def test_a_verdict_that_was_touched_is_noticed(written: Path) -> None:
+    file = written / "verdict.json"
+    file.write_bytes(file.read_bytes().replace(b'"keep_running"', b'"ship"'))
+    intact, sums, verdict = replay(written)
+    assert (intact.same, sums.same, verdict.same) == (False, True, False)
+    assert "kind" in verdict.detail
+
+
+def test_units_in_the_folder_are_pseudonyms(written: Path) -> None:
+    units = pyarrow.parquet.read_table(written / "rows.parquet").column("unit").to_pylist()
+    assert all("user" not in unit for unit in units)
+    assert len(set(units)) > 50
+
+
+def test_the_page_says_the_verdict_and_draws_it(written: Path) -> None:
+    write_page(written)
+    page = (written / "report.md").read_text()
+    assert "# faster: Keep running" in page
+    assert "latency.p95" in page
+    assert "![effects](effects.svg)" in page
+    assert (written / "effects.svg").read_text().startswith("<svg")
+
+
+def test_a_folder_that_is_none_is_told(tmp_path: Path, written: Path) -> None:
+    with pytest.raises(DossierError, match="turnout report"):
+        replay(tmp_path / "nowhere")
+    (written / "spec.json").write_text("{}")
+    with pytest.raises(DossierError, match=r"spec\.json"):
+        replay(written)
+    shutil.rmtree(written)
+
+
+def test_what_cannot_be_reported_is_told(plane: Plane, tmp_path: Path) -> None:
+    experiment = plane.begin(SPEC)
+    with pytest.raises(NotFound, match="no verdict yet"):
+        write_dossier(plane.controller.store, experiment, tmp_path)
+    traffic(plane, 1)
+    look(plane)
+    store = plane.controller.store
+    store.write(lambda c: c.execute("UPDATE exchanges SET duration_ms = duration_ms + 1"))
+    with pytest.raises(Conflict, match="another verdict"):
+        write_dossier(store, experiment, tmp_path)
