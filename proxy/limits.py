@@ -19,8 +19,10 @@ class Limits:
     pipelined: int = 16
     #: of a response, kept for the ledger; what exceeds it is relayed and not recorded
     recorded_bytes: int = 8 << 20
-    #: bytes waiting for a slow reader before the engine is no longer read from
-    write_buffer: int = 64 << 10
+    #: of all requests that have come and all answers that are kept, together, in a worker
+    held_bytes: int = 512 << 20
+    #: bytes waiting for a slow reader before the engine is left alone; one read (250 KB) may be on top
+    write_buffer: int = 4 << 10
 
     head_seconds: float = 10.0
     body_seconds: float = 60.0
@@ -50,3 +52,24 @@ class Limits:
     #: all shadow copies of a worker together
     shadow_in_flight: int = 256
     shadow_bytes: int = 64 << 20
+
+
+class Budget:
+    """Bytes that many share. What does not fit is for the caller to do without."""
+
+    __slots__ = ("_limit", "held")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.held = 0
+
+    def take(self, size: int) -> bool:
+        """Whether there is room for so many bytes more; if so, they are held until given back."""
+        if self.held + size > self._limit:
+            return False
+        self.held += size
+        return True
+
+    def give(self, size: int) -> None:
+        """They are held no more."""
+        self.held -= size

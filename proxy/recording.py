@@ -7,6 +7,8 @@ from typing import Final
 
 from experiments.ledger.exchange import ExchangeRecord, Outcome
 
+from .limits import Budget
+
 #: Statuses that say "not now": they are failures of the arm, and another may do better.
 _OVERLOADED: Final = (429, 503)
 
@@ -24,18 +26,24 @@ def outcome_of(status: int) -> Outcome:
 
 
 class Recording:
-    """The bytes and times of one answer, as far as they are kept. `started` is of `time.monotonic_ns`."""
+    """The bytes and times of one answer, as far as they are kept. `started` is of `time.monotonic_ns`.
 
-    __slots__ = ("_limit", "_parts", "_size", "_started", "ends", "record", "times")
+    Where there is no room for more, by itself or within the worker's budget, what follows is not kept.
+    """
 
-    def __init__(self, record: ExchangeRecord, started: int, limit: int) -> None:
+    __slots__ = ("_budget", "_limit", "_parts", "_size", "_started", "ends", "record", "times")
+
+    def __init__(self, record: ExchangeRecord, started: int, limit: int, budget: Budget) -> None:
         self._limit = limit
+        self._budget = budget
+        self._size = 0
         self._started = started
         self.record = record
         self.restart()
 
     def restart(self) -> None:
         """Forget the bytes of an attempt that was given up."""
+        self._budget.give(self._size)
         self._parts: list[bytes] = []
         self._size = 0
         self.times: list[int] = []
@@ -51,7 +59,7 @@ class Recording:
         if not data:
             return
         size = self._size + len(data)
-        if size > self._limit or self.record.clipped:
+        if size > self._limit or self.record.clipped or not self._budget.take(len(data)):
             self.record.clipped = True
             return
         self._size = size
@@ -62,6 +70,8 @@ class Recording:
     def finish(self, outcome: Outcome, code: str | None) -> ExchangeRecord:
         """The record, filled in."""
         record, parts = self.record, self._parts
+        self._budget.give(self._size)
+        self._size = 0
         record.outcome, record.error_code = outcome, code or record.error_code
         record.duration_us = self.elapsed_us()
         record.response = parts[0] if len(parts) == 1 else b"".join(parts)

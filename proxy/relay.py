@@ -80,7 +80,7 @@ class Relay:
             worker=worker.name,
             snapshot=self._snapshot.version,
         )
-        self._recording = Recording(self.record, request.started, worker.limits.recorded_bytes)
+        self._recording = Recording(self.record, request.started, worker.limits.recorded_bytes, worker.budget)
 
     def start(self) -> bool:
         """Route and send. False if the client was refused instead, and is already answered."""

@@ -20,7 +20,7 @@ import httptools
 
 from .errors import Refusal, internal_error, status_line
 from .heads import Framed, KnownHeads, RequestHead, framed
-from .limits import Limits
+from .limits import Budget, Limits
 
 log = logging.getLogger("turnout.proxy")
 
@@ -72,6 +72,7 @@ class Application(Protocol):
     """
 
     limits: Limits
+    budget: Budget
     heads: KnownHeads[RequestHead]
     draining: bool
     leaving: bool
@@ -90,6 +91,9 @@ class ClientConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
         self._parser: Any = httptools.HttpRequestParser(self)
+        self._budget = application.budget
+        self._held = 0  # of the budget: bodies that have come, until they are answered
+        self._serving = 0  # of these, the body that is being answered
         self._waiting: deque[Request] = deque()
         self._responder: Responder | None = None
         self._busy = False
@@ -126,6 +130,8 @@ class ClientConnection(asyncio.Protocol):
         self._closing = True
         self.due = inf
         self._waiting.clear()
+        self._budget.give(self._held)
+        self._held = 0
         responder, self._responder = self._responder, None
         if responder is not None:
             responder.client_gone()
@@ -193,8 +199,9 @@ class ClientConnection(asyncio.Protocol):
         if head is None:
             self._newcomer = message
             return False
-        if len(body) > self._limits.body_bytes:
+        if len(body) > self._limits.body_bytes or not self._budget.take(len(body)):
             return False
+        self._held += len(body)
         self._serve(Request(head, body, time_ns(), monotonic_ns()))
         return True
 
@@ -278,6 +285,11 @@ class ClientConnection(asyncio.Protocol):
         self._body_bytes += len(data)
         if self._body_bytes > self._limits.body_bytes:
             raise self._body_too_large()
+        if not self._budget.take(len(data)):
+            raise Refusal(
+                503, "too_many_bytes", "This worker holds as many bytes as it may; try again shortly."
+            )
+        self._held += len(data)
         self._body.append(data)
 
     def on_message_complete(self) -> None:
@@ -320,6 +332,7 @@ class ClientConnection(asyncio.Protocol):
     def _serve(self, request: Request) -> None:
         head = request.head
         self._busy = True
+        self._serving = len(request.body)
         self.due = inf
         self._keep_alive = head.keep_alive
         self._chunked_ok = head.chunked_ok
@@ -447,6 +460,9 @@ class ClientConnection(asyncio.Protocol):
             self._transport.write(pending + (b"0\r\n\r\n" if self._chunked else b""))
         self._responder = None
         self._busy = False
+        self._budget.give(self._serving)
+        self._held -= self._serving
+        self._serving = 0
         if not self._keep_alive or self._application.leaving:
             self._closing = True
             self._leave()

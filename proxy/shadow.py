@@ -185,7 +185,7 @@ class Copy:
     ) -> None:
         self._shadows = shadows
         self._worker = worker
-        self._recording = Recording(record, started, worker.limits.recorded_bytes)
+        self._recording = Recording(record, started, worker.limits.recorded_bytes, worker.budget)
         self._deadline: asyncio.TimerHandle = worker.loop.call_later(mirror.timeout_ms / 1000, self._overdue)
         self.mirror = mirror
         self.allowance = allowance

@@ -29,7 +29,7 @@ from .errors import Refusal, internal_error
 from .exposition import CONTENT_TYPE, WorkerState, expose, save
 from .heads import KnownHeads, RequestHead
 from .identity import worker_name
-from .limits import Limits
+from .limits import Budget, Limits
 from .metrics import Gauges, Metrics
 from .relay import Relay
 from .server import ClientConnection, Request, Responder
@@ -88,6 +88,7 @@ class Worker:
         self.loop = asyncio.get_running_loop()
         self.name = worker_name()
         self.snapshot = _NOTHING
+        self.budget = Budget(limits.held_bytes)
         self.draining = False
         self.leaving = False
         self.relays: set[Relay] = set()

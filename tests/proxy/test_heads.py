@@ -9,6 +9,7 @@ from pathlib import Path
 import orjson
 
 from proxy.heads import KnownHeads, RequestHead, answer_head, framed
+from proxy.limits import Limits
 
 from .harness import Engine, Proxy, ask, json_answer, running_proxy, snapshot
 
@@ -124,3 +125,40 @@ def test_hop_by_hop_lines_and_our_own_stay_behind() -> None:
         [(b"content-length", b"2"), (b"connection", b"x"), (b"x-turnout-arm", b"y"), (b"server", b"vllm")],
     )
     assert (head.lines, head.length) == (b"server: vllm\r\n", 2)
+
+
+async def test_all_bodies_and_answers_share_a_budget_that_is_given_back(tmp_path: Path) -> None:
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def late(request: bytes, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await go.wait()
+        writer.write(json_answer(b'{"x":"%b"}' % (b"y" * 700)))
+
+    limits = Limits(held_bytes=1500)
+    async with Engine(late).running() as engine:
+        async with running_proxy(tmp_path, snapshot({1: engine.url}), limits) as proxy:
+            body = orjson.dumps(ask(x="y" * 900))
+            first = asyncio.ensure_future(proxy.post(body))
+            await asked.wait()
+            for raw in (body, body):
+                assert b"too_many_bytes" in await proxy.post(raw)
+            go.set()
+            assert (await first).endswith(b'"}')  # more than may be kept of it, and whole all the same
+            rows = proxy.exchanges()
+            assert [(row.outcome, row.clipped, row.response) for row in rows] == [("complete", True, b"")]
+            assert b"200 OK" in await proxy.post(orjson.dumps(ask()))
+            _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+            go.clear()
+            asked.clear()
+            writer.write(request(body))
+            await asked.wait()
+            writer.close()  # also what a client that leaves had sent
+            while proxy.worker.budget.held:
+                await asyncio.sleep(0.01)
+            assert b"200 OK" in await asyncio.wait_for(_answered(proxy, go), 5)
+
+
+async def _answered(proxy: Proxy, go: asyncio.Event) -> bytes:
+    go.set()
+    return await proxy.post(orjson.dumps(ask()))
