@@ -109,7 +109,9 @@ def parse(path: str, body: bytes, limits: Limits) -> Ask:
         raise _wrong("malformed_json", message) from None
     if not isinstance(document, dict):
         raise _wrong("malformed_json", f"The body is {_kind(document)}: expected a JSON object.")
-    _refuse_routing(document)
+    noted = not _NOTED.isdisjoint(document)
+    if noted:
+        _refuse_routing(document)
     model = document.get("model")
     if not isinstance(model, str) or not model:
         found = "is missing" if model is None else f"is {_kind(model)}"
@@ -119,7 +121,7 @@ def parse(path: str, body: bytes, limits: Limits) -> Ask:
         raise _wrong("invalid_type", f"'stream' is {_kind(stream)}: expected true or false.", "stream")
     api = APIS[path]
     _check_content(api, document, limits)
-    if not _COSTLY.isdisjoint(document):
+    if noted:
         _check_costly(document, limits)
     # What is ambiguous is refused before anything is sent, also where this endpoint needs no replacement.
     if not _plain(body, b"model"):
@@ -163,9 +165,14 @@ _LISTS: Final[Mapping[str, str]] = {"stop": "stops", "stop_token_ids": "stops", 
 _COSTLY: Final = frozenset((*_CAPS, *_LISTS))
 
 
+#: Where one of these is at the top level, a body is looked at more closely.
+_NOTED: Final = ROUTING_FIELDS.union(_NESTS, _COSTLY)
+
+
 def _check_costly(document: dict[str, Any], limits: Limits) -> None:
-    for field in _COSTLY.intersection(document):
-        value = document[field]
+    for field, value in document.items():
+        if field not in _COSTLY:
+            continue
         if field in _LISTS:
             most = getattr(limits, _LISTS[field])
             if isinstance(value, list) and len(value) > most:

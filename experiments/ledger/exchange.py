@@ -11,6 +11,7 @@ import struct
 import zlib
 from array import array
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Final, Literal, get_args
 
@@ -119,24 +120,34 @@ MAGIC: Final = b"TXR1"
 _FRAME: Final = struct.Struct("<4sIIIII")
 _OPENING: Final = struct.Struct("<4sI")
 _LENGTHS: Final = struct.Struct("<IIII")
+_JOINED_BYTES: Final = 64 << 10
 _BYTES_FIELDS: Final = frozenset(("request", "response", "chunk_us", "chunk_ends"))
 _EXCHANGE_FIELDS: Final = tuple(f.name for f in fields(ExchangeRecord) if f.name not in _BYTES_FIELDS)
 _exchange_head: Final = attrgetter(*_EXCHANGE_FIELDS)
 
 
+@lru_cache(maxsize=256)
+def _chunks(count: int) -> struct.Struct:
+    """The times of so many pieces, and their ends."""
+    return struct.Struct(f"<{2 * count}I")
+
+
 def encode(record: Record) -> list[bytes]:
-    """The record as pieces for one `os.writev`: bodies are not copied."""
+    """The record as pieces for one `os.writev`: long bodies are not copied."""
     if isinstance(record, ExchangeRecord):
         head = orjson.dumps(_exchange_head(record))
         request, response = record.request, record.response
-        chunks = array("I", record.chunk_us + record.chunk_ends).tobytes()
         count = len(record.chunk_us)
+        chunks = _chunks(count).pack(*record.chunk_us, *record.chunk_ends)
     else:
         kind = "loss" if isinstance(record, LossRecord) else "feedback"
         head = orjson.dumps({"kind": kind, **{f.name: getattr(record, f.name) for f in fields(record)}})
         request = response = chunks = b""
         count = 0
     lengths = _LENGTHS.pack(len(head), len(request), len(response), count)
+    if len(request) + len(response) < _JOINED_BYTES:  # to copy a little is sooner done than to write in pieces
+        body = b"".join((lengths, head, request, response, chunks))
+        return [_OPENING.pack(MAGIC, zlib.crc32(body)), body]
     crc = zlib.crc32(head, zlib.crc32(lengths))
     crc = zlib.crc32(chunks, zlib.crc32(response, zlib.crc32(request, crc)))
     return [_OPENING.pack(MAGIC, crc) + lengths, head, request, response, chunks]
