@@ -145,7 +145,7 @@ def encode(record: Record) -> list[bytes]:
         request = response = chunks = b""
         count = 0
     lengths = _LENGTHS.pack(len(head), len(request), len(response), count)
-    if len(request) + len(response) < _JOINED_BYTES:  # to copy a little is sooner done than to write in pieces
+    if len(request) + len(response) < _JOINED_BYTES:  # a little is sooner copied than written in pieces
         body = b"".join((lengths, head, request, response, chunks))
         return [_OPENING.pack(MAGIC, zlib.crc32(body)), body]
     crc = zlib.crc32(head, zlib.crc32(lengths))
