@@ -18,7 +18,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from experiments.api import create_app
-from experiments.config import _Key, _ModelEntry
+from experiments.config import _Key, _ModelEntry, _Webhook
 from turnout.cli import _ELSEWHERE, app
 from turnout.demo import demo_app
 from turnout.golden_files import golden
@@ -143,7 +143,10 @@ def settings() -> str:
         f"| `{name}` | {_value(field)} | {_cell(field.description or '')} |"
         for name, field in _ModelEntry.model_fields.items()
     ]
-    keys = [f"| `{name}` | {_cell(field.description or '')} |" for name, field in _Key.model_fields.items()]
+    keys, webhooks = (
+        [f"| `{name}` | {_cell(field.description or '')} |" for name, field in entry.model_fields.items()]
+        for entry in (_Key, _Webhook)
+    )
     return "\n".join(
         [
             f"# Settings\n{NOTE}",
@@ -171,6 +174,16 @@ def settings() -> str:
             " prints the entry to put under `keys`.\n",
             "| key | meaning |\n| --- | --- |",
             *keys,
+            "",
+            "## Webhooks: `notify` in the same file\n",
+            "```yaml\nnotify:\n  - {url: https://example.com/hook, secret_env: HOOK_SECRET}\n```\n",
+            "Every decision from then on is posted there once it is done or has failed, in order:"
+            ' `{"event": 42, "decision": {...}}`, with the header `x-turnout-signature: t=SECONDS,v1=HEX`,'
+            " HEX being HMAC-SHA256 of `SECONDS.BODY` with the secret. Anything but a 2xx within 5 s is tried"
+            " again after 1, 2, 4, ... seconds, at most an hour, 26 times in all; then it is given up."
+            " `GET /api/webhooks` says how far each has come. Redirects are not followed.\n",
+            "| key | meaning |\n| --- | --- |",
+            *webhooks,
             "",
         ]
     )

@@ -4,6 +4,8 @@
       chat: {recording: redacted, redact: ['[0-9]{16}'], keep: 30d, keep_size: 5GB}
     keys:
       - {tenant: acme, sha256: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae}
+    notify:
+      - {url: https://example.com/hook, secret_env: HOOK_SECRET}
 
 Read again whenever the file changes; a file that is torn, empty or wrong never replaces a good one, not even
 at a restart: the last good text is kept beside it. Without a file everything is recorded in full and kept,
@@ -18,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -73,6 +76,31 @@ class _Key(BaseModel):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="the SHA-256 of the key, 64 hex digits")
 
 
+def _web_address(value: object) -> object:
+    try:
+        parts = urlsplit(str(value))
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        good = good and str(value).isprintable() and not (parts.username or parts.password or parts.fragment)
+    except ValueError:
+        good = False
+    if not good:
+        context = {"found": shown(value), "expected": "an address such as https://example.com/hook"}
+        raise PydanticCustomError("turnout", "{expected}", context)
+    return value
+
+
+class _Webhook(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    url: Annotated[str, BeforeValidator(_web_address)] = Field(
+        description="where every decision is posted to: http or https, without credentials"
+    )
+    secret_env: str = Field(
+        pattern=r"^[A-Z_][A-Z0-9_]{0,63}$",
+        description="the environment variable of the controller that holds the secret to sign with",
+    )
+
+
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -80,14 +108,18 @@ class _File(BaseModel):
         default={}, description="a mapping of model names to their recording"
     )
     keys: list[_Key] = Field(default=[], description="a list of {tenant, sha256}; `turnout key` makes one")
+    notify: list[_Webhook] = Field(
+        default=[], description="a list of {url, secret_env}: who is told of every decision"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
-    """What a file says: policies by model, tenants by their keys' SHA-256."""
+    """What a file says: policies by model, tenants by their keys' SHA-256, secrets' variables by webhook."""
 
     policies: Mapping[str, RecordingPolicy] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
+    webhooks: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_config(text: str, file: str) -> Declared:
@@ -109,6 +141,7 @@ def read_config(text: str, file: str) -> Declared:
     return Declared(
         policies={name: _policy(entry) for name, entry in parsed.models.items()},
         keys={key.sha256: key.tenant for key in parsed.keys},
+        webhooks={hook.url: hook.secret_env for hook in parsed.notify},
     )
 
 
@@ -167,6 +200,10 @@ class Config(Mapping[str, RecordingPolicy]):
     def keys_in_force(self) -> Mapping[str, str]:
         """Tenants by the SHA-256 of their keys."""
         return self._declared.keys
+
+    def webhooks(self) -> Mapping[str, str]:
+        """Who is told of decisions: the environment variables of the secrets by URL."""
+        return self._declared.webhooks
 
     def reload(self) -> bool:
         """Take the file up if it has changed and is good; whether anything is different now.

@@ -26,6 +26,7 @@ from .ledger import decisions, traffic, trials
 from .ledger.collector import Collected, Collector
 from .ledger.retention import prune
 from .ledger.store import Connection, Store
+from .notices import Notices
 from .promotion import Promotion
 from .protection import Protection
 from .publication import Publication
@@ -93,6 +94,7 @@ class Controller:
             self.promotion = Promotion(self.control, self.registry)
             self.watch = Watch(self.control, self.promotion, revision=lambda: self.revision)
             self.protection = Protection(self.control, revision=lambda: self.revision)
+            self.notices = Notices(self.store, self.config.webhooks, now_ns=now_ns)
             self.collector = Collector(self.store, options.data / "spool", self.config)
         except BaseException:
             self.store.close()
@@ -129,6 +131,7 @@ class Controller:
             self._begin("reconcile", self.reconcile, self.options.reconcile_every_s)
             self._begin("look", self.watch.look, self.options.look_every_s)
             self._begin("protect", self.protection.look, self.options.look_every_s)
+            self._begin("tell", self.notices.tell, self.options.look_every_s)
             self._begin("tidy", self.tidy, self.options.tidy_every_s)
             self._begin("pulse", self.pulse, 0.5)
             settle = threading.Thread(

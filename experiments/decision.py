@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 Action = Literal[
@@ -54,6 +55,27 @@ class Decision:
     state: DecisionState = "done"
     changed: tuple[str, ...] = ()
     detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """The row as others get to read it: over the API, in an event, in a webhook."""
+        moment = datetime.fromtimestamp(self.at_ns // 1_000_000_000, tz=UTC)
+        at = moment.replace(microsecond=self.at_ns % 1_000_000_000 // 1000, tzinfo=None)
+        return {
+            "decision_id": self.decision_id,
+            "at": f"{at.isoformat(timespec='milliseconds')}Z",
+            "actor": self.actor,
+            "action": self.action,
+            "model": self.model,
+            "experiment": self.experiment,
+            "from_version": self.from_version,
+            "to_version": self.to_version,
+            "verdict_kind": self.verdict_kind,
+            "verdict_hash": self.verdict_hash,
+            "forced": self.forced,
+            "reason": self.reason,
+            "state": self.state,
+            "changed": list(self.changed),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -207,6 +207,11 @@ class Publication:
                 if self._version < one.have < _UNREACHABLE
             }
 
+    @property
+    def released(self) -> bool:
+        """Whether the controller is stopping: nobody should wait for news any more."""
+        return self._released
+
     def release(self) -> None:
         """Answer every waiting worker now, and from now on at once: the controller is stopping."""
         with self._changed:

@@ -210,22 +210,7 @@ def timeline(controller: Controller, name: str, bucket_s: int) -> Json:
 
 def decision(made: Decision) -> Json:
     """A decision row."""
-    return {
-        "decision_id": made.decision_id,
-        "at": at(made.at_ns),
-        "actor": made.actor,
-        "action": made.action,
-        "model": made.model,
-        "experiment": made.experiment,
-        "from_version": made.from_version,
-        "to_version": made.to_version,
-        "verdict_kind": made.verdict_kind,
-        "verdict_hash": made.verdict_hash,
-        "forced": made.forced,
-        "reason": made.reason,
-        "state": made.state,
-        "changed": list(made.changed),
-    }
+    return made.document()
 
 
 def done(result: Done) -> Json:

@@ -17,7 +17,7 @@ from .worker import Worker
 
 async def _serve(listener: socket.socket, arguments: argparse.Namespace) -> None:
     worker = Worker(arguments.data, arguments.control_url, Limits())
-    await worker.run(listener, arguments.parent)
+    await worker.run(listener, arguments.parent, arguments.ready_fd)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)

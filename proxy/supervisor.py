@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -55,25 +56,63 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+@dataclass(slots=True)
+class _Worker:
+    """A worker process. `readiness` is the end of a pipe that it writes to once it takes connections."""
+
+    process: subprocess.Popen[bytes]
+    readiness: int
+    born: float
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def is_ready(self) -> bool:
+        """Whether it has said so; nothing is waited for."""
+        if self.readiness < 0:
+            return True
+        if not select.select((self.readiness,), (), (), 0)[0]:
+            return False
+        if not os.read(self.readiness, 1):
+            return False  # the end of the pipe: it is ending
+        self.forget_readiness()
+        return True
+
+    def forget_readiness(self) -> None:
+        if self.readiness >= 0:
+            os.close(self.readiness)
+            self.readiness = -1
+
+
 class Supervisor:
-    """Starts the workers, restarts those that die, ends them all on SIGTERM or SIGINT."""
+    """Starts the workers, restarts those that die, ends them all on SIGTERM or SIGINT.
+
+    On SIGHUP every worker is replaced, one after the other: the next one is asked to leave when the
+    successor of the one before takes connections and the former has ended.
+    """
 
     def __init__(self, options: ProxyOptions) -> None:
         self._options = options
-        self._workers: dict[int, subprocess.Popen[bytes]] = {}
-        self._born: dict[int, float] = {}
+        self._workers: dict[int, _Worker] = {}
         self._not_before = [0.0] * options.workers
+        self._to_replace: list[int] = []
+        self._successor: _Worker | None = None
+        self._leaving: _Worker | None = None
         self._stopping = False
+        self._renewing = False
 
     def run(self) -> int:
         """Supervise until told to stop; the exit code."""
         listener = listen(self._options.host, self._options.port)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
+        signal.signal(signal.SIGHUP, self._renew)
         log.info("proxy on http://%s:%d", self._options.host, listener.getsockname()[1])
         try:
             while not self._stopping:
                 self._tend(listener)
+                self._replace(listener)
                 time.sleep(0.05)
         finally:
             listener.close()
@@ -83,42 +122,103 @@ class Supervisor:
     def _stop(self, number: int, frame: object) -> None:
         self._stopping = True
 
+    def _renew(self, number: int, frame: object) -> None:
+        self._renewing = True
+
     def _tend(self, listener: socket.socket) -> None:
         now = time.monotonic()
         for slot in range(self._options.workers):
             worker = self._workers.get(slot)
-            if worker is not None and worker.poll() is not None:
-                log.error("worker %d (pid %d) ended with %s", slot, worker.pid, worker.returncode)
+            if worker is not None and worker.ended:
+                log.error(
+                    "worker %d (pid %d) ended with %s", slot, worker.process.pid, worker.process.returncode
+                )
                 # One that dies at birth is started again at most once a second.
-                self._not_before[slot] = now + (1.0 if now - self._born[slot] < 5.0 else 0.0)
-                exposition.retire(self._options.data / "metrics", worker.pid)
+                self._not_before[slot] = now + (1.0 if now - worker.born < 5.0 else 0.0)
+                self._buried(worker)
                 worker = None
                 del self._workers[slot]
             if worker is None and now >= self._not_before[slot]:
                 self._not_before[slot] = now + 1.0
                 try:
                     self._workers[slot] = self._start(listener)
-                    self._born[slot] = now
                 except OSError as error:  # no memory, no process left: the other workers go on
                     log.error("worker %d cannot be started: %s", slot, error)
 
-    def _start(self, listener: socket.socket) -> subprocess.Popen[bytes]:
+    def _replace(self, listener: socket.socket) -> None:
+        """One step of replacing all workers, if that was asked for."""
+        if self._renewing:
+            self._renewing = False
+            self._to_replace = list(range(self._options.workers))
+            log.info("replacing %d workers", len(self._to_replace))
+        if self._leaving is not None:
+            if not self._leaving.ended:
+                return
+            self._buried(self._leaving)
+            self._leaving = None
+            if not self._to_replace:
+                log.info("all workers are replaced")
+        if not self._to_replace:
+            return
+        slot, successor = self._to_replace[0], self._successor
+        if successor is None:
+            try:
+                self._successor = self._start(listener)
+            except OSError as error:
+                log.error("worker %d is not replaced: %s", slot, error)
+                self._to_replace = []
+        elif successor.ended:
+            log.error(
+                "worker %d is not replaced: its successor ended with %s", slot, successor.process.returncode
+            )
+            self._buried(successor)
+            self._successor, self._to_replace = None, []
+        elif successor.is_ready():
+            del self._to_replace[0]
+            self._leaving, self._successor = self._workers.get(slot), None
+            self._workers[slot] = successor
+            if self._leaving is not None:
+                self._leaving.process.terminate()
+
+    def _start(self, listener: socket.socket) -> _Worker:
         fd = listener.fileno()
         options = self._options
+        reading, writing = os.pipe()
         command = [sys.executable, "-m", "proxy", "--fd", str(fd), "--parent", str(os.getpid())]
-        command += ["--data", str(options.data), "--control-url", options.control_url]
-        return subprocess.Popen(command, pass_fds=(fd,), stdin=subprocess.DEVNULL)
+        command += [
+            "--ready-fd",
+            str(writing),
+            "--data",
+            str(options.data),
+            "--control-url",
+            options.control_url,
+        ]
+        try:
+            process = subprocess.Popen(command, pass_fds=(fd, writing), stdin=subprocess.DEVNULL)
+        except OSError:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        return _Worker(process, reading, time.monotonic())
+
+    def _buried(self, worker: _Worker) -> None:
+        worker.forget_readiness()
+        exposition.retire(self._options.data / "metrics", worker.process.pid)
 
     def _end_workers(self) -> None:
-        for worker in self._workers.values():
-            worker.terminate()
+        others = [worker for worker in (self._successor, self._leaving) if worker is not None]
+        workers = [*self._workers.values(), *others]
+        for worker in workers:
+            worker.process.terminate()
         deadline = time.monotonic() + _DRAIN_SECONDS
-        for worker in self._workers.values():
+        for worker in workers:
             try:
-                worker.wait(timeout=max(0.0, deadline - time.monotonic()))
+                worker.process.wait(timeout=max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                worker.kill()
-                worker.wait()
+                worker.process.kill()
+                worker.process.wait()
+            worker.forget_readiness()
 
 
 def run(options: ProxyOptions) -> int:

@@ -272,8 +272,11 @@ class Worker:
 
     # life
 
-    async def run(self, listener: socket.socket, parent: int | None) -> None:
-        """Serve until SIGTERM or SIGINT, or until the parent process is gone; then drain and stop."""
+    async def run(self, listener: socket.socket, parent: int | None, readiness: int | None = None) -> None:
+        """Serve until SIGTERM or SIGINT, or until the parent process is gone; then drain and stop.
+
+        `readiness` is a pipe that is written to once connections are taken.
+        """
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, stop.set)
@@ -290,6 +293,10 @@ class Worker:
         gc.collect()
         gc.freeze()  # what is there now stays: collections look at requests only
         gc.set_threshold(*_GC_THRESHOLDS)
+        if readiness is not None:
+            with suppress(OSError):
+                os.write(readiness, b"1")
+            os.close(readiness)
         try:
             while not stop.is_set() and (parent is None or os.getppid() == parent):
                 with suppress(TimeoutError):

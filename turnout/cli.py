@@ -222,6 +222,14 @@ def experiment_status(name: Name, as_json: Json = False) -> None:
     show_experiment(_settings(), name, as_json=as_json)
 
 
+@experiment_app.command("watch")
+def experiment_watch(name: Name) -> None:
+    """Show one experiment as it goes, until it has ended."""
+    from .watching import watch
+
+    watch(_settings(), name)
+
+
 def _ending(verb: str, line: str) -> None:
     @experiment_app.command(verb, help=line)
     def command(name: Name, reason: Reason = None, as_json: Json = False) -> None:

@@ -16,6 +16,7 @@ from .store import Row, Store, instant, nanoseconds
 
 def record(connection: DuckDBPyConnection, decision: Decision) -> None:
     """Write the row. A decision that is there already keeps its row, but for its state: safe to repeat."""
+    _announce(connection, decision.decision_id, decision.state)
     connection.execute(
         """
         INSERT INTO decisions (decision_id, "at", actor, action, model, experiment, from_version, to_version,
@@ -44,7 +45,19 @@ def record(connection: DuckDBPyConnection, decision: Decision) -> None:
 
 def settle(connection: DuckDBPyConnection, decision_id: str, state: DecisionState) -> None:
     """An intent becomes done or failed."""
+    _announce(connection, decision_id, state)
     connection.execute("UPDATE decisions SET state = ? WHERE decision_id = ?", [state, decision_id])
+
+
+def _announce(connection: DuckDBPyConnection, decision_id: str, state: DecisionState) -> None:
+    """An event, unless the decision is in that state already."""
+    connection.execute(
+        """
+        INSERT INTO events (decision_id, state) SELECT $id, $state
+        WHERE NOT EXISTS (SELECT 1 FROM decisions WHERE decision_id = $id AND state = $state)
+        """,
+        {"id": decision_id, "state": state},
+    )
 
 
 def intents(store: Store) -> list[Decision]:

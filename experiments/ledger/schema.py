@@ -186,6 +186,24 @@ def evaluations(connection: DuckDBPyConnection) -> None:
     """)
 
 
+def events(connection: DuckDBPyConnection) -> None:
+    """Every state that a decision came into, numbered as they were committed; and who has been told how far.
+
+    Decisions of before are not told of again.
+    """
+    connection.execute("CREATE SEQUENCE event_numbers")
+    connection.execute("""
+        CREATE TABLE events (
+            number BIGINT PRIMARY KEY DEFAULT nextval('event_numbers'), decision_id VARCHAR NOT NULL,
+            state VARCHAR NOT NULL)
+    """)
+    connection.execute("""
+        CREATE TABLE subscribers (
+            url VARCHAR PRIMARY KEY, number BIGINT NOT NULL, attempts INTEGER NOT NULL,
+            next_at TIMESTAMP NOT NULL, told BIGINT NOT NULL, given_up BIGINT NOT NULL, error VARCHAR)
+    """)
+
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     traffic,
     trials,
@@ -194,6 +212,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     golden_details,
     stages,
     evaluations,
+    events,
 )
 
 

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from starlette.testclient import TestClient
 
 from experiments.__main__ import control_token
 from experiments.api import create_app
+from experiments.api.events import _events as event_stream
 from experiments.errors import ExperimentsError
 from experiments.snapshot import Snapshot
 
@@ -394,3 +396,36 @@ async def test_rollback_is_acknowledged_by_every_worker_within_a_second(plane: P
     stopping = True
     publication.release()
     await asyncio.gather(*tasks)
+
+
+# -- events ------------------------------------------------------------------------------------------------
+
+
+async def test_events_go_on_after_the_last_one_seen(plane: Plane, api: TestClient) -> None:
+    plane.begin()
+    plane.rollback()
+    plane.settle()
+    seen: list[tuple[int, str]] = []
+    async for piece in event_stream(plane.controller, 0, None, None):
+        for block in piece.decode().split("\n\n"):
+            fields = dict(line.split(": ", 1) for line in block.split("\n") if line)
+            if "data" in fields:
+                seen.append((int(fields["id"]), orjson.loads(fields["data"])["action"]))
+        if len(seen) == 2:
+            break
+    assert [action for _, action in seen] == ["start", "rollback"]
+    again = event_stream(plane.controller, seen[0][0], "chat", "faster")
+    assert await anext(again) == b"retry: 1000\n\n"
+    assert (await anext(again)).startswith(b"id: %d\nevent: decision\ndata: {" % seen[1][0])
+    plane.controller.publication.release()  # a controller that is stopping lets nobody wait
+    with pytest.raises(StopAsyncIteration):
+        await anext(again)
+
+
+def test_a_stream_that_is_released_ends_and_says_what_it_is(plane: Plane, api: TestClient) -> None:
+    plane.controller.publication.release()
+    answer = api.get("/api/events?after=0")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.text == "retry: 1000\n\n"
+    refused(api.get("/api/events", headers={"last-event-id": "x"}), 400, "invalid_request")
+    assert api.get("/api/webhooks").json() == []

@@ -167,6 +167,47 @@ async def test_sigkilled_workers_lose_no_answered_request(tmp_path: Path) -> Non
     assert answered <= set(rows)
 
 
+async def counted(client: httpx.AsyncClient) -> float:
+    """What all workers together say that they have done."""
+    lines = (await client.get("/metrics")).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("turnout_exchanges_total"))
+
+
+@pytest.mark.slow
+async def test_all_workers_are_replaced_under_load_and_no_request_fails(tmp_path: Path) -> None:
+    answered: list[str] = []
+    failed: list[object] = []
+    async with Engine(plain).running() as engine:
+        (tmp_path / "proxy-snapshot.json").write_bytes(snapshot({1: engine.url}).to_json())
+        async with proxy_process(tmp_path, "http://127.0.0.1:9", 2) as (url, pid):
+            stop = asyncio.Event()
+
+            async def user() -> None:
+                async with httpx.AsyncClient(base_url=url) as client:
+                    while not stop.is_set():
+                        try:
+                            answer = await client.post("/v1/chat/completions", json=ask())
+                            answer.raise_for_status()
+                            answered.append(answer.headers["x-turnout-request-id"])
+                        except httpx.HTTPError as error:
+                            failed.append(error)
+
+            before = set(children(pid))
+            users = [asyncio.ensure_future(user()) for _ in range(4)]
+            os.kill(pid, signal.SIGHUP)
+            async with asyncio.timeout(60):
+                while before & set(children(pid)) or len(children(pid)) != 2:
+                    await asyncio.sleep(0.05)
+            stop.set()
+            await asyncio.gather(*users)
+            async with httpx.AsyncClient(base_url=url) as client, asyncio.timeout(20):
+                while await counted(client) != len(answered):  # a worker says what it has done twice a second
+                    await asyncio.sleep(0.1)
+    assert not failed
+    rows = [record for path in sealed_segments(tmp_path / "spool") for record in read_segment(path).records]
+    assert sorted(row.request_id for row in rows if isinstance(row, ExchangeRecord)) == sorted(answered)
+
+
 def test_a_taken_port_says_what_to_do() -> None:
     with closing(listen("127.0.0.1", 0)) as taken, pytest.raises(PortTaken, match="--port"):
         listen("127.0.0.1", taken.getsockname()[1])
