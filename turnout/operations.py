@@ -38,11 +38,7 @@ def _api(settings: Settings) -> Iterator[ControlClient]:
         fail(f"{error}{hint}")
 
 
-<<<<<<< ours
-def name_part(name: str, kind: str) -> str:
-=======
 def path_part(name: str, kind: str) -> str:
->>>>>>> theirs
     """A name as one part of a path. What no name can be ends the command: it would lead elsewhere."""
     if not re.fullmatch(r"[^/\\]{1,200}", name) or name in (".", ".."):
         fail(f"{name!r} is no {kind}'s name: expected letters, digits and . _ -", 2)
@@ -106,11 +102,7 @@ def new_key(settings: Settings, tenant: str) -> None:
 
 def register(settings: Settings, model: str, body: Mapping[str, Any], *, as_json: bool) -> None:
     with _api(settings) as api:
-<<<<<<< ours
-        version = api.post(f"/api/models/{name_part(model, 'model')}/versions", body)
-=======
         version = api.post(f"/api/models/{path_part(model, 'model')}/versions", body)
->>>>>>> theirs
     if as_json:
         emit(version)
         return
@@ -136,11 +128,7 @@ def list_models(settings: Settings, *, as_json: bool) -> None:
 
 def show_model(settings: Settings, model: str, *, as_json: bool) -> None:
     with _api(settings) as api:
-<<<<<<< ours
-        found = api.get(f"/api/models/{name_part(model, 'model')}")
-=======
         found = api.get(f"/api/models/{path_part(model, 'model')}")
->>>>>>> theirs
     if as_json:
         emit(found)
         return
@@ -197,11 +185,7 @@ def _experiments_table(experiments: list[Json]) -> None:
 
 def show_experiment(settings: Settings, name: str, *, as_json: bool) -> None:
     with _api(settings) as api:
-<<<<<<< ours
-        found = api.get(f"/api/experiments/{name_part(name, 'experiment')}")
-=======
         found = api.get(f"/api/experiments/{path_part(name, 'experiment')}")
->>>>>>> theirs
     if as_json:
         emit(found)
         return
@@ -293,11 +277,7 @@ def _change(value: float | None, unit: str, ratio: bool) -> str:
 def change_experiment(settings: Settings, name: str, verb: str, reason: str | None, *, as_json: bool) -> None:
     with _api(settings) as api:
         done = api.post(
-<<<<<<< ours
-            f"/api/experiments/{name_part(name, 'experiment')}/{verb}", {"reason": reason, "actor": _actor()}
-=======
             f"/api/experiments/{path_part(name, 'experiment')}/{verb}", {"reason": reason, "actor": _actor()}
->>>>>>> theirs
         )
     _tell(done, as_json=as_json)
 
@@ -309,11 +289,7 @@ def change_production(
     settings: Settings, model: str, verb: str, body: Mapping[str, Any], *, as_json: bool
 ) -> None:
     with _api(settings) as api:
-<<<<<<< ours
-        done = api.post(f"/api/models/{name_part(model, 'model')}/{verb}", {**body, "actor": _actor()})
-=======
         done = api.post(f"/api/models/{path_part(model, 'model')}/{verb}", {**body, "actor": _actor()})
->>>>>>> theirs
     _tell(done, as_json=as_json)
     if body.get("dry_run") and not as_json:
         say("Dry run: nothing was changed.")

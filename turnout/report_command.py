@@ -43,7 +43,7 @@ def report(
 def _write(experiment: str, out: Path, digest: str | None, *, as_json: bool) -> None:
     from experiments.client import ControlClient, ControlError
 
-    from .operations import name_part
+    from .operations import path_part
     from .report_page import write_page
     from .settings import read_settings
 
@@ -56,7 +56,7 @@ def _write(experiment: str, out: Path, digest: str | None, *, as_json: bool) -> 
             TemporaryFile() as archive,
         ):
             params = {"digest": digest} if digest else None
-            api.download(f"/api/experiments/{name_part(experiment, 'experiment')}/report", archive, params)
+            api.download(f"/api/experiments/{path_part(experiment, 'experiment')}/report", archive, params)
             archive.seek(0)
             out.mkdir(parents=True, exist_ok=True)
             with tarfile.open(fileobj=archive) as packed:
