@@ -52,6 +52,7 @@ def catalog_model(entry: RegisteredModel) -> CatalogModel:
             served_name=version.endpoint.served_name,
             engine=version.endpoint.engine,
             replicas=version.endpoint.replicas,
+            credential=version.endpoint.credential or "",
         )
         for version in entry.versions
         if version.endpoint is not None

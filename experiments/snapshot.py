@@ -19,6 +19,8 @@ from .ledger.exchange import Recording
 
 FORMAT: Final = 1
 ToolPolicy = Literal["skip", "send"]
+#: The engine that is none: a provider, asked through litellm's SDK.
+LITELLM: Final = "litellm"
 Sample = Literal["unit", "request"]
 
 
@@ -40,13 +42,18 @@ class UnknownVersion(RouteError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where a version is served. A replica is the base URL that `/v1/...` is appended to."""
+    """Where a version is served. A replica is the base URL that `/v1/...` is appended to.
+
+    A provider that is asked through litellm has no replicas: `served_name` names provider and model, and
+    `credential` the variable of the proxy's environment that holds the key ("": litellm's own names for it).
+    """
 
     model: str
     version: int
     served_name: str
     engine: str
     replicas: tuple[str, ...]
+    credential: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -350,8 +357,9 @@ def check_replica(url: str) -> str:
 def _endpoint(entry: dict[str, Any]) -> Endpoint:
     replicas = tuple(check_replica(str(url)) for url in entry["replicas"])
     where = f"endpoints.{entry['model']}.{entry['version']}"
-    if not replicas:
-        raise SnapshotError(f"{where}.replicas: expected at least one URL")
+    if bool(replicas) == (entry["engine"] == LITELLM):
+        expected = "no URL for a provider" if replicas else "at least one URL"
+        raise SnapshotError(f"{where}.replicas: expected {expected}")
     return _sound(Endpoint(**{**entry, "replicas": replicas}), where)
 
 

@@ -55,6 +55,7 @@ def model(known: CatalogModel) -> Json:
                 "replicas": list(version.endpoint.replicas),
                 "served_name": version.endpoint.served_name,
                 "engine": version.endpoint.engine,
+                "credential": version.endpoint.credential,
             }
             if version.endpoint
             else None,
@@ -76,6 +77,7 @@ def _version_of(endpoint: Endpoint) -> Json:
             "replicas": list(endpoint.replicas),
             "served_name": endpoint.served_name,
             "engine": endpoint.engine,
+            "credential": endpoint.credential or None,
         },
         "tags": {},
         "created_at": None,

@@ -24,7 +24,7 @@ from .identity import new_id
 from .recording import Recording, outcome_of
 from .server import ClientConnection, Request
 from .units import raw_unit
-from .upstream import Call
+from .upstream import Outgoing
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -54,7 +54,7 @@ class Relay:
     """A primary exchange between its client and the engines. Receives from both, writes to both."""
 
     # What most requests never have is not set for each.
-    _call: Call | None = None
+    _call: Outgoing | None = None
     _fallback: Endpoint | None = None
     _head: AnswerHead | None = None
     _rest = b""  # of the body: what is to be delivered once the record is written

@@ -23,7 +23,7 @@ from .identity import new_id
 from .pressure import PressureGauge
 from .recording import Recording, outcome_of
 from .server import Request
-from .upstream import Call, Upstreams
+from .upstream import Outgoing, Upstreams
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -191,7 +191,7 @@ class Copy:
         self.allowance = allowance
         self.request_size = request_size
         self.size = 0
-        self.call: Call | None = None
+        self.call: Outgoing | None = None
 
     def answer(self, head: AnswerHead, body: bytes) -> None:
         self.head(head)

@@ -11,18 +11,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import httptools
 
 from experiments.ledger.exchange import Outcome
-from experiments.snapshot import Endpoint
+from experiments.snapshot import LITELLM, Endpoint
 
 from .deadlines import Deadlines, tick_for
 from .heads import AnswerHead, Framed, KnownHeads, answer_head, framed
 from .limits import Limits
+
+if TYPE_CHECKING:
+    from .providers import Providers
 
 log = logging.getLogger("turnout.proxy")
 
@@ -40,6 +43,19 @@ class Receiver(Protocol):
     def body(self, data: bytes) -> None: ...
     def end(self, data: bytes) -> None: ...
     def failed(self, outcome: Outcome, code: str) -> None: ...
+
+
+class Outgoing(Protocol):
+    """A request on its way, to an engine or to a provider. Unless cancelled, its receiver hears one end."""
+
+    @property
+    def sent(self) -> bool:
+        """Whether the other side may have the request."""
+        ...
+
+    def cancel(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
 
 
 class Replica:
@@ -434,6 +450,14 @@ class Upstreams:
         self._turn = 0
         tick = tick_for(limits.first_byte_seconds, limits.idle_seconds, limits.stalled_reader_seconds)
         self._deadlines = Deadlines(self.calls, tick)
+        self._providers: Providers | None = None
+
+    def prepare(self, endpoints: Iterable[Endpoint]) -> None:
+        """Load what providers need, if there are endpoints of that kind: before the first request comes."""
+        if self._providers is None and any(endpoint.engine == LITELLM for endpoint in endpoints):
+            from .providers import Providers
+
+            self._providers = Providers(self.limits)
 
     def replica(self, url: str) -> Replica:
         """The pool of a replica's URL, made on first use."""
@@ -462,8 +486,12 @@ class Upstreams:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def call(self, endpoint: Endpoint, path: bytes, head: bytes, body: bytes, receiver: Receiver) -> Call:
+    def call(self, endpoint: Endpoint, path: bytes, head: bytes, body: bytes, receiver: Receiver) -> Outgoing:
         """Send a request; `receiver` gets the answer, never before this returns."""
+        if endpoint.engine == LITELLM:
+            self.prepare((endpoint,))
+            assert self._providers is not None
+            return self._providers.call(endpoint, path, body, receiver)
         call = Call(self, endpoint, path, head, body, receiver)
         call.start()
         return call
@@ -476,6 +504,8 @@ class Upstreams:
 
     async def close(self) -> None:
         self._deadlines.close()
+        if self._providers is not None:
+            await self._providers.close()
         for replica in self._replicas.values():
             replica.close()
         for task in list(self._tasks):

@@ -126,6 +126,7 @@ class Worker:
         self.heads.clear()  # they hold what the former table said of their keys
         self._informed.set()
         in_use = {url for endpoint in snapshot.endpoints.values() for url in endpoint.replicas}
+        self.upstreams.prepare(snapshot.endpoints.values())
         self.upstreams.retire(in_use.__contains__)
         self.shadows.retire(in_use.__contains__)
         for relay in list(self.relays):

@@ -144,8 +144,7 @@ class Registry:
             for key in reversed(ENDPOINT_TAGS):
                 if key in written:
                     client.set_model_version_tag(model, str(number), key, written[key])
-        if endpoint is None:
-            self._forget(model, number, *ENDPOINT_TAGS)
+        self._forget(model, number, *(key for key in ENDPOINT_TAGS if key not in written))
         return self.version(model, number)
 
     def tag_version(self, model: str, version: int, key: str, value: str) -> None:

@@ -17,6 +17,16 @@ from .errors import InvalidEntry
 
 #: The alias that production traffic follows. It moves by `promote` and `rollback` only.
 PRODUCTION: Final = "production"
+#: The engine of a version that a provider serves, asked through litellm's SDK.
+LITELLM: Final = "litellm"
+# fmt: off
+#: Whom litellm may be told to ask. Not in it: what logs in by itself, and what asks an address of its own.
+PROVIDERS: Final = frozenset((
+    "anthropic", "azure", "azure_ai", "bedrock", "cerebras", "cohere", "databricks", "deepseek",
+    "fireworks_ai", "gemini", "groq", "mistral", "nvidia_nim", "openai", "openrouter", "perplexity",
+    "sambanova", "together_ai", "vertex_ai", "xai",
+))
+# fmt: on
 #: Tags whose key begins so belong to Turnout.
 RESERVED_TAGS: Final = "turnout."
 
@@ -28,6 +38,7 @@ _SERVED_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,255}")
 _MODELS_URI: Final = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>[^/@]+)|@(?P<alias>[^/@]+))")
 #: MLflow gives these a meaning of its own: a stage-like name, and `v3` for version 3.
 _TAKEN_ALIASES: Final = re.compile(r"latest|v?[0-9]+")
+_CREDENTIAL: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}_API_KEY")
 _LONGEST_VALUE: Final = 5000
 _MOST_REPLICAS: Final = 256
 
@@ -140,6 +151,26 @@ def engine_name(value: str) -> str:
     """Which software serves it: `vllm`, `vllm-cpu`, `sglang`, `llama.cpp`, ..."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise InvalidEntry(f"engine {shown(value)}: expected {_NAME_TEXT}")
+    return value
+
+
+def provider_model(value: str) -> str:
+    """PROVIDER/MODEL as litellm names it, such as `anthropic/claude-sonnet-4-5`; the provider is a known one."""
+    provider, slash, model = served_name(value).partition("/")
+    if not slash or not model or provider not in PROVIDERS:
+        known = ", ".join(sorted(PROVIDERS))
+        raise InvalidEntry(f"served name {shown(value)}: expected PROVIDER/MODEL with one of {known}")
+    return value
+
+
+def credential_name(value: str) -> str:
+    """The name of a variable of the proxy's environment that holds a provider's key; never the key itself.
+
+    Only names that say so can be meant, so that no other secret of the proxy's can be sent away.
+    """
+    if not isinstance(value, str) or not _CREDENTIAL.fullmatch(value):
+        # Not shown: somebody may have put the key itself here.
+        raise InvalidEntry("credential: expected the name of a variable such as ANTHROPIC_API_KEY, not a key")
     return value
 
 

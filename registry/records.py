@@ -18,7 +18,8 @@ from .errors import InvalidEntry
 REPLICAS: Final = "turnout.replicas"
 SERVED_NAME: Final = "turnout.served_name"
 ENGINE: Final = "turnout.engine"
-ENDPOINT_TAGS: Final = (REPLICAS, SERVED_NAME, ENGINE)
+CREDENTIAL: Final = "turnout.credential"
+ENDPOINT_TAGS: Final = (REPLICAS, SERVED_NAME, ENGINE, CREDENTIAL)
 SOURCE: Final = "turnout.source"
 #: On a version: what was in production before it was promoted. On the version, not on the model, so that it
 #: can be written *before* the alias moves: a crash between the two then changes nothing.
@@ -31,23 +32,38 @@ MANAGED: Final = "turnout.model"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointSpec:
-    """Where a version is served: base URLs, the engine's own name for the model, and which engine it is."""
+    """Where a version is served: base URLs, the engine's own name for the model, and which engine it is.
+
+    The engine `litellm` is a provider: no base URLs, `served_name` is PROVIDER/MODEL, and `credential` names
+    the variable of the proxy's environment that holds the key (None: litellm's own names for it).
+    """
 
     replicas: tuple[str, ...]
     served_name: str
     engine: str = "vllm"
+    credential: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "replicas", names.replica_urls(self.replicas))
-        names.served_name(self.served_name)
         names.engine_name(self.engine)
+        if self.engine == names.LITELLM:
+            if self.replicas:
+                raise InvalidEntry("replicas: a provider has none; its address is litellm's business")
+            names.provider_model(self.served_name)
+        else:
+            object.__setattr__(self, "replicas", names.replica_urls(self.replicas))
+            names.served_name(self.served_name)
+        if self.credential is not None:
+            if self.engine != names.LITELLM:
+                raise InvalidEntry("credential: only providers (engine litellm) are given one")
+            names.credential_name(self.credential)
 
     def tags(self) -> dict[str, str]:
-        return {
+        written = {
             REPLICAS: json.dumps(list(self.replicas)),
             SERVED_NAME: self.served_name,
             ENGINE: self.engine,
         }
+        return written if self.credential is None else written | {CREDENTIAL: self.credential}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,11 +116,13 @@ def endpoint_from(tags: Mapping[str, str]) -> tuple[EndpointSpec | None, str | N
         replicas = json.loads(tags[REPLICAS])
         if not isinstance(replicas, list):
             raise InvalidEntry("expected a JSON list of base URLs")
+        engine = tags.get(ENGINE, "vllm")
         return (
             EndpointSpec(
                 replicas=tuple(replicas),
                 served_name=tags.get(SERVED_NAME, ""),
-                engine=tags.get(ENGINE, "vllm"),
+                engine=engine,
+                credential=tags.get(CREDENTIAL) if engine == names.LITELLM else None,
             ),
             None,
         )

@@ -152,13 +152,20 @@ def models_register(
     served_name: Annotated[
         str | None, typer.Option(help="The name the engine serves; default MODEL.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="vllm, sglang, tgi, ...")] = "vllm",
+    engine: Annotated[str, typer.Option(help="vllm, sglang, tgi, ...; litellm for a provider.")] = "vllm",
+    credential: Annotated[
+        str | None,
+        typer.Option(help="Of a provider: the variable of the proxy's environment that holds its key."),
+    ] = None,
     alias: Annotated[list[str] | None, typer.Option(help="For example production or candidate.")] = None,
     source: Annotated[str | None, typer.Option(help="Where the weights are: a path or a hub id.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="key=value")] = None,
     as_json: Json = False,
 ) -> None:
-    """Register a version: where it is served, or where its weights are (then `turnout serve` it)."""
+    """Register a version: where it is served, or where its weights are (then `turnout serve` it).
+
+    A provider's model: --engine litellm --served-name anthropic/MODEL --credential ANTHROPIC_API_KEY.
+    """
     from .operations import register
 
     pairs = [text.partition("=") for text in tag or ()]
@@ -168,6 +175,7 @@ def models_register(
         "replicas": replica or [],
         "served_name": served_name or model,
         "engine": engine,
+        "credential": credential,
         "aliases": alias or [],
         "source": source,
         "tags": {key: value for key, _, value in pairs},

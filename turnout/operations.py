@@ -112,8 +112,18 @@ def register(settings: Settings, model: str, body: Mapping[str, Any], *, as_json
     if endpoint is None:
         say(f"Not served yet: turnout serve models:/{model}/{version['version']}")
         return
-    replicas = ", ".join(endpoint["replicas"])
-    say(f"Served as {endpoint['served_name']!r} by {endpoint['engine']} at {replicas}.")
+    say(f"Served as {endpoint['served_name']!r} by {endpoint['engine']} {_place(endpoint)}.")
+
+
+def _place(endpoint: dict[str, Any]) -> str:
+    """Where an endpoint is; of a provider, whose key it is asked with."""
+    if endpoint["replicas"]:
+        return "at " + ", ".join(endpoint["replicas"])
+    return (
+        f"with {endpoint['credential']}"
+        if endpoint.get("credential")
+        else "with the provider's own variables"
+    )
 
 
 def list_models(settings: Settings, *, as_json: bool) -> None:
@@ -135,13 +145,13 @@ def show_model(settings: Settings, model: str, *, as_json: bool) -> None:
     say(f"{found['name']}: production {_v(found['production'])}, former {_v(found['former'])}")
     rows = []
     for version in found["versions"]:
-        endpoint = version["endpoint"] or {
-            "engine": "-",
-            "replicas": [version.get("problem") or "no endpoint"],
-        }
-        replicas = ", ".join(endpoint["replicas"])
-        rows.append((version["version"], ", ".join(version["aliases"]), endpoint["engine"], replicas))
-    table(("version", "aliases", "engine", "replicas"), rows)
+        endpoint = version["endpoint"]
+        engine = endpoint["engine"] if endpoint else "-"
+        place = version.get("problem") or "no endpoint"
+        if endpoint:
+            place = ", ".join(endpoint["replicas"]) or f"{endpoint['served_name']} {_place(endpoint)}"
+        rows.append((version["version"], ", ".join(version["aliases"]), engine, place))
+    table(("version", "aliases", "engine", "where"), rows)
 
 
 # -- experiments -------------------------------------------------------------------------------------------

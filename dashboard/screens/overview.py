@@ -140,8 +140,10 @@ def _version(model: ModelAnswer, version: VersionAnswer) -> None:
     endpoint = version.endpoint
     if version.problem:
         st.badge(badge(version.problem, 80), icon=":material/warning:", color="orange")
-    elif endpoint is None or not endpoint.replicas:
+    elif endpoint is None:
         st.caption("no endpoint", width="content")
+    elif not endpoint.replicas:  # a provider
+        st.caption(label(f"{endpoint.engine}, {endpoint.served_name}", 60), width="content")
     else:
         count = len(endpoint.replicas)
         replicas = f"{count} replica{'s' if count != 1 else ''}"

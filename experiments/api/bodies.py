@@ -21,7 +21,16 @@ class NewVersion(BaseModel):
     served_name: str | None = Field(
         default=None, description="the engine's name for it; default: the model's"
     )
-    engine: str = Field(default="vllm", description="vllm, sglang, llama.cpp, ...")
+    engine: str = Field(
+        default="vllm",
+        description="vllm, sglang, llama.cpp, ...; litellm for a provider: no replicas, and served_name is "
+        "PROVIDER/MODEL",
+    )
+    credential: str | None = Field(
+        default=None,
+        description="of a provider: the variable of the proxy's environment that holds its key, such as "
+        "ANTHROPIC_API_KEY",
+    )
     aliases: list[str] = Field(default=[], description="aliases to set, such as production")
     tags: dict[str, str] = Field(default={}, description="tags of your own")
     source: str | None = Field(default=None, description="where the weights are: a path or a hub's id")

@@ -37,16 +37,20 @@ def show_model(model: str, controller: Known) -> dict[str, Any]:
 )
 def register(model: str, body: NewVersion, controller: Known) -> dict[str, Any]:
     names.model_name(model)  # first: the served name defaults to it
-    if not body.replicas and body.source is None:
+    provided = body.engine == names.LITELLM
+    if not (body.replicas or provided) and body.source is None:
         raise ExperimentsError(
             "neither replicas nor a source: say where the version is served, or where its weights are",
             code="nothing_to_register",
             param="replicas",
         )
     endpoint = None
-    if body.replicas:
+    if body.replicas or provided:
         endpoint = EndpointSpec(
-            replicas=tuple(body.replicas), served_name=body.served_name or model, engine=body.engine
+            replicas=tuple(body.replicas),
+            served_name=body.served_name or model,
+            engine=body.engine,
+            credential=body.credential,
         )
     known = {one.name: one for one in controller.junction.models()}
     if "production" in body.aliases and model in known and known[model].production is not None:

@@ -86,6 +86,7 @@ def damaged(change) -> bytes:
             "exactly once",
         ),
         (lambda d: d["endpoints"][0].update(replicas=[]), "replicas"),
+        (lambda d: d["endpoints"][0].update(engine="litellm"), "no URL for a provider"),
         (lambda d: d["endpoints"][0].update(replicas=["ftp://x"]), "expected http://host:port"),
         (lambda d: d.update(endpoints=None), "wrong type"),
         (lambda d: d["endpoints"][0].update(replicas=["http://[::1"]), "expected http://host:port"),

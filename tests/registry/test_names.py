@@ -179,3 +179,29 @@ def test_what_ends_up_on_a_command_line_cannot_pose_as_an_option(
 def test_reserved_and_malformed_tags_are_refused(key: str) -> None:
     with pytest.raises(InvalidEntry, match="tag"):
         names.free_tags({key: "x"})
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["anthropic/claude-sonnet-4-5", "bedrock/eu.anthropic.claude-v2:1", "together_ai/meta-llama/Llama-3"],
+)
+def test_a_providers_model_names_a_known_provider(value: str) -> None:
+    assert names.provider_model(value) == value
+
+
+@pytest.mark.parametrize(
+    "value", ["gpt-4.1", "openai/", "ollama/llama3", "litellm_proxy/x", "Anthropic/x", "a b/c", ""]
+)
+def test_no_other_provider_is_asked(value: str) -> None:
+    with pytest.raises(InvalidEntry, match="served name"):
+        names.provider_model(value)
+
+
+@pytest.mark.parametrize(
+    "value", ["sk-ant-0123456789", "PATH", "TURNOUT_TOKEN", "my_api_key", "AWS_SECRET_ACCESS_KEY", ""]
+)
+def test_a_credential_is_the_name_of_a_key_and_is_not_repeated(value: str) -> None:
+    with pytest.raises(InvalidEntry) as refused:
+        names.credential_name(value)
+    assert not value or value not in str(refused.value)
+    assert names.credential_name("ANTHROPIC_API_KEY") == "ANTHROPIC_API_KEY"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -60,3 +61,36 @@ def test_no_tags_raise(tags: dict[str, str]) -> None:
 def test_a_former_version_that_is_none_is_nothing_to_go_back_to(text: str, number: int | None) -> None:
     assert version_tag({"k": text}, "k") == number
     assert version_tag({}, "k") is None
+
+
+CLAUDE = EndpointSpec(
+    replicas=(), served_name="anthropic/claude-sonnet-4-5", engine="litellm", credential="ANTHROPIC_API_KEY"
+)
+
+
+def test_a_provider_has_a_credentials_name_and_no_address() -> None:
+    assert endpoint_from(CLAUDE.tags()) == (CLAUDE, None)
+    assert json.loads(CLAUDE.tags()[REPLICAS]) == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"replicas": ("http://a:1",), "served_name": "anthropic/x", "engine": "litellm"},
+        {"replicas": (), "served_name": "ollama/x", "engine": "litellm"},
+        {"replicas": (), "served_name": "chat", "engine": "vllm"},
+        {"replicas": ("http://a:1",), "served_name": "chat", "credential": "OPENAI_API_KEY"},
+        {"replicas": (), "served_name": "openai/x", "engine": "litellm", "credential": "sk-123"},
+    ],
+)
+def test_an_endpoint_is_an_engine_or_a_provider(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidEntry):
+        EndpointSpec(**fields)
+
+
+def test_what_is_left_of_a_provider_does_not_break_an_engine() -> None:
+    tags = {**CLAUDE.tags(), REPLICAS: '["http://a:1"]', SERVED_NAME: "chat", "turnout.engine": "vllm"}
+    endpoint, problem = endpoint_from(tags)
+    assert problem is None
+    assert endpoint is not None
+    assert endpoint.credential is None

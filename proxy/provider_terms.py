@@ -1,0 +1,122 @@
+"""What of a request may be put to a provider, and what of its answer or refusal may come back?
+
+Only fields of OpenAI's own API pass, each listed here: to litellm any keyword can be a destination, a
+credential or a callback. Files are taken as `data:` only, since litellm would fetch an address itself. What
+a provider says of a refused request is passed on without anything that could be a secret. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import orjson
+
+from .errors import Refusal
+
+CHAT: Final = "/v1/chat/completions"
+EMBEDDINGS: Final = "/v1/embeddings"
+
+# fmt: off
+_FIELDS: Final[Mapping[str, frozenset[str]]] = {
+    CHAT: frozenset((
+        "messages", "stream", "stream_options", "temperature", "top_p", "n", "max_tokens",
+        "max_completion_tokens", "stop", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs",
+        "top_logprobs", "response_format", "seed", "tools", "tool_choice", "parallel_tool_calls", "functions",
+        "function_call", "reasoning_effort", "thinking", "modalities", "audio", "prediction", "service_tier",
+        "verbosity", "web_search_options", "user",
+    )),
+    EMBEDDINGS: frozenset(("input", "dimensions", "encoding_format", "user")),
+}
+# fmt: on
+#: Of use to Turnout (a session, a unit) or to OpenAI's own storage: they end here, and change no answer.
+_ENDING_HERE: Final = frozenset(("model", "metadata", "store", "prompt_cache_key", "safety_identifier"))
+_ADDRESS: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
+
+#: Statuses that say what is wrong with the request: the client can mend it, so it reads why.
+_CLIENTS: Final = frozenset((400, 404, 409, 413, 422))
+_LONGEST: Final = 500
+_LITELLM_PREFIX: Final = re.compile(r"^(?:litellm\.)?(?:\w*(?:Error|Exception)(?::|\s-)\s*)+")
+_MESSAGE: Final = re.compile(r'"message"\s*:\s*"((?:[^"\\]|\\.)+)"')
+#: Anything that looks like a key: after a word that announces one, or long and mixed.
+_SECRETS: Final = re.compile(
+    r"(?i)\b(?:bearer|basic)\s+\S+|(?:key|token|authorization|secret|password)[\"']?\s*[=:]\s*[\"']?[^\s\"',}]+"
+    r"|\bsk-\S{4,}|\b(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{20,}"
+)
+
+
+def keywords(path: str, document: Mapping[str, Any]) -> dict[str, Any]:
+    """The request as litellm's keywords. Raises Refusal with the field that a provider is not given."""
+    allowed = _FIELDS.get(path)
+    if allowed is None:
+        known = ", ".join(_FIELDS)
+        message = f"This model's provider is asked through {known} only."
+        raise Refusal(400, "unsupported_by_provider", message)
+    for name in document:
+        if name not in allowed and name not in _ENDING_HERE:
+            message = f"'{name[:100]}' is refused: this model's provider is given OpenAI's own fields only."
+            raise Refusal(400, "unsupported_field", message, name[:100])
+    for message in document.get("messages") or ():
+        _refuse_addresses(message)
+    return {name: document[name] for name in allowed if document.get(name) is not None}
+
+
+def _refuse_addresses(message: Any) -> None:
+    content = message.get("content") if isinstance(message, dict) else None
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, dict) and part.get("type") != "text" and any(map(_ADDRESS.match, _texts(part))):
+            text = "A file for this model's provider is sent in the request, as a 'data:' URL."
+            raise Refusal(400, "address_refused", text, "messages")
+
+
+def _texts(value: Any) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _texts(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+
+
+def event(chunk: dict[str, Any]) -> bytes:
+    """One event of a stream. Token counts come without choices, as OpenAI sends them."""
+    choices = chunk.get("choices") or []
+    if chunk.get("usage") and not any(choice.get("finish_reason") or _says(choice) for choice in choices):
+        chunk["choices"] = []
+    for choice in chunk.get("choices") or ():
+        choice.setdefault("finish_reason", None)
+        choice.setdefault("delta", {})
+    return b"data: " + orjson.dumps(chunk) + b"\n\n"
+
+
+def _says(choice: Mapping[str, Any]) -> bool:
+    delta = choice.get("delta") or {}
+    return any(value for name, value in delta.items() if name != "role")
+
+
+def refusal(status: int, said: str, secrets: Iterable[str]) -> Refusal:
+    """What a client reads of a provider's error: its own words where they help, and never a secret."""
+    if status in (401, 403):
+        message = "The provider refused the credential that Turnout has for it."
+        return Refusal(502, "provider_credential_refused", message)
+    if status in _CLIENTS:
+        return Refusal(status, "provider_rejected", f"The provider says: {scrubbed(said, secrets)}")
+    if status == 429:
+        return Refusal(
+            429, "provider_overloaded", "The provider takes no more requests now; try again later."
+        )
+    status = status if 500 <= status < 600 else 502
+    return Refusal(status, "provider_failed", f"The provider failed with status {status}.")
+
+
+def scrubbed(said: str, secrets: Iterable[str]) -> str:
+    """A provider's words without what could be a key, in one line."""
+    for secret in secrets:
+        said = said.replace(secret, "[secret]")
+    inner = _MESSAGE.search(said)
+    said = inner[1].replace('\\"', '"') if inner else _LITELLM_PREFIX.sub("", said)
+    text = _SECRETS.sub("[secret]", " ".join(said.split()))
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

@@ -1,0 +1,350 @@
+"""How is a request put to a provider that does not speak OpenAI's wire? Through litellm's SDK.
+
+The only module of the proxy that imports litellm, and only once an endpoint of that engine exists: it takes
+seconds and 200 MB. Whatever decides is ours: which provider (the snapshot), which fields (`provider_terms`),
+no second attempt, the deadlines, and whether a stream came to its end. The credential is a variable of this
+process's environment; its name travels, its value is read for each call and kept nowhere. Where a provider
+is, is known to litellm, or said by its own variables in this environment: no registry can name an address.
+
+To a `Receiver` an answer looks as if an engine had given it: OpenAI's JSON, or its events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import threading
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any, Final
+
+import orjson
+
+from experiments.ledger.exchange import Outcome
+from experiments.snapshot import Endpoint
+
+from .errors import Refusal
+from .heads import answer_head
+from .limits import Limits
+from .provider_terms import CHAT, event, keywords, refusal
+from .upstream import Receiver
+
+log = logging.getLogger("turnout.proxy")
+
+_JSON: Final = [(b"content-type", b"application/json")]
+_EVENTS: Final = [(b"content-type", b"text/event-stream; charset=utf-8")]
+#: These are spoken to by the openai package, which takes no HTTP client of litellm's.
+_OPENAI_CLIENT: Final = ("openai/", "together_ai/", "azure/")
+
+
+class Providers:
+    """The calls of one worker. litellm is imported in a thread, so that no other request waits for it."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[Any] = self.loop.create_future()
+        self._calls: set[ProviderCall] = set()
+        threading.Thread(target=self._import, name="litellm-import", daemon=True).start()
+
+    def _import(self) -> None:
+        try:
+            found: Any = _litellm()
+        except Exception as error:  # a broken installation fails these calls, and nothing else
+            log.exception("litellm cannot be imported")
+            found = error
+        with suppress(RuntimeError):  # the worker has ended meanwhile
+            self.loop.call_soon_threadsafe(self._imported, found)
+
+    def _imported(self, found: Any) -> None:
+        if self._ready.done():
+            return
+        if isinstance(found, Exception):
+            self._ready.set_exception(found)
+            self._ready.exception()  # each call raises it anew
+        else:
+            self._ready.set_result(Client(found))
+
+    async def client(self) -> Client:
+        """litellm, once it is there."""
+        found: Client = await asyncio.shield(self._ready)
+        return found
+
+    def call(self, endpoint: Endpoint, path: bytes, body: bytes, receiver: Receiver) -> ProviderCall:
+        """Send a request; `receiver` gets the answer, never before this returns."""
+        call = ProviderCall(self, endpoint, path.decode("latin-1"), body, receiver)
+        self._calls.add(call)
+        call.task.add_done_callback(lambda _: self._calls.discard(call))
+        return call
+
+    async def close(self) -> None:
+        """End what still runs, and the connections."""
+        calls = list(self._calls)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*(call.task for call in calls), return_exceptions=True)
+        if self._ready.done() and self._ready.exception() is None:
+            await self._ready.result().close()
+        self._ready.cancel()
+
+
+class ProviderCall:
+    """One request to one provider. Unless cancelled, the receiver hears `failed` or `end` once."""
+
+    def __init__(
+        self, providers: Providers, endpoint: Endpoint, path: str, body: bytes, receiver: Receiver
+    ) -> None:
+        self._providers = providers
+        self._endpoint = endpoint
+        self._path = path
+        self._body = body
+        self._receiver = receiver
+        self._deadline: asyncio.Timeout | None = None
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._got_head = False
+        self.sent = False
+        self.done = False
+        self.task = providers.loop.create_task(self._run())
+
+    def cancel(self) -> None:
+        """Nobody wants the answer: the connection to the provider is closed. Safe to repeat."""
+        if not self.done:
+            self.done = True
+            self.task.cancel()
+
+    def pause(self) -> None:
+        """Take no more from the provider until `resume`."""
+        self._flowing.clear()
+        self._due_in(self._providers.limits.stalled_reader_seconds)
+
+    def resume(self) -> None:
+        self._flowing.set()
+        self._due_in(self._providers.limits.idle_seconds)
+
+    def _due_in(self, seconds: float) -> None:
+        if self._deadline is not None and not self._deadline.expired():
+            self._deadline.reschedule(self._providers.loop.time() + seconds)
+
+    async def _run(self) -> None:
+        try:
+            async with asyncio.timeout(self._providers.limits.first_byte_seconds) as self._deadline:
+                await self._ask()
+        except TimeoutError:
+            self._overdue()
+        except Refusal as refused:
+            self._answer(refused.status, refused.body())
+        except Exception as error:
+            self._failed(error)
+
+    async def _ask(self) -> None:
+        document = orjson.loads(self._body)
+        given = keywords(self._path, document)
+        client = await self._providers.client()
+        key = self._credential()
+        if key is not None:
+            given["api_key"] = key
+        given["model"] = self._endpoint.served_name
+        self.sent = True
+        if self._path != CHAT:
+            self._answer(200, await client.embed(given))
+        elif document.get("stream"):
+            await self._relay(client.stream(given))
+        else:
+            self._answer(200, await client.complete(given))
+
+    async def _relay(self, events: AsyncIterator[bytes]) -> None:
+        """The head waits for the first event, so that what fails before it can still go elsewhere."""
+        try:
+            async for data in events:
+                await self._flowing.wait()
+                self._due_in(self._providers.limits.idle_seconds)
+                if not self._got_head:
+                    self._head(200, _EVENTS)
+                self._receiver.body(data)
+                self._receiver.flush()
+        finally:
+            await events.aclose()  # type: ignore[attr-defined]
+        self.done = True
+        self._receiver.end()
+
+    def _credential(self) -> str | None:
+        """The value of the variable that the endpoint names. Raises Refusal where it is not set."""
+        name = self._endpoint.credential
+        if not name:
+            return None
+        value = os.environ.get(name)
+        if not value:
+            log.error("the proxy's environment has no %s: the provider cannot be asked", name)
+            message = "Turnout has no credential for this model's provider."
+            raise Refusal(502, "provider_credential_missing", message)
+        return value
+
+    # to the receiver
+
+    def _head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self._got_head = True
+        self._receiver.head(answer_head(status, headers))
+
+    def _answer(self, status: int, body: bytes) -> None:
+        if self.done:
+            return
+        self._head(status, [*_JSON, (b"content-length", str(len(body)).encode())])
+        if self.done:  # given up at its head: control is asked instead
+            return
+        self._receiver.body(body)
+        self.done = True
+        self._receiver.end()
+
+    def _overdue(self) -> None:
+        if not self._flowing.is_set():
+            self._fail("client_gone", "client_stalled")
+        else:
+            self._fail("timeout", "upstream_idle" if self._got_head else "upstream_timeout")
+
+    def _failed(self, error: Exception) -> None:
+        """An error of litellm's, of a provider's, or of ours. Its text may hold a key: its type is logged."""
+        if isinstance(error, Truncated) or self._got_head:
+            self._fail("truncated" if self._got_head else "upstream_error", "upstream_cut")
+            return
+        name, status = type(error).__name__, getattr(error, "status_code", None)
+        log.warning("provider of %s: %s, status %s", self._endpoint.served_name, name, status)
+        if name == "Timeout":
+            self._fail("timeout", "upstream_timeout")
+        elif name == "APIConnectionError" or not isinstance(status, int):
+            self._fail("upstream_error", "upstream_unreachable")
+        else:
+            secret = os.environ.get(self._endpoint.credential) if self._endpoint.credential else None
+            refused = refusal(status, str(getattr(error, "message", "")), [secret] if secret else [])
+            self._answer(refused.status, refused.body())
+
+    def _fail(self, outcome: Outcome, code: str) -> None:
+        if not self.done:
+            self.done = True
+            self._receiver.failed(outcome, code)
+
+
+class Truncated(Exception):
+    """The provider's stream ended without saying that the answer had."""
+
+
+class Client:
+    """litellm, held to one attempt per call. What it raises is its own business, and judged above."""
+
+    def __init__(self, litellm: Any) -> None:
+        self._litellm = litellm
+        self._http = _once_only()
+
+    def _options(self, given: dict[str, Any]) -> dict[str, Any]:
+        options = {**given, "num_retries": 0, "max_retries": 0}
+        if not given["model"].startswith(_OPENAI_CLIENT):
+            options["client"] = self._http
+        return options
+
+    async def complete(self, given: dict[str, Any]) -> bytes:
+        """A chat answer as OpenAI's JSON."""
+        answer = await self._litellm.acompletion(**self._options(given))
+        return orjson.dumps(answer.model_dump(mode="json"))
+
+    async def embed(self, given: dict[str, Any]) -> bytes:
+        """Vectors as OpenAI's JSON."""
+        answer = await self._litellm.aembedding(**self._options(given))
+        return orjson.dumps(answer.model_dump(mode="json"))
+
+    async def stream(self, given: dict[str, Any]) -> AsyncIterator[bytes]:
+        """A chat answer as events, up to `[DONE]`. Raises Truncated where the provider's stream was cut.
+
+        litellm gives a stream that broke off a finish reason of its own making. What the provider said is in
+        `received_finish_reason`, but for Gemini, whose every piece litellm takes to be finished.
+        """
+        gemini = _GeminiEnd()
+        _WATCHING.set(gemini)
+        answer = await self._litellm.acompletion(**self._options(given))
+        try:
+            async for chunk in answer:
+                said = chunk.model_dump(mode="json", exclude_none=True)
+                claimed = any(choice.get("finish_reason") for choice in said.get("choices") or ())
+                if claimed and not (answer.received_finish_reason or gemini.seen):
+                    raise Truncated
+                yield event(said)
+            if not (answer.received_finish_reason or gemini.seen):
+                raise Truncated
+        finally:
+            await answer.aclose()
+        yield b"data: [DONE]\n\n"
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.close()
+        await self._litellm.close_litellm_async_clients()
+
+
+class _GeminiEnd:
+    """Has Gemini said why its answer ended? Looks at the bytes as they pass."""
+
+    _SAID: Final = re.compile(rb'(?<!\\)"finishReason"\s*:\s*"')  # inside a text the quotes are escaped
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._tail = b""
+
+    def look(self, data: bytes) -> None:
+        text = self._tail + data
+        self.seen = self.seen or self._SAID.search(text) is not None
+        self._tail = text[-64:]
+
+
+#: Whose answer the HTTP client is fetching: set by the task that asks.
+_WATCHING: Final[ContextVar[_GeminiEnd | None]] = ContextVar("watching", default=None)
+
+
+def _litellm() -> Any:
+    """litellm with nothing of its own: no callbacks, no telemetry, no network at import, no talk."""
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    import litellm
+
+    litellm.suppress_debug_info = True
+    litellm.telemetry = False
+    litellm.turn_off_message_logging = True
+    litellm.disable_streaming_logging = True
+    litellm.disable_hf_tokenizer_download = True  # else it asks a hub, to count tokens that were counted
+    litellm.drop_params = False
+    for name in ("callbacks", "success_callback", "failure_callback", "input_callback", "service_callback"):
+        setattr(litellm, name, [])
+    for name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # its messages quote requests and answers
+    return litellm
+
+
+def _once_only() -> Any:
+    """litellm's HTTP client without its second attempt and without redirects; it lets streams be watched."""
+    import httpx
+    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
+
+    class Watched(httpx.AsyncByteStream):
+        def __init__(self, inner: Any, end: _GeminiEnd) -> None:
+            self._inner = inner
+            self._end = end
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for data in self._inner:
+                self._end.look(data)
+                yield data
+
+        async def aclose(self) -> None:
+            await self._inner.aclose()
+
+    class OnceOnly(AsyncHTTPHandler):  # type: ignore[misc]
+        async def single_connection_post_request(self, url: str, *_: Any, **__: Any) -> Any:
+            raise httpx.ConnectError("the connection broke off; not tried again")
+
+        async def post(self, *arguments: Any, **options: Any) -> Any:
+            answer, end = await super().post(*arguments, **options), _WATCHING.get()
+            if end is not None and options.get("stream"):
+                answer.stream = Watched(answer.stream, end)
+            return answer
+
+    return OnceOnly(follow_redirects=False)

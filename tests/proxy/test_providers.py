@@ -1,0 +1,302 @@
+"""Providers behind litellm's SDK, each on a local server that speaks its wire."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import subprocess
+import sys
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from experiments.ledger.transcript import Transcript, decode
+from experiments.snapshot import LITELLM, Endpoint, Snapshot
+from proxy.limits import Limits
+from proxy.providers import _litellm
+from registry import names
+
+from .harness import Engine, Proxy, ask, json_answer, post, running_proxy, snapshot
+from .provider_wires import TEXT, WIRES, Wire, asks_for_stream, write_stream
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
+    # aiohttp's pool, inside litellm, closes its sockets after the loop has gone
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+KEY = "canary-0123456789-sEcReT"
+Answering = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def litellm_is_there() -> None:
+    """Importing it takes seconds: not within a test's own deadlines."""
+    with warnings.catch_warnings(action="ignore"):
+        _litellm()
+
+
+@pytest.fixture(params=WIRES, ids=list(WIRES))
+def wire(request: pytest.FixtureRequest) -> Wire:
+    return WIRES[request.param]
+
+
+def well(wire: Wire) -> Answering:
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if asks_for_stream(request):
+            await write_stream(writer, wire, wire.events())
+        else:
+            writer.write(json_answer(json.dumps(wire.answer()).encode()))
+
+    return answer
+
+
+def saying(status: str, body: bytes) -> Answering:
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(json_answer(body, status))
+
+    return answer
+
+
+def provider(wire: Wire, version: int = 1) -> Endpoint:
+    return Endpoint(
+        model="chat", version=version, served_name=wire.served_name, engine=LITELLM, replicas=(),
+        credential=wire.credential,
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def asked(
+    wire: Wire, answer: Answering, data: Path, monkeypatch: pytest.MonkeyPatch, limits: Limits | None = None
+) -> AsyncIterator[tuple[Proxy, Engine]]:
+    """A proxy whose model is a provider's."""
+    engine = Engine(answer)
+    async with engine.running():
+        point_at(wire, engine, monkeypatch)
+        plain = snapshot({1: engine.url})
+        table = Snapshot(
+            version=1, published_ns=1, models=plain.models, endpoints={("chat", 1): provider(wire)}
+        )
+        async with running_proxy(data, table, limits) as proxy:
+            yield proxy, engine
+
+
+def point_at(wire: Wire, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(wire.base, engine.url)
+    monkeypatch.setenv(wire.credential, KEY)
+    monkeypatch.setenv("AWS_REGION_NAME", "us-east-1")
+
+
+def said(proxy: Proxy) -> Transcript:
+    [record] = proxy.exchanges()
+    return decode(
+        record.path, record.content_type, record.status, record.response, record.chunk_us,
+        record.chunk_ends, record.request, outcome=record.outcome,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+async def test_an_answer_is_openais_whoever_gave_it(
+    wire: Wire,
+    stream: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with asked(wire, well(wire), tmp_path, monkeypatch) as (proxy, engine):
+        answer = await proxy.post(ask(stream=stream, max_tokens=50))
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        told = said(proxy)
+        assert (told.outcome, told.text, told.finish_reason) == ("complete", TEXT, "stop")
+        assert (told.prompt_tokens, told.completion_tokens) == (7, 5)
+        assert len(engine.requests) == 1
+        # to the provider, and nowhere else
+        assert KEY.encode() in engine.requests[0]
+        [record] = proxy.exchanges()
+        assert KEY not in repr(record) + answer.decode() + caplog.text
+        if stream:
+            assert told.chunks >= 3
+            assert b"data: [DONE]" in answer
+            assert b'"usage"' not in answer  # nobody asked for it
+
+
+async def test_a_stream_that_was_cut_is_no_answer(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cut(request: bytes, writer: asyncio.StreamWriter) -> None:
+        await write_stream(writer, wire, wire.events()[: -wire.ends])
+
+    async with asked(wire, cut, tmp_path, monkeypatch) as (proxy, engine):
+        answer = await proxy.post(ask(stream=True))
+        assert not answer.endswith(b"0\r\n\r\n")  # a broken connection, not an end
+        assert b'finish_reason":"' not in answer
+        assert said(proxy).outcome == "truncated"
+        assert len(engine.requests) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+async def test_nothing_is_asked_twice(
+    wire: Wire, stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def drop(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    async with asked(wire, drop, tmp_path, monkeypatch) as (proxy, engine):
+        answer = await proxy.post(ask(stream=stream))
+        assert answer.split(b" ", 2)[1] in (b"500", b"502", b"503")
+        assert proxy.exchanges()[0].outcome in ("upstream_error", "overloaded")
+        assert len(engine.requests) == 1
+
+
+ECHO = json.dumps({"error": {"message": f"no good: {KEY}"}, "message": f"no good: {KEY}"}).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "expected", "code", "outcome"),
+    [
+        ("400 Bad Request", b"400", b"provider_rejected", "upstream_rejected"),
+        ("401 Unauthorized", b"502", b"provider_credential_refused", "upstream_error"),
+        ("429 Too Many Requests", b"429", b"provider_overloaded", "overloaded"),
+    ],
+)
+async def test_errors_are_in_openais_shape_and_hold_no_key(
+    wire: Wire,
+    status: str,
+    expected: bytes,
+    code: bytes,
+    outcome: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with asked(wire, saying(status, ECHO), tmp_path, monkeypatch) as (proxy, engine):
+        answer = await proxy.post(ask(stream=True))
+        assert answer.split(b" ", 2)[1] == expected
+        assert code in answer
+        [record] = proxy.exchanges()
+        assert record.outcome == outcome
+        assert KEY not in repr(record) + answer.decode() + caplog.text
+        assert len(engine.requests) == 1
+
+
+async def test_a_field_that_could_redirect_never_reaches_litellm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = WIRES["anthropic"]
+    async with asked(wire, well(wire), tmp_path, monkeypatch) as (proxy, engine):
+        for field in ("top_k", "deployment_id", "shared_session", "extra_body"):
+            answer = await proxy.post(ask(**{field: {"x": 1}}))
+            assert answer.split(b" ", 2)[1] == b"400"
+            assert field.encode() in answer
+        assert engine.requests == []
+
+
+async def test_a_client_that_leaves_ends_the_providers_work(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slow(request: bytes, writer: asyncio.StreamWriter) -> None:
+        await write_stream(writer, wire, wire.events(), pause=30)
+
+    async with asked(wire, slow, tmp_path, monkeypatch) as (proxy, engine):
+        _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        writer.write(post(ask(stream=True)))
+        while not engine.requests:
+            await asyncio.sleep(0.01)
+        writer.transport.abort()
+        await asyncio.wait_for(engine.gone.wait(), 10)
+        assert [record.outcome for record in proxy.exchanges()] == ["client_gone"]
+
+
+async def test_control_answers_for_a_provider_that_fails_before_its_first_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = WIRES["anthropic"]
+    failing, control = Engine(saying("500 Ouch", b"{}")), Engine(well(WIRES["openai"]))
+    async with failing.running(), control.running():
+        point_at(wire, failing, monkeypatch)
+        plain = snapshot({1: control.url, 2: failing.url}, candidate_ppm=1_000_000)
+        endpoints = {**plain.endpoints, ("chat", 2): provider(wire, 2)}
+        table = Snapshot(version=1, published_ns=1, models=plain.models, endpoints=endpoints)
+        async with running_proxy(tmp_path, table) as proxy:
+            answer = await proxy.post(ask(stream=True))
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            [record] = proxy.exchanges()
+            assert (record.assigned_version, record.served_version) == (2, 1)
+            assert (record.outcome, record.arm_outcome) == ("complete", "upstream_error")
+            assert (len(failing.requests), len(control.requests)) == (1, 1)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+async def test_silence_has_an_end(stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = WIRES["gemini"]
+
+    async def silent(request: bytes, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(60)
+
+    limits = Limits(first_byte_seconds=0.3)
+    async with asked(wire, silent, tmp_path, monkeypatch, limits) as (proxy, engine):
+        answer = await proxy.post(ask(stream=stream))
+        assert answer.split(b" ", 2)[1] == b"504"
+        [record] = proxy.exchanges()
+        assert (record.outcome, record.error_code) == ("timeout", "upstream_timeout")
+        await asyncio.wait_for(engine.gone.wait(), 10)
+
+
+async def test_a_credential_that_is_not_set_is_told_without_its_name_to_the_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wire = WIRES["anthropic"]
+    async with asked(wire, well(wire), tmp_path, monkeypatch) as (proxy, engine):
+        monkeypatch.delenv(wire.credential)
+        answer = await proxy.post(ask())
+        assert b"provider_credential_missing" in answer
+        assert wire.credential not in answer.decode()
+        assert wire.credential in caplog.text
+        assert engine.requests == []
+
+
+async def test_a_slow_reader_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = WIRES["openai"]
+    heard: list[str] = []
+
+    class Ear:
+        def head(self, *_: object) -> None:
+            heard.append("head")
+
+        def body(self, data: bytes) -> None:
+            heard.append("body")
+
+        def flush(self) -> None: ...
+
+        def end(self) -> None:
+            heard.append("end")
+
+        def failed(self, outcome: str, code: str) -> None:
+            heard.append(code)
+
+    async with asked(wire, well(wire), tmp_path, monkeypatch) as (proxy, engine):
+        body = json.dumps(ask(stream=True)).encode()
+        call = proxy.worker.upstreams.call(provider(wire), b"/v1/chat/completions", b"", body, Ear())
+        call.pause()
+        while not engine.requests:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert heard == []
+        call.resume()
+        while "end" not in heard:
+            await asyncio.sleep(0.01)
+        assert heard[0] == "head"
+
+
+def test_litellm_is_not_loaded_without_an_endpoint_that_needs_it() -> None:
+    program = "import sys, proxy.worker, proxy.shadow; assert not [m for m in sys.modules if 'litellm' in m]"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_registry_and_snapshot_mean_the_same_engine() -> None:
+    assert names.LITELLM == LITELLM
