@@ -155,7 +155,7 @@ def engine_name(value: str) -> str:
 
 
 def provider_model(value: str) -> str:
-    """PROVIDER/MODEL as litellm names it, such as `anthropic/claude-sonnet-4-5`; the provider is a known one."""
+    """PROVIDER/MODEL as litellm names it, such as `anthropic/claude-sonnet-4-5`; one of PROVIDERS."""
     provider, slash, model = served_name(value).partition("/")
     if not slash or not model or provider not in PROVIDERS:
         known = ", ".join(sorted(PROVIDERS))
