@@ -21,7 +21,7 @@ from .copying import copy_body, copy_head
 from .heads import AnswerHead
 from .recording import outcome_of
 from .server import Request
-from .upstream import Call
+from .upstream import Outgoing
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -161,7 +161,7 @@ class _Probe:
         self._deadline: asyncio.TimerHandle = worker.loop.call_later(
             worker.limits.breaker_stall_seconds, self.give_up
         )
-        self.call: Call | None = None
+        self.call: Outgoing | None = None
 
     def answer(self, head: AnswerHead, body: bytes) -> None:
         self.head(head)
