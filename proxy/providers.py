@@ -163,13 +163,13 @@ class ProviderCall:
                 await self._flowing.wait()
                 self._due_in(self._providers.limits.idle_seconds)
                 if not self._got_head:
-                    self._head(200, _EVENTS)
+                    self._got_head = True
+                    self._receiver.head(answer_head(200, _EVENTS))
                 self._receiver.body(data)
-                self._receiver.flush()
         finally:
             await events.aclose()  # type: ignore[attr-defined]
         self.done = True
-        self._receiver.end()
+        self._receiver.end(b"")
 
     def _credential(self) -> str | None:
         """The value of the variable that the endpoint names. Raises Refusal where it is not set."""
@@ -185,19 +185,11 @@ class ProviderCall:
 
     # to the receiver
 
-    def _head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self._got_head = True
-        self._receiver.head(answer_head(status, headers))
-
     def _answer(self, status: int, body: bytes) -> None:
-        if self.done:
-            return
-        self._head(status, [*_JSON, (b"content-length", str(len(body)).encode())])
-        if self.done:  # given up at its head: control is asked instead
-            return
-        self._receiver.body(body)
-        self.done = True
-        self._receiver.end()
+        if not self.done:
+            self.done = self._got_head = True
+            headers = [*_JSON, (b"content-length", str(len(body)).encode())]
+            self._receiver.answer(answer_head(status, headers), body)
 
     def _overdue(self) -> None:
         if not self._flowing.is_set():

@@ -21,6 +21,11 @@ _ELSEWHERE: Final = {
     "preflight": ("turnout.preflight_command", "preflight_app", "Hold a candidate against production first."),
     "report": ("turnout.report_command", "report_app", "A verdict with its evidence in a folder; replayed."),
     "serve": ("turnout.serve", "serve_app", "Start vLLM for a registered version, and record where it is."),
+    "bench": (
+        "turnout.bench_command",
+        "bench",
+        "Load an engine or the proxy, and see latency against concurrency.",
+    ),
     "demo": ("turnout.demo", "demo_app", "Three stories on simulated engines, start to end."),
 }
 
