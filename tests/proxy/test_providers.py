@@ -265,15 +265,16 @@ async def test_a_slow_reader_is_waited_for(tmp_path: Path, monkeypatch: pytest.M
     heard: list[str] = []
 
     class Ear:
+        def answer(self, *_: object) -> None:
+            heard.append("answer")
+
         def head(self, *_: object) -> None:
             heard.append("head")
 
         def body(self, data: bytes) -> None:
             heard.append("body")
 
-        def flush(self) -> None: ...
-
-        def end(self) -> None:
+        def end(self, data: bytes) -> None:
             heard.append("end")
 
         def failed(self, outcome: str, code: str) -> None:
