@@ -21,7 +21,7 @@ def models() -> list[Json]:
             "source": None,
             "tags": {},
             "created_at": ago(86_400 * (9 - version)),
-            "endpoint": {"replicas": urls, "served_name": f"m{version}", "engine": engine}
+            "endpoint": {"replicas": urls, "served_name": f"m{version}", "engine": engine, "credential": None}
             if replicas
             else None,
         }

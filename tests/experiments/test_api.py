@@ -179,6 +179,7 @@ def test_a_version_is_registered_and_shown(plane: Plane, api: TestClient) -> Non
     assert made.json()["version"] == 4
     assert made.json()["endpoint"] == {
         "replicas": ["http://127.0.0.1:9005"], "served_name": "chat", "engine": "vllm",
+        "credential": None,
     }  # fmt: skip
     model = api.get("/api/models/chat").json()
     assert (model["name"], model["production"], model["former"]) == ("chat", 1, None)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from .answers import Question, tokens
 from .documents import CHAT, EMBEDDINGS, error
+from .further import MESSAGES, RERANK, RESPONSES, SCORE
 from .profile import Profile
 
 
@@ -52,6 +53,14 @@ class Ask:
         return isinstance(options, dict) and options.get(name) is True
 
 
+_LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_CONTENT: Final = {CHAT: "messages", MESSAGES: "messages", EMBEDDINGS: "input", RESPONSES: "input"}
+#: Where a conversation is answered with prose or a call.
+_TALKS: Final = (CHAT, MESSAGES, RESPONSES)
+_POOLING: Final = (EMBEDDINGS, RERANK, SCORE)
+_SCORE_SIDES: Final = (("queries", "text_1"), ("documents", "text_2"))
+
+
 def _bad(message: str, param: str | None = None) -> EngineError:
     return EngineError(400, "BadRequestError", message, param)
 
@@ -68,10 +77,10 @@ def parse(path: str, body: bytes, profile: Profile) -> Ask:
             400, "Bad Request", "1 validation error:\n  {'type': 'dict_type', 'loc': ('body',)}"
         )
     prompts, question = _content(path, document)
-    limit = document.get("max_completion_tokens") or document.get("max_tokens")
+    limit = next((document[name] for name in _LIMITS if document.get(name)), None)
     _whole_number(document, "max_tokens", 1)
     n = _whole_number(document, "n", 1) or 1
-    count = sum(len(tokens(prompt)) for prompt in prompts) + 4 * (path == CHAT)
+    count = sum(len(tokens(prompt)) for prompt in prompts) + 4 * (path in _TALKS)
     if count >= profile.max_model_len:
         raise _bad(
             f"This model's maximum context length is {profile.max_model_len} tokens. However, your prompt "
@@ -83,7 +92,7 @@ def parse(path: str, body: bytes, profile: Profile) -> Ask:
     return Ask(
         path=path,
         model=str(document.get("model") or profile.name),
-        stream=document.get("stream") is True and path != EMBEDDINGS,
+        stream=document.get("stream") is True and path not in _POOLING,
         document=document,
         prompts=prompts,
         question=question,
@@ -108,13 +117,18 @@ def _whole_number(document: Mapping[str, Any], name: str, least: int) -> int | N
 
 
 def _content(path: str, document: Mapping[str, Any]) -> tuple[tuple[str, ...], Question]:
-    name = {CHAT: "messages", EMBEDDINGS: "input"}.get(path, "prompt")
+    if path in (RERANK, SCORE):
+        prompts = tuple(text for side in sides(path, document) for text in side)
+        return prompts, Question(prompt=prompts[0])
+    name = _CONTENT.get(path, "prompt")
     content = document.get(name)
-    if content is None or (path == CHAT and not (isinstance(content, list) and content)):
+    if path == RESPONSES and isinstance(content, str):
+        content = [{"role": "user", "content": content}]
+    if content is None or (path in _TALKS and not (isinstance(content, list) and content)):
         problem = {"type": "missing", "loc": ("body", name), "msg": "Field required"}
         message = f"1 validation error:\n  {problem}"
         raise EngineError(400, "Bad Request", message, name)
-    if path != CHAT:
+    if path not in _TALKS:
         prompts = _texts(content)
         return prompts, Question(prompt=prompts[0] if prompts else "")
     texts = [_text(message.get("content")) for message in content if isinstance(message, dict)]
@@ -124,6 +138,19 @@ def _content(path: str, document: Mapping[str, Any]) -> tuple[tuple[str, ...], Q
         call=_required_call(document),
     )
     return ("\n".join(texts),), question
+
+
+def sides(path: str, document: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The two sides of what is scored: a query and documents, or texts and texts. Raises EngineError."""
+    found = []
+    for names in (("query",), ("documents",)) if path == RERANK else _SCORE_SIDES:
+        content = next((document[name] for name in names if name in document), None)
+        if not content:
+            raise _bad(
+                f"1 validation error:\n  {{'type': 'missing', 'loc': ('body', '{names[0]}')}}", names[0]
+            )
+        found.append(_texts(content))
+    return found[0], found[1]
 
 
 def _texts(content: Any) -> tuple[str, ...]:
@@ -157,19 +184,22 @@ def _required_call(document: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]
     """The function that `tool_choice` makes the model call: the named one, or the first if any will do."""
     functions = functions_of(document)
     choice = document.get("tool_choice")
-    if isinstance(choice, dict):
-        wanted = (choice.get("function") or {}).get("name")
+    if isinstance(choice, dict) and choice.get("type") != "any":
+        wanted = (choice.get("function") or choice).get("name")
         return next(((name, schema) for name, schema in functions if name == wanted), None)
-    return functions[0] if choice == "required" and functions else None
+    must = choice == "required" or isinstance(choice, dict)
+    return functions[0] if must and functions else None
 
 
 def functions_of(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """Name and argument schema of the functions that a request offers."""
     found = []
     for tool in document.get("tools") or ():
-        function = tool.get("function") if isinstance(tool, dict) else None
+        # Chat nests the function; Responses and Messages do not, and Messages says `input_schema`.
+        function = tool.get("function", tool) if isinstance(tool, dict) else None
         if isinstance(function, dict) and isinstance(function.get("name"), str):
-            found.append((function["name"], function.get("parameters") or {"type": "object"}))
+            schema = function.get("parameters") or function.get("input_schema") or {"type": "object"}
+            found.append((function["name"], schema))
     return found
 
 

@@ -21,13 +21,14 @@ from .connection import Connection, Request, Response, Severed
 from .counters import Counters
 from .documents import CHAT, COMPLETIONS, EMBEDDINGS, error, models
 from .faults import Faults
+from .further import MESSAGES, RERANK, RESPONSES, SCORE
 from .generation import Generation
 from .profile import Profile
 
 log = logging.getLogger(__name__)
 
 VERSION: Final = "0.0.0+simulated"
-_GENERATING: Final = (CHAT, COMPLETIONS, EMBEDDINGS)
+_GENERATING: Final = (CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, RERANK, SCORE)
 _EARLY: Final = b"early-response"
 
 
@@ -195,6 +196,9 @@ class SimulatedEngine:
         if path == "/tokenize" and request.method == "POST":
             await response.whole(200, _tokenized(request.body, self.profile))
             return
+        if path == "/detokenize" and request.method == "POST":
+            await response.whole(200, _detokenized(request.body))
+            return
         texts = {"/health": (b"", "text/plain"), "/metrics": (self._metrics(), "text/plain; version=0.0.4")}
         documents: dict[str, Callable[[], bytes]] = {
             "/v1/models": lambda: models(self.profile.name, self._started, self.profile.max_model_len),
@@ -260,3 +264,12 @@ def _tokenized(body: bytes, profile: Profile) -> bytes:
     idents = [zlib.crc32(piece.encode("utf-8", "surrogatepass")) % 32_000 for piece in pieces]
     found = {"count": len(pieces), "max_model_len": profile.max_model_len, "tokens": idents}
     return orjson.dumps(found | {"token_strs": pieces if document.get("return_token_strs") else None})
+
+
+def _detokenized(body: bytes) -> bytes:
+    """A text for token ids. The simulation's ids are hashes, so it is not the text they came from."""
+    try:
+        idents = [int(token) for token in orjson.loads(body)["tokens"]]
+    except (ValueError, KeyError, TypeError):
+        raise EngineError(400, "Bad Request", "expected 'tokens'") from None
+    return orjson.dumps({"prompt": "".join(f"<{ident}>" for ident in idents)})

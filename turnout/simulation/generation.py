@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from random import Random
@@ -15,11 +15,24 @@ from uuid import uuid4
 import orjson
 
 from .answers import Answer, AnswerKey, Question, ToolCall, instance, respond, tokens
-from .asks import Ask, EngineError, acts, functions_of, parse
+from .asks import Ask, EngineError, acts, functions_of, parse, sides
 from .connection import Request, Response
 from .counters import Abort, Counters
 from .documents import CHAT, EMBEDDINGS, Choice, Frame, Stream, choice, embeddings, error, whole
 from .faults import FaultError, Faults, named_by
+from .further import (
+    MESSAGES,
+    RERANK,
+    RESPONSES,
+    SCORE,
+    NamedEvent,
+    message,
+    message_events,
+    reranked,
+    response,
+    response_events,
+    scored,
+)
 from .profile import Profile
 
 _KINDS: Final = {
@@ -121,7 +134,7 @@ class Generation:
     # -- what is said
 
     def _choices(self, ask: Ask, faults: Faults) -> list[Choice]:
-        prompts = (ask.question.prompt,) if self.path == CHAT else ask.prompts
+        prompts = (ask.question.prompt,) if self.path in _TALKS else ask.prompts
         asks = [(prompt, repeat) for prompt in prompts for repeat in range(ask.n)]
         choices = []
         for index, (prompt, repeat) in enumerate(asks):
@@ -147,7 +160,7 @@ class Generation:
     def _said(self, ask: Ask, question: Question, faults: Faults, nonce: int) -> Answer:
         if faults.empty:
             return Answer()
-        if faults.tool_call and self.path == CHAT:
+        if faults.tool_call and self.path in _TALKS:
             offered = functions_of(ask.document) or [("get_order", _ORDER)]
             name, schema = offered[0]
             arguments = orjson.dumps(instance(schema, Random(question.prompt))).decode()
@@ -167,7 +180,7 @@ class Generation:
         frame = Frame(
             path=self.path,
             model=ask.model,
-            ident=f"{'chatcmpl' if self.path == CHAT else 'cmpl'}-simulated-{uuid4().hex}",
+            ident=f"{_IDENTS.get(self.path, 'cmpl')}-simulated-{uuid4().hex}",
             created=time.time_ns() // 10**9,
             logprobs=ask.logprobs,
             include_usage=ask.option("include_usage"),
@@ -176,12 +189,14 @@ class Generation:
         )
         first, gap = self.profile.pace(self.arrival)
         self.counters.prompt_tokens += ask.prompt_tokens
-        if self.path == EMBEDDINGS:
+        if self.path in _POOLED:
             await self._wait(first + faults.token_delay)
-            await self._write_embeddings(ask, frame)
+            await self._write_json(_POOLED[self.path](ask, frame, self.profile))
             return
         choices = self._choices(ask, faults)
-        if ask.stream:
+        if ask.stream and self.path in _NAMED:
+            await self._write_named(frame, choices[0], faults, first, gap)
+        elif ask.stream:
             await self._write_stream(frame, choices, faults, first, gap)
         else:
             longest = max((len(each.pieces) for each in choices), default=0)
@@ -192,17 +207,12 @@ class Generation:
         if seconds > 0:
             await asyncio.sleep(seconds)
 
-    async def _write_embeddings(self, ask: Ask, frame: Frame) -> None:
-        dimensions = ask.document.get("dimensions")
-        size = dimensions if isinstance(dimensions, int) and 0 < dimensions <= 4096 else None
-        encoding = str(ask.document.get("encoding_format") or "float")
-        await self._write_json(embeddings(frame, ask.prompts, size or self.profile.dimensions, encoding))
-
     async def _write_whole(self, frame: Frame, choices: Sequence[Choice], faults: Faults) -> None:
         generated = sum(len(each.pieces) for each in choices)
         self.token = generated
         self.counters.completion_tokens += generated
-        await self._write_json(whole(frame, choices))
+        written = {MESSAGES: message, RESPONSES: response}.get(self.path)
+        await self._write_json(written(frame, choices[0]) if written else whole(frame, choices))
 
     async def _write_json(self, body: bytes) -> None:
         faults = self.response.faults
@@ -249,7 +259,72 @@ class Generation:
             await response.write(_spelt(b"[DONE]", faults))
         await response.end()
 
+    async def _write_named(
+        self, frame: Frame, said: Choice, faults: Faults, first: float, gap: float
+    ) -> None:
+        """A stream whose events bear names, and which ends with one of them."""
+        written = self.response
+        written.begin("text/event-stream; charset=utf-8")
+        due = time.monotonic() + first + faults.token_delay
+        await self._wait(first + faults.token_delay)
+        if faults.bom:
+            await written.write(b"\xef\xbb\xbf")
+        breaking = faults.eof_clean or faults.error_event or self.profile.breaks_off(self.arrival)
+        stop_after = max(1, len(said.pieces) // 2) if breaking else None
+        missing = (
+            {"both"} | ({"end"} if faults.no_done else set()) | ({"reason"} if faults.no_finish else set())
+        )
+        for event in _NAMED[self.path](frame, said):
+            if event.last in missing and (faults.no_done or faults.no_finish):
+                continue
+            await written.write(_spelt(event.data, faults, event.name))
+            if not event.is_token:
+                continue
+            self.token += 1
+            self.counters.completion_tokens += 1
+            if self.token == stop_after:
+                break
+            due += gap
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+        if faults.error_event:
+            died = {"type": "error", "error": {"type": "internal_error", "message": "the engine died"}}
+            await written.write(_spelt(orjson.dumps(died), faults, "error"))
+        await written.end()
 
+
+_NAMED: Final[dict[str, Callable[[Frame, Choice], Iterator[NamedEvent]]]] = {
+    MESSAGES: message_events,
+    RESPONSES: response_events,
+}
+_TALKS: Final = (CHAT, MESSAGES, RESPONSES)
+_IDENTS: Final = {
+    CHAT: "chatcmpl", MESSAGES: "chatcmpl", RESPONSES: "resp", RERANK: "rerank", SCORE: "embd",
+}  # fmt: skip
+
+
+def _embedded(ask: Ask, frame: Frame, profile: Profile) -> bytes:
+    dimensions = ask.document.get("dimensions")
+    size = dimensions if isinstance(dimensions, int) and 0 < dimensions <= 4096 else None
+    encoding = str(ask.document.get("encoding_format") or "float")
+    return embeddings(frame, ask.prompts, size or profile.dimensions, encoding)
+
+
+def _reranked(ask: Ask, frame: Frame, profile: Profile) -> bytes:
+    [query], documents = sides(RERANK, ask.document)
+    top = ask.document.get("top_n")
+    return reranked(frame, query, documents, top if isinstance(top, int) else None)
+
+
+def _scored(ask: Ask, frame: Frame, profile: Profile) -> bytes:
+    return scored(frame, *sides(SCORE, ask.document))
+
+
+#: What is computed and not generated.
+_POOLED: Final[dict[str, Callable[[Ask, Frame, Profile], bytes]]] = {
+    EMBEDDINGS: _embedded,
+    RERANK: _reranked,
+    SCORE: _scored,
+}
 _ORDER: Final = {"type": "object", "properties": {"order_id": {"type": "integer"}}}
 
 
@@ -274,10 +349,12 @@ def _one(stream: Stream, each: Choice, faults: Faults) -> Iterator[tuple[bytes, 
         yield stream.closing(each), False
 
 
-def _spelt(event: bytes, faults: Faults) -> bytes:
+def _spelt(event: bytes, faults: Faults, name: str = "") -> bytes:
     """A server-sent event in one of the spellings that the standard allows."""
     end = b"\r\n" if faults.crlf else b"\n"
     spelt = (b"data:" if faults.no_space else b"data: ") + event + end + end
+    if name:
+        spelt = (b"event:" if faults.no_space else b"event: ") + name.encode() + end + spelt
     return b": keep-alive" + end + end + spelt if faults.comments else spelt
 
 
