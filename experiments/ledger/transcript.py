@@ -122,8 +122,9 @@ def _read_stream(
         answer.problem = "event_too_large"
     spoken = [event for event in events if event.data]
     # Some engines leave out the blank line after the last event; what was cut is no JSON.
-    if tail.strip() == _DONE or isinstance(_loads(tail), dict):
-        spoken.append(Event(tail.strip(), b"", len(body)))
+    tail = tail.strip()
+    if tail and (tail == _DONE or isinstance(_loads(tail), dict)):
+        spoken.append(Event(tail, b"", len(body)))
     times: list[int] = []
     last = len(chunk_us) - 1
     for event, payload in zip(spoken, _payloads(spoken), strict=False):
