@@ -10,6 +10,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -20,11 +21,6 @@ from pydantic.fields import FieldInfo
 from experiments.api import create_app
 from experiments.config import _Key, _ModelEntry, _Webhook
 from turnout.cli import _ELSEWHERE, app
-from turnout.demo import demo_app
-from turnout.golden_files import golden
-from turnout.preflight_command import preflight_app
-from turnout.report_command import report_app
-from turnout.serve import serve_app
 from turnout.settings import OTHER_VARIABLES, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,14 +78,7 @@ def commands() -> str:
         " concluded. With `--json`, stdout is one JSON document.\n",
     ]
     root = typer.main.get_command(app)
-    apps = {
-        "golden": golden,
-        "preflight": preflight_app,
-        "report": report_app,
-        "serve": serve_app,
-        "demo": demo_app,
-    }
-    assert set(apps) == set(_ELSEWHERE)
+    apps = {name: getattr(import_module(place), found) for name, (place, found, _) in _ELSEWHERE.items()}
     for name, command in root.commands.items():  # type: ignore[attr-defined]
         found = typer.main.get_command(apps[name]) if name in apps else command
         parts += _command(f"turnout {name}", found)
