@@ -42,6 +42,7 @@ class Subject:
     model: str
     version: int
     endpoint: str
+    addresses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +76,13 @@ class GoldenLedger:
         versions = view["versions"]
         for version in versions:
             if reference in (str(version["version"]), *version.get("aliases", ())):
-                endpoint = content_hash(version.get("endpoint"))
-                return Subject(model=model, version=int(version["version"]), endpoint=endpoint)
+                endpoint = version.get("endpoint")
+                return Subject(
+                    model=model,
+                    version=int(version["version"]),
+                    endpoint=content_hash(endpoint),
+                    addresses=tuple((endpoint or {}).get("replicas") or ()),
+                )
         if reference == "production" and view.get("production") is not None:
             return self.subject(model, str(view["production"]))
         known = ", ".join(

@@ -84,11 +84,13 @@ def _unfit(path: Path, golden: GoldenSet) -> Iterator[Problem]:
     for key in sorted(set(golden.policy.metrics) - set(golden.evaluators)):
         known = ", ".join(golden.evaluators)
         yield _problem(where, None, f"metrics.{key}", "no check of this key", f"one of {known}")
-    needs = {need for item in golden.items for check in item.checks for need in requires(check)}
+    # A check that only shows is skipped where nobody can be asked; one that gates must not vanish like that.
+    gating = (check for item in golden.items for check in item.checks if check.gate)
+    needs = {need for check in gating for need in requires(check)}
     judge = golden.judge
     if "judge" in needs and (judge is None or not (judge.model or judge.provider)):
         mend = "Add judge: {model: NAME} or judge: {provider: ...}; it must not be the model under test"
-        yield _problem(where, None, "judge", "nothing", "who judges, as a check asks for a judge", mend)
+        yield _problem(where, None, "judge", "nothing", "a judge for a check that gates", mend)
     if "embedder" in needs and (judge is None or not judge.embeddings):
         mend = "Add judge: {embeddings: MODEL, embeddings_base: http://.../v1}"
         yield _problem(where, None, "judge.embeddings", "nothing", "an embedding model for a check", mend)

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from evaluators.score import Score
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelReply:
@@ -45,12 +47,20 @@ class Embedder(Protocol):
         ...
 
 
+class Scores(Protocol):
+    """Scores that judges gave before, by a key of everything they depend on."""
+
+    def get(self, key: str) -> Score | None: ...
+    def put(self, key: str, score: Score) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """What evaluators may use beside the item and its answer; None where the set or the caller gives none."""
 
     judge: ChatModel | None = None
     embedder: Embedder | None = None
+    cache: Scores | None = None
 
 
 NO_SERVICES = Services()

@@ -57,6 +57,27 @@ class Output:
         """The text as JSON, if all of it is JSON."""
         return parse_json(self.text)
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """What was said, without how and when: what a judge's score depends on."""
+        calls = [{"name": call.name, "arguments": call.arguments} for call in self.tool_calls]
+        return {"text": self.text, "tool_calls": calls, "outcome": self.outcome}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any], outcome: Outcome | None) -> Output:
+        """The answer as the ledger has kept it, with its outcome, which is kept apart."""
+        calls = stored.get("tool_calls") or ()
+        return cls(
+            text=stored.get("text") or "",
+            tool_calls=tuple(ToolCall(name=call["name"], arguments=call["arguments"]) for call in calls),
+            finish_reason=stored.get("finish_reason"),
+            usage=stored.get("usage"),
+            latency_ms=stored.get("latency_ms") or 0.0,
+            outcome=outcome,
+            http_status=stored.get("http_status") or 0,
+            error=stored.get("error"),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """What the ledger keeps of it: all but the raw body."""
         return {

@@ -13,6 +13,7 @@ from typing import Final
 
 from evaluators.errors import EvaluatorError, ModelUnavailable
 from evaluators.golden import Check, GoldenItem, Policy
+from evaluators.judges.cache import score_key
 from evaluators.models import NO_SERVICES, Services
 from evaluators.score import Output, Score
 from evaluators.scorers import EvalContext, Evaluator, evaluator_of
@@ -54,7 +55,7 @@ async def score_check(
         return Score.skipped(check.key, f"there is no {', '.join(lacking)}")
     context = EvalContext(name=check.key, options=check.options, repeat=repeat, services=services)
     try:
-        score = await evaluator.score(item, output, context)
+        score = await _score(evaluator, check, item, output, context)
     except PatternTimeout as error:
         return Score.failed(check.key, "pattern_timeout", str(error))
     except ModelUnavailable as error:
@@ -64,6 +65,20 @@ async def score_check(
     except Exception as error:  # a scorer's fault, whatever it is, is missing data and not the end of the run
         return Score.failed(check.key, type(error).__name__, f"the scorer {check.type!r} failed: {error}")
     return _settled(check, evaluator, score)
+
+
+async def _score(
+    evaluator: Evaluator, check: Check, item: GoldenItem, output: Output, context: EvalContext
+) -> Score:
+    cache, judge = context.services.cache, context.services.judge
+    if cache is None or judge is None or evaluator.kind != "judge":
+        return await evaluator.score(item, output, context)
+    key = score_key(check, item, (output,), context.repeat, judge.identity)
+    found = cache.get(key)
+    if found is None:
+        found = await evaluator.score(item, output, context)
+        cache.put(key, found)
+    return replace(found, name=check.key)
 
 
 def requires(check: Check) -> frozenset[Need]:

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 TOKEN_FILE: Final = "token"
 #: Variables that are read by one command or process only: name and meaning.
 OTHER_VARIABLES: Final = {
+    "TURNOUT_EMBEDDINGS_KEY": "the API key of a golden set's `embeddings_base`, if it asks for one",
     "TURNOUT_API_KEY": "an API key for `turnout golden`, where the proxy asks for one",
     "TURNOUT_TOKEN_FILE": "where the dashboard reads the control token; `turnout` sets it itself",
     "TURNOUT_VLLM_PYTHON": "the Python `turnout serve` starts vLLM with; default: `.venv-vllm/bin/python`",

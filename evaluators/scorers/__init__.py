@@ -1,6 +1,17 @@
 """The scorers that checks can name. Importing this package registers those that come with Turnout."""
 
-from evaluators.scorers import choice, closeness, limits, manner, numeric, query, structured, text
+from evaluators.scorers import (
+    choice,
+    closeness,
+    limits,
+    manner,
+    numeric,
+    pairwise,
+    query,
+    rubric,
+    structured,
+    text,
+)
 from evaluators.scorers.registry import (
     Answer,
     EvalContext,
@@ -29,9 +40,11 @@ __all__ = [
     "limits",
     "manner",
     "numeric",
+    "pairwise",
     "query",
     "register",
     "registered",
+    "rubric",
     "scorer",
     "structured",
     "text",

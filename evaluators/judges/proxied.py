@@ -1,0 +1,190 @@
+"""How is a judge asked that is a model of the registry, or an embedder with OpenAI's API?
+
+A judge goes through the proxy, to a named version, marked as golden traffic: it takes no part in experiments.
+Asked for structured output first; an engine that refuses the field is asked without it from then on, and held
+to the same schema.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any, Final
+
+import httpx
+
+from evaluators.errors import ModelUnavailable
+from evaluators.models import ModelReply
+from evaluators.target import VERSION_HEADER, Retry
+
+_AGAIN: Final = frozenset((429, 502, 503))
+_SHOWN: Final = 300
+
+
+class ProxiedJudge:
+    """A version of a model behind the proxy at `base_url`. Use as an async context manager."""
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        model: str,
+        version: int,
+        token: str,
+        api_key: str | None = None,
+        max_tokens: int = 1024,
+        concurrency: int = 8,
+        timeout_s: float = 60.0,
+        retry: Retry | None = None,
+    ) -> None:
+        self.identity = f"{model}@{version}"
+        self._model, self._version, self._max_tokens = model, version, max_tokens
+        headers = {
+            "x-turnout-admin": token,
+            "x-turnout-version": str(version),
+            "x-turnout-origin": "golden",
+        }
+        if api_key:
+            headers["authorization"] = f"Bearer {api_key}"
+        base = base_url.rstrip("/").removesuffix("/v1")
+        self._calls = _Calls(base, headers, concurrency, timeout_s, retry or Retry())
+        self._structured = True
+
+    async def __aenter__(self) -> ProxiedJudge:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._calls.close()
+
+    async def reply(
+        self, messages: Sequence[Mapping[str, Any]], *, schema: Mapping[str, Any], seed: int
+    ) -> ModelReply:
+        """Its answer, asked to be JSON of `schema`. Raises ModelUnavailable."""
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": list(messages),
+            "temperature": 0,
+            "seed": seed,
+            "max_tokens": self._max_tokens,
+        }
+        started = time.monotonic()
+        structured = self._structured
+        response = await self._calls.post(
+            "/v1/chat/completions", {**body, **(_format(schema) if structured else {})}
+        )
+        if structured and response.status_code in (400, 422):
+            self._structured = False
+            response = await self._calls.post("/v1/chat/completions", body)
+        if response.status_code != 200:
+            raise ModelUnavailable(f"the judge {self.identity} answers {_said(response)}")
+        by = response.headers.get(VERSION_HEADER)
+        if by != str(self._version):
+            raise ModelUnavailable(f"version {by} answered in place of the judge {self.identity}")
+        return _reply(response, (time.monotonic() - started) * 1000, self.identity)
+
+
+class HttpEmbedder:
+    """An embedding model at an OpenAI-compatible `base_url` (with /v1). Use as an async context manager."""
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        model: str,
+        api_key: str | None = None,
+        concurrency: int = 8,
+        timeout_s: float = 60.0,
+        retry: Retry | None = None,
+    ) -> None:
+        self.identity = model
+        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        self._calls = _Calls(base_url.rstrip("/"), headers, concurrency, timeout_s, retry or Retry())
+
+    async def __aenter__(self) -> HttpEmbedder:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._calls.close()
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """One vector a text, in their order. Raises ModelUnavailable."""
+        body = {"model": self.identity, "input": list(texts)}
+        response = await self._calls.post("/embeddings", body)
+        if response.status_code != 200:
+            raise ModelUnavailable(f"the embedder {self.identity} answers {_said(response)}")
+        try:
+            rows = sorted(response.json()["data"], key=lambda row: row["index"])
+            vectors = [[float(x) for x in row["embedding"]] for row in rows]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelUnavailable(f"the embedder {self.identity} gives no embeddings: {error}") from None
+        if len(vectors) != len(texts):
+            counts = f"{len(vectors)} vectors for {len(texts)} texts"
+            raise ModelUnavailable(f"the embedder {self.identity} gives {counts}")
+        return vectors
+
+
+class _Calls:
+    """POSTs with retries after 429, 502, 503 and broken connections, so many at once."""
+
+    def __init__(
+        self, base_url: str, headers: Mapping[str, str], concurrency: int, timeout_s: float, retry: Retry
+    ) -> None:
+        self._client = httpx.AsyncClient(
+            base_url=base_url,
+            headers=dict(headers),
+            timeout=httpx.Timeout(timeout_s),
+            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+            trust_env=False,
+        )
+        self._slots = asyncio.Semaphore(concurrency)
+        self._retry, self._jitter = retry, Random()
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
+        attempt = 1
+        while True:
+            try:
+                async with self._slots:
+                    response = await self._client.post(path, json=body)
+                if response.status_code not in _AGAIN or attempt >= self._retry.attempts:
+                    return response
+                retry_after = response.headers.get("retry-after")
+            except httpx.HTTPError as error:
+                if attempt >= self._retry.attempts:
+                    raise ModelUnavailable(f"{self._client.base_url}{path}: {error!r}") from error
+                retry_after = None
+            attempt += 1
+            await asyncio.sleep(self._retry.wait_s(attempt, retry_after, self._jitter))
+
+
+def _format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "verdict", "schema": dict(schema), "strict": True},
+        }
+    }
+
+
+def _reply(response: httpx.Response, took_ms: float, identity: str) -> ModelReply:
+    try:
+        raw = response.json()
+        choice = raw["choices"][0]
+        text = choice["message"].get("content") or ""
+        tokens = (raw.get("usage") or {}).get("total_tokens")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ModelUnavailable(f"the judge {identity} gives no chat completion: {error!r}") from None
+    return ModelReply(
+        text=text if isinstance(text, str) else "",
+        finish_reason=choice.get("finish_reason"),
+        tokens=tokens if isinstance(tokens, int) else None,
+        latency_ms=took_ms,
+    )
+
+
+def _said(response: httpx.Response) -> str:
+    return f"{response.status_code}: {response.text[:_SHOWN]}"

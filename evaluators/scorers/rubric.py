@@ -1,0 +1,119 @@
+"""What grade does a judge give the answer by a rubric?
+
+The judge is asked once an answer, at temperature 0, for a verdict in JSON. What is no verdict (no JSON, a
+grade that is not on the menu, a cut or refused reply) is unscored: never a pass, never a fail. An answer that
+says nothing at all gets the lowest grade without anybody being asked.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Final
+
+from pydantic import Field, field_validator
+
+from evaluators.golden import GoldenItem, Kind, Reference
+from evaluators.judges.question import Nonce, new_nonce, rubric_question, says_nothing
+from evaluators.models import ModelReply
+from evaluators.score import Output, Score
+from evaluators.scorers.registry import Direction, EvalContext, Need, Options, ValueType, register
+
+_DEFAULT: Final = {"fail": 0.0, "pass": 1.0}
+
+
+class RubricOptions(Options):
+    """`rubric` says what makes an answer good; `grades` are the menu, each with its worth in [0, 1]."""
+
+    rubric: str = Field(min_length=3, max_length=20_000)
+    grades: dict[str, float] = Field(default=_DEFAULT, min_length=2, max_length=20)
+
+    def expects(self, reference: tuple[Reference, ...]) -> str:
+        return self.rubric
+
+    @property
+    def menu(self) -> tuple[str, ...]:
+        """The grades from worst to best."""
+        return tuple(sorted(self.grades, key=lambda grade: self.grades[grade]))
+
+    @field_validator("grades")
+    @classmethod
+    def _worths(cls, grades: dict[str, float]) -> dict[str, float]:
+        if not all(grade.strip() and 0.0 <= worth <= 1.0 for grade, worth in grades.items()):
+            raise ValueError("each grade has a name and a worth from 0 to 1")
+        if len(set(grades.values())) < 2:
+            raise ValueError("grades of the same worth tell nothing apart")
+        return grades
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rubric:
+    """The evaluator `judge`."""
+
+    name: str = "judge"
+    version: str = "1"
+    kind: Kind = "judge"
+    direction: Direction = "max"
+    value_type: ValueType = "float"
+    threshold: float = 1.0
+    requires: frozenset[Need] = frozenset({"judge"})
+    options: type[Options] = RubricOptions
+    nonce: Nonce = new_nonce
+
+    async def score(self, item: GoldenItem, output: Output, context: EvalContext) -> Score:
+        """The grade's worth. Raises ModelUnavailable when the judge does not answer."""
+        options: RubricOptions = context.options
+        if context.services.judge is None:
+            return Score.skipped(context.name, "there is no judge")
+        if says_nothing(output):
+            lowest = options.menu[0]
+            return Score(
+                name=context.name,
+                status="scored",
+                value=options.grades[lowest],
+                label=lowest,
+                explanation="the answer says nothing; no judge was asked",
+            )
+        question = rubric_question(
+            item, output, rubric=options.rubric, grades=options.menu, nonce=self.nonce()
+        )
+        seed = seed_of(item, context.repeat)
+        reply = await context.services.judge.reply(question.messages, schema=question.schema, seed=seed)
+        found = None if reply.finish_reason == "length" else question.verdict(reply.text)
+        identity = context.services.judge.identity
+        if found is None:
+            return no_verdict(context.name, reply, identity)
+        return Score(
+            name=context.name,
+            status="scored",
+            value=options.grades[found.grade],
+            label=found.grade,
+            explanation=found.reason,
+            cost_usd=reply.cost_usd,
+            tokens=reply.tokens,
+            latency_ms=reply.latency_ms,
+            metadata={"judge": identity},
+        )
+
+
+def seed_of(item: GoldenItem, repeat: int) -> int:
+    """The seed of a judge's call: the same for the same question, another for each repeat."""
+    return zlib.crc32(f"{item.hash}:{repeat}".encode()) & 0x7FFFFFFF
+
+
+def no_verdict(name: str, reply: ModelReply, identity: str) -> Score:
+    """The judge's reply is no verdict: unscored, with the beginning of what it said."""
+    why = "is cut" if reply.finish_reason == "length" else "has no verdict of the schema"
+    return Score(
+        name=name,
+        status="unscored",
+        label="unparseable",
+        explanation=f"the judge's reply {why}: {reply.text[:200]!r}",
+        cost_usd=reply.cost_usd,
+        tokens=reply.tokens,
+        latency_ms=reply.latency_ms,
+        metadata={"judge": identity},
+    )
+
+
+register(Rubric())
