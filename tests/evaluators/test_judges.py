@@ -92,7 +92,7 @@ async def test_a_silent_judge_is_an_error_of_the_instrument(tmp_path: Path) -> N
 
 
 def test_a_set_that_asks_for_a_judge_names_one(tmp_path: Path) -> None:
-    with pytest.raises(GoldenSetError, match="judge: found nothing, expected who judges"):
+    with pytest.raises(GoldenSetError, match="judge: found nothing, expected a judge"):
         make_set(tmp_path, [row("a", checks=[{**CHECK, "gate": True}])])
 
 
