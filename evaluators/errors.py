@@ -8,6 +8,7 @@
     ├── RunError            the run cannot go on
     │   ├── ProxyUnreachable    nothing answers at the proxy's address
     │   ├── RunRefused          Turnout refuses the questions: token, model or version
+    │   ├── RunBusy             another process makes this very run
     │   └── ResultsLost         the ledger does not take the results
     └── UnknownVersion      the model has no such version or alias (evaluators.ledger)
 
@@ -74,6 +75,10 @@ class ProxyUnreachable(RunError):
 
 class RunRefused(RunError):
     """Turnout itself refuses the questions, so that asking on would be of no use."""
+
+
+class RunBusy(RunError):
+    """Another process makes this very run."""
 
 
 class ResultsLost(RunError):

@@ -15,7 +15,10 @@ from dataclasses import dataclass, field
 
 from evaluators.errors import ProxyUnreachable, ResultsLost, RunError
 from evaluators.golden import GoldenItem, GoldenSet
+from evaluators.models import NO_SERVICES, Services
+from evaluators.pacing import FREE, Prices
 from evaluators.results import ResultRow, ResultSink
+from evaluators.score import Output, Score
 from evaluators.scoring import score_output
 from evaluators.target import Target
 
@@ -27,21 +30,27 @@ _UNANSWERED = frozenset((None, "overloaded", "rejected"))
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLimits:
     """`unreachable` unanswered connections in a row end the run; a batch goes out at `batch_rows` rows or
-    after `batch_s` seconds."""
+    after `batch_s` seconds; once answers (at `prices`) and judges have cost `max_cost_usd`, nothing more is
+    asked: what was in flight then is the most by which a run exceeds it."""
 
     concurrency: int = 8
     unreachable: int = 8
     batch_rows: int = 200
     batch_s: float = 0.5
+    max_cost_usd: float | None = None
+    prices: Prices = FREE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTally:
-    """What a run did: questions answered before it (`resumed`), asked now, and of these left unanswered."""
+    """What a run did: questions answered before it (`resumed`), asked now, of these left unanswered, and left
+    unasked for their cost (`unasked`)."""
 
     resumed: int
     asked: int
     unanswered: int
+    unasked: int = 0
+    cost_usd: float = 0.0
 
 
 def answered(golden: GoldenSet, rows: Iterable[ResultRow]) -> frozenset[Question]:
@@ -67,14 +76,17 @@ async def run_questions(
     repeats: int = 1,
     done: frozenset[Question] = frozenset(),
     limits: RunLimits | None = None,
+    services: Services = NO_SERVICES,
+    keep: Callable[[Sequence[ResultRow]], None] = lambda rows: None,
     on_answer: Callable[[Sequence[ResultRow]], None] = lambda rows: None,
 ) -> RunTally:
-    """Ask every question of `golden` `repeats` times, but for those in `done`, and append the scores.
+    """Ask every question of `golden` `repeats` times, but for those in `done`, and append the scores. `keep`
+    is given each answer's rows before they are batched (`evaluators.journal`).
 
     Raises RunError when going on is of no use; what was answered until then is appended all the same, also
     on cancellation.
     """
-    run = _Run(golden, target, sink, repeats, done, limits or RunLimits(), on_answer)
+    run = _Run(golden, target, sink, repeats, done, limits or RunLimits(), services, keep, on_answer)
     return await run.go()
 
 
@@ -86,6 +98,8 @@ class _Run:
     repeats: int
     done: frozenset[Question]
     limits: RunLimits
+    services: Services
+    keep: Callable[[Sequence[ResultRow]], None]
     on_answer: Callable[[Sequence[ResultRow]], None]
     waiting: deque[tuple[GoldenItem, int]] = field(init=False)
     batch: list[ResultRow] = field(default_factory=list)
@@ -95,6 +109,8 @@ class _Run:
     asked: int = 0
     missing: int = 0
     unreachable: int = 0
+    unasked: int = 0
+    cost_usd: float = 0.0
     patience: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -127,7 +143,13 @@ class _Run:
             self._append_rest()
             raise
         self._append_rest()
-        return RunTally(resumed=len(self.done), asked=self.asked, unanswered=self.missing)
+        return RunTally(
+            resumed=len(self.done),
+            asked=self.asked,
+            unanswered=self.missing,
+            unasked=self.unasked,
+            cost_usd=self.cost_usd,
+        )
 
     def _append_rest(self) -> None:
         # Without an await: a second Ctrl-C must not find the answers half-way.
@@ -148,19 +170,28 @@ class _Run:
         self.unreachable = self.unreachable + 1 if output.outcome is None else 0
         if self.unreachable >= self.patience:
             raise ProxyUnreachable(f"{self.unreachable} questions in a row reached nobody: {output.error}")
-        scores = await score_output(item, output, self.golden.policy, repeat=repeat)
+        scores = await score_output(item, output, self.golden.policy, repeat=repeat, services=self.services)
         rows = [ResultRow.of(item, repeat, check, score, output) for check, score in scores]
         self.asked += 1
+        self._spend(output, [score for _, score in scores])
         if output.outcome in _UNANSWERED:
             self.missing += 1
             self.unanswered.extend(rows)
         else:
+            self.keep(rows)
             self.batch.extend(rows)
             if len(self.batch) >= self.limits.batch_rows:
                 self.ready.set()
             if len(self.batch) >= 4 * self.limits.batch_rows:
                 self.room.clear()  # the sink is slower than the engine: ask no further meanwhile
         self.on_answer(rows)
+
+    def _spend(self, output: Output, scores: Sequence[Score]) -> None:
+        self.cost_usd += self.limits.prices.of(output.usage) + sum(score.cost_usd or 0.0 for score in scores)
+        ceiling = self.limits.max_cost_usd
+        if ceiling is not None and self.cost_usd >= ceiling and self.waiting:
+            self.unasked += len(self.waiting)
+            self.waiting.clear()
 
     async def _write(self) -> None:
         while True:

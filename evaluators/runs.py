@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from evaluators.errors import RunError
 from evaluators.golden import GoldenSet
+from evaluators.journal import Journal
 from evaluators.ledger import GoldenLedger, StoredRun, Subject
+from evaluators.models import NO_SERVICES, Services
 from evaluators.results import ResultRow
-from evaluators.runner import RunLimits, answered, run_questions
+from evaluators.runner import Question, RunLimits, answered, run_questions
 from evaluators.summary import RunResults, Summary, summarise
 from evaluators.target import Target
 
@@ -25,23 +28,26 @@ Way = Literal["reused", "resumed", "asked"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """How a run is made: `reuse` takes a finished run for it, `resume` goes on with an unfinished one."""
+    """How a run is made: `reuse` takes a finished run for it, `resume` goes on with an unfinished one. In the
+    folder `journal` answers outlive the process; without one, a killed run asks its last batch again."""
 
     repeats: int = 1
     reuse: bool = False
     resume: bool = True
     limits: RunLimits = field(default_factory=RunLimits)
+    journal: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinishedRun:
-    """A finished run, its results, what they come to, and how it was had."""
+    """A run, its results, what they come to, and how it was had. `partial` says why it is not all of it."""
 
     run: StoredRun
     way: Way
     results: RunResults
     summary: Summary
     mlflow_run_id: str | None
+    partial: str | None = None
 
 
 async def finished_run(
@@ -51,11 +57,15 @@ async def finished_run(
     target: Target,
     effort: Effort,
     *,
+    services: Services = NO_SERVICES,
     on_start: Callable[[int, int], None] = lambda done, planned: None,
     on_answer: Callable[[Sequence[ResultRow]], None] = lambda rows: None,
 ) -> FinishedRun:
-    """A finished run of `golden` by `subject`. Raises RunError when it cannot be finished; what was answered
-    until then, also until a cancellation, is stored, and the run is marked partial."""
+    """A finished run of `golden` by `subject`, or a partial one where its cost ceiling was reached.
+
+    Raises RunError when it cannot be finished; what was answered until then, also until a cancellation, is
+    stored, and the run is marked partial.
+    """
     planned = len(golden.items) * effort.repeats
     stored = ledger.stored(golden, subject, effort.repeats) if effort.reuse or effort.resume else []
     complete = next((run for run in stored if run.status == "complete"), None)
@@ -67,30 +77,54 @@ async def finished_run(
     # An unfinished run that a finished one has followed is history, not something to go on with.
     found = stored[0] if effort.resume and stored and stored[0].status != "complete" else None
     run = found or ledger.open(golden, subject, effort.repeats)
-    done = answered(golden, ledger.rows(run)) if found else frozenset()
-    on_start(len(done), planned)
-    try:
-        await run_questions(
-            golden,
-            target,
-            ledger.sink(run),
-            repeats=effort.repeats,
-            done=done,
-            limits=effort.limits,
-            on_answer=on_answer,
-        )
-    except (RunError, asyncio.CancelledError):
-        with suppress(Exception):  # the first error is the one to tell; the run can be resumed in any status
-            _finish(golden, run, ledger, effort.repeats, "partial")
-        raise
-    results, summary, view = _finish(golden, run, ledger, effort.repeats, "complete")
+    with ExitStack() as stack:
+        journal = None
+        if effort.journal is not None:
+            journal = stack.enter_context(Journal(effort.journal, run.run_id))
+        done = _stored(golden, run, ledger, journal) if found else frozenset()
+        on_start(len(done), planned)
+        try:
+            tally = await run_questions(
+                golden,
+                target,
+                ledger.sink(run),
+                repeats=effort.repeats,
+                done=done,
+                limits=effort.limits,
+                services=services,
+                keep=(lambda rows: None) if journal is None else journal.write,
+                on_answer=on_answer,
+            )
+        except (RunError, asyncio.CancelledError):
+            with suppress(Exception):  # the first error is the one to tell; any status can be resumed
+                _finish(golden, run, ledger, effort.repeats, "partial")
+            raise
+        status = "partial" if tally.unasked else "complete"
+        results, summary, view = _finish(golden, run, ledger, effort.repeats, status)
+        if journal is not None:
+            journal.clear()
+    why = f"{tally.unasked} questions were not asked: {tally.cost_usd:.4g} USD are spent, the ceiling"
     return FinishedRun(
         run=run,
         way="resumed" if done else "asked",
         results=results,
         summary=summary,
         mlflow_run_id=view.get("mlflow_run_id"),
+        partial=why if tally.unasked else None,
     )
+
+
+def _stored(
+    golden: GoldenSet, run: StoredRun, ledger: GoldenLedger, journal: Journal | None
+) -> frozenset[Question]:
+    """The questions that need not be asked again; answers that only the journal has are stored first."""
+    rows = ledger.rows(run)
+    known = {(row.item_id, row.repeat, row.evaluator) for row in rows}
+    kept = [] if journal is None else journal.rows()
+    lacking = [row for row in kept if (row.item_id, row.repeat, row.evaluator) not in known]
+    if lacking:
+        ledger.sink(run).append(lacking)
+    return answered(golden, [*rows, *lacking])
 
 
 def _finish(

@@ -6,23 +6,26 @@ files, a service that is away). Progress and remarks go to stderr, results to st
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractAsyncContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+import uvloop
 from rich.console import Console
 from typer.core import TyperCommand
 
 from evaluators.comparison import compare
 from evaluators.errors import EvaluatorError
 from evaluators.golden import GoldenSet
+from evaluators.judges.services import open_services
 from evaluators.ledger import GoldenLedger, Subject
 from evaluators.loading import load_golden_set
+from evaluators.models import Services
+from evaluators.pacing import FREE, Prices
 from evaluators.runner import RunLimits
 from evaluators.runs import Effort, FinishedRun, finished_run
 from evaluators.summary import Gate
@@ -63,6 +66,18 @@ RepeatsOption = Annotated[int, typer.Option(min=1, max=1000, help="How often eac
 ConcurrencyOption = Annotated[int, typer.Option(min=1, max=1024, help="Questions in flight at once.")]
 TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for one answer.")]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Ask anew: neither resume nor reuse stored runs.")]
+CeilingOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-cost", min=0.0, help="US dollars, judges included: beyond it nothing more is asked (partial)."
+    ),
+]
+PriceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--price", metavar="IN/OUT", help="US dollars for a million tokens in and out, such as 0.2/0.8."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 ProxyOption = Annotated[str | None, typer.Option("--proxy-url", help="Where the proxy is.")]
 ControlOption = Annotated[str | None, typer.Option("--control-url", help="Where the control API is.")]
@@ -84,6 +99,8 @@ def run_command(
     concurrency: ConcurrencyOption = 8,
     timeout: TimeoutOption = 120.0,
     fresh: FreshOption = False,
+    max_cost: CeilingOption = None,
+    price: PriceOption = None,
     as_json: JsonOption = False,
     proxy_url: ProxyOption = None,
     control_url: ControlOption = None,
@@ -95,8 +112,9 @@ def run_command(
     with concluding(), places.desk(concurrency, timeout) as desk:
         golden_set = load_golden_set(set_path(set_))
         subject = desk.ledger.subject(model, version)
-        effort = Effort(repeats=repeats, resume=not fresh, limits=RunLimits(concurrency=concurrency))
-        finished = asyncio.run(desk.finished_run(golden_set, subject, effort))
+        limits = RunLimits(concurrency=concurrency, max_cost_usd=max_cost, prices=read_prices(price))
+        effort = Effort(repeats=repeats, resume=not fresh, limits=limits, journal=desk.journal)
+        finished = uvloop.run(desk.one(golden_set, subject, effort))
     if as_json:
         _print_json({"run_id": finished.run.run_id, "version": subject.version, **finished.summary.to_json()})
     else:
@@ -114,6 +132,8 @@ def compare_command(
     concurrency: ConcurrencyOption = 8,
     timeout: TimeoutOption = 120.0,
     fresh: FreshOption = False,
+    max_cost: CeilingOption = None,
+    price: PriceOption = None,
     as_json: JsonOption = False,
     show_all: Annotated[bool, typer.Option("--all", help="List every newly failing item.")] = False,
     proxy_url: ProxyOption = None,
@@ -134,9 +154,11 @@ def compare_command(
                 f"{control!r} and {candidate!r} are the same version {subjects[0].version} of {model}; "
                 "name another candidate"
             )
-        limits = RunLimits(concurrency=concurrency)
-        effort = Effort(repeats=repeats, reuse=not fresh, resume=not fresh, limits=limits)
-        runs = asyncio.run(desk.both(golden_set, subjects, effort))
+        limits = RunLimits(concurrency=concurrency, max_cost_usd=max_cost, prices=read_prices(price))
+        effort = Effort(
+            repeats=repeats, reuse=not fresh, resume=not fresh, limits=limits, journal=desk.journal
+        )
+        runs = uvloop.run(desk.both(golden_set, subjects, effort))
         comparison = compare(golden_set, runs[0].results, runs[1].results)
         desk.ledger.save(model, comparison, runs[0].run, runs[1].run)
     if as_json:
@@ -183,6 +205,7 @@ class Places:
                 api_key=self.api_key,
                 concurrency=concurrency,
                 timeout_s=timeout_s,
+                data=settings.data,
             )
 
     @contextmanager
@@ -212,8 +235,35 @@ class Desk:
     api_key: str | None
     concurrency: int
     timeout_s: float
+    data: Path
 
-    async def finished_run(self, golden_set: GoldenSet, subject: Subject, effort: Effort) -> FinishedRun:
+    @property
+    def journal(self) -> Path:
+        """Where answers outlive a killed command."""
+        return self.data / "golden"
+
+    def services(
+        self, golden_set: GoldenSet, subjects: Sequence[Subject]
+    ) -> AbstractAsyncContextManager[Services]:
+        """The models that the set's evaluators may ask about these subjects."""
+        return open_services(
+            golden_set,
+            subjects,
+            self.ledger,
+            proxy_url=self.proxy_url,
+            token=self.token,
+            api_key=self.api_key,
+            cache=self.data / "judge-cache.sqlite",
+        )
+
+    async def one(self, golden_set: GoldenSet, subject: Subject, effort: Effort) -> FinishedRun:
+        """The version's run."""
+        async with self.services(golden_set, [subject]) as services:
+            return await self._finished(golden_set, subject, effort, services)
+
+    async def _finished(
+        self, golden_set: GoldenSet, subject: Subject, effort: Effort, services: Services
+    ) -> FinishedRun:
         """The version's run, with a progress bar on stderr."""
         target = ProxyTarget(
             base_url=self.proxy_url,
@@ -232,6 +282,7 @@ class Desk:
                     self.ledger,
                     target,
                     effort,
+                    services=services,
                     on_start=progress.start,
                     on_answer=progress.answer,
                 )
@@ -240,7 +291,21 @@ class Desk:
         self, golden_set: GoldenSet, subjects: Sequence[Subject], effort: Effort
     ) -> list[FinishedRun]:
         """The runs one after the other: at the same time they would compete for the engines."""
-        return [await self.finished_run(golden_set, subject, effort) for subject in subjects]
+        async with self.services(golden_set, subjects) as services:
+            return [await self._finished(golden_set, subject, effort, services) for subject in subjects]
+
+
+def read_prices(text: str | None) -> Prices:
+    """The prices that `IN/OUT` says. Raises EvaluatorError for another text."""
+    if text is None:
+        return FREE
+    try:
+        sent, made = (float(part) for part in text.split("/"))
+        if min(sent, made) < 0:
+            raise ValueError
+    except ValueError:
+        raise EvaluatorError(f"--price {text!r}: expected two numbers, such as 0.2/0.8") from None
+    return Prices(usd_per_million_input=sent, usd_per_million_output=made)
 
 
 def set_path(name: str) -> Path:

@@ -85,6 +85,8 @@ def print_summary(console: Console, golden: GoldenSet, subject: Subject, finishe
     console.print(f"Answers ended: {_outcomes(summary)}.")
     if finished.mlflow_run_id:
         console.print(f"MLflow run {finished.mlflow_run_id}", highlight=False)
+    if finished.partial:
+        console.print(f"Partial: {escape(finished.partial)}; the same command goes on.", style="yellow")
     console.print(escape(summary.sentence), style=_STYLES[summary.gate], highlight=False)
 
 

@@ -106,7 +106,7 @@ def test_a_run_cut_short_goes_on_where_it_stopped(items: str) -> None:
     assert "(resumed)" in second.stdout
     assert len(fake.runs) == 1
     doubled = {question for (question, _), times in fake.times_asked().items() if times > 1}
-    assert doubled <= {"q39", "q40", "q41"}
+    assert len(doubled - {"q40"}) <= 1  # of two at a time, the other one was in flight
     assert len(fake.rows[run["run_id"]]) == ITEMS
 
 

@@ -1,0 +1,65 @@
+"""Which answers were had, but perhaps not yet stored, when the process that asked was killed?
+
+One line for each answer, written before anything else is asked in its place: what the kernel has been given
+survives the process (not the machine: then the answers of the last batch are asked again). The next run sends
+the ledger what it lacks, and asks only for what was in flight. The file's lock keeps two processes from
+making the same run at the same time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import orjson
+
+from evaluators.errors import RunBusy
+from evaluators.results import ResultRow
+
+
+class Journal:
+    """The journal of one run, at `folder/RUN_ID.jsonl`. Use as a context manager; raises RunBusy when another
+    process holds it."""
+
+    def __init__(self, folder: Path, run_id: str) -> None:
+        self._path = folder / f"{run_id}.jsonl"
+        self._run_id = run_id
+        self._fd = -1
+
+    def __enter__(self) -> Journal:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._fd)
+            raise RunBusy(
+                f"run {self._run_id} is being made by another process; wait for it, or stop it"
+            ) from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+
+    def rows(self) -> list[ResultRow]:
+        """What was written; a last line that broke off is left out, and removed."""
+        content = self._path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.ftruncate(self._fd, whole)
+        return [
+            ResultRow.from_json(row) for line in content[:whole].splitlines() for row in orjson.loads(line)
+        ]
+
+    def write(self, rows: Sequence[ResultRow]) -> None:
+        """Keep the rows of one answer."""
+        os.write(self._fd, orjson.dumps([row.to_json() for row in rows]) + b"\n")
+
+    def clear(self) -> None:
+        """Everything is stored: forget it."""
+        self._path.unlink(missing_ok=True)
