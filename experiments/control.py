@@ -37,7 +37,7 @@ from .spec import ExperimentSpec, read_spec
 
 #: How long a command waits for the workers' acknowledgement, and for the records after it.
 ACKNOWLEDGE_S: Final = 1.0
-RECORD_S: Final = 0.8
+RECORD_S: Final = 0.5
 
 #: A command that finds its experiment there already changes nothing.
 _TAKEN_AWAY: Final[Mapping[Event, State]] = {

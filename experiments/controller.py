@@ -30,6 +30,9 @@ from .notices import Notices
 from .promotion import Promotion
 from .protection import Protection
 from .publication import Publication
+from .readiness import Probe, answers
+from .reconciliation import Reconciliation
+from .rehearsal import Rehearsal
 from .routing import catalog_of
 from .settlement import SETBACKS, Settlement
 from .watch import Watch
@@ -73,6 +76,7 @@ class Controller:
         registry: Registry | None = None,
         at: Callable[[str], None] = lambda step: None,
         now_ns: Callable[[], int] = time.time_ns,
+        probe: Probe = answers,
     ) -> None:
         options.data.mkdir(parents=True, exist_ok=True)
         self.options = options
@@ -91,7 +95,9 @@ class Controller:
             journal = Journal(options.data / "rollback.journal")
             self.settlement = Settlement(self.junction, self.store, self.registry, journal, at=at)
             self.control = Control(self.junction, self.store, self.settlement, at=at)
-            self.promotion = Promotion(self.control, self.registry)
+            self.promotion = Promotion(self.control, self.registry, probe=probe)
+            self.rehearsal = Rehearsal(self.control, self.promotion, probe=probe)
+            self.reconciliation = Reconciliation(self.control, self.registry, self.promotion)
             self.watch = Watch(self.control, self.promotion, revision=lambda: self.revision)
             self.protection = Protection(self.control, revision=lambda: self.revision)
             self.notices = Notices(self.store, self.config.webhooks, now_ns=now_ns)
@@ -122,7 +128,7 @@ class Controller:
         # What was owed and moves production is ahead of what the last snapshot on disk may say.
         for debt in self.settlement.debts:
             self._adopt_production(debt.decision.model, debt.alias)
-        self.promotion.anticipate()
+        self.reconciliation.anticipate()
         self._publish()
         if not loops:
             self.reconcile()
@@ -146,7 +152,7 @@ class Controller:
     def _adopt_production(self, model: str, version: int | None) -> None:
         try:
             if version is not None:
-                self.promotion.adopt(self.junction.model(model), version)
+                self.reconciliation.adopt(self.junction.model(model), version)
         except NotFound:
             log.warning("the journal speaks of a model %r that is not known yet", model)
 
@@ -200,8 +206,9 @@ class Controller:
     def reconcile(self) -> None:
         """Take up what the registry says, finish or undo what was begun. The registry may be away."""
         try:
-            self.promotion.recover()
-            self.promotion.reconcile()
+            self.reconciliation.recover()
+            self.reconciliation.reconcile()
+            self.reconciliation.label()
         except RegistryError as error:
             if self._registry_error is None:
                 log.warning("the registry does not answer, the last known versions stay: %s", error)

@@ -1,8 +1,8 @@
 """How does another version become production, and how does the former one come back?
 
 Promoting is a recoverable transaction: intent, alias in the registry, snapshot, records; killed between any
-two it is finished or undone at the next start. Rolling back turns traffic first and writes afterwards. An
-alias that other hands have moved is taken up and recorded.
+two it is finished or undone at the next start (`reconciliation`). Rolling back turns traffic first and writes
+afterwards.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from registry import RegisteredModel, Registry, RegistryError, RegistryUnreachable
+from registry import Registry, RegistryError, RegistryUnreachable
 
 from .control import Author, Control, version_of
-from .decision import REGISTRY, Backing, Decision, Done, new_id
+from .decision import Backing, Decision, Done, new_id
 from .errors import Conflict, Refused, Unavailable
 from .ledger import decisions, trials
 from .ledger.store import Connection, DatabaseError
 from .lifecycle import Experiment, follow
-from .routing import CatalogModel, catalog_model
+from .readiness import Probe, answers
+from .routing import CatalogModel
 from .settlement import SETBACKS
 
 log = logging.getLogger("turnout.promotion")
@@ -35,7 +36,12 @@ class Promotion:
     """Moves of `production`. Safe to use from threads; every call may wait for I/O."""
 
     def __init__(
-        self, control: Control, registry: Registry, *, at: Callable[[str], None] | None = None
+        self,
+        control: Control,
+        registry: Registry,
+        *,
+        at: Callable[[str], None] | None = None,
+        probe: Probe = answers,
     ) -> None:
         self._control = control
         self._junction = control.junction
@@ -43,6 +49,7 @@ class Promotion:
         self._settlement = control.settlement
         self._registry = registry
         self._at = at or control.at
+        self._probe = probe
         self._busy: set[str] = set()
         self._guard = threading.Lock()
         self._moved_ns: dict[str, int] = {}
@@ -72,7 +79,9 @@ class Promotion:
                 why = f"version {target} of {name!r} is production already"
                 return self._control.nothing("promote", name, why)
             backing = backing or self._permission(model, target, author, force)
-            ending = self._endings(model, target)
+            if not force:
+                self._check_endpoints(model, target)
+            ending = self.endings(model, target)
             changed = _promotion_words(model, target, ending)
             decision = Decision(
                 at_ns=self._junction.now_ns(),
@@ -92,6 +101,10 @@ class Promotion:
             if dry_run:
                 return Done(decision=decision, recorded=False, snapshot=self._junction.publication.version)
             return self._carry_out(decision, began)
+
+    def busy(self, model: str) -> bool:
+        """Whether a promotion of the model is under way in this process."""
+        return model in self._busy
 
     @contextmanager
     def _alone(self, model: str) -> Iterator[None]:
@@ -152,7 +165,25 @@ class Promotion:
             raise Refused(f"{why_not}; a forced promotion needs a reason", code="reason_required")
         return backing
 
-    def _endings(self, model: CatalogModel, target: int) -> list[Experiment]:
+    def _check_endpoints(self, model: CatalogModel, target: int) -> None:
+        """The coming version must answer, and the former one stay warm: it is where a rollback goes.
+
+        Raises Refused.
+        """
+        for version, what in (
+            (target, "it cannot be production"),
+            (model.production, "a rollback would fail"),
+        ):
+            endpoint = None if version is None else model.endpoints.get(version)
+            why = endpoint and self._probe(endpoint)
+            if why:
+                raise Refused(
+                    f"version {version} of {model.name!r} does not answer ({why}), so {what}; "
+                    "`--force --reason '...'` promotes it all the same, and records that",
+                    code="endpoint_down",
+                )
+
+    def endings(self, model: CatalogModel, target: int) -> list[Experiment]:
         """The open experiments that the move ends, as they will be: the winner, and those without control."""
         now = self._junction.now_ns()
         ended: list[Experiment] = []
@@ -179,7 +210,7 @@ class Promotion:
             ended = self._turn(decision, target, rollbacks)
         self._at("snapshot")
         done = self._control.acknowledged(decision, began)
-        pending = self._finish(decision, ended)
+        pending = self.finish(decision, ended)
         self._at("done")
         return replace(done, decision=replace(decision, state="done"), pending=pending)
 
@@ -195,7 +226,7 @@ class Promotion:
         log.warning(
             "promotion of %s failed%s: %s", decision.model, ", outcome unknown" if unclear else "", error
         )
-        self._fail(decision)
+        self.fail(decision)
 
     def _turn(self, decision: Decision, target: int, rollbacks: int) -> list[Experiment]:
         """Memory and snapshot follow the alias, unless a rollback was faster."""
@@ -205,7 +236,7 @@ class Promotion:
                 message = f"a rollback of {decision.model!r} has overtaken this promotion: it was undone"
                 raise Conflict(message, code="overtaken")
             model = self._junction.model(decision.model)
-            ended = self._endings(model, target)
+            ended = self.endings(model, target)
             self._junction.put_model(
                 replace(model, production=target, former=model.production, came_back_from=None)
             )
@@ -228,9 +259,9 @@ class Promotion:
             )
             self._settlement.owe(back, (), alias=decision.from_version)
             self._settlement.wake()
-        self._fail(decision)
+        self.fail(decision)
 
-    def _finish(self, decision: Decision, ended: list[Experiment]) -> tuple[str, ...]:
+    def finish(self, decision: Decision, ended: list[Experiment]) -> tuple[str, ...]:
         """The last step; what it cannot write now is owed. In words, what is owed."""
 
         def write(connection: Connection) -> None:
@@ -326,12 +357,6 @@ class Promotion:
         self._at("published")
         return self._control.settled(decision, began)
 
-    def adopt(self, model: CatalogModel, version: int) -> None:
-        """Take up, without writing, that production is to be this version: it is owed to the registry."""
-        if version in model.endpoints and model.production != version:
-            left = model.production
-            self._junction.put_model(replace(model, production=version, former=None, came_back_from=left))
-
     def _endings_after_rollback(self, model: CatalogModel, target: int) -> list[Experiment]:
         now = self._junction.now_ns()
         note = f"production went back to version {target}"
@@ -347,113 +372,9 @@ class Promotion:
         )
         return Done(decision=decision, recorded=False, snapshot=self._junction.publication.version)
 
-    # -- recovery and reconciliation ---------------------------------------------------------------------
-
-    def anticipate(self) -> None:
-        """Before the first publication: where the last snapshot had a begun promotion, so has the next one.
-
-        The registry may be away; `recover` finishes the records when it answers.
-        """
-        for intent in decisions.intents(self._store):
-            with self._junction.lock:
-                model = next((one for one in self._junction.models() if one.name == intent.model), None)
-                if intent.action == "promote" and model and model.production == intent.to_version:
-                    assert intent.to_version is not None
-                    self._junction.put(*self._endings(model, intent.to_version))
-
-    def recover(self) -> None:
-        """Finish or undo what an earlier controller had begun: finished if the alias has moved, else undone.
-
-        Before the first publication, and again whenever the registry answers. Raises RegistryError.
-        """
-        for intent in decisions.intents(self._store):
-            owed = {debt.decision.decision_id for debt in self._settlement.debts}
-            if intent.action != "promote" or intent.decision_id in owed or intent.model in self._busy:
-                continue
-            with self._settlement.registry_lock:
-                entry = self._registry.model(intent.model)
-                if entry.production == intent.to_version:
-                    self._complete(intent, catalog_model(entry))
-                else:
-                    log.warning("promotion of %s to %s is undone", intent.model, intent.to_version)
-                    self._fail(intent)
-
-    def _complete(self, intent: Decision, model: CatalogModel) -> None:
-        """The alias has moved: the rest follows."""
-        assert intent.to_version is not None
-        log.warning("promotion of %s to %s is finished", intent.model, intent.to_version)
-        with self._junction.lock:
-            self._junction.put(*self._endings(model, intent.to_version))
-            self._junction.put_model(model)
-            self._junction.publish(even_if_same=False)
-            touched = [one for one in self._junction.experiments() if one.model == model.name]
-        self._finish(intent, touched)
-
-    def _fail(self, decision: Decision) -> None:
+    def fail(self, decision: Decision) -> None:
+        """An intent that came to nothing."""
         self._store.write(lambda connection: decisions.settle(connection, decision.decision_id, "failed"))
-
-    def reconcile(self) -> None:
-        """Take up what the registry says now. Raises RegistryError if it does not answer."""
-        with self._settlement.registry_lock:
-            entries = self._registry.models()
-            moves = self._take_up(entries)
-        for decision, ended in moves:
-            self._record_move(decision, ended)
-
-    def _take_up(self, entries: list[RegisteredModel]) -> list[tuple[Decision, list[Experiment]]]:
-        moves: list[tuple[Decision, list[Experiment]]] = []
-        with self._junction.lock:
-            known = {model.name: model for model in self._junction.models()}
-            for entry in entries:
-                coming, before = catalog_model(entry), known.get(entry.name)
-                if before is not None and self._settlement.moving(entry.name):
-                    # Traffic is ahead of the registry: the alias will follow.
-                    coming = replace(
-                        coming,
-                        production=before.production,
-                        former=before.former,
-                        came_back_from=before.came_back_from,
-                    )
-                elif before is not None and before.production != coming.production:
-                    moves.append(self._moved_by_others(before, coming))
-                self._junction.put_model(coming)
-            self._junction.keep_models({entry.name for entry in entries})
-            for _, ended in moves:
-                self._junction.put(*ended)
-            self._junction.publish(even_if_same=False)
-        return moves
-
-    def _moved_by_others(
-        self, before: CatalogModel, coming: CatalogModel
-    ) -> tuple[Decision, list[Experiment]]:
-        ended = self._endings(coming, coming.production) if coming.production is not None else []
-        words = (f"production of {coming.name!r}: version {before.production} -> {coming.production}",)
-        back = coming.came_back_from is not None and coming.came_back_from == before.production
-        decision = Decision(
-            at_ns=self._junction.now_ns(),
-            actor=REGISTRY,
-            action="rollback" if back else "promote",
-            model=coming.name,
-            from_version=before.production,
-            to_version=coming.production,
-            reason="the alias was moved in the registry by other hands",
-            changed=(*words, *(f"experiment {one.name!r} is {one.state_text}" for one in ended)),
-        )
-        return decision, ended
-
-    def _record_move(self, decision: Decision, ended: list[Experiment]) -> None:
-        log.warning("%s by other hands", decision.changed[0])
-
-        def write(connection: Connection) -> None:
-            for experiment in ended:
-                trials.save(connection, experiment)
-            decisions.record(connection, decision)
-
-        try:
-            self._store.write(write)
-        except SETBACKS as error:
-            log.warning("the move of %s must be recorded later: %s", decision.model, error)
-            self._settlement.owe(decision, tuple(ended))
 
 
 def _why_not(

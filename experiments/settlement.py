@@ -15,7 +15,7 @@ from typing import Any
 
 from registry import Registry, RegistryError
 
-from .decision import Decision
+from .decision import Decision, new_id
 from .errors import ExperimentsError
 from .journal import Journal, JournalFull
 from .junction import Junction
@@ -95,9 +95,18 @@ class Settlement:
         with self._changed:
             self._debts[decision.decision_id] = debt
 
+    def rehearse(self) -> None:
+        """Write into the journal as a rollback does, and take it out again. Raises OSError, JournalFull."""
+        identity = new_id()
+        self._journal.add({"id": identity, "rehearsal": True})
+        self._journal.remove("id", identity)
+
     def adopt_journal(self) -> None:
         """Put what an earlier controller owed back into memory, before the first snapshot is published."""
         for entry in self._journal.entries:
+            if entry.get("rehearsal"):  # killed in the middle of one
+                self._journal.remove("id", entry["id"])
+                continue
             try:
                 self._adopt(entry)
             except (KeyError, TypeError, ValueError) as error:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from .control import Author, Control
 from .decision import CONTROLLER, Backing
-from .errors import Conflict, ExperimentsError
+from .errors import Conflict, ExperimentsError, Refused
 from .evidence import AnalysisSpec, Evidence
 from .ledger import trials
 from .ledger.evidence import Rollups, gather
@@ -233,7 +233,12 @@ class Watch:
                 f"version {experiment.candidate_version} is better than version "
                 f"{experiment.control_version}, but production is version {model.production}: not promoted"
             )
-        self._promotion.promote(experiment.model, experiment.candidate_version, author, backing=backing)
+        try:
+            self._promotion.promote(experiment.model, experiment.candidate_version, author, backing=backing)
+        except Refused:
+            # An endpoint that does not answer now: the `ship` stands, and waits for its operator.
+            self._control.conclude(experiment.name, author, backing)
+            raise
 
     def _keep(
         self, experiment: Experiment, verdict: Verdict, document: dict[str, Any], *, acts: bool

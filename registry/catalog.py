@@ -30,6 +30,7 @@ from .errors import (
 from .records import (
     ENDPOINT_TAGS,
     FORMER,
+    LABELS,
     MANAGED,
     ROLLED_BACK_FROM,
     SOURCE,
@@ -153,6 +154,13 @@ class Registry:
         names.free_tags({key: value})
         with self._mlflow.asking(f"tag version {number} of model {model!r}") as client:
             client.set_model_version_tag(model, str(number), key, value)
+
+    def label(self, model: str, version: int, labels: Mapping[str, str]) -> None:
+        """Write what Turnout knows of a version (`records.LABELS`) where others see it; `NoSuchVersion`."""
+        number = names.version_number(version)
+        with self._mlflow.asking(f"label version {number} of model {model!r}") as client:
+            for key, value in labels.items():
+                client.set_model_version_tag(model, str(number), key, value)
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
         """Lets `alias` name that version. `production` goes the way of `promote`; `NoSuchVersion`."""
@@ -332,6 +340,7 @@ def _version(entry: Any, aliases: Mapping[str, int]) -> ModelVersion:
         created_ms=int(entry.creation_timestamp or 0),
         former=version_tag(tags, FORMER),
         rolled_back_from=version_tag(tags, ROLLED_BACK_FROM),
+        labels={key: tags[key] for key in LABELS if key in tags},
     )
 
 

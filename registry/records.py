@@ -26,6 +26,13 @@ SOURCE: Final = "turnout.source"
 FORMER: Final = "turnout.former_production"
 #: On a version: production came back to it from that one, so a repeated rollback has nothing to do.
 ROLLED_BACK_FROM: Final = "turnout.rolled_back_from"
+#: On a version: what Turnout knows of it, for those who look into MLflow only. Derived, and written again
+#: when it is not what it should be.
+STATE: Final = "turnout.state"
+VERDICT: Final = "turnout.verdict"
+GOLDEN: Final = "turnout.golden"
+FINGERPRINT: Final = "turnout.fingerprint"
+LABELS: Final = (STATE, VERDICT, GOLDEN, FINGERPRINT)
 #: On a model: it is one of Turnout's (a registry may hold thousands of others).
 MANAGED: Final = "turnout.model"
 
@@ -70,7 +77,8 @@ class EndpointSpec:
 class ModelVersion:
     """One version of a model. `problem` says why `endpoint` is None although something was written there.
 
-    `tags` are all but Turnout's own. `source` is a path or a hub's id, None if nobody gave one.
+    `tags` are all but Turnout's own, `labels` what Turnout says of it there. `source` is a path or a hub's
+    id, None if nobody gave one.
     """
 
     model: str
@@ -83,6 +91,7 @@ class ModelVersion:
     created_ms: int = 0  # unix milliseconds
     former: int | None = None
     rolled_back_from: int | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

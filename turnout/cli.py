@@ -300,6 +300,14 @@ def rollback(
     change_production(_settings(), model, "rollback", body, as_json=as_json)
 
 
+@app.command()
+def rehearse(model: Model, reason: Reason = None, as_json: Json = False) -> None:
+    """Prove that a rollback would work now, and say how long it takes. No request goes elsewhere."""
+    from .operations import rehearse_rollback
+
+    rehearse_rollback(_settings(), model, reason, as_json=as_json)
+
+
 def _settings(**given: Any) -> Any:
     """The settings, with the options that were given. A wrong variable ends the command in one line."""
     from .settings import SettingsError, read_settings, unknown_variables

@@ -305,6 +305,17 @@ def change_production(
         say("Dry run: nothing was changed.")
 
 
+def rehearse_rollback(settings: Settings, model: str, reason: str | None, *, as_json: bool) -> None:
+    """Ends with 1 where a rollback would not work."""
+    with _api(settings) as api:
+        done = api.post(
+            f"/api/models/{path_part(model, 'model')}/rehearse", {"reason": reason, "actor": _actor()}
+        )
+    _tell(done, as_json=as_json)
+    if done["state"] == "failed":
+        fail(f"a rollback of {plain(model)} would not work now", 1)
+
+
 def _tell(done: Json, *, as_json: bool) -> None:
     """What was changed, and which workers already act on it."""
     if as_json:

@@ -11,7 +11,7 @@ from registry import EndpointSpec, names
 from .. import views
 from ..control import Author
 from ..errors import Conflict, ExperimentsError
-from .bodies import NewVersion, Promote, Rollback
+from .bodies import NewVersion, Promote, Rollback, Why
 from .gate import Known, require_token
 from .refusals import documented
 
@@ -92,3 +92,14 @@ def rollback(model: str, body: Rollback, controller: Known) -> dict[str, Any]:
     author = Author(actor=body.actor, reason=body.reason)
     done = controller.promotion.rollback(model, author, production=body.production, dry_run=body.dry_run)
     return views.done(done)
+
+
+@router.post(
+    "/{model}/rehearse",
+    summary="Prove that a rollback would work, and how long it would take",
+    description="All that a rollback does but for moving requests; `state` is `failed` if it would not work.",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 404, 409),
+)
+def rehearse(model: str, body: Why, controller: Known) -> dict[str, Any]:
+    return views.done(controller.rehearsal.rehearse(model, Author(actor=body.actor, reason=body.reason)))

@@ -94,6 +94,18 @@ def former_production(store: Store, model: str, production: int | None) -> int |
     return rows[0]["from_version"] if rows else None
 
 
+def verdict_hashes(store: Store, model: str) -> dict[str, str]:
+    """By experiment of the model, the hash of the verdict that was last acted on."""
+    rows = store.read(
+        """
+        SELECT experiment, arg_max(verdict_hash, "at") AS verdict_hash FROM decisions
+        WHERE model = ? AND experiment IS NOT NULL AND verdict_hash IS NOT NULL GROUP BY experiment
+        """,
+        [model],
+    )
+    return {row["experiment"]: row["verdict_hash"] for row in rows}
+
+
 def decision_of(row: Row) -> Decision:
     """A row of `decisions` as the value it was made from."""
     detail: dict[str, Any] = orjson.loads(row["detail"]) if row["detail"] else {}

@@ -182,3 +182,15 @@ def _json(value: object) -> str | None:
 
 def _parsed(row: Row, names: Sequence[str]) -> Row:
     return row | {name: orjson.loads(row[name]) for name in names if row[name] is not None}
+
+
+def latest_sets(store: Store, model: str) -> dict[int, str]:
+    """By version of the model, the golden set that it last went through: name, '@' and the set's hash."""
+    rows = store.read(
+        """
+        SELECT version, arg_max(set_name || '@' || set_hash, started_at) AS golden FROM golden_runs
+        WHERE model = ? AND status = 'complete' GROUP BY version
+        """,
+        [model],
+    )
+    return {row["version"]: row["golden"] for row in rows}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,10 @@ class FlakyRegistry(Registry):
         self._ask()
         super().tag_version(model, version, key, value)
 
+    def label(self, model: str, version: int, labels: Mapping[str, str]) -> None:
+        self._ask()
+        super().label(model, version, labels)
+
     def _ask(self) -> None:
         if self.away:
             raise RegistryUnreachable("MLflow does not answer")
@@ -90,10 +94,18 @@ class Plane:
         self.crash_at: str | None = None
         self.steps: list[str] = []
         self.now_ns = 1_800_000_000_000_000_000
+        #: Why a version's endpoint does not answer.
+        self.down: dict[int, str] = {}
 
     def start(self) -> Controller:
         options = ControllerOptions(data=self.data, tracking_uri=self.registry.tracking_uri, token=TOKEN)
-        self.controller = Controller(options, registry=self.registry, at=self._at, now_ns=self._tick)
+        self.controller = Controller(
+            options,
+            registry=self.registry,
+            at=self._at,
+            now_ns=self._tick,
+            probe=lambda endpoint: self.down.get(endpoint.version),
+        )
         self.controller.start(loops=False)
         return self.controller
 
@@ -113,10 +125,14 @@ class Plane:
 
     def restart(self) -> None:
         """A new controller on what the dead one left, which then has the time that it needs."""
+        self.restart_without_settling()
+        self.settle()
+
+    def restart_without_settling(self) -> None:
+        """A new controller on what the dead one left. If the registry is away, that is no hindrance."""
         self.crash_at = None
         self.kill()
         self.start()
-        self.settle()
 
     def settle(self) -> None:
         """What the loops do in the background, once."""

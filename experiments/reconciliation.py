@@ -1,0 +1,162 @@
+"""What does the registry say, what was begun and not finished, and what follows?
+
+The registry is the truth about versions. An alias that other hands have moved is taken up and recorded; a
+promotion that an earlier controller began is finished if its alias has moved, and undone if not. What Turnout
+knows of a version is written on it as tags. The registry may be away: then what is in force stays.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from registry import RegisteredModel, Registry, RegistryError
+
+from .control import Control
+from .decision import REGISTRY, Decision
+from .labels import differences, wanted
+from .ledger import decisions, golden, trials
+from .ledger.store import Connection
+from .lifecycle import Experiment
+from .promotion import Promotion
+from .routing import CatalogModel, catalog_model
+from .settlement import SETBACKS
+
+log = logging.getLogger("turnout.reconciliation")
+
+
+class Reconciliation:
+    """Takes up what the registry says. One thread calls it."""
+
+    def __init__(self, control: Control, registry: Registry, promotion: Promotion) -> None:
+        self._junction = control.junction
+        self._store = control.store
+        self._settlement = control.settlement
+        self._registry = registry
+        self._promotion = promotion
+
+    def adopt(self, model: CatalogModel, version: int) -> None:
+        """Take up, without writing, that production is to be this version: it is owed to the registry."""
+        if version in model.endpoints and model.production != version:
+            left = model.production
+            self._junction.put_model(replace(model, production=version, former=None, came_back_from=left))
+
+    def anticipate(self) -> None:
+        """Before the first publication: where the last snapshot had a begun promotion, so has the next one.
+
+        The registry may be away; `recover` finishes the records when it answers.
+        """
+        for intent in decisions.intents(self._store):
+            with self._junction.lock:
+                model = next((one for one in self._junction.models() if one.name == intent.model), None)
+                if intent.action == "promote" and model and model.production == intent.to_version:
+                    assert intent.to_version is not None
+                    self._junction.put(*self._promotion.endings(model, intent.to_version))
+
+    def recover(self) -> None:
+        """Finish or undo what an earlier controller had begun: finished if the alias has moved, else undone.
+
+        Before the first publication, and again whenever the registry answers. Raises RegistryError.
+        """
+        for intent in decisions.intents(self._store):
+            owed = {debt.decision.decision_id for debt in self._settlement.debts}
+            if intent.action != "promote" or intent.decision_id in owed or self._promotion.busy(intent.model):
+                continue
+            with self._settlement.registry_lock:
+                entry = self._registry.model(intent.model)
+                if entry.production == intent.to_version:
+                    self._complete(intent, catalog_model(entry))
+                else:
+                    log.warning("promotion of %s to %s is undone", intent.model, intent.to_version)
+                    self._promotion.fail(intent)
+
+    def _complete(self, intent: Decision, model: CatalogModel) -> None:
+        """The alias has moved: the rest follows."""
+        assert intent.to_version is not None
+        log.warning("promotion of %s to %s is finished", intent.model, intent.to_version)
+        with self._junction.lock:
+            self._junction.put(*self._promotion.endings(model, intent.to_version))
+            self._junction.put_model(model)
+            self._junction.publish(even_if_same=False)
+            touched = [one for one in self._junction.experiments() if one.model == model.name]
+        self._promotion.finish(intent, touched)
+
+    def reconcile(self) -> None:
+        """Take up what the registry says now. Raises RegistryError if it does not answer."""
+        with self._settlement.registry_lock:
+            entries = self._registry.models()
+            moves = self._take_up(entries)
+        for decision, ended in moves:
+            self._record_move(decision, ended)
+
+    def _take_up(self, entries: list[RegisteredModel]) -> list[tuple[Decision, list[Experiment]]]:
+        moves: list[tuple[Decision, list[Experiment]]] = []
+        with self._junction.lock:
+            known = {model.name: model for model in self._junction.models()}
+            for entry in entries:
+                coming, before = catalog_model(entry), known.get(entry.name)
+                if before is not None and self._settlement.moving(entry.name):
+                    # Traffic is ahead of the registry: the alias will follow.
+                    coming = replace(
+                        coming,
+                        production=before.production,
+                        former=before.former,
+                        came_back_from=before.came_back_from,
+                    )
+                elif before is not None and before.production != coming.production:
+                    moves.append(self._moved_by_others(before, coming))
+                self._junction.put_model(coming)
+            self._junction.keep_models({entry.name for entry in entries})
+            for _, ended in moves:
+                self._junction.put(*ended)
+            self._junction.publish(even_if_same=False)
+        return moves
+
+    def _moved_by_others(
+        self, before: CatalogModel, coming: CatalogModel
+    ) -> tuple[Decision, list[Experiment]]:
+        ended = self._promotion.endings(coming, coming.production) if coming.production is not None else []
+        words = (f"production of {coming.name!r}: version {before.production} -> {coming.production}",)
+        back = coming.came_back_from is not None and coming.came_back_from == before.production
+        decision = Decision(
+            at_ns=self._junction.now_ns(),
+            actor=REGISTRY,
+            action="rollback" if back else "promote",
+            model=coming.name,
+            from_version=before.production,
+            to_version=coming.production,
+            reason="the alias was moved in the registry by other hands",
+            changed=(*words, *(f"experiment {one.name!r} is {one.state_text}" for one in ended)),
+        )
+        return decision, ended
+
+    def _record_move(self, decision: Decision, ended: list[Experiment]) -> None:
+        log.warning("%s by other hands", decision.changed[0])
+
+        def write(connection: Connection) -> None:
+            for experiment in ended:
+                trials.save(connection, experiment)
+            decisions.record(connection, decision)
+
+        try:
+            self._store.write(write)
+        except SETBACKS as error:
+            log.warning("the move of %s must be recorded later: %s", decision.model, error)
+            self._settlement.owe(decision, tuple(ended))
+
+    def label(self) -> None:
+        """Write on each version what Turnout knows of it, where it is not there yet. Raises RegistryError.
+
+        A version that has gone meanwhile is passed over; the next round sees the registry as it is then.
+        """
+        for model in self._junction.models():
+            if model.entry is None:
+                continue
+            hashes = decisions.verdict_hashes(self._store, model.name)
+            tried = [one for one in self._junction.experiments() if one.model == model.name]
+            known = wanted(model, tried, hashes, golden.latest_sets(self._store, model.name))
+            for version, labels in differences(model.entry, known).items():
+                try:
+                    self._registry.label(model.name, version, labels)
+                except RegistryError as error:
+                    log.warning("version %d of %s is not labelled: %s", version, model.name, error)
