@@ -68,14 +68,12 @@ def engine(faults: str = "") -> Iterator[str]:
 
 
 @contextmanager
-def worker(data: Path, table: Snapshot) -> Iterator[tuple[int, int]]:
-    """A worker with its last good snapshot and no controller: port and process id."""
+def worker(data: Path, table: Snapshot, control_url: str = "http://127.0.0.1:1") -> Iterator[tuple[int, int]]:
+    """A worker with its last good snapshot, and no controller by default: port and process id."""
     data.mkdir()
     (data / "proxy-snapshot.json").write_bytes(table.to_json())
     port = free_port()
-    with process(
-        "proxy", "--data", str(data), "--port", str(port), "--control-url", "http://127.0.0.1:1"
-    ) as one:
+    with process("proxy", "--data", str(data), "--port", str(port), "--control-url", control_url) as one:
         yield port, one.pid
 
 
