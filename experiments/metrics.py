@@ -43,7 +43,8 @@ class Metric:
     quantile, the numerator of a ratio, and otherwise the value; it is read only where `observed_sql` is
     true. `weight_sql` is a ratio's denominator, and 1 for all others. An eligible row where `observed_sql`
     is false counts as missing if `expected_sql` is true there, and does not concern this metric otherwise.
-    A metric with a `source` has its values in another table, under the name `named`.
+    A metric with a `source` has its values in another table, under the name `named`; what came more than
+    `within_s` seconds after the request began does not count.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Metric:
     quantile: float | None = None
     source: Source | None = None
     named: str = ""
+    within_s: float | None = None
     needs_prices: bool = False
 
     @property
@@ -189,7 +191,7 @@ CATALOGUE: Final[dict[str, Metric]] = {
     )
 }
 #: What a name may be besides the catalogue's own, for messages.
-PATTERNS: Final = ("latency.p95", "latency>800ms", "feedback:NAME")
+PATTERNS: Final = ("latency.p95", "latency>800ms", "feedback:NAME", "feedback:NAME@7d")
 
 
 def metric(name: str) -> Metric:
@@ -248,9 +250,15 @@ def _beyond(match: re.Match[str]) -> Metric:
 
 def _feedback(match: re.Match[str]) -> Metric:
     """Feedback is volunteered: an exchange without it is not missing, and coverage is shown as n."""
+    within = None
+    if match[2] is not None:
+        try:
+            within = quantities.seconds(match[2])
+        except ValueError:
+            raise MetricError(f"{match[0]!r}: {match[2]!r} is no duration such as 12h or 7d") from None
     return Metric(
         name=match[0],
-        title=f"feedback {match[1]!r}",
+        title=f"feedback {match[1]!r}" + (f" within {match[2]}" if match[2] else ""),
         kind="mean",
         direction="increase",
         display_unit="",
@@ -258,11 +266,12 @@ def _feedback(match: re.Match[str]) -> Metric:
         observed_sql="",
         source="feedback",
         named=match[1],
+        within_s=within,
     )
 
 
 _MADE: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Metric]], ...]] = (
     (re.compile(rf"({'|'.join(_TIMES)})\.(p50|p90|p95|p99)"), _quantile),
     (re.compile(rf"({'|'.join(_TIMES)})>([0-9.a-z]+)"), _beyond),
-    (re.compile(r"feedback:([A-Za-z0-9_.-]{1,64})"), _feedback),
+    (re.compile(r"feedback:([A-Za-z0-9_.-]{1,64})(?:@([0-9.a-z]+))?"), _feedback),
 )

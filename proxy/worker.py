@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import math
 import os
 import signal
 import socket
@@ -17,11 +16,11 @@ from pathlib import Path
 
 import orjson
 
-from experiments.ledger.exchange import ExchangeRecord, FeedbackRecord
+from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.spool import SpoolWriter
 from experiments.snapshot import Snapshot
 
-from . import auth, wire
+from . import auth, feedback, wire
 from .breaker import Breakers
 from .deadlines import Deadlines, tick_for
 from .doorway import Doorway
@@ -244,29 +243,9 @@ class Worker:
         return 200, orjson.dumps({"object": "list", "data": models})
 
     def _feedback(self, request: Request) -> tuple[int, bytes]:
-        """What the application says of an answer: {"request_id", "name", "value"}."""
-        auth.tenant(self.snapshot, request.head)
-        expected = '{"request_id": the x-turnout-request-id, "name": a metric, "value": a number}'
-        try:
-            body = orjson.loads(request.body)
-            request_id, name, value = body["request_id"], body["name"], body["value"]
-        except (ValueError, KeyError, TypeError):
-            raise Refusal(400, "malformed_feedback", f"Expected {expected}.") from None
-        if not (isinstance(request_id, str) and 0 < len(request_id) <= 64):
-            raise Refusal(400, "invalid_type", f"'request_id' is wrong. Expected {expected}.", "request_id")
-        if not (isinstance(name, str) and 0 < len(name) <= 64 and name.replace("_", "").isalnum()):
-            raise Refusal(400, "invalid_type", "'name' is letters, digits and '_', at most 64.", "name")
-        if isinstance(value, bool):
-            value = float(value)
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise Refusal(400, "invalid_type", "'value' is a finite number.", "value")
-        record = FeedbackRecord(
-            request_id=request_id,
-            name=name,
-            value=float(value),
-            at_ns=request.started_ns,
-            worker=self.name,
-        )
+        """What the application says of an answer, now or later."""
+        tenant = auth.tenant(self.snapshot, request.head)
+        record = feedback.read(request.body, tenant, request.started_ns, self.name)
         if not self.spool.append(record):
             raise Refusal(503, "not_recorded", "The feedback could not be stored; send it again later.")
         return 202, b'{"accepted":true}'

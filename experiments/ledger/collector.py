@@ -41,7 +41,22 @@ _DEFAULT: Final = RecordingPolicy()
 _INSERTS: Final = {
     "exchanges": "INSERT INTO exchanges BY NAME SELECT * FROM incoming",
     "bodies": "INSERT INTO bodies BY NAME SELECT * FROM incoming",
-    "feedback": "INSERT INTO feedback BY NAME SELECT * FROM incoming",
+    # After the exchanges of the same batch. About a unit: its last answer before, if there is one yet.
+    "feedback": """
+        INSERT INTO feedback BY NAME
+        WITH once AS (
+            SELECT * FROM incoming
+            QUALIFY key IS NULL OR row_number() OVER (PARTITION BY key ORDER BY "at") = 1),
+        fresh AS (
+            SELECT once.* FROM once LEFT JOIN feedback known ON known.key = once.key
+            WHERE known.key IS NULL)
+        SELECT * REPLACE (coalesce(nullif(request_id, ''), (
+            SELECT arg_max(x.request_id, x.started_at) FROM exchanges x
+            WHERE x.unit = fresh.unit AND x.role = 'primary' AND x.origin = 'live'
+                AND x.started_at <= fresh."at"
+        ), 'unit:' || unit) AS request_id)
+        FROM fresh
+    """,
     "losses": "INSERT INTO losses BY NAME SELECT * FROM incoming",
 }
 

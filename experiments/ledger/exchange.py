@@ -104,13 +104,19 @@ class LossRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedbackRecord:
-    """What the application says later about the answer to a request; the latest per name wins."""
+    """What the application says later about the answer to a request; the latest per name wins.
 
-    request_id: str
+    With a `unit` (the ledger's name for it) in place of `request_id` it is about that unit's last answer
+    before. A `key` counts once, however often it is sent.
+    """
+
+    request_id: str = ""
     name: str
     value: float
     at_ns: int
     worker: str
+    unit: str | None = None
+    key: str | None = None
 
 
 Record = ExchangeRecord | LossRecord | FeedbackRecord

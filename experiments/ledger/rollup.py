@@ -32,11 +32,15 @@ _RECORDED: Final = """
 _WHERE: Final = f"{_RECORDED} AND x.unit IS NOT NULL AND x.assigned_arm IN ($control, $candidate)"
 _FROM: Final = f"FROM exchanges x {_WHERE}"
 _SLOT: Final = "CAST(2 * x.phase + CAST(x.assigned_arm = $candidate AS INTEGER) AS INTEGER)"
-#: What is said of exchanges later: the latest word on each request, among those that had arrived.
+#: What is said of exchanges later: the latest word on each request, among those that had arrived in time.
+#: When a request began stands in its id, a UUIDv7.
 _SAID: Final = {
     "feedback": """
         SELECT request_id AS key, arg_max(value, ("at", rowid)) AS value, max(rowid) AS last FROM feedback
-        WHERE name = $named AND rowid < $heard_until GROUP BY request_id
+        WHERE name = $named AND rowid < $heard_until
+            AND ($within_us IS NULL OR epoch_us("at") - 1000 * TRY_CAST(
+                '0x' || substr(replace(request_id, '-', ''), 1, 12) AS BIGINT) <= $within_us)
+        GROUP BY request_id
     """,
 }
 #: The column of `exchanges` that it is known by.
@@ -165,7 +169,8 @@ class Rollup:
         metric, y, w = self.layout.said[number]
         source = metric.source or "feedback"
         key, said = f"x.{_KEY[source]}", _SAID[source]
-        heard = {"named": metric.named, "heard_until": getattr(until, source)}
+        within_us = None if metric.within_s is None else round(metric.within_s * 1e6)
+        heard = {"named": metric.named, "heard_until": getattr(until, source), "within_us": within_us}
         run = self._cursor.execute
         run(f"CREATE OR REPLACE TEMP TABLE word AS {said}", heard)
         run(

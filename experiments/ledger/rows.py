@@ -89,6 +89,8 @@ FEEDBACK: Final = pa.schema(
         pa.field("value", pa.float64(), nullable=False),
         pa.field("at", _STAMP, nullable=False),
         pa.field("segment", pa.string(), nullable=False),
+        pa.field("unit", pa.string()),
+        pa.field("key", pa.string()),
     ]
 )
 LOSSES: Final = pa.schema(
@@ -141,7 +143,10 @@ def rows_of(record: Record, segment: str, policy: RecordingPolicy) -> Rows:
         if not isfinite(record.value):
             raise ValueError(f"feedback {record.name!r} of {record.request_id} is {record.value}: no number")
         at = _stamp(record.at_ns)
-        return Rows(feedback=[(record.request_id, record.name, record.value, at, segment)])
+        if not record.request_id and not record.unit:
+            raise ValueError(f"feedback {record.name!r} names neither a request nor a unit")
+        row = (record.request_id, record.name, record.value, at, segment, record.unit, record.key)
+        return Rows(feedback=[row])
     if record.outcome not in OUTCOMES:
         raise ValueError(f"exchange {record.exchange_id} has the unknown outcome {record.outcome!r}")
     transcript = decode(

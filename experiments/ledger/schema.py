@@ -204,6 +204,12 @@ def events(connection: DuckDBPyConnection) -> None:
     """)
 
 
+def feedback_of_units(connection: DuckDBPyConnection) -> None:
+    """Feedback may be about a unit's last answer, and may carry a key by which it counts once."""
+    connection.execute("ALTER TABLE feedback ADD COLUMN unit VARCHAR")
+    connection.execute("ALTER TABLE feedback ADD COLUMN key VARCHAR")
+
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     traffic,
     trials,
@@ -213,6 +219,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     stages,
     evaluations,
     events,
+    feedback_of_units,
 )
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -21,6 +22,7 @@ from experiments.ledger.recording import RecordingPolicy
 from experiments.ledger.spool import SpoolWriter, read_segment
 from experiments.ledger.store import Store
 
+from .conftest import Collect
 from .samples import START_NS, chat_request, chat_stream, even_chunks, record
 
 
@@ -171,7 +173,7 @@ def test_rows_that_only_the_database_refuses_do_not_stop_the_others(
     store.write(
         lambda c: c.execute(
             "CREATE TABLE feedback (request_id VARCHAR, name VARCHAR, value DOUBLE CHECK (value < 5),"
-            ' "at" TIMESTAMP, segment VARCHAR)'
+            ' "at" TIMESTAMP, segment VARCHAR, unit VARCHAR, key VARCHAR)'
         )
     )
     write(spool, record(1), worker="w1")
@@ -298,3 +300,34 @@ def test_each_record_once_though_the_collector_is_killed_at_any_moment(
         assert store.read(counted + "exchanges") == [{"n": total, "once": total}]
         assert store.read(counted + "bodies") == [{"n": total, "once": total}]
     assert list((tmp_path / "spool").rglob("*.seg")) == []
+
+
+# -- feedback ----------------------------------------------------------------------------------------------
+
+
+def said(at_s: float, **fields: Any) -> FeedbackRecord:
+    plain = {"name": "ok", "value": 1.0, "worker": "w", "at_ns": START_NS + int(at_s * 1e9)}
+    return FeedbackRecord(**plain | fields)
+
+
+def heard(store: Store) -> list[tuple[Any, ...]]:
+    rows = store.read('SELECT request_id, value FROM feedback ORDER BY "at", value')
+    return [(row["request_id"], row["value"]) for row in rows]
+
+
+def test_feedback_about_a_unit_is_about_its_last_answer_before(store: Store, collect: Collect) -> None:
+    first, second, other = record(1000, unit="u"), record(2000, unit="u"), record(2500, unit="v")
+    copy = record(2600, unit="u", role="shadow", pair_id=second.exchange_id)
+    collect(first, second, other, copy, said(1.5, unit="u", value=1.0), said(900_000, unit="u", value=2.0))
+    collect(said(0.5, unit="u", value=3.0), said(3, unit="nobody", value=4.0))
+    assert heard(store) == [
+        ("unit:u", 3.0), (first.request_id, 1.0), ("unit:nobody", 4.0), (second.request_id, 2.0),
+    ]  # fmt: skip
+
+
+def test_a_key_counts_once_within_a_batch_and_across(store: Store, collect: Collect) -> None:
+    collect(said(1, request_id="r", key="k"), said(2, request_id="r", key="k", value=9.0))
+    collect(said(3, request_id="r", key="k", value=9.0), said(4, request_id="s", key="l"))
+    collect(said(5, request_id="t"))
+    collect(said(6, request_id="t"))
+    assert heard(store) == [("r", 1.0), ("s", 1.0), ("t", 1.0), ("t", 1.0)]

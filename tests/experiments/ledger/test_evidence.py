@@ -261,6 +261,25 @@ def test_the_latest_feedback_of_a_name_is_its_value(store: Store) -> None:
     assert (errors.m, clicks.y, clicks.m) == (3.0, 7.0, 1.0)
 
 
+def test_feedback_counts_within_its_window_from_the_request_on(store: Store) -> None:
+    declare(store, "ab", {1: 500_000})
+    hour = 3_600_000_000_000
+    began = f"{START_NS // 1_000_000:012x}"
+    ids = [f"{began[:8]}-{began[8:]}-7000-8000-{n:012x}" for n in range(3)]
+    rows = [record(n, experiment="e", phase=1, unit=f"u{n}", assigned_arm="control") for n in range(3)]
+    for row, name in zip(rows, ids, strict=True):
+        row.exchange_id = row.request_id = name
+    late = [
+        FeedbackRecord(request_id=ids[n], name="ok", value=value, at_ns=START_NS + hours * hour, worker="w")
+        for n, value, hours in ((0, 1, 1), (0, 5, 3), (1, 7, 2), (2, 9, 30))
+    ]
+    collect(store, *rows, *late)
+    names = ("feedback:ok@2h", "feedback:ok", "feedback:ok@1d")
+    evidence = gather(store, spec("ab", *names), as_of_ns=START_NS + 40 * hour)
+    found = {one.metric: (one.y, one.m) for one in evidence.sums}
+    assert found == {"feedback:ok@2h": (8.0, 2.0), "feedback:ok@1d": (12.0, 2.0), "feedback:ok": (21.0, 3.0)}
+
+
 def test_what_came_later_is_not_yet_known(store: Store) -> None:
     declare(store, "ab", {1: 500_000})
     rows = [record(n, experiment="e", phase=1, unit="u", assigned_arm="control") for n in range(5)]
