@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from experiments.assignment import unit_id
+from experiments.snapshot import Exclusion
 from proxy.limits import Limits
 
 from .harness import ADMIN, SSE_HEAD, Engine, ask, chunk, json_answer, post, running_proxy, snapshot
@@ -416,3 +417,31 @@ async def test_a_version_with_too_many_digits_is_no_other_version(tmp_path: Path
 async def test_a_long_name_is_not_sent_back_whole(tmp_path: Path) -> None:
     async with running_proxy(tmp_path, snapshot({1: "http://127.0.0.1:9"})) as proxy:
         assert len(await proxy.post(ask(model="x" * 1_000_000))) < 2000
+
+
+async def test_requests_that_a_rule_keeps_out_are_answered_by_production_in_no_arm(tmp_path: Path) -> None:
+    async with Engine(plain).running() as control, Engine(plain).running() as candidate:
+        table = snapshot(
+            {1: control.url, 2: candidate.url}, candidate_ppm=1_000_000, share_ppm=1_000_000,
+            keys={sha256(b"sk-acme").hexdigest(): "acme", sha256(b"sk-free").hexdigest(): "free"},
+        )  # fmt: skip
+        route = table.models["chat"]
+        assert route.split is not None
+        rules = Exclusion(tenants=("acme",), headers=(("x-internal", "1"),), tags=(("tier", "gold"),))
+        split = replace(route.split, exclude=rules)
+        mirrors = tuple(replace(mirror, exclude=rules) for mirror in route.mirrors)
+        table = replace(table, models={"chat": replace(route, split=split, mirrors=mirrors)})
+        async with running_proxy(tmp_path, table) as proxy:
+            plainly = b'{"model":"chat","user":"ada","messages":[]}'
+            tagged = b'{"model":"chat","user":"ada","messages":[],"metadata":{"tier":"gold"}}'
+            for body, headers, arm in (
+                (plainly, {"authorization": "Bearer sk-free"}, "candidate"),
+                (plainly, {"authorization": "Bearer sk-acme"}, None),
+                (plainly, {"authorization": "Bearer sk-free", "x-internal": "1"}, None),
+                (tagged, {"authorization": "Bearer sk-free"}, None),
+            ):
+                status, found, _ = parts(await proxy.post(body, headers=headers))
+                assert (status, found.get("x-turnout-arm")) == (200, arm)
+            rows = [row for row in proxy.exchanges() if row.role == "primary"]
+            assert [row.experiment for row in rows] == ["exp", None, None, None]
+            assert len(control.requests) == 3
