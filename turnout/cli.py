@@ -18,8 +18,10 @@ from .terminal import err, fail
 #: Commands that live elsewhere: module, attribute, and the line that `turnout --help` shows.
 _ELSEWHERE: Final = {
     "golden": ("turnout.golden_files", "golden", "Golden sets: run, compare, import, export."),
+    "plan": ("turnout.plan_command", "plan_app", "What an experiment can find out, and how soon."),
     "preflight": ("turnout.preflight_command", "preflight_app", "Hold a candidate against production first."),
     "report": ("turnout.report_command", "report_app", "A verdict with its evidence in a folder; replayed."),
+    "selftest": ("turnout.selftest_command", "selftest_app", "False alarms on the ledger's own traffic."),
     "serve": ("turnout.serve", "serve_app", "Start vLLM for a registered version, and record where it is."),
     "bench": (
         "turnout.bench_command",

@@ -70,6 +70,15 @@ class NewExperiment(BaseModel):
     draft: bool = False
 
 
+class PastTraffic(BaseModel):
+    """A spec whose metrics are asked of the traffic so far: of how many days, and of how many units."""
+
+    spec_yaml: str
+    filename: Annotated[str, StringConstraints(min_length=1, max_length=5000)] = "spec.yaml"
+    days: Annotated[float, Field(gt=0, le=366)] = 7.0
+    units: Annotated[int, Field(ge=1, le=50_000)] = 20_000
+
+
 class NewRun(BaseModel):
     """A golden run that begins. The client makes the id, so that sending it twice does no harm."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -14,9 +15,12 @@ from starlette.background import BackgroundTask
 from .. import views
 from ..control import Author
 from ..ledger import pairs
+from ..ledger.evidence import distinct
+from ..ledger.history import history
 from ..ledger.pairs import PairFilter
 from ..reporting import write_dossier
-from .bodies import NewExperiment, Why
+from ..spec import analysis_of, read_spec
+from .bodies import NewExperiment, PastTraffic, Why
 from .gate import Known, require_token
 from .refusals import documented
 
@@ -40,6 +44,25 @@ def start(body: NewExperiment, controller: Known) -> dict[str, Any]:
     author = Author(actor=body.actor)
     experiment, done = controller.control.start(body.spec_yaml, body.filename, author, draft=body.draft)
     return {**views.summary(controller, experiment), "changed": list(done.decision.changed)}
+
+
+@router.post(
+    "/history",
+    summary="What the units of a spec's model were like so far: to plan with",
+    responses=documented(400),
+)
+def history_of(body: PastTraffic, controller: Known) -> dict[str, Any]:
+    spec = read_spec(body.spec_yaml, body.filename)
+    until_ns = controller.junction.now_ns()
+    found = history(
+        controller.store,
+        spec.model,
+        distinct(analysis_of(spec, control_version=1, candidate_version=2, stage=len(spec.plan) - 1)),
+        since_ns=until_ns - round(body.days * 86_400e9),
+        until_ns=until_ns,
+        limit=body.units,
+    )
+    return asdict(found)
 
 
 @router.get("/{name}", summary="One experiment with its verdict", responses=documented(404))

@@ -47,6 +47,8 @@ class Rollups:
             known = None
         if known is None:
             cursor = self._store.cursor()
+            # Sums do not care in which order the rows come, and keeping it costs half of the time.
+            cursor.execute("SET SESSION preserve_insertion_order = false")
             known = (spec, Rollup(cursor, spec, distinct(spec)), cursor)
         try:
             yield known[1], known[2]

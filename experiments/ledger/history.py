@@ -1,0 +1,55 @@
+"""What were the units of a model's own traffic like, before anything was tried on it?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ..history import History, UnitTotals
+from ..metrics import Metric
+from .layout import SCALE, layout_of
+from .store import Store, instant, rows_in
+
+#: Production's own answers: a candidate's say nothing about what is usual.
+_WHERE: Final = """
+    FROM exchanges x WHERE x.model = $model AND x.role = 'primary' AND x.origin = 'live'
+        AND x.outcome <> 'rejected' AND coalesce(x.assigned_arm, 'control') = 'control'
+        AND x.started_at >= $since AND x.started_at < $until
+"""
+_TRAFFIC: Final = f"""
+    SELECT count(*) AS exchanges, count(DISTINCT coalesce(x.unit, x.request_id)) AS units,
+        count(*) FILTER (x.unit IS NULL) AS without_unit,
+        coalesce(date_diff('second', min(x.started_at), max(x.started_at)), 0) AS seconds {_WHERE}
+"""
+
+
+def history(
+    store: Store, model: str, metrics: Sequence[Metric], *, since_ns: int, until_ns: int, limit: int
+) -> History:
+    """Totals of up to `limit` units between two instants, chosen by their hash; a request without a unit is
+    one of its own. Feedback is left out."""
+    kept = [metric for metric in metrics if metric.source is None]
+    layout = layout_of(kept)
+    scope: dict[str, Any] = {"model": model, "since": instant(since_ns), "until": instant(until_ns)}
+    # What each arm's tokens cost is the spec's; here all are the control's.
+    columns = layout.of_exchanges().replace("x.assigned_arm = 'control'", "true")
+    with store.reading() as cursor:
+        (traffic,) = rows_in(cursor.execute(_TRAFFIC, scope))
+        rows = rows_in(
+            cursor.execute(
+                f"SELECT hash(coalesce(x.unit, x.request_id)) AS h, {columns} {_WHERE}"
+                " GROUP BY h ORDER BY h LIMIT $limit",
+                {**scope, "limit": limit},
+            )
+        )
+    found = {}
+    for one in layout.of:
+        scale = 1 if one.weight is None else SCALE
+        found[one.metric.name] = UnitTotals(
+            y=tuple(0.0 if one.value is None else row[f"y{one.value}"] / SCALE for row in rows),
+            m=tuple(
+                (row[f"w{one.seen}"] if one.weight is None else row[f"y{one.weight}"]) / scale for row in rows
+            ),
+            failed=tuple(one.failed is not None and bool(row["flags"] >> one.failed & 1) for row in rows),
+        )
+    return History(model=model, totals=found, **traffic)

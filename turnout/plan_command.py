@@ -1,0 +1,127 @@
+"""`turnout plan`: what can this experiment find out, how long will it take, and how soon is harm caught?"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import TypeAdapter
+
+from experiments.client import ControlClient, ControlError
+from experiments.errors import DocumentError
+from experiments.evidence import AnalysisSpec
+from experiments.history import History
+from experiments.planning import GoalPlan, Plan, plan
+from experiments.spec import ExperimentSpec, analysis_of, read_spec
+
+from .settings import read_settings
+from .terminal import emit, fail, say, table
+
+plan_app = typer.Typer(pretty_exceptions_enable=False)
+_HISTORY: Any = TypeAdapter(History)
+
+
+@plan_app.command()
+def plan_command(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The experiment's file.")],
+    days: Annotated[float, typer.Option(help="How many days of the ledger to learn from.")] = 7.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+) -> None:
+    """Say before the start what the horizon is worth, from the ledger's own traffic and variance.
+
+    Exit code 1 if a margin or an mde that the spec asks for cannot be shown at the horizon.
+    """
+    declared, text = read(spec)
+    known = history_of(text, spec, days)
+    stages = range(len(declared.plan))
+    found = [_planned(declared, stage, known) for stage in stages if declared.plan[stage].mode != "shadow"]
+    if not found:
+        fail("a shadow compares pairs, whose differences the traffic so far cannot tell: nothing to plan", 2)
+    if as_json:
+        emit([asdict(one) for one in found])
+    else:
+        for one in found:
+            _show(one)
+    raise typer.Exit(0 if all(goal.enough for one in found for goal in one.goals) else 1)
+
+
+def read(spec: Path) -> tuple[ExperimentSpec, str]:
+    """The spec and its text. Ends the command if it is none."""
+    try:
+        text = spec.read_text("utf-8")
+        return read_spec(text, str(spec)), text
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"{spec} cannot be read: {error}", 2)
+    except DocumentError as error:
+        fail(str(error), 2)
+
+
+def history_of(text: str, spec: Path, days: float) -> History:
+    """The traffic that the ledger has had of the spec's model. Ends the command if there is none."""
+    settings = read_settings()
+    try:
+        with closing(ControlClient(settings.control_address, settings.read_token(), timeout_s=120)) as api:
+            body = {"spec_yaml": text, "filename": str(spec), "days": days}
+            found: History = _HISTORY.validate_python(api.post("/api/experiments/history", body))
+    except ControlError as error:
+        fail(str(error))
+    if not found.units:
+        fail(f"the ledger has no traffic of {found.model!r} in the last {days:g} days: nothing to learn from")
+    return found
+
+
+def analysis(declared: ExperimentSpec, stage: int) -> AnalysisSpec:
+    """What the statistics need of a stage of a spec whose versions are not known yet."""
+    return analysis_of(declared, control_version=1, candidate_version=2, stage=stage)
+
+
+def _planned(declared: ExperimentSpec, stage: int, known: History) -> Plan:
+    weights = declared.plan[stage].weights_ppm
+    return plan(analysis(declared, stage), known, first_share=weights[0] / 1e6, last_share=weights[-1] / 1e6)
+
+
+def _show(found: Plan) -> None:
+    rate = "unknown" if found.units_a_day is None else f"{found.units_a_day:,.0f}"
+    days = "unknown" if found.days is None else f"{found.days:.1f}"
+    say(f"{found.experiment}: horizon {found.horizon:,} units, {100 * found.share:g} % on the candidate.")
+    say(f"Units a day: {rate}; days to the horizon: {days} (max_duration {found.max_days:.1f}).\n")
+    table(
+        (
+            "metric",
+            "role",
+            "in production",
+            "can be shown",
+            "asked",
+            "units needed",
+            "2x caught",
+            "5x caught",
+        ),
+        [_row(goal) for goal in found.goals],
+    )
+    for warning in found.warnings:
+        say(f"warn: {warning}", "yellow")
+
+
+def _row(goal: GoalPlan) -> tuple[object, ...]:
+    caught = [
+        "-"
+        if one.units is None
+        else f"{one.units:,} units" + ("" if one.days is None else f", {_span(one.days)}")
+        for one in goal.caught
+    ] or ["", ""]
+    return (
+        goal.metric, goal.role, "-" if goal.level is None else f"{goal.level:.3g}", _percent(goal.detectable),
+        _percent(goal.asked), "-" if goal.units_needed is None else f"{goal.units_needed:,}", *caught,
+    )  # fmt: skip
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2g} %"
+
+
+def _span(days: float) -> str:
+    hours = days * 24
+    return f"{days:.1f} d" if days >= 2 else f"{hours:.1f} h" if hours >= 2 else f"{hours * 60:.0f} min"

@@ -1,0 +1,85 @@
+"""`turnout selftest --aa`: how often would Turnout's rules cry wolf on this ledger's own traffic?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from experiments.false_alarms import RULES, Rate, rehearse
+
+from .plan_command import analysis, history_of, read
+from .terminal import emit, err, fail, say, table
+
+selftest_app = typer.Typer(pretty_exceptions_enable=False)
+
+
+@selftest_app.command()
+def selftest(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="An experiment's file: its metrics and plan.")],
+    aa: Annotated[bool, typer.Option("--aa", help="A/A: the same version twice, arms by the coin.")] = False,
+    runs: Annotated[int, typer.Option(min=1, help="How many A/A experiments.")] = 200,
+    looks: Annotated[int, typer.Option(min=1, help="How often each is looked at.")] = 25,
+    units: Annotated[
+        int | None, typer.Option(min=100, help="Units in each. Default: the spec's horizon.")
+    ] = None,
+    days: Annotated[float, typer.Option(help="How many days of the ledger to draw units from.")] = 7.0,
+    seed: Annotated[int, typer.Option(help="The same seed, the same draws.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+) -> None:
+    """Run an experiment of production against itself, many times, on units of this ledger.
+
+    Exit code 1 if a rule raises false alarms more often than it may, beyond the interval of that rate.
+    """
+    if not aa:
+        fail("say which test: --aa", 2)
+    declared, text = read(spec)
+    known = history_of(text, spec, days)
+    last = len(declared.plan) - 1
+    planned = analysis(declared, last)
+    asked = replace(planned, horizon=units or planned.horizon)
+    share = declared.plan[last].weights_ppm[-1] / 1e6
+    columns = (TextColumn("A/A experiments"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with RichProgress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", total=runs)
+        rates = rehearse(
+            asked,
+            known,
+            runs=runs,
+            looks=looks,
+            share=min(0.5, share) or 0.5,
+            seed=seed,
+            progress=lambda done: bar.update(task, completed=done),
+        )
+    if as_json:
+        emit([_document(rate) for rate in rates])
+    else:
+        say(f"{runs} A/A experiments of {asked.horizon:,} units of {known.model!r}, {looks} looks each.\n")
+        table(("rule", "metric", "false alarms", "95 % interval", "may be", ""), map(_row, rates))
+        for rule in dict.fromkeys(rate.rule for rate in rates):
+            say(f"  {rule}: {RULES[rule]}")
+    raise typer.Exit(1 if any(rate.too_often for rate in rates) else 0)
+
+
+def _document(rate: Rate) -> dict[str, object]:
+    return {
+        "rule": rate.rule,
+        "metric": rate.metric,
+        "alarms": rate.alarms,
+        "runs": rate.runs,
+        "lower": rate.interval.lower,
+        "upper": rate.interval.upper,
+        "nominal": rate.nominal,
+        "too_often": rate.too_often,
+    }
+
+
+def _row(rate: Rate) -> tuple[object, ...]:
+    span = f"{100 * rate.interval.lower:.1f} to {100 * rate.interval.upper:.1f} %"
+    share = f"{100 * rate.alarms / rate.runs:.1f} %"
+    mark = "too often" if rate.too_often else ""
+    return rate.rule, rate.metric or "", share, span, f"{100 * rate.nominal:.2g} %", mark
