@@ -126,7 +126,8 @@ class ProviderCall:
         self._due_in(self._providers.limits.idle_seconds)
 
     def _due_in(self, seconds: float) -> None:
-        if self._deadline is not None and not self._deadline.expired():
+        # An answer that has ended has no deadline any more, though its client may still be reading.
+        if self._deadline is not None and not self.done and not self._deadline.expired():
             self._deadline.reschedule(self._providers.loop.time() + seconds)
 
     async def _run(self) -> None:

@@ -17,7 +17,7 @@ import pytest
 from experiments.ledger.transcript import Transcript, decode
 from experiments.snapshot import LITELLM, Endpoint, Snapshot
 from proxy.limits import Limits
-from proxy.providers import _litellm
+from proxy.providers import ProviderCall, _litellm
 from registry import names
 
 from .harness import Engine, Proxy, ask, json_answer, post, running_proxy, snapshot
@@ -283,6 +283,7 @@ async def test_a_slow_reader_is_waited_for(tmp_path: Path, monkeypatch: pytest.M
     async with asked(wire, well(wire), tmp_path, monkeypatch) as (proxy, engine):
         body = json.dumps(ask(stream=True)).encode()
         call = proxy.worker.upstreams.call(provider(wire), b"/v1/chat/completions", b"", body, Ear())
+        assert isinstance(call, ProviderCall)
         call.pause()
         while not engine.requests:
             await asyncio.sleep(0.01)
@@ -292,6 +293,11 @@ async def test_a_slow_reader_is_waited_for(tmp_path: Path, monkeypatch: pytest.M
         while "end" not in heard:
             await asyncio.sleep(0.01)
         assert heard[0] == "head"
+        await call.task
+        call.pause()  # by a client that still reads what has come
+        call.resume()
+        call.cancel()
+        assert heard.count("end") == 1
 
 
 def test_litellm_is_not_loaded_without_an_endpoint_that_needs_it() -> None:
