@@ -110,7 +110,10 @@ def pair(random: Random, *, large: bool = False) -> Pair:
 
 def _text(random: Random, size: int = 0) -> str:
     text = "".join(random.choices(_WORDS, k=random.randint(1, 30)))
-    return text * (size // len(text.encode()) + 1) if size else text
+    if not size:
+        return text
+    # As JSON, so that escapes do not make 8 MB more than a body may have.
+    return text * (size // len(json.dumps(text, ensure_ascii=False).encode()) + 1)
 
 
 def _failure(random: Random) -> bytes:
