@@ -108,13 +108,24 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGHUP, self._renew)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # heard by the wake-up pipe
+        woken, waking = os.pipe()
+        os.set_blocking(woken, False)
+        os.set_blocking(waking, False)
+        signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
         log.info("proxy on http://%s:%d", self._options.host, listener.getsockname()[1])
         try:
             while not self._stopping:
                 self._tend(listener)
                 self._replace(listener)
-                time.sleep(0.05)
+                # It shares a core with its workers: while nothing happens, it sleeps.
+                busy = self._to_replace or self._leaving or len(self._workers) < self._options.workers
+                if select.select((woken,), (), (), 0.05 if busy else 1.0)[0]:
+                    os.read(woken, 512)
         finally:
+            signal.set_wakeup_fd(-1)
+            os.close(woken)
+            os.close(waking)
             listener.close()
             self._end_workers()
         return 0
