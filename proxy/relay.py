@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("turnout.proxy")
 
 _UNREACHED: Final = {
+    "engine_refused_key": (
+        502,
+        "The engine behind this model does not take the key that Turnout has for it.",
+    ),
     "upstream_unreachable": (502, "The engine behind this model cannot be reached."),
     "upstream_timeout": (504, "The engine behind this model did not answer in time."),
     "upstream_idle": (504, "The engine behind this model began to answer and fell silent."),

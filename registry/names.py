@@ -38,6 +38,7 @@ _SERVED_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,255}")
 _MODELS_URI: Final = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>[^/@]+)|@(?P<alias>[^/@]+))")
 #: MLflow gives these a meaning of its own: a stage-like name, and `v3` for version 3.
 _TAKEN_ALIASES: Final = re.compile(r"latest|v?[0-9]+")
+_ENGINE_CREDENTIAL: Final = re.compile(r"ENGINE_(?:[A-Z0-9_]{0,48}_)?API_KEY")
 _CREDENTIAL: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}_API_KEY")
 _LONGEST_VALUE: Final = 5000
 _MOST_REPLICAS: Final = 256
@@ -160,6 +161,18 @@ def provider_model(value: str) -> str:
     if not slash or not model or provider not in PROVIDERS:
         known = ", ".join(sorted(PROVIDERS))
         raise InvalidEntry(f"served name {shown(value)}: expected PROVIDER/MODEL with one of {known}")
+    return value
+
+
+def engine_credential_name(value: str) -> str:
+    """The name of a variable of the proxy's environment that holds an engine's key; never the key itself.
+
+    It begins with ENGINE_: whoever may write addresses into the registry could have it sent to one of their
+    own, and no provider's key must go that way.
+    """
+    if not isinstance(value, str) or not _ENGINE_CREDENTIAL.fullmatch(value):
+        # Not shown: somebody may have put the key itself here.
+        raise InvalidEntry("credential: expected the name of a variable such as ENGINE_API_KEY, not a key")
     return value
 
 

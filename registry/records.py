@@ -41,8 +41,9 @@ MANAGED: Final = "turnout.model"
 class EndpointSpec:
     """Where a version is served: base URLs, the engine's own name for the model, and which engine it is.
 
-    The engine `litellm` is a provider: no base URLs, `served_name` is PROVIDER/MODEL, and `credential` names
-    the variable of the proxy's environment that holds the key (None: litellm's own names for it).
+    `credential` names the variable of the proxy's environment that holds the key (None: there is none, or it
+    is litellm's own name for it). The engine `litellm` is a provider: no base URLs, and `served_name` is
+    PROVIDER/MODEL.
     """
 
     replicas: tuple[str, ...]
@@ -60,9 +61,8 @@ class EndpointSpec:
             object.__setattr__(self, "replicas", names.replica_urls(self.replicas))
             names.served_name(self.served_name)
         if self.credential is not None:
-            if self.engine != names.LITELLM:
-                raise InvalidEntry("credential: only providers (engine litellm) are given one")
-            names.credential_name(self.credential)
+            provider = self.engine == names.LITELLM
+            (names.credential_name if provider else names.engine_credential_name)(self.credential)
 
     def tags(self) -> dict[str, str]:
         written = {
@@ -117,6 +117,13 @@ class Move:
     changed: bool
 
 
+def _credential(tags: Mapping[str, str], engine: str) -> str | None:
+    """The credential's name, unless it is left over from another kind of endpoint."""
+    found = tags.get(CREDENTIAL)
+    mine = found is None or found.startswith("ENGINE_") != (engine == names.LITELLM)
+    return found if mine else None
+
+
 def endpoint_from(tags: Mapping[str, str]) -> tuple[EndpointSpec | None, str | None]:
     """The endpoint in a version's tags, and what is wrong with it (one of the two is None, or both)."""
     if REPLICAS not in tags:
@@ -131,7 +138,7 @@ def endpoint_from(tags: Mapping[str, str]) -> tuple[EndpointSpec | None, str | N
                 replicas=tuple(replicas),
                 served_name=tags.get(SERVED_NAME, ""),
                 engine=engine,
-                credential=tags.get(CREDENTIAL) if engine == names.LITELLM else None,
+                credential=_credential(tags, engine),
             ),
             None,
         )

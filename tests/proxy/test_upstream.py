@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import ssl
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from proxy.limits import Limits
-from proxy.upstream import Replica
+from proxy.replica import Replica
 
 from .harness import Engine, Proxy, ask, json_answer, listening, post, running_proxy, snapshot
 
@@ -138,3 +142,88 @@ async def test_a_prefix_and_ipv6_are_kept(tmp_path: Path) -> None:
             assert engine.requests[0].startswith(b"POST /pre/fix/v1/chat/completions HTTP/1.1\r\n")
         replica = Replica("http://[::1]:9001", Limits())
         assert (replica.host, replica.port, replica.authority) == ("::1", 9001, b"[::1]:9001")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_an_engine_gets_its_key_and_nobody_else_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, streaming: bool
+) -> None:
+    """By reference: the snapshot holds a variable's name. An engine that says the key back is not heard."""
+
+    async def guarded(request: bytes, writer: asyncio.StreamWriter) -> None:
+        told = request.lower().partition(b"authorization: ")[2].partition(b"\r\n")[0]
+        if told == b"bearer engine-canary":
+            writer.write(json_answer(b'{"own":1}'))
+        else:
+            writer.write(json_answer(b'{"error":"not %b"}' % told, "401 Unauthorized"))
+
+    async with Engine(guarded).running() as engine:
+        table = snapshot({1: engine.url})
+        endpoint = replace(table.endpoints["chat", 1], credential="ENGINE_A_API_KEY")
+        table = replace(table, endpoints={("chat", 1): endpoint})
+        async with running_proxy(tmp_path, table) as proxy:
+            monkeypatch.setenv("ENGINE_A_API_KEY", "engine-canary")
+            client = {"authorization": "Bearer client-canary"}
+            for _ in range(2):
+                answer = await proxy.send(post(ask(stream=streaming), headers=client))
+                assert answer.endswith(b'{"own":1}')
+            for wrong in ("wrong-canary", "bad\r\nx: canary"):
+                monkeypatch.setenv("ENGINE_A_API_KEY", wrong)
+                for _ in range(2):
+                    answer = await proxy.send(post(ask(stream=streaming), headers=client))
+                    assert b"502" in answer[:20]
+                    assert b"engine_refused_key" in answer
+                    assert b"canary" not in answer
+            rows = proxy.exchanges()
+            assert [row.outcome for row in rows] == ["complete"] * 2 + ["upstream_error"] * 4
+            assert not any(b"canary" in row.request + row.response for row in rows)
+            assert "canary" not in caplog.text
+            assert b"canary" not in table.to_json()
+            assert not any(b"client-canary" in request for request in engine.requests)
+
+
+def _self_signed(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """For a server on localhost; and the certificate, for whoever trusts it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "1",
+        "-subj",
+        "/CN=localhost",
+    ]
+    made += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(made, check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    return context, certificate
+
+
+async def test_a_replica_over_tls_is_verified(tmp_path: Path) -> None:
+    """A certificate that nobody vouches for is no engine: nothing is sent."""
+    context, certificate = _self_signed(tmp_path)
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(json_answer(b'{"own":1}'))
+        await writer.drain()
+
+    server = await asyncio.start_server(serve, "localhost", 0, ssl=context)
+    url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+    async with running_proxy(tmp_path, snapshot({1: url})) as proxy:
+        assert b"upstream_unreachable" in await proxy.send(post(ask()))
+        assert not seen
+        trusting = ssl.create_default_context(cafile=str(certificate))
+        proxy.worker.upstreams.replica(url).ssl = trusting
+        assert (await proxy.send(post(ask()))).endswith(b'{"own":1}')
+        assert seen
+    server.close()
+    await server.wait_closed()

@@ -88,6 +88,12 @@ def test_an_endpoint_is_an_engine_or_a_provider(fields: dict[str, Any]) -> None:
         EndpointSpec(**fields)
 
 
+def test_an_engine_may_be_given_a_key_of_its_own_by_name() -> None:
+    engine = EndpointSpec(replicas=("http://a:1",), served_name="chat", credential="ENGINE_A_API_KEY")
+    assert endpoint_from(engine.tags()) == (engine, None)
+    assert EndpointSpec(replicas=("http://a:1",), served_name="chat", credential="ENGINE_API_KEY")
+
+
 def test_what_is_left_of_a_provider_does_not_break_an_engine() -> None:
     tags = {**CLAUDE.tags(), REPLICAS: '["http://a:1"]', SERVED_NAME: "chat", "turnout.engine": "vllm"}
     endpoint, problem = endpoint_from(tags)

@@ -1,0 +1,235 @@
+"""How is one connection to a replica of an endpoint kept, used again, and read?
+
+What arrives is handed to the call that the connection serves at the moment. A head that llhttp has accepted
+once is recognised by its bytes (`heads`); everything else is the parser's. Which replica is asked, how long
+it may take and what follows from a failure is for `upstream` to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import httptools
+
+from .heads import AnswerHead, Framed, KnownHeads, answer_head, framed
+from .limits import Limits
+
+if TYPE_CHECKING:
+    from .upstream import Call
+
+log = logging.getLogger("turnout.proxy")
+
+#: Idle connections kept per replica.
+_KEEP: Final = 256
+#: Statuses whose answers have no body, whatever their heads say.
+_BARE: Final = (204, 304)
+
+
+class Replica:
+    """One base URL: where to connect, what is idle, how much is outstanding."""
+
+    def __init__(self, url: str, limits: Limits, heads: KnownHeads[AnswerHead] | None = None) -> None:
+        parts = urlsplit(url)
+        secure = parts.scheme == "https"
+        self.host = parts.hostname or ""
+        self.port = parts.port or (443 if secure else 80)
+        self.prefix = parts.path.rstrip("/").encode()
+        self.authority = parts.netloc.encode()
+        self.ssl = ssl.create_default_context() if secure else None
+        self.limits = limits
+        self.heads = heads or KnownHeads()
+        self.outstanding = 0
+        self._retired = False
+        self._idle: list[Connection] = []
+
+    def take(self) -> Connection | None:
+        """The most recently used idle connection: the least likely to have been closed meanwhile."""
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if connection.usable:
+                return connection
+        return None
+
+    def give(self, connection: Connection) -> None:
+        """Keep a connection for the next call."""
+        connection.fresh = False
+        if len(self._idle) < _KEEP and not self._retired:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def forget(self, connection: Connection) -> None:
+        """The connection was closed by the other side while idle."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    async def connect(self) -> Connection:
+        """A new connection. Raises OSError (a timeout is one), or ValueError for a name that is no host."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self.limits.connect_seconds):
+            _, protocol = await loop.create_connection(
+                lambda: Connection(self), self.host, self.port, ssl=self.ssl
+            )
+        return protocol
+
+    def close(self) -> None:
+        """Close what is idle; what is busy is closed when its call has ended."""
+        self._retired = True
+        while self._idle:
+            self._idle.pop().close()
+
+
+class Connection(asyncio.Protocol):
+    """One connection to a replica: serves one call at a time."""
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.call: Call | None = None
+        self.fresh = True
+        self._transport: Any = None
+        self._pieces: list[bytes] = []  # of the body, in one read
+        self.on_body = self._pieces.append
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head: AnswerHead | None = None
+        self._newcomer: Framed | None = None  # what is being parsed, if its head may be worth remembering
+        self._framed = False
+        self._interim = False
+        self._answering = False
+
+    @property
+    def usable(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    def run(self, call: Call, request: bytes) -> None:
+        """Send a request; the answer goes to `call`."""
+        self.call = call
+        self._answering = False
+        self._transport.write(request)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def pause(self) -> None:
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.usable:
+            self._transport.resume_reading()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        call = self.call
+        if call is None:  # bytes nobody asked for: the connection cannot be trusted any more
+            self.close()
+            return
+        if not self._answering:
+            self._answering = True
+            if self._recognised(data, call):
+                return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if isinstance(error, httptools.HttpParserCallbackError):
+                log.error("an answer could not be relayed", exc_info=error.__context__)
+            if self.call is call:
+                self.call = None
+                self.close()
+                call.broken("upstream_garbled")
+            return
+        if self.call is call:
+            call.body(self._body())
+
+    def _recognised(self, data: bytes, call: Call) -> bool:
+        """Take an answer that came in one piece and whose head is known; False: it is for the parser."""
+        self._newcomer = None
+        message = framed(data)
+        if message is None:
+            return False
+        template, body = message
+        head = self.replica.heads.get(template)
+        if head is None:
+            self._newcomer = message
+            return False
+        self.call = None
+        self._release()
+        try:
+            call.answered(head, body)
+        except Exception:
+            log.exception("an answer could not be relayed")
+            call.broken("upstream_garbled")
+        return True
+
+    def _release(self) -> None:
+        """Keep the connection for the next call, if this one has ended well."""
+        # An answer that came before the request was taken whole leaves the connection out of step.
+        if self._transport.get_write_buffer_size() == 0:
+            self.replica.give(self)
+        else:
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        call, self.call = self.call, None
+        if call is None:
+            self.replica.forget(self)
+        elif not self._answering and not self.fresh:
+            call.stale()
+        elif call.got_head and not self._framed and exc is None:
+            call.finish(b"")  # a body that the end of the connection delimits
+        else:
+            call.broken("upstream_cut")
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        self._headers = []
+        self._framed = False
+        if self.call is None:  # an answer nobody asked for would become the next caller's
+            self.close()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding"):
+            self._framed = True
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        self._interim = 100 <= status < 200
+        if self.call is not None and not self._interim:
+            if status in _BARE:
+                self._framed = True
+            self._head = answer_head(status, self._headers)
+            self.call.head(self._head)
+
+    def _body(self) -> bytes:
+        """What of the body has come since this was asked last."""
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        return data
+
+    def on_message_complete(self) -> None:
+        call, head = self.call, self._head
+        if call is None or head is None or self._interim:
+            return
+        self.call = self._head = None
+        keep_alive = self._parser.should_keep_alive()
+        message, self._newcomer = self._newcomer, None
+        if message and keep_alive and head.status not in _BARE and head.length == len(message[1]):
+            self.replica.heads.learn(message[0], head)
+        if self._framed and keep_alive:
+            self._release()
+        else:
+            self.close()
+        call.finish(self._body())
