@@ -17,6 +17,7 @@ from experiments.statistics import (
     planning,
     prediction_powered,
 )
+from experiments.statistics.estimate import Estimate
 from experiments.statistics.mean import Alternative
 from experiments.statistics.moments import Moments
 from tests.reference_kinds import (
@@ -79,16 +80,21 @@ def _ppi_sums(inputs: Inputs) -> tuple[prediction_powered.Labelled, Moments]:
     return labelled, moments(rest.tolist())
 
 
+def _published(labelled: prediction_powered.Labelled, rest: Moments, **more: Any) -> Estimate:
+    """The normal interval, as the reference implementation has it."""
+    return prediction_powered.mean(labelled, rest, normal=True, **more)
+
+
 @kind("ppi/mean")
 def _(inputs: Inputs) -> Answer:
     labelled, rest = _ppi_sums(inputs)
     alpha = inputs.get("alpha", 0.05)
-    plain = prediction_powered.mean(labelled, rest, alpha=alpha, lam=1.0)
-    tuned = prediction_powered.mean(labelled, rest, alpha=alpha)
-    alone = prediction_powered.mean(labelled, rest, alpha=alpha, lam=0.0)
+    plain = _published(labelled, rest, alpha=alpha, lam=1.0)
+    tuned = _published(labelled, rest, alpha=alpha)
+    alone = _published(labelled, rest, alpha=alpha, lam=0.0)
 
     def p_of(digits: str) -> float | None:
-        return prediction_powered.mean(labelled, rest, alpha=alpha, null=fraction(digits)).p
+        return _published(labelled, rest, alpha=alpha, null=fraction(digits)).p
 
     return Answer(
         values=Figures(
@@ -116,11 +122,9 @@ def _(inputs: Inputs) -> Answer:
     side = sides.get(name, "two-sided")
     lam = re.search(r"lam=([\d.]+)", call)
     alpha = inputs.get("alpha", 0.05)
-    tuned = prediction_powered.mean(
-        labelled, rest, alpha=alpha, alternative=side, lam=float(lam[1]) if lam else None
-    )
-    two_sided = prediction_powered.mean(labelled, rest, alpha=alpha)
-    plain = prediction_powered.mean(labelled, rest, alpha=alpha, alternative=side, lam=1.0)
+    tuned = _published(labelled, rest, alpha=alpha, alternative=side, lam=float(lam[1]) if lam else None)
+    two_sided = _published(labelled, rest, alpha=alpha)
+    plain = _published(labelled, rest, alpha=alpha, alternative=side, lam=1.0)
     one, two = tuned.interval, two_sided.interval
     holds = one is not None and two is not None
     if one is not None and two is not None:

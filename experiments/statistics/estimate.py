@@ -13,8 +13,8 @@ from scipy import special
 
 from .incomplete_beta import log_upper_tail
 
-#: ok; nothing was observed; too little or without spread; an order statistic beyond the data.
-Status = Literal["ok", "no_data", "insufficient_data", "insufficient_resolution"]
+#: ok; nothing observed; too little or without spread; an order statistic beyond the data; NaN or infinite.
+Status = Literal["ok", "no_data", "insufficient_data", "insufficient_resolution", "not_finite"]
 
 
 class StatisticsError(ValueError):

@@ -52,17 +52,22 @@ def merged(log_es: Sequence[float]) -> float:
 
 
 def msprt_log_e(
-    total: npt.ArrayLike, n: npt.ArrayLike, *, theta: float = 0.0, sigma: float = 1.0, tau: float = 1.0
+    total: npt.ArrayLike,
+    n: npt.ArrayLike,
+    *,
+    theta: float = 0.0,
+    sigma: npt.ArrayLike = 1.0,
+    tau: float = 1.0,
 ) -> Floats:
     """ln e of "the mean is theta" for sums `total` of n normal values of known sigma; arrays broadcast.
 
     The likelihood mixed over N(theta, tau^2) against theta.
     """
-    if not (sigma > 0.0 and tau > 0.0):
+    if not (np.all(np.asarray(sigma) > 0.0) and tau > 0.0):
         raise StatisticsError(f"sigma {sigma!r} and tau {tau!r} must be positive")
     count = np.asarray(n, np.float64)
     apart = np.asarray(total, np.float64) - count * theta
-    s2, t2 = sigma * sigma, tau * tau
+    s2, t2 = np.asarray(sigma, np.float64) ** 2, tau * tau
     return np.asarray(
         0.5 * np.log(s2 / (s2 + count * t2)) + t2 * apart**2 / (2.0 * s2 * (s2 + count * t2)), np.float64
     )

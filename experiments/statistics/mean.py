@@ -34,8 +34,10 @@ def t_estimate(
 ) -> Estimate:
     """An estimate from its variance. One-sided intervals have level 1 - alpha and an infinite end."""
     check_level(alpha)
-    if not (math.isfinite(value) and 0.0 < variance < math.inf and df > 0.0):
-        return lacking("insufficient_data", method, value if math.isfinite(value) else None)
+    if not math.isfinite(value):
+        return lacking("not_finite", method)
+    if not (0.0 < variance < math.inf and df > 0.0):
+        return lacking("insufficient_data", method, value)
     se = math.sqrt(variance)
     statistic = (value - null) / se
     if alternative == "two-sided":
@@ -69,6 +71,8 @@ def welch(
     if candidate.n == 0 or control.n == 0:
         return lacking("no_data", "welch")
     value = candidate.mean - control.mean
+    if not math.isfinite(value):
+        return lacking("not_finite", "welch")
     if not (candidate.usable or control.usable) or min(candidate.n, control.n) < 2:
         return lacking("insufficient_data", "welch", value)
     parts = [(arm.variance / arm.n, arm.n) for arm in (candidate, control)]

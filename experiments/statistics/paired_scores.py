@@ -129,6 +129,18 @@ def bootstrap_t(
     )
 
 
+def wald(table: PairTable, *, alpha: float = 0.05) -> Estimate:
+    """The plain normal interval: for comparison only, it covers too little below some hundred pairs."""
+    method = "wald-paired"
+    check_level(alpha)
+    if not table.n:
+        return lacking("no_data", method)
+    if table.wald_se <= 0.0:
+        return lacking("insufficient_data", method, table.difference)
+    half = quantile(1.0 - alpha / 2.0) * table.wald_se
+    return _of_table(table, table.difference - half, table.difference + half, alpha=alpha, method=method)
+
+
 def may_johnson(table: PairTable, *, alpha: float = 0.05, floor: float = DISCORDANCE_FLOOR) -> Estimate:
     """The score interval of May and Johnson (1997); as published with floor 0.0, where it can collapse."""
     method = "may-johnson" if floor > 0.0 else "may-johnson-unfloored"

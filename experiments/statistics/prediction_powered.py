@@ -64,10 +64,12 @@ def mean(
     lam: float | None = None,
     alternative: Alternative = "two-sided",
     null: float = 0.0,
+    normal: bool = False,
 ) -> Estimate:
-    """lam * mean(f over unlabelled) + mean(y - lam * f over labelled), with the normal interval.
+    """lam * mean(f over unlabelled) + mean(y - lam * f over labelled), with the t interval of n - 1.
 
-    SE^2 = lam^2 Var(f unlabelled) / N + Var(y - lam f) / n. `lam` is tuned where it is not given; 1 is plain
+    SE^2 = lam^2 Var(f unlabelled) / N + Var(y - lam f) / n. The published interval is `normal`, with n in
+    place of n - 1: it covers 93.5 % with eighty labels. `lam` is tuned where it is not given; 1 is plain
     PPI and 0 the labels alone. A one-sided interval keeps its infinite end whether or not lam is tuned.
     """
     method = "ppi++" if lam is None else "ppi"
@@ -84,9 +86,8 @@ def mean(
         variance = weight**2 * _spread(unlabelled) / N
     cross = labelled.yf / n - labelled.y.mean * labelled.f.mean
     rest = _spread(labelled.y) + weight**2 * _spread(labelled.f) - 2.0 * weight * cross
-    variance += max(0.0, rest) / n
+    variance += max(0.0, rest) / (n if normal else max(1, n - 1))
     if n < 2 or variance <= 1e-15 * max(1.0, value * value):
         return lacking("insufficient_data", method, value)
-    return t_estimate(
-        value, variance, math.inf, alpha=alpha, method=method, alternative=alternative, null=null
-    )
+    df = math.inf if normal else n - 1.0
+    return t_estimate(value, variance, df, alpha=alpha, method=method, alternative=alternative, null=null)

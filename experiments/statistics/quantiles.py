@@ -53,7 +53,9 @@ class QuantileSummary:
             return "no_data"
         if self.n <= self.needed:
             return "insufficient_data"
-        if not (math.isfinite(self.lower) and math.isfinite(self.upper) and self.upper > self.lower):
+        if not (math.isfinite(self.value) and math.isfinite(self.lower) and math.isfinite(self.upper)):
+            return "not_finite"
+        if not self.upper > self.lower:
             return "insufficient_resolution"
         if self.clusters is not None and (self.clusters.n < 2 or not self.clusters.usable):
             return "insufficient_data"
@@ -152,8 +154,8 @@ def quantile_relative(
     """(q1 - q0) / |q0| by the delta method; a base of zero has no answer."""
     base = control.value
     if base == 0.0 or not math.isfinite(base):
-        status = control.status if control.status != "ok" else "insufficient_data"
-        return lacking(status, "order-statistic-relative")
+        worst = _worst([candidate, control])
+        return lacking("insufficient_data" if worst == "ok" else worst, "order-statistic-relative")
     return _estimate(
         (candidate.value - base) / abs(base),
         [candidate, control],
@@ -183,6 +185,12 @@ def quantile_log_ratio(
     )
 
 
+def _worst(arms: Sequence[QuantileSummary]) -> Status:
+    """What is lacking most, in whichever arm."""
+    order: tuple[Status, ...] = ("no_data", "not_finite", "insufficient_data", "insufficient_resolution")
+    return next((status for status in order if any(arm.status == status for arm in arms)), "ok")
+
+
 def _estimate(
     value: float,
     arms: list[QuantileSummary],
@@ -194,7 +202,7 @@ def _estimate(
 ) -> Estimate:
     if any(arm.clusters is not None for arm in arms):
         method += "-clustered"
-    status: Status = next((arm.status for arm in arms if arm.status != "ok"), "ok")
+    status = _worst(arms)
     if status != "ok":
         return lacking(status, method, value if math.isfinite(value) else None)
     parts = [factor * arm.unit_variance / arm.n for factor, arm in zip(factors, arms, strict=True)]

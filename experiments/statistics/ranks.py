@@ -21,7 +21,11 @@ Floats = npt.NDArray[np.float64]
 
 
 def _samples(candidate: Sequence[float], control: Sequence[float]) -> tuple[Floats, Floats]:
-    return np.asarray(candidate, np.float64), np.asarray(control, np.float64)
+    """Both samples as arrays; empty if a value is no number, which has no rank."""
+    one, zero = np.asarray(candidate, np.float64), np.asarray(control, np.float64)
+    if np.isnan(one).any() or np.isnan(zero).any():
+        return np.empty(0), np.empty(0)
+    return one, zero
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +153,8 @@ def shift_interval(candidate: Sequence[float], control: Sequence[float], *, alph
     if not one.size or not zero.size:
         return lacking("no_data", method)
     low, high = float(one.min() - zero.max()), float(one.max() - zero.min())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return lacking("not_finite", method)
     if not high > low:
         return lacking("insufficient_data", method, low)
     z = quantile(1.0 - alpha / 2.0)
@@ -172,7 +178,7 @@ def _crossing(gap: Callable[[float], float], low: float, high: float) -> float:
         return low
     if gap(high) >= 0.0:
         return high
-    return float(optimize.brentq(gap, low, high, xtol=1e-4))
+    return float(optimize.brentq(gap, low, high, xtol=1e-6 * (high - low)))
 
 
 def cohen_d(candidate: Sequence[float], control: Sequence[float]) -> float | None:
