@@ -1,1 +1,1 @@
-"""How fast is Turnout, and by which method was that measured? docs/performance.md has the answers."""
+"""How fast is Turnout, and how often right? What was measured, and by which method; docs has the answers."""

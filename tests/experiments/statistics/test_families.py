@@ -348,7 +348,7 @@ class TestPairs:
     @settings(deadline=None, max_examples=40)
     @given(full)
     def test_paired_tests_agree_with_scipy(self, d: list[float]) -> None:
-        assume(np.std(d) > 0)
+        assume(max(d) > min(d))
         t = paired.clustered_difference(paired.paired_sums(d))
         expected = stats.ttest_1samp(d, 0.0)
         assert t.p == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-9)
