@@ -15,6 +15,7 @@ from evaluators.preflight.finding import Finding, unchecked
 
 _FERTILITY_WARN: Final = 1.05
 _SHOWN: Final = 60
+_GENERATION: Final = "generation_config.json"
 
 
 def tokenizer(control: EngineFacts, candidate: EngineFacts) -> Finding:
@@ -68,9 +69,19 @@ def template(control: EngineFacts, candidate: EngineFacts) -> Finding:
     )
 
 
-def sampling_defaults(control: EngineFacts, candidate: EngineFacts) -> Finding:
-    """Is a request that says nothing of sampling sampled alike?"""
+def sampling_defaults(
+    control: EngineFacts, candidate: EngineFacts, details: Mapping[str, list[str]] | None = None
+) -> Finding:
+    """Is a request that says nothing of sampling sampled alike? Where an engine does not render, the files'
+    generation_config (in `details`, as `artefacts` has them) tells if it differs."""
     if control.sampling is None or candidate.sampling is None:
+        if settings := (details or {}).get(_GENERATION):
+            return Finding(
+                check="sampling_defaults",
+                status="fail",
+                sentence=f"Other sampling defaults in {_GENERATION}: {_some(settings)}.",
+                items=tuple(setting.partition(" ")[0] for setting in settings),
+            )
         return unchecked("sampling_defaults", _why(control, candidate, "/v1/chat/completions/render"))
     changes = changed(control.sampling, candidate.sampling)
     if not changes:

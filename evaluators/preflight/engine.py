@@ -18,6 +18,8 @@ import httpx
 from evaluators.canonical import content_hash
 from evaluators.preflight.probes import TEXTS, Probe
 
+#: vLLM 0.32 keeps its render endpoints shut unless it is started so.
+_SCALE_OUT: Final = " (vLLM renders when started with --enable-scale-out)"
 _MAX_ANSWER: Final = 16 * 1024 * 1024
 #: Of a rendered request: what is no default of the model but this request's own.
 _OF_REQUEST: Final = frozenset(("seed", "extra_args", "output_kind", "skip_clone", "detokenize", "bad_words"))
@@ -143,6 +145,8 @@ class EngineClient:
         asked = {"model": self._served_name, "messages": [{"role": "user", "content": "x"}]}
         answer = await self._post("/v1/chat/completions/render", asked)
         params = answer.get("sampling_params")
+        if isinstance(params, Mapping) and isinstance(params.get("sampling_params"), Mapping):
+            params = params["sampling_params"]  # vLLM 0.32 wraps them once more
         if not isinstance(params, Mapping):
             raise NotAnswered("the rendered request has no sampling_params")
         # max_tokens without a default is what the context leaves: max_model_len again.
@@ -165,7 +169,8 @@ class EngineClient:
         try:
             async with self._client.stream(method, path, content=content, headers=headers) as response:
                 if response.status_code != httpx.codes.OK:
-                    raise NotAnswered(f"{method} {path} answers {response.status_code}")
+                    hint = _SCALE_OUT if path.endswith("/render") and response.status_code == 403 else ""
+                    raise NotAnswered(f"{method} {path} answers {response.status_code}{hint}")
                 taken = bytearray()
                 async for piece in response.aiter_bytes():
                     taken += piece

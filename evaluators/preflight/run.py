@@ -85,7 +85,7 @@ async def preflight(
         behaviour.answers(asked),
         *reading,
         behaviour.prompt_tokens(asked),
-        drift.sampling_defaults(control_facts, candidate_facts),
+        drift.sampling_defaults(control_facts, candidate_facts, changed_settings),
         drift.artefacts(control.files, candidate.files, changed_settings or {}),
         traffic.context(control_facts, candidate_facts, recorded, tokens),
         *_of_answers(asked, cold, same_tokenizer=reading[0].status != "fail"),

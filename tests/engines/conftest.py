@@ -21,7 +21,10 @@ from turnout.processes import free_port
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 #: On what may be two cores: one thread each, and no compiler (it would take longer than all the tests).
-ENGINE_ARGUMENTS = ("--enforce-eager", "--max-num-seqs", "16", "--disable-uvicorn-access-log")
+#: Scale-out opens the endpoints that render a request: what a preflight asks for sampling defaults.
+ENGINE_ARGUMENTS = (
+    *("--enforce-eager", "--max-num-seqs", "16", "--disable-uvicorn-access-log", "--enable-scale-out"),
+)
 READY_S = 300
 
 

@@ -117,6 +117,13 @@ def test_sampling_defaults_are_named() -> None:
     assert "temperature 1.0 -> 0.6" in found.sentence
 
 
+def test_files_tell_the_sampling_defaults_of_an_engine_that_does_not_render() -> None:
+    bare = facts(sampling=None)
+    found = drift.sampling_defaults(bare, bare, {"generation_config.json": ["temperature 1.0 -> 0.6"]})
+    assert (found.status, found.items) == ("fail", ("temperature",))
+    assert drift.sampling_defaults(bare, bare, {}).status == "unchecked"
+
+
 def test_an_engine_without_these_endpoints_leaves_them_unchecked_and_says_why() -> None:
     bare = EngineFacts(engine="tgi", missing={"/tokenize": "POST /tokenize answers 404"})
     found = drift.tokenizer(facts(), bare)
