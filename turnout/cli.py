@@ -162,7 +162,9 @@ def models_register(
     engine: Annotated[str, typer.Option(help="vllm, sglang, tgi, ...; litellm for a provider.")] = "vllm",
     credential: Annotated[
         str | None,
-        typer.Option(help="Of a provider: the variable of the proxy's environment that holds its key."),
+        typer.Option(
+            help="The variable of the proxy's environment that holds a provider's or an engine's key."
+        ),
     ] = None,
     alias: Annotated[list[str] | None, typer.Option(help="For example production or candidate.")] = None,
     source: Annotated[str | None, typer.Option(help="Where the weights are: a path or a hub id.")] = None,
