@@ -404,7 +404,8 @@ def a_dead_candidate_costs_nobody_an_answer(stack: Stack, mortal: SimulatedEngin
         within=10,
         until=lambda arm: arm["fell_back"] >= 50,
     )
-    assert arm["failed"] >= arm["fell_back"]
+    # Failures until the workers' breakers are open, then units that go to control unasked.
+    assert arm["failed"] >= 20
 
 
 def production_that_is_dead_is_told(stack: Stack, mortal: SimulatedEngine) -> None:

@@ -49,7 +49,8 @@ def start(body: NewExperiment, controller: Known) -> dict[str, Any]:
 @router.post(
     "/history",
     summary="What the units of a spec's model were like so far: to plan with",
-    responses=documented(400),
+    dependencies=[Depends(require_token)],  # it changes nothing, but takes the ledger's time
+    responses=documented(400, 401),
 )
 def history_of(body: PastTraffic, controller: Known) -> dict[str, Any]:
     spec = read_spec(body.spec_yaml, body.filename)

@@ -154,6 +154,10 @@ def verdict(
         "days_left": None,
         "as_of": ago(3),
         "as_of_ns": round((NOW - timedelta(seconds=3)).timestamp() * 1e9),
+        "cut": {"exchanges": units * 3, "feedback": 0},
+        "recorded": units * 3,
+        "lost": 0,
+        "golden": None,
         "digest": "9f2c4e71ab03d5587712",
     }
 
