@@ -83,7 +83,7 @@ def test_the_preflight_names_the_drift(stage: Turnout, tiny_models: Path) -> Non
     assert (found["tokenizer"], found["context"]) == ("ok", "note")
     assert found["prompt_tokens"] == found["artefacts"] == "warn"
     by_check = {finding["check"]: finding["sentence"] for finding in report["findings"]}
-    assert "pirate" in by_check["template"]
+    assert "became '<|turn|>system" in by_check["template"]
     assert "temperature" in by_check["sampling_defaults"]
     assert "generation_config.json" in by_check["artefacts"]
     assert report["control_fingerprint"] != report["candidate_fingerprint"]
