@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from evaluators.automation import FILE, Automation, read_automation
+from evaluators.automation import FILE, Automation, OnlineRule, read_automation
 from evaluators.errors import EvaluatorError, GoldenSetError
+from evaluators.ledger import GoldenLedger
 from evaluators.online import OnlineScorer
 from evaluators.versiongate import Access, VersionGate
 from experiments.client import ControlClient, ControlError
@@ -40,7 +41,7 @@ class Loops:
     every_s: float = _EVERY_S
     _changed: float = -1.0
     _gates: list[VersionGate] = field(default_factory=list)
-    _online: list[OnlineScorer] = field(default_factory=list)
+    _online: tuple[OnlineRule, ...] = ()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set."""
@@ -51,8 +52,8 @@ class Loops:
                 for gate in self._gates:
                     for said in await gate.step():
                         log.info("%s", said)
-                for scorer in self._online:
-                    await _drained(scorer, stop)
+                for rule in self._online:
+                    await self._score(rule, stop)
             except (EvaluatorError, ControlError, OSError) as error:
                 log.warning("%s", error)
                 pause = max(pause, _AFTER_AN_ERROR_S) if isinstance(error, EvaluatorError) else pause
@@ -61,6 +62,20 @@ class Loops:
                     await stop.wait()
             except TimeoutError:
                 continue
+
+    async def _score(self, rule: OnlineRule, stop: asyncio.Event) -> None:
+        """Score until nothing waits, or the limits are reached. A judge that may not be asked is told; the
+        other rules go on."""
+        ledger = GoldenLedger(self.api)
+        judged = rule.golden.judge is not None
+        try:
+            subjects = [await asyncio.to_thread(ledger.subject, rule.model, "production")] if judged else []
+            async with self.access.services(rule.golden, subjects, ledger) as services:
+                scorer = OnlineScorer(rule=rule, api=self.api, services=services)
+                while not stop.is_set() and await scorer.step():
+                    pass
+        except EvaluatorError as error:
+            log.warning("%s: %s", rule.name, error)
 
     def _reload(self) -> None:
         """A file that is wrong leaves what was good in force, and is told once."""
@@ -77,15 +92,8 @@ class Loops:
             log.error("%s", error)
             return
         self._gates = [VersionGate(rule=rule, api=self.api, access=self.access) for rule in found.gates]
-        self._online = [OnlineScorer(rule=rule, api=self.api) for rule in found.online]
+        self._online = found.online
         log.info("%s: %s", self.path, _told(found))
-
-
-async def _drained(scorer: OnlineScorer, stop: asyncio.Event) -> None:
-    """Score until nothing waits, or the limits are reached."""
-    more = 1
-    while more and not stop.is_set():
-        more = await scorer.step()
 
 
 def _told(found: Automation) -> str:

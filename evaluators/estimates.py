@@ -4,21 +4,23 @@ Chooses the method by the shape of the scores and calls `experiments.statistics`
 
 - yes-or-no scores, one answer an item, every item on its own: McNemar's mid-p and the adjusted interval of
   Bonett and Price (2012);
-- anything else (repeats, items in clusters): the paired t over clusters (CR1, clusters - 1 degrees of
-  freedom) on the items and the same two pseudo-pairs that Bonett and Price add, one of each direction,
-  each a cluster of its own. Scores lie in [0, 1], so the two are as extreme as pairs can be; without them
-  thirty equal pairs would claim an interval of width zero. The estimate shown is of the items alone.
+- anything else (repeats, grades, weights, items in clusters): the paired t over clusters (CR1, clusters - 1
+  degrees of freedom) on the items and the same two pseudo-pairs that Bonett and Price add, one of each
+  direction, each a cluster of its own. Scores lie in [0, 1], so the two are as extreme as pairs can
+  be; without them thirty equal pairs would claim an interval of width zero. The estimate shown is of the
+  items alone.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from experiments.statistics.estimate import Estimate
-from experiments.statistics.paired import PairTable, bonett_price, clustered_difference, paired_sums
+from experiments.statistics.paired import PairedSums, PairTable, bonett_price, clustered_difference
 
 _PSEUDO_PAIRS: Final = (1.0, -1.0)
 
@@ -30,6 +32,7 @@ class PairedValue:
     control: float
     candidate: float
     cluster: str
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,19 +64,37 @@ def paired_effect(values: Sequence[PairedValue], *, alpha: float) -> Effect | No
     if _is_plain(values):
         found = bonett_price(_table(values), alpha=alpha)
         return _effect(found, found.method)
-    differences = [value.candidate - value.control for value in values]
-    clusters: list[object] = [value.cluster for value in values]
-    found = clustered_difference(
-        paired_sums([*differences, *_PSEUDO_PAIRS], [*clusters, *((sign,) for sign in _PSEUDO_PAIRS)]),
-        alpha=alpha,
+    mean_weight = math.fsum(value.weight for value in values) / len(values)
+    by_cluster: dict[object, list[tuple[float, float]]] = {}
+    for value in values:
+        weight = value.weight / mean_weight  # of mean 1, so that a pseudo-pair weighs as much as an item
+        by_cluster.setdefault(value.cluster, []).append((weight, value.candidate - value.control))
+    total = math.fsum(weight * difference for pairs in by_cluster.values() for weight, difference in pairs)
+    for sign in _PSEUDO_PAIRS:
+        by_cluster[(sign,)] = [(1.0, sign)]
+    found = clustered_difference(_sums(list(by_cluster.values())), alpha=alpha)
+    return _effect(found, "paired-t-clustered-adjusted", total / len(values))
+
+
+def _sums(clusters: Sequence[Sequence[tuple[float, float]]]) -> PairedSums:
+    """Sums over clusters of (weight, difference), for the weighted mean."""
+    d = [math.fsum(weight * difference for weight, difference in pairs) for pairs in clusters]
+    m = [math.fsum(weight for weight, _ in pairs) for pairs in clusters]
+    return PairedSums(
+        clusters=len(clusters),
+        d=math.fsum(d),
+        m=math.fsum(m),
+        dd=math.fsum(x * x for x in d),
+        md=math.fsum(x * y for x, y in zip(m, d, strict=True)),
+        mm=math.fsum(y * y for y in m),
     )
-    return _effect(found, "paired-t-clustered-adjusted", sum(differences) / len(differences))
 
 
 def _is_plain(values: Sequence[PairedValue]) -> bool:
     """Yes-or-no scores of items that each stand alone."""
     alone = max(Counter(value.cluster for value in values).values()) == 1
-    return alone and all({value.control, value.candidate} <= {0.0, 1.0} for value in values)
+    equal = len({value.weight for value in values}) == 1
+    return alone and equal and all({value.control, value.candidate} <= {0.0, 1.0} for value in values)
 
 
 def _table(values: Sequence[PairedValue]) -> PairTable:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,8 +23,10 @@ from evaluators.automation import GateRule
 from evaluators.canonical import content_hash
 from evaluators.comparison import Comparison, compare
 from evaluators.golden import GoldenSet
-from evaluators.ledger import ControlApi, GoldenLedger
+from evaluators.judges.services import open_services
+from evaluators.ledger import ControlApi, GoldenLedger, Subject
 from evaluators.loading import load_golden_set
+from evaluators.models import Services
 from evaluators.preflight import Asker, NotServed, Report, Side, fingerprint_of, preflight, record, side
 from evaluators.runner import RunLimits
 from evaluators.runs import Effort, FinishedRun, finished_run
@@ -46,6 +49,14 @@ class Access:
     proxy_url: str
     token: str
     api_key: str | None = None
+
+    def services(
+        self, golden: GoldenSet, subjects: Sequence[Subject], ledger: GoldenLedger
+    ) -> AbstractAsyncContextManager[Services]:
+        """The models that the set's evaluators may ask about these subjects."""
+        return open_services(
+            golden, subjects, ledger, proxy_url=self.proxy_url, token=self.token, api_key=self.api_key
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -132,26 +143,30 @@ class VersionGate:
 
     async def _compare(self, control: int, candidate: int, golden: GoldenSet) -> Comparison:
         ledger = GoldenLedger(self.api)
-        runs = [await self._run(ledger, version, golden) for version in (control, candidate)]
+        model = self.rule.model
+        subjects = [await asyncio.to_thread(ledger.subject, model, str(one)) for one in (control, candidate)]
+        async with self.access.services(golden, subjects, ledger) as services:
+            runs = [await self._run(ledger, subject, golden, services) for subject in subjects]
         comparison = compare(golden, runs[0].results, runs[1].results)
         await asyncio.to_thread(ledger.save, self.rule.model, comparison, runs[0].run, runs[1].run)
         return comparison
 
-    async def _run(self, ledger: GoldenLedger, version: int, golden: GoldenSet) -> FinishedRun:
+    async def _run(
+        self, ledger: GoldenLedger, subject: Subject, golden: GoldenSet, services: Services
+    ) -> FinishedRun:
         """Production's run is reused where it asked the same; a candidate's too, if it stands unchanged."""
-        subject = await asyncio.to_thread(ledger.subject, self.rule.model, str(version))
         limits = RunLimits(concurrency=self.rule.concurrency)
         target = ProxyTarget(
             base_url=self.access.proxy_url,
             model=self.rule.model,
-            version=version,
+            version=subject.version,
             token=self.access.token,
             api_key=self.access.api_key,
             concurrency=self.rule.concurrency,
         )
         async with target:
             effort = Effort(repeats=self.rule.repeats, reuse=True, limits=limits)
-            return await finished_run(golden, subject, ledger, target, effort)
+            return await finished_run(golden, subject, ledger, target, effort, services=services)
 
     def _sides(self, control: int, candidate: int) -> tuple[Side, Side]:
         model = self.rule.model

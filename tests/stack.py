@@ -112,14 +112,14 @@ class Stack:
             self._api = ControlClient(self.settings.control_address, self.settings.read_token())
         return self._api
 
-    def register(self, *engines: str) -> None:
-        """Engines that serve `chat` as its next versions; the first of all is production."""
-        there = {model["name"] for model in self.api.get("/api/models")}
+    def register(self, *engines: str, model: str = MODEL) -> None:
+        """Engines that serve a model as its next versions; the first of all is production."""
+        there = {known["name"] for known in self.api.get("/api/models")}
         for number, url in enumerate(engines):
-            first = number == 0 and MODEL not in there
-            body = {"replicas": [url], "served_name": MODEL, "engine": "vllm", "tags": {}, "source": None}
+            first = number == 0 and model not in there
+            body = {"replicas": [url], "served_name": model, "engine": "vllm", "tags": {}, "source": None}
             self.api.post(
-                f"/api/models/{MODEL}/versions", body | {"aliases": ["production"] if first else []}
+                f"/api/models/{model}/versions", body | {"aliases": ["production"] if first else []}
             )
 
     def begin(self, spec: str, **fields: str) -> dict[str, Any]:

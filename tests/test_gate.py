@@ -18,7 +18,14 @@ from turnout.simulation import AnswerKey, Profile, running_engine
 RULES = {
     "gate": {MODEL: {"set": str(SUPPORT)}},
     "online": [
-        {"name": "brief", "model": MODEL, "checks": [{"type": "length", "max": 100_000}], "rate": 1.0}
+        {"name": "brief", "model": MODEL, "checks": [{"type": "length", "max": 100_000}], "rate": 1.0},
+        {
+            "name": "tone",
+            "model": MODEL,
+            "rate": 1.0,
+            "judge": {"model": "examiner"},
+            "checks": [{"type": "judge", "rubric": "The answer is polite."}],
+        },
     ],
 }
 
@@ -54,10 +61,12 @@ def test_new_versions_are_gated_and_answers_scored_by_themselves(
         running_engine(good, key=support_key) as one,
         running_engine(good, key=support_key) as two,
         running_engine(bad, key=support_key) as three,
+        running_engine(Profile(name="examiner")) as judge,
         stack.up([one.url]),
     ):
         evaluators = programs(stack.settings)[-1]
         assert evaluators.name == "evaluators"
+        stack.register(judge.url, model="examiner")
         stack.processes.start(evaluators)
         stack.register(two.url)
         found = concluded(stack, 2)
@@ -79,11 +88,14 @@ def test_new_versions_are_gated_and_answers_scored_by_themselves(
             answer = httpx.post(f"{stack.settings.proxy_address}/v1/chat/completions", json=body)
             assert answer.is_success
         scores = eventually(
-            lambda: stack.api.get("/api/scores"), within=60, until=lambda rows: len(rows) >= 5
+            lambda: stack.api.get("/api/scores"), within=60, until=lambda rows: len(rows) >= 10
         )
-        assert {(row["evaluator"], row["status"], row["value"]) for row in scores} == {
-            ("brief.length", "scored", 1.0)
+        assert {(row["evaluator"], row["status"]) for row in scores} == {
+            ("brief.length", "scored"),
+            ("tone.judge", "scored"),
         }
+        assert all(row["value"] in (0.0, 1.0) for row in scores)
+        assert judge.counters.requests >= 5
 
         # A restart finds everything concluded, and asks nothing anew.
         stack.processes.replace(evaluators)

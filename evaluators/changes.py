@@ -1,0 +1,85 @@
+"""Which items did the candidate lose, which did it gain, by which check, and what did both versions say?"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from evaluators.golden import Check, GoldenItem
+from evaluators.pairing import Pair
+from evaluators.results import ResultRow, text_of
+from evaluators.summary import RunResults
+
+_MOST_WORDS: Final = 600  # of each text: the comparison's time grows with their product
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """An item that passes in one version and not in the other, by one of its checks: `got` is the failing
+    answer, `other` the passing one."""
+
+    item_id: str
+    tags: tuple[str, ...]
+    evaluator: str
+    expected: str
+    got: str
+    explanation: str
+    other: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**fields, "tags": list(self.tags)}
+
+
+def changes(pairs: Sequence[Pair], *, better: RunResults, worse: RunResults) -> list[Change]:
+    """Every gating check that one run passes in every repeat and the other fails in some."""
+    found = []
+    for pair in pairs:
+        good, bad = better.of_item(pair.item), worse.of_item(pair.item)
+        for check in (check for check in pair.item.checks if check.gate):
+            passed = [row for (_, key), row in good.items() if key == check.key]
+            failed = [row for (_, key), row in bad.items() if key == check.key and _fails(check, row)]
+            if failed and passed and all(_passes(check, row) for row in passed):
+                found.append(_change(pair.item, check, failed[0], passed[0]))
+    return found
+
+
+def _change(item: GoldenItem, check: Check, failed: ResultRow, passed: ResultRow) -> Change:
+    expected = check.options.expects(item.reference)
+    return Change(
+        item_id=item.id,
+        tags=item.tags,
+        evaluator=check.key,
+        expected=f"not {expected}" if check.negate else expected,
+        got=text_of(failed),
+        explanation=failed.explanation or "",
+        other=text_of(passed),
+    )
+
+
+def _passes(check: Check, row: ResultRow) -> bool:
+    return row.value is not None and check.passes(row.value)
+
+
+def _fails(check: Check, row: ResultRow) -> bool:
+    return row.value is not None and not check.passes(row.value)
+
+
+def word_diff(before: str, after: str) -> list[tuple[str, str]]:
+    """The words of both texts in order, each piece with `=` (in both), `-` (before only) or `+` (after)."""
+    old, new = (re.findall(r"\S+\s*", text)[:_MOST_WORDS] for text in (before, after))
+    pieces: list[tuple[str, str]] = []
+    left, right = ([word.strip() for word in text] for text in (old, new))
+    matcher = difflib.SequenceMatcher(None, left, right, autojunk=False)
+    for kind, i, j, k, m in matcher.get_opcodes():
+        if kind == "equal":
+            pieces.append(("=", "".join(new[k:m])))
+            continue
+        if i < j:
+            pieces.append(("-", "".join(old[i:j])))
+        if k < m:
+            pieces.append(("+", "".join(new[k:m])))
+    return pieces
