@@ -60,9 +60,12 @@ class Doorway:
             log.warning("a connection was lost as it was taken: %s", error)
             connection.close()
 
-    def close(self) -> None:
-        """No further connections. Those that wait are left to the other workers."""
+    async def close(self) -> None:
+        """No further connections: those that wait are left to the other workers, those that were taken are
+        made before this returns, so that whoever counts clients then counts all of them."""
         if self._open:
             self._open = False
             self._loop.remove_reader(self._listener.fileno())
             self._listener.close()
+        if self._entering:
+            await asyncio.wait(self._entering)

@@ -323,7 +323,7 @@ class Worker:
         # 1. No new connections. Answers now say `connection: close`; what a client sends on a connection that
         #    does not know it yet is still answered, for closing under a request would fail it.
         self.draining = True
-        doorway.close()
+        await doorway.close()
         await self._until_deserted(self.limits.last_call_seconds)
         # 2. Idle connections are closed; what is in flight ends where it began, within the drain time.
         self.leaving = True

@@ -40,14 +40,14 @@ async def test_connections_that_come_at_once_are_shared() -> None:
     try:
         await until(lambda: len(first) + len(second) == 40)
         assert min(len(first), len(second)) >= 10
-        doorways[0].close()
+        await doorways[0].close()
         before = len(first)
         clients += [socket.create_connection(listener.getsockname()) for _ in range(10)]
         await until(lambda: len(first) + len(second) == 50)
         assert len(first) == before, "a closed doorway takes nobody"
     finally:
         for doorway in doorways:
-            doorway.close()
+            await doorway.close()
         for client in clients:
             client.close()
         for guest in (*first, *second):
@@ -80,5 +80,20 @@ async def test_no_file_descriptor_free_is_no_end(caplog: pytest.LogCaptureFixtur
         guest = taken[0]
         assert isinstance(guest, Guest)
         guest.transport.abort()
-    doorway.close()
+    await doorway.close()
+    await asyncio.sleep(0)
+
+
+async def test_a_connection_that_was_taken_is_made_before_the_doorway_is_closed() -> None:
+    """A worker that leaves waits for its clients: one in between must not be missed."""
+    listener = listen("127.0.0.1", 0)
+    taken: list[asyncio.Protocol] = []
+    doorway = Doorway(asyncio.get_running_loop(), listener.dup(), lambda: Guest(taken))
+    with listener, socket.create_connection(listener.getsockname()):
+        doorway._take()  # as the loop does when the socket is readable
+        assert not taken
+        await doorway.close()
+        [guest] = taken
+        assert isinstance(guest, Guest)
+        guest.transport.abort()
     await asyncio.sleep(0)
