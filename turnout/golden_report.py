@@ -13,7 +13,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
 
+from evaluators.changes import word_diff
 from evaluators.comparison import Change, Comparison, MetricRow
 from evaluators.golden import GoldenSet
 from evaluators.ledger import Subject
@@ -21,9 +23,14 @@ from evaluators.results import ResultRow
 from evaluators.runs import FinishedRun
 from evaluators.summary import ITEMS, Gate, Summary
 
+from .terminal import plain
+
 _STYLES: Final[dict[Gate, str]] = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 _LISTED: Final = 10
 _WIDTH: Final = 100
+#: words shown on each side of what differs
+_CONTEXT: Final = 5
+_MARKS: Final = {"=": "", "-": "red strike", "+": "bold green"}
 _UNANSWERED: Final = frozenset((None, "overloaded", "rejected"))
 
 
@@ -122,11 +129,12 @@ def print_comparison(
 def _print_changes(console: Console, title: str, changes: Sequence[Change], show_all: bool) -> None:
     if not changes:
         return
-    table = Table("item", "check", "expected", "got", title=title, title_justify="left")
+    got = "got, against the answer that passed"
+    table = Table("item", "check", "expected", got, title=title, title_justify="left")
     shown = changes if show_all else changes[:_LISTED]
     for change in shown:
         table.add_row(
-            escape(change.item_id), escape(change.evaluator), _short(change.expected), _short(change.got)
+            _short(change.item_id), _short(change.evaluator), _short(change.expected), against(change)
         )
     console.print(table)
     if len(shown) < len(changes):
@@ -147,6 +155,21 @@ def _outcomes(summary: Summary) -> str:
     return ", ".join(f"{count} {outcome}" for outcome, count in summary.outcomes.items()) or "none"
 
 
+def against(change: Change) -> Text:
+    """The failing answer against the one that passed: words that went are struck, words that came are bold,
+    and what both have in common is kept short."""
+    pieces = word_diff(change.other, change.got) if change.other else [("=", change.got)]
+    found = Text()
+    for kind, piece in pieces:
+        words = piece.split()
+        if kind == "=" and change.other and len(words) > 2 * _CONTEXT:
+            words = [*words[:_CONTEXT], "...", *words[-_CONTEXT:]]
+        found.append(plain(" ".join(words)), style=_MARKS[kind]).append(" ")
+    found.rstrip()
+    found.truncate(2 * _WIDTH, overflow="ellipsis")
+    return found
+
+
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    line = plain(" ".join(text.split()))
     return escape(line if len(line) <= _WIDTH else line[: _WIDTH - 3] + "...")
