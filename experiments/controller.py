@@ -40,6 +40,8 @@ from .watch import Watch
 log = logging.getLogger("turnout.controller")
 
 SNAPSHOT_SETTING: Final = "snapshot_version"
+#: More snapshots than can be published between two records of their number.
+UNRECORDED_VERSIONS: Final = 1000
 #: How long a controller without any model waits for the registry's first answer (MLflow's tables are made).
 FIRST_ANSWER_S: Final = 30.0
 
@@ -119,7 +121,12 @@ class Controller:
 
     def start(self, *, loops: bool = True) -> None:
         """Take the state up where it was left, publish it, and begin the loops."""
-        self.publication.raise_version(int(decisions.setting(self.store, SNAPSHOT_SETTING) or 0))
+        recorded = int(decisions.setting(self.store, SNAPSHOT_SETTING) or 0)
+        if recorded and self.publication.last is None:
+            # What was published after the last record stood in the file that is torn or gone: no worker may
+            # meet one of those numbers again with another table behind it.
+            recorded += UNRECORDED_VERSIONS
+        self.publication.raise_version(recorded)
         self.junction.put(*trials.load(self.store).values())
         if self.publication.last is not None:
             for model in catalog_of(self.publication.last).values():

@@ -1,8 +1,8 @@
 """How do several workers share one listening socket, so that each gets its part of the connections?
 
 An asyncio server that wakes takes every connection that waits; with clients that keep theirs, the first
-worker to wake then has all the traffic for good. Here a worker takes one connection for each turn of its
-loop: a worker with more to do turns more slowly, and takes fewer.
+worker to wake then has all the traffic for good. Here a worker takes a few and rests for a moment, in which
+the others wake and take theirs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from typing import Final
 
 log = logging.getLogger("turnout.proxy")
 
+#: So many are taken before a rest, and so long is it: 4,000 new connections a second at most.
+_AT_ONCE: Final = 4
+_REST_SECONDS: Final = 0.001
 #: Nothing is taken for so long after the system refused: out of file descriptors, most often.
 _PAUSE_SECONDS: Final = 0.1
 
@@ -38,20 +41,27 @@ class Doorway:
             self._loop.add_reader(self._listener.fileno(), self._take)
 
     def _take(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):  # another worker was first, or the client left
-            return
-        except OSError as error:
-            log.warning("no connection can be taken for %g s: %s", _PAUSE_SECONDS, error.strerror)
-            self._loop.remove_reader(self._listener.fileno())
-            self._loop.call_later(_PAUSE_SECONDS, self._watch)
-            return
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        entering = self._loop.create_task(self._enter(connection))
-        self._entering.add(entering)
-        entering.add_done_callback(self._entering.discard)
+        for taken in range(_AT_ONCE):
+            try:
+                connection, _ = self._listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):  # another worker was first, or the client left
+                if taken:
+                    break
+                return
+            except OSError as error:
+                log.warning("no connection can be taken for %g s: %s", _PAUSE_SECONDS, error.strerror)
+                self._rest(_PAUSE_SECONDS)
+                return
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            entering = self._loop.create_task(self._enter(connection))
+            self._entering.add(entering)
+            entering.add_done_callback(self._entering.discard)
+        self._rest(_REST_SECONDS)
+
+    def _rest(self, seconds: float) -> None:
+        self._loop.remove_reader(self._listener.fileno())
+        self._loop.call_later(seconds, self._watch)
 
     async def _enter(self, connection: socket.socket) -> None:
         try:

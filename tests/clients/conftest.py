@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +67,18 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
         except OSError:  # refused, or accepted for a worker that is still starting
             time.sleep(0.05)
     raise AssertionError("the proxy was not ready in 20 s")
+
+
+@pytest.fixture(scope="package", autouse=True)
+def leftovers() -> Iterator[None]:
+    """litellm keeps its clients for minutes, with sockets of loops that are gone, and drops them in the midst
+    of somebody else's test: they go here."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        if (litellm := sys.modules.get("litellm")) is not None:
+            litellm.in_memory_llm_clients_cache.flush_cache()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

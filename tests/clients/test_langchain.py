@@ -34,6 +34,7 @@ def test_stream(chat) -> None:
 async def test_asynchronously(chat) -> None:
     whole = await chat.ainvoke(QUESTION)
     assert "".join([piece.content async for piece in chat.astream(QUESTION)]) == whole.content
+    await chat.root_async_client.close()
 
 
 class GetOrder(BaseModel):
