@@ -52,7 +52,7 @@ def retire(folder: Path, pid: int) -> None:
         try:
             raw = orjson.loads((folder / _ENDED).read_bytes())
         except (OSError, ValueError):
-            raw = {"includes": [], "metrics": []}
+            raw = {"includes": [], "metrics": Metrics().document()}
         try:
             total = Metrics.of(raw["metrics"])
             total.add(_read(path).metrics)
@@ -114,6 +114,7 @@ def expose(folder: Path, spool: Path, own: WorkerState, *, each: bool) -> bytes:
     class Everything(Collector):
         def collect(self) -> Iterator[Any]:
             yield from _exchanges(counted, each=each)
+            yield _unread(counted, each=each)
             yield from _workers(states)
             yield from _spool(spool)
 
@@ -159,6 +160,19 @@ def _exchanges(counted: list[tuple[str, Metrics]], *, each: bool) -> Iterator[An
                 _histogram(first, values, DURATION_US, numbers.first, numbers.first_us)
                 _histogram(gaps, values, GAP_US, numbers.gaps, numbers.gaps_us)
     yield from (exchanges, duration, first, gaps)
+
+
+def _unread(counted: list[tuple[str, Metrics]], *, each: bool) -> Any:
+    from prometheus_client.core import CounterMetricFamily
+
+    told = "Requests that never were whole: refused while they were read, or left by their client."
+    family = CounterMetricFamily(
+        "turnout_requests_unread", told, labels=("worker", "reason") if each else ("reason",)
+    )
+    for worker, metrics in counted:
+        for reason, count in sorted(list(metrics.unread.items())):
+            family.add_metric([worker, reason] if each else [reason], count)
+    return family
 
 
 def _histogram(family: Any, values: list[str], bounds: tuple[int, ...], counts: list[int], us: int) -> None:

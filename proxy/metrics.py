@@ -1,13 +1,15 @@
 """What has a worker done so far, counted so that counting costs next to nothing?
 
 Every record is counted once, when it is written: its outcome, its duration, and of a stream the time to the
-first piece and between pieces. The sums of a worker are a small JSON document; those of several add up.
+first piece and between pieces. So is what never became a request. The sums of a worker are a small JSON
+document; those of several add up.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -69,6 +71,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.numbers: dict[Labels, Numbers] = {}
+        #: requests that never were whole, by why: they belong to no model yet and leave no row
+        self.unread: Counter[str] = Counter()
 
     def observe(self, record: ExchangeRecord) -> None:
         """Count one exchange."""
@@ -96,20 +100,23 @@ class Metrics:
         """Take up what another has counted."""
         for labels, numbers in list(other.numbers.items()):  # it may be counting at the moment
             self.numbers.setdefault(labels, Numbers()).add(numbers)
+        self.unread.update(dict(other.unread))
 
-    def document(self) -> list[Any]:
-        """Plain lists, for JSON."""
-        return [
+    def document(self) -> dict[str, Any]:
+        """Plain lists and counts, for JSON."""
+        numbers = [
             [list(labels), [getattr(numbers, name) for name in Numbers.__slots__]]
             for labels, numbers in self.numbers.items()
         ]
+        return {"numbers": numbers, "unread": dict(self.unread)}
 
     @classmethod
-    def of(cls, document: Iterable[Any]) -> Metrics:
-        """The sums that a document holds. Raises TypeError or ValueError for any other document."""
+    def of(cls, document: Mapping[str, Any]) -> Metrics:
+        """The sums that a document holds. Raises TypeError, KeyError or ValueError for any other document."""
         found = cls()
-        for labels, values in document:
+        for labels, values in document["numbers"]:
             found.numbers[Labels(*labels)] = Numbers(*values)
+        found.unread.update(document["unread"])
         return found
 
 

@@ -80,6 +80,7 @@ class Application(Protocol):
     def handle(self, request: Request, client: ClientConnection) -> Responder | None: ...
     def opened(self, client: ClientConnection) -> bool: ...
     def closed(self, client: ClientConnection) -> None: ...
+    def unread(self, reason: str) -> None: ...
 
 
 class ClientConnection(asyncio.Protocol):
@@ -127,6 +128,8 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(Refusal(503, "too_many_connections", "This worker is full; try again shortly."))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._in_message and not self._closing:
+            self._application.unread("client_gone")
         self._closing = True
         self.due = inf
         self._waiting.clear()
@@ -393,6 +396,7 @@ class ClientConnection(asyncio.Protocol):
         """Answer what is no acceptable request, and close; behind a running answer, only close."""
         if self._transport is None or self._closing:
             return
+        self._application.unread(refusal.code)
         if self._busy or self._waiting:
             self.abort()
             return
@@ -480,6 +484,7 @@ class ClientConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """End the connection so that the client can tell that the answer is not whole."""
+        self._closing = True
         if self._transport is not None:
             self._transport.abort()
 

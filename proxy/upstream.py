@@ -55,7 +55,7 @@ class Call:
     """One request on its way to one endpoint. Unless cancelled, the receiver hears `failed` or `end` once."""
 
     __slots__ = (
-        "_body", "_connection", "_endpoint", "_head", "_path", "_replica", "_tried",
+        "_body", "_connecting", "_connection", "_endpoint", "_head", "_path", "_replica", "_tried",
         "_upstreams", "_waiting_since", "done", "due", "got_head", "receiver",
     )  # fmt: skip
 
@@ -76,6 +76,7 @@ class Call:
         self._tried: tuple[Replica, ...] = ()
         self._replica: Replica | None = None
         self._connection: Connection | None = None
+        self._connecting: asyncio.Task[None] | None = None
         self._waiting_since = 0.0
         self.receiver = receiver
         self.got_head = False
@@ -102,7 +103,7 @@ class Call:
         replica.outstanding += 1
         connection = replica.take()
         if connection is None:
-            self._upstreams.spawn(self._connect(replica))
+            self._connecting = self._upstreams.spawn(self._connect(replica))
         else:
             self._send(connection, replica)
 
@@ -112,8 +113,7 @@ class Call:
             if not connection.usable:  # it ended before it was used: nobody will hear of that end again
                 raise ConnectionResetError("closed at once")
         except (OSError, ValueError) as error:
-            if self.done:
-                return
+            self._connecting = None
             self._release()
             if len(self._tried) < min(2, len(self._endpoint.replicas)):
                 self._try_next()
@@ -121,10 +121,8 @@ class Call:
                 slow = isinstance(error, TimeoutError)
                 self._fail("timeout" if slow else "upstream_error", "upstream_unreachable")
             return
-        if self.done:
-            replica.give(connection)
-        else:
-            self._send(connection, replica)
+        self._connecting = None
+        self._send(connection, replica)
 
     def _send(self, connection: Connection, replica: Replica) -> None:
         self._connection = connection
@@ -197,7 +195,7 @@ class Call:
         replica = self._replica
         self._connection = None
         if replica is not None and not self.done:
-            self._upstreams.spawn(self._connect(replica))
+            self._connecting = self._upstreams.spawn(self._connect(replica))
 
     def broken(self, code: str) -> None:
         self._connection = None
@@ -216,6 +214,8 @@ class Call:
         self.done = True
         self._upstreams.calls.discard(self)
         self._release()
+        if self._connecting is not None:  # a handshake, which can take seconds, is not for nobody
+            self._connecting.cancel()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.call = None
@@ -277,11 +277,12 @@ class Upstreams:
         shift = self._turn % len(replicas)
         return min(replicas[shift:] + replicas[:shift], key=_outstanding)
 
-    def spawn(self, coroutine: Any) -> None:
+    def spawn(self, coroutine: Any) -> asyncio.Task[None]:
         """A task that is held until it ends."""
-        task = self.loop.create_task(coroutine)
+        task: asyncio.Task[None] = self.loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def call(self, endpoint: Endpoint, path: bytes, head: bytes, body: bytes, receiver: Receiver) -> Outgoing:
         """Send a request; `receiver` gets the answer, never before this returns."""

@@ -145,6 +145,9 @@ class Worker:
         if not self._clients:
             self._deserted.set()
 
+    def unread(self, reason: str) -> None:
+        self.metrics.unread[reason] += 1
+
     def handle(self, request: Request, client: ClientConnection) -> Responder | None:
         """Answer at once, or say who will."""
         try:

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from experiments.ledger.exchange import ExchangeRecord
 from proxy import exposition
 from proxy.exposition import WorkerState
+from proxy.limits import Limits
 from proxy.metrics import DURATION_US, GAP_US, Gauges, Metrics
 
 from .harness import SSE_HEAD, Engine, Proxy, ask, chunk, json_answer, running_proxy, snapshot
@@ -68,21 +69,26 @@ def test_a_record_is_counted_where_it_belongs() -> None:
 
 def test_a_document_gives_the_same_sums_back() -> None:
     metrics = of([record(), record(served_arm="candidate", stream=True, chunk_us=(1,), chunk_ends=(1,))])
+    metrics.unread["client_gone"] += 2
     back = Metrics.of(orjson.loads(orjson.dumps(metrics.document())))
-    assert back.numbers == metrics.numbers
+    assert (back.numbers, back.unread) == (metrics.numbers, metrics.unread)
 
 
 def test_workers_add_up_and_the_ended_stay_counted(tmp_path: Path) -> None:
     folder = tmp_path / "metrics"
     exposition.clear(folder)
     own = WorkerState("host-1-aa", of([record()] * 3), GAUGES)
+    own.metrics.unread["client_gone"] = 1
     for name in ("host-2-bb", "host-3-cc"):
-        exposition.save(folder, WorkerState(name, of([record()] * 5), GAUGES))
+        other = of([record()] * 5)
+        other.unread["client_gone"] = 2
+        exposition.save(folder, WorkerState(name, other, GAUGES))
     for ended in (None, 2, 3):
         if ended is not None:
             exposition.retire(folder, ended)
         together = samples(exposition.expose(folder, tmp_path / "spool", own, each=False))
         assert total(together, "turnout_exchanges_total", outcome="complete", model="chat") == 13
+        assert together["turnout_requests_unread_total"] == [({"reason": "client_gone"}, 5)]
         assert total(together, "turnout_exchange_duration_seconds_count") == 13
         assert total(together, "turnout_exchange_duration_seconds_sum") == pytest.approx(13 * 0.02)
     each = samples(exposition.expose(folder, tmp_path / "spool", own, each=True))
@@ -137,3 +143,24 @@ async def test_what_is_scraped_is_what_was_recorded(tmp_path: Path) -> None:
             assert total(found, "turnout_exchanges_total", outcome="rejected") == 1
             assert total(found, "turnout_records_written_total") == 21
             assert await scrape(proxy, "/metrics/workers")
+
+
+async def test_what_never_was_a_whole_request_is_counted_by_why(tmp_path: Path) -> None:
+    limits = Limits(head_seconds=0.1, body_seconds=0.1)
+    async with running_proxy(tmp_path, snapshot({1: "http://127.0.0.1:9"}), limits) as proxy:
+        for partial in (
+            b"POST /v1/chat",
+            b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 9\r\n\r\n{",
+        ):
+            _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+            writer.write(partial)
+            await asyncio.sleep(0.02)
+            writer.close()
+            await writer.wait_closed()
+            await proxy.send(partial)
+        await proxy.send(b"")  # a port that is looked at is no request
+        await proxy.send(b"GARBAGE\r\n\r\n")
+        found = await scrape(proxy)
+        reasons = {labels["reason"]: count for labels, count in found["turnout_requests_unread_total"]}
+        assert reasons == {"client_gone": 2, "request_too_slow": 2, "malformed_http": 1}
+        assert proxy.records() == []
