@@ -4,8 +4,8 @@
 
 A proxy as a process of its own, its engines in this one. Clients leave in every state that a request can be
 in, evenly (`STATES`): while they send, while the proxy connects, before the answer, amid it, and after its
-last byte. For each, the time from the client's close to the end of the engine's connection, or of the attempt to
-connect; at the end, that every row says what became of its request and nothing is left running.
+last byte. For each, the time from the client's close to the end of the engine's connection, or of the attempt
+to connect; at the end, that every row says what became of its request and nothing is left running.
 """
 
 from __future__ import annotations
