@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         loops = Loops(
             path=arguments.data / FILE,
             api=api,
-            access=Access(proxy_url=arguments.proxy_url, token=token),
+            access=Access(proxy_url=arguments.proxy_url, token=token, data=arguments.data),
             every_s=arguments.every,
         )
         asyncio.run(_run(loops))

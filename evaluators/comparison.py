@@ -23,6 +23,7 @@ from evaluators.deciding import conclude, decide, items_needed
 from evaluators.golden import GoldenSet, Policy
 from evaluators.metrics import MetricRow, metric_row, metric_rows
 from evaluators.pairing import match_items, pair_of
+from evaluators.preferences import NO_PREFERENCES, Preferences
 from evaluators.summary import ITEMS, Gate, RunResults, summarise
 from experiments.verdict import Reason
 
@@ -49,6 +50,7 @@ class Comparison:
     newly_failing: tuple[Change, ...]
     newly_passing: tuple[Change, ...]
     more_items: int | None
+    preferences: Preferences = NO_PREFERENCES
 
     @property
     def missing(self) -> int:
@@ -83,11 +85,18 @@ class Comparison:
             "newly_failing": [change.to_json() for change in self.newly_failing],
             "newly_passing": [change.to_json() for change in self.newly_passing],
             "more_items": self.more_items,
+            **({"preferences": self.preferences.to_json()} if self.preferences.pairs else {}),
         }
 
 
-def compare(golden: GoldenSet, control: RunResults, candidate: RunResults) -> Comparison:
-    """Compare two runs of `golden`. Items that changed since a run, or that it lacks, are listed apart."""
+def compare(
+    golden: GoldenSet,
+    control: RunResults,
+    candidate: RunResults,
+    preferences: Preferences = NO_PREFERENCES,
+) -> Comparison:
+    """Compare two runs of `golden`, with what a judge of pairs prefers (`evaluators.preferences`). Items that
+    changed since a run, or that it lacks, are listed apart."""
     comparable, changed, only_control, only_candidate = match_items(golden, control, candidate)
     policy = golden.policy
     pairs = [
@@ -96,7 +105,7 @@ def compare(golden: GoldenSet, control: RunResults, candidate: RunResults) -> Co
         if (pair := pair_of(item, control, candidate, score=policy.item_score)) is not None
     ]
     gate = metric_row(ITEMS, "1", pairs, alpha=policy.alpha, gate=True, margin=policy.margin)
-    metrics = metric_rows(golden, comparable, control, candidate)
+    metrics = metric_rows(golden, comparable, control, candidate, preferences)
     gates = [(gate, pairs), *((row, found) for row, found in metrics if row.margin is not None)]
     planned = sum(pair.control.planned for pair in pairs)
     observed = sum(min(pair.control.observed, pair.candidate.observed) for pair in pairs)
@@ -120,6 +129,7 @@ def compare(golden: GoldenSet, control: RunResults, candidate: RunResults) -> Co
         newly_failing=tuple(changes(pairs, better=control, worse=candidate)),
         newly_passing=tuple(changes(pairs, better=candidate, worse=control)),
         more_items=more,
+        preferences=preferences,
     )
 
 

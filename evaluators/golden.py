@@ -164,3 +164,8 @@ class GoldenSet:
         """The checks in use, by key, each with its scorer and version: `regex@1`."""
         found = {check.key: check.evaluator_version for item in self.items for check in item.checks}
         return dict(sorted(found.items()))
+
+    @property
+    def compares(self) -> bool:
+        """Whether a judge is to be shown both versions' answers at once."""
+        return any(check.kind == "pairwise" for item in self.items for check in item.checks)

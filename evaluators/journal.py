@@ -13,11 +13,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 import orjson
 
 from evaluators.errors import RunBusy
 from evaluators.results import ResultRow
+
+#: Where journals lie in the data folder.
+JOURNAL_FOLDER: Final = "golden"
 
 
 class Journal:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluators.estimates import Effect, paired_effect
-from evaluators.golden import GoldenItem, GoldenSet, Kind
+from evaluators.golden import Check, GoldenItem, GoldenSet, Kind
 from evaluators.pairing import Pair, observed, pair_of
+from evaluators.preferences import Preferences, preferred_pair
 from evaluators.summary import RunResults
 
 
@@ -74,26 +75,38 @@ def metric_row(
 
 
 def metric_rows(
-    golden: GoldenSet, comparable: Sequence[GoldenItem], control: RunResults, candidate: RunResults
+    golden: GoldenSet,
+    comparable: Sequence[GoldenItem],
+    control: RunResults,
+    candidate: RunResults,
+    preferences: Preferences,
 ) -> list[tuple[MetricRow, list[Pair]]]:
     """A row for each evaluator, with its pairs. It has a margin where the set declares that its mean gates; a
-    judge's also where one of its checks says so."""
+    judge's also where one of its checks says so. Both versions' means of a pairwise judge are the shares of
+    items for which it prefers them, ties halved: they add up to one."""
     rows = []
     for key, version in golden.evaluators.items():
         with_check = [(item, [c for c in item.checks if c.key == key]) for item in comparable]
         used = [(item, checks) for item, checks in with_check if checks]
-        pairs = [
-            pair
-            for item, checks in used
-            if (pair := pair_of(item, control, candidate, checks, score="mean")) is not None
-        ]
         checks = [check for _, found in used for check in found]
         kind = checks[0].kind if checks else "code"
-        gate = any(check.gate for check in checks)
-        declared = golden.policy.metrics.get(key)
-        margin = declared.margin if declared is not None and declared.gate else None
-        if margin is None and gate and kind != "code":
-            margin = golden.policy.margin
+        if kind == "pairwise":
+            judged = preferences.by_item(key)
+            pairs = [preferred_pair(item, judged[item.id]) for item, _ in used if item.id in judged]
+        else:
+            pairs = [
+                pair
+                for item, found in used
+                if (pair := pair_of(item, control, candidate, found, score="mean")) is not None
+            ]
+        margin, gate = _margin(golden, key, checks), any(check.gate for check in checks)
         row = metric_row(key, version, pairs, alpha=golden.policy.alpha, gate=gate, margin=margin, kind=kind)
         rows.append((row, pairs))
     return rows
+
+
+def _margin(golden: GoldenSet, key: str, checks: Sequence[Check]) -> float | None:
+    declared = golden.policy.metrics.get(key)
+    if declared is not None and declared.gate:
+        return declared.margin
+    return golden.policy.margin if any(check.gate and check.kind != "code" for check in checks) else None

@@ -14,14 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from evaluators.automation import OnlineRule
-from evaluators.errors import ModelUnavailable
+from evaluators.canonical import content_hash
 from evaluators.golden import Check, GoldenItem, Policy
 from evaluators.ledger import ControlApi
 from evaluators.models import NO_SERVICES, Services
-from evaluators.score import Output, PairScore, Score, ToolCall
-from evaluators.scorers import EvalContext
-from evaluators.scorers.registry import PairEvaluator, evaluator_of
-from evaluators.scoring import score_check
+from evaluators.score import Output, Score, ToolCall
+from evaluators.scoring import score_check, score_pair
 from experiments.ledger.exchange import Outcome
 
 _BATCH: Final = 50
@@ -89,14 +87,7 @@ class OnlineScorer:
             primary = await asyncio.to_thread(self.api.get, f"/api/exchanges/{found['pair_id']}")
         except (NotScorable, LookupError) as error:
             return Score.skipped(check.key, str(error))
-        evaluator = cast(PairEvaluator, evaluator_of(check))
-        context = EvalContext(name=check.key, options=check.options, services=self.services)
-        try:
-            pair: PairScore = await evaluator.compare(item, output_of(primary), output, context)
-        except ModelUnavailable as error:
-            return Score.failed(check.key, "model_unavailable", str(error))
-        except Exception as error:  # an instrument's fault is missing data, whatever it is
-            return Score.failed(check.key, type(error).__name__, str(error))
+        pair = await score_pair(check, item, output_of(primary), output, services=self.services)
         return pair.score
 
 
@@ -117,7 +108,7 @@ def item_of(exchange: Mapping[str, Any], check: Check) -> GoldenItem:
         raise NotScorable("the request is no chat completion, or its body is not kept") from None
     return GoldenItem(
         id=str(exchange["exchange_id"]),
-        hash="",
+        hash=content_hash(body),
         messages=messages,
         checks=(check,),
         tools=tuple(body.get("tools") or ()),

@@ -181,6 +181,12 @@ class PairScore:
     control_first: Preference | None = None
     candidate_first: Preference | None = None
 
+    @classmethod
+    def of(cls, score: Score) -> PairScore:
+        """From a score that was kept: its metadata has the two orders."""
+        orders = {name: score.metadata.get(name) for name in ("control_first", "candidate_first")}
+        return cls(score=score, **orders)
+
     @property
     def flipped(self) -> bool:
         """Whether the judge changed its mind with the order."""

@@ -9,16 +9,16 @@ an instrument into a number.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Final, cast
 
 from evaluators.errors import EvaluatorError, ModelUnavailable
 from evaluators.golden import Check, GoldenItem, Policy
 from evaluators.judges.cache import score_key
 from evaluators.models import NO_SERVICES, Services
-from evaluators.score import Output, Score
+from evaluators.score import Output, PairScore, Score
 from evaluators.scorers import EvalContext, Evaluator, evaluator_of
 from evaluators.scorers.patterns import PatternTimeout
-from evaluators.scorers.registry import Need, Options
+from evaluators.scorers.registry import Need, Options, PairEvaluator
 
 #: The version was asked and failed: what users would have got.
 TARGET_ERRORS: Final = frozenset(("truncated", "empty", "upstream_error", "upstream_rejected", "timeout"))
@@ -56,15 +56,49 @@ async def score_check(
     context = EvalContext(name=check.key, options=check.options, repeat=repeat, services=services)
     try:
         score = await _score(evaluator, check, item, output, context)
-    except PatternTimeout as error:
-        return Score.failed(check.key, "pattern_timeout", str(error))
-    except ModelUnavailable as error:
-        return Score.failed(check.key, "model_unavailable", str(error))
-    except EvaluatorError as error:
-        return Score.failed(check.key, "unusable", str(error))
     except Exception as error:  # a scorer's fault, whatever it is, is missing data and not the end of the run
-        return Score.failed(check.key, type(error).__name__, f"the scorer {check.type!r} failed: {error}")
+        return _fault(check, error)
     return _settled(check, evaluator, score)
+
+
+async def score_pair(
+    check: Check,
+    item: GoldenItem,
+    control: Output,
+    candidate: Output,
+    *,
+    repeat: int = 0,
+    services: Services = NO_SERVICES,
+) -> PairScore:
+    """What a check of kind `pairwise` prefers, from the cache where these very answers were judged before.
+    Never raises for what an evaluator or its judge does."""
+    evaluator = cast(PairEvaluator, evaluator_of(check))
+    if lacking := lacking_needs(evaluator, check.options, item, services):
+        return PairScore(score=Score.skipped(check.key, f"there is no {', '.join(lacking)}"))
+    context = EvalContext(name=check.key, options=check.options, repeat=repeat, services=services)
+    cache, judge = services.cache, services.judge
+    try:
+        if cache is None or judge is None:
+            return await evaluator.compare(item, control, candidate, context)
+        key = score_key(check, item, (control, candidate), repeat, judge.identity)
+        if (kept := cache.get(key)) is not None:
+            return PairScore.of(replace(kept, name=check.key))
+        found = await evaluator.compare(item, control, candidate, context)
+        cache.put(key, found.score)
+    except Exception as error:
+        return PairScore(score=_fault(check, error))
+    return found
+
+
+def _fault(check: Check, error: Exception) -> Score:
+    """What kept an instrument from its score: missing data."""
+    if isinstance(error, PatternTimeout):
+        return Score.failed(check.key, "pattern_timeout", str(error))
+    if isinstance(error, ModelUnavailable):
+        return Score.failed(check.key, "model_unavailable", str(error))
+    if isinstance(error, EvaluatorError):
+        return Score.failed(check.key, "unusable", str(error))
+    return Score.failed(check.key, type(error).__name__, f"the scorer {check.type!r} failed: {error}")
 
 
 async def _score(

@@ -17,16 +17,20 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from evaluators.automation import GateRule
 from evaluators.canonical import content_hash
 from evaluators.comparison import Comparison, compare
 from evaluators.golden import GoldenSet
+from evaluators.journal import JOURNAL_FOLDER
+from evaluators.judges.cache import CACHE_FILE
 from evaluators.judges.services import open_services
 from evaluators.ledger import ControlApi, GoldenLedger, Subject
 from evaluators.loading import load_golden_set
 from evaluators.models import Services
+from evaluators.preferences import judged_pairs
 from evaluators.preflight import Asker, NotServed, Report, Side, fingerprint_of, preflight, record, side
 from evaluators.runner import RunLimits
 from evaluators.runs import Effort, FinishedRun, finished_run
@@ -44,10 +48,11 @@ _MOST: Final = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """The proxy, and what opens it."""
+    """The proxy, what opens it, and the data folder: what was answered or judged is kept there."""
 
     proxy_url: str
     token: str
+    data: Path
     api_key: str | None = None
 
     def services(
@@ -55,7 +60,13 @@ class Access:
     ) -> AbstractAsyncContextManager[Services]:
         """The models that the set's evaluators may ask about these subjects."""
         return open_services(
-            golden, subjects, ledger, proxy_url=self.proxy_url, token=self.token, api_key=self.api_key
+            golden,
+            subjects,
+            ledger,
+            proxy_url=self.proxy_url,
+            token=self.token,
+            api_key=self.api_key,
+            cache=self.data / CACHE_FILE,
         )
 
 
@@ -147,7 +158,10 @@ class VersionGate:
         subjects = [await asyncio.to_thread(ledger.subject, model, str(one)) for one in (control, candidate)]
         async with self.access.services(golden, subjects, ledger) as services:
             runs = [await self._run(ledger, subject, golden, services) for subject in subjects]
-        comparison = compare(golden, runs[0].results, runs[1].results)
+            control_run, candidate_run = (run.results for run in runs)
+            limits = RunLimits(concurrency=self.rule.concurrency)
+            found = await judged_pairs(golden, control_run, candidate_run, services=services, limits=limits)
+        comparison = compare(golden, control_run, candidate_run, found)
         await asyncio.to_thread(ledger.save, self.rule.model, comparison, runs[0].run, runs[1].run)
         return comparison
 
@@ -165,7 +179,8 @@ class VersionGate:
             concurrency=self.rule.concurrency,
         )
         async with target:
-            effort = Effort(repeats=self.rule.repeats, reuse=True, limits=limits)
+            journal = self.access.data / JOURNAL_FOLDER
+            effort = Effort(repeats=self.rule.repeats, reuse=True, limits=limits, journal=journal)
             return await finished_run(golden, subject, ledger, target, effort, services=services)
 
     def _sides(self, control: int, candidate: int) -> tuple[Side, Side]:

@@ -18,17 +18,20 @@ import uvloop
 from rich.console import Console
 from typer.core import TyperCommand
 
-from evaluators.comparison import compare
+from evaluators.comparison import Comparison, compare
 from evaluators.errors import EvaluatorError
 from evaluators.golden import GoldenSet
+from evaluators.journal import JOURNAL_FOLDER
+from evaluators.judges.cache import CACHE_FILE
 from evaluators.judges.services import open_services
 from evaluators.ledger import GoldenLedger, Subject
 from evaluators.loading import load_golden_set
 from evaluators.models import Services
 from evaluators.pacing import FREE, Prices
+from evaluators.preferences import NO_PREFERENCES, Preferences, judged_pairs
 from evaluators.runner import RunLimits
 from evaluators.runs import Effort, FinishedRun, finished_run
-from evaluators.summary import Gate
+from evaluators.summary import Gate, RunResults
 from evaluators.target import ProxyTarget
 from experiments.client import ControlClient, ControlError
 from turnout.golden_report import Progress, print_comparison, print_summary
@@ -158,8 +161,7 @@ def compare_command(
         effort = Effort(
             repeats=repeats, reuse=not fresh, resume=not fresh, limits=limits, journal=desk.journal
         )
-        runs = uvloop.run(desk.both(golden_set, subjects, effort))
-        comparison = compare(golden_set, runs[0].results, runs[1].results)
+        runs, comparison = uvloop.run(desk.both(golden_set, subjects, effort))
         desk.ledger.save(model, comparison, runs[0].run, runs[1].run)
     if as_json:
         _print_json(comparison.to_json())
@@ -240,7 +242,7 @@ class Desk:
     @property
     def journal(self) -> Path:
         """Where answers outlive a killed command."""
-        return self.data / "golden"
+        return self.data / JOURNAL_FOLDER
 
     def services(
         self, golden_set: GoldenSet, subjects: Sequence[Subject]
@@ -253,7 +255,7 @@ class Desk:
             proxy_url=self.proxy_url,
             token=self.token,
             api_key=self.api_key,
-            cache=self.data / "judge-cache.sqlite",
+            cache=self.data / CACHE_FILE,
         )
 
     async def one(self, golden_set: GoldenSet, subject: Subject, effort: Effort) -> FinishedRun:
@@ -289,10 +291,35 @@ class Desk:
 
     async def both(
         self, golden_set: GoldenSet, subjects: Sequence[Subject], effort: Effort
-    ) -> list[FinishedRun]:
-        """The runs one after the other: at the same time they would compete for the engines."""
+    ) -> tuple[list[FinishedRun], Comparison]:
+        """Both versions' runs and how they compare. One run after the other: at the same time they would
+        compete for the engines."""
         async with self.services(golden_set, subjects) as services:
-            return [await self._finished(golden_set, subject, effort, services) for subject in subjects]
+            runs = [await self._finished(golden_set, subject, effort, services) for subject in subjects]
+            control, candidate = (run.results for run in runs)
+            preferences = await self._preferences(golden_set, control, candidate, effort.limits, services)
+        return runs, compare(golden_set, control, candidate, preferences)
+
+    async def _preferences(
+        self,
+        golden_set: GoldenSet,
+        control: RunResults,
+        candidate: RunResults,
+        limits: RunLimits,
+        services: Services,
+    ) -> Preferences:
+        if not golden_set.compares:
+            return NO_PREFERENCES
+        with Progress(f"{golden_set.name}: pairs to the judge") as progress:
+            return await judged_pairs(
+                golden_set,
+                control,
+                candidate,
+                services=services,
+                limits=limits,
+                on_start=progress.start,
+                on_pair=progress.pair,
+            )
 
 
 def read_prices(text: str | None) -> Prices:

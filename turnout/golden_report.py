@@ -19,9 +19,11 @@ from evaluators.changes import word_diff
 from evaluators.comparison import Change, Comparison, MetricRow
 from evaluators.golden import GoldenSet
 from evaluators.ledger import Subject
+from evaluators.preferences import JudgedPair, Preferences, PreferenceTally
 from evaluators.results import ResultRow
 from evaluators.runs import FinishedRun
 from evaluators.summary import ITEMS, Gate, Summary
+from experiments.statistics.pairwise import position_bias_p
 
 from .terminal import plain
 
@@ -31,6 +33,8 @@ _WIDTH: Final = 100
 #: words shown on each side of what differs
 _CONTEXT: Final = 5
 _MARKS: Final = {"=": "", "-": "red strike", "+": "bold green"}
+#: p below which a judge is said to favour the first or the second place
+_LEANS: Final = 0.05
 _UNANSWERED: Final = frozenset((None, "overloaded", "rejected"))
 
 
@@ -69,6 +73,12 @@ class Progress:
         elif any(row.value == 0.0 for row in rows):
             self._failed += 1
         remark = f"{self._failed} failed" + (f", {self._missing} unanswered" if self._missing else "")
+        self._bar.update(self._task, advance=1, remark=remark)
+
+    def pair(self, pair: JudgedPair) -> None:
+        """A judge was asked about one more pair."""
+        self._missing += pair.found.score.value is None
+        remark = f"{self._missing} without a verdict" if self._missing else ""
         self._bar.update(self._task, advance=1, remark=remark)
 
 
@@ -114,6 +124,7 @@ def print_comparison(
     table.add_section()
     table.add_row(*_cells(comparison.gate), style="bold")
     console.print(table)
+    _print_preferences(console, comparison.preferences, show_all)
     _print_changes(console, "Newly failing", comparison.newly_failing, show_all)
     if comparison.newly_passing:
         ids = ", ".join(dict.fromkeys(change.item_id for change in comparison.newly_passing))
@@ -139,6 +150,34 @@ def _print_changes(console: Console, title: str, changes: Sequence[Change], show
     console.print(table)
     if len(shown) < len(changes):
         console.print(f"... and {len(changes) - len(shown)} more (--all lists them)", style="dim")
+
+
+def _print_preferences(console: Console, preferences: Preferences, show_all: bool) -> None:
+    """What the judge of pairs prefers, how far it can be trusted, and where it prefers the control."""
+    for found in preferences.tallies():
+        console.print(escape(_preferred(found)), highlight=False)
+    lost = [pair for pair in preferences.pairs if pair.found.score.value == 0.0]
+    table = Table("item", "check", "why the control is preferred", title_justify="left")
+    for pair in lost if show_all else lost[:_LISTED]:
+        table.add_row(
+            _short(pair.item_id), _short(pair.evaluator), _short(pair.found.score.explanation or "")
+        )
+    if lost:
+        console.print(table)
+    if not show_all and len(lost) > _LISTED:
+        console.print(f"... and {len(lost) - _LISTED} more (--all lists them)", style="dim")
+
+
+def _preferred(found: PreferenceTally) -> str:
+    wins = found.orders.wins
+    text = f"{found.evaluator}: {wins.wins} preferred, {wins.ties} ties, {wins.losses} not"
+    if found.asked:
+        leaning = f"; {found.judge} changed its mind with the order in {found.flips} of {found.asked}"
+        bias = position_bias_p(found.orders)
+        text += leaning + (f" (it leans towards a place, p = {bias:.2g})" if bias < _LEANS else "")
+    if found.missing:
+        text += f"; {found.missing} without a verdict"
+    return plain(text + (f"; {found.cost_usd:.4f} USD" if found.cost_usd else "") + ".")
 
 
 def _cells(row: MetricRow) -> list[str]:

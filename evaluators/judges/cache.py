@@ -17,6 +17,8 @@ from evaluators.canonical import content_hash
 from evaluators.golden import Check, GoldenItem
 from evaluators.score import Output, Score
 
+#: Where it lies in the data folder.
+CACHE_FILE: Final = "judge-cache.sqlite"
 _TABLE: Final = "CREATE TABLE IF NOT EXISTS scores (key TEXT PRIMARY KEY, score TEXT NOT NULL) WITHOUT ROWID"
 
 

@@ -8,20 +8,21 @@ one that did not, without anybody being asked.
 from __future__ import annotations
 
 import asyncio
-import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from pydantic import Field
 
 from evaluators.golden import GoldenItem, Kind, Reference
+from evaluators.judges.asking import Heard, ask, judged, no_verdict, seed_of
 from evaluators.judges.question import Nonce, answered, new_nonce, pair_question, says_nothing
-from evaluators.models import ChatModel, ModelReply
 from evaluators.score import Output, PairScore, Preference, Score
 from evaluators.scorers.registry import Direction, EvalContext, Need, Options, ValueType, register
-from evaluators.scorers.rubric import no_verdict, seed_of
 
 _WORTH: Final[dict[Preference, float]] = {"candidate": 1.0, "tie": 0.5, "control": 0.0}
+_CONTROL_FIRST: Final[Mapping[str, Preference]] = {"first": "control", "second": "candidate", "tie": "tie"}
+_CANDIDATE_FIRST: Final[Mapping[str, Preference]] = {"first": "candidate", "second": "control", "tie": "tie"}
 _FAILED: Final = frozenset(("truncated", "empty", "upstream_error", "upstream_rejected", "timeout", "length"))
 
 
@@ -66,30 +67,12 @@ class Pairwise:
         judge = context.services.judge
         if judge is None:
             return PairScore(score=Score.skipped(context.name, "there is no judge"))
-        seed = seed_of(item, context.repeat)
-        (ahead, first), (behind, second) = await asyncio.gather(
-            self._asked(judge, item, control, candidate, context, seed, ("control", "candidate")),
-            self._asked(judge, item, candidate, control, context, seed, ("candidate", "control")),
+        rubric, seed = context.options.rubric, seed_of(item, context.repeat)
+        heard = await asyncio.gather(
+            ask(judge, pair_question(item, control, candidate, rubric=rubric, nonce=self.nonce()), seed=seed),
+            ask(judge, pair_question(item, candidate, control, rubric=rubric, nonce=self.nonce()), seed=seed),
         )
-        return _pair_score(context.name, judge.identity, (ahead, behind), (first, second))
-
-    async def _asked(
-        self,
-        judge: ChatModel,
-        item: GoldenItem,
-        first: Output,
-        second: Output,
-        context: EvalContext,
-        seed: int,
-        places: tuple[Literal["control", "candidate"], Literal["control", "candidate"]],
-    ) -> tuple[Preference | None, ModelReply]:
-        question = pair_question(item, first, second, rubric=context.options.rubric, nonce=self.nonce())
-        reply = await judge.reply(question.messages, schema=question.schema, seed=seed)
-        found = None if reply.finish_reason == "length" else question.verdict(reply.text)
-        if found is None:
-            return None, reply
-        preferences: dict[str, Preference] = {"first": places[0], "second": places[1], "tie": "tie"}
-        return preferences[found.grade], reply
+        return _pair_score(context.name, judge.identity, heard)
 
 
 def _without_judge(name: str, control: Output, candidate: Output) -> PairScore | None:
@@ -115,54 +98,20 @@ def _settled(name: str, preferred: Preference, why: str) -> PairScore:
     return PairScore(score=score, control_first=preferred, candidate_first=preferred)
 
 
-def _pair_score(
-    name: str,
-    identity: str,
-    preferences: tuple[Preference | None, Preference | None],
-    replies: tuple[ModelReply, ModelReply],
-) -> PairScore:
-    control_first, candidate_first = preferences
-    reply = _both(replies, unread=preferences[0] is not None)
+def _pair_score(name: str, identity: str, heard: Sequence[Heard]) -> PairScore:
+    control_first, candidate_first = (
+        None if one.verdict is None else places[one.verdict.grade]
+        for one, places in zip(heard, (_CONTROL_FIRST, _CANDIDATE_FIRST), strict=True)
+    )
+    orders = {"control_first": control_first, "candidate_first": candidate_first}
     if control_first is None or candidate_first is None:
-        return PairScore(
-            score=no_verdict(name, reply, identity),
-            control_first=control_first,
-            candidate_first=candidate_first,
-        )
-    agreed: Preference = control_first if control_first == candidate_first else "tie"
+        return PairScore(score=no_verdict(name, heard, identity), **orders)
     flipped = control_first != candidate_first
-    score = Score(
-        name=name,
-        status="scored",
-        value=_WORTH[agreed],
-        label=agreed,
-        explanation="the orders disagree, hence a tie" if flipped else f"both orders: {agreed}",
-        cost_usd=reply.cost_usd,
-        tokens=reply.tokens,
-        latency_ms=reply.latency_ms,
-        metadata={
-            "judge": identity,
-            "control_first": control_first,
-            "candidate_first": candidate_first,
-            "flipped": flipped,
-        },
-    )
-    return PairScore(score=score, control_first=control_first, candidate_first=candidate_first)
-
-
-def _both(replies: tuple[ModelReply, ModelReply], *, unread: bool) -> ModelReply:
-    """Two calls as one: costs and tokens add up, the longer time counts, and the text is of the call that is
-    to be shown (the second where the first was read)."""
-    costs = [reply.cost_usd for reply in replies if reply.cost_usd is not None]
-    tokens = [reply.tokens for reply in replies if reply.tokens is not None]
-    shown = replies[1] if unread else replies[0]
-    return ModelReply(
-        text=shown.text,
-        finish_reason=shown.finish_reason,
-        cost_usd=math.fsum(costs) if costs else None,
-        tokens=sum(tokens) if tokens else None,
-        latency_ms=max((reply.latency_ms or 0.0 for reply in replies), default=None),
-    )
+    agreed: Preference = "tie" if flipped else control_first
+    reason = heard[0].verdict.reason if heard[0].verdict else ""
+    why = "the orders disagree, hence a tie" if flipped else f"both orders: {agreed}. {reason}"
+    score = judged(name, _WORTH[agreed], agreed, why, heard, identity, **orders, flipped=flipped)
+    return PairScore(score=score, **orders)
 
 
 register(Pairwise())

@@ -7,15 +7,14 @@ says nothing at all gets the lowest grade without anybody being asked.
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from typing import Final
 
 from pydantic import Field, field_validator
 
 from evaluators.golden import GoldenItem, Kind, Reference
+from evaluators.judges.asking import ask, judged, no_verdict, seed_of
 from evaluators.judges.question import Nonce, new_nonce, rubric_question, says_nothing
-from evaluators.models import ModelReply
 from evaluators.score import Output, Score
 from evaluators.scorers.registry import Direction, EvalContext, Need, Options, ValueType, register
 
@@ -77,43 +76,13 @@ class Rubric:
         question = rubric_question(
             item, output, rubric=options.rubric, grades=options.menu, nonce=self.nonce()
         )
-        seed = seed_of(item, context.repeat)
-        reply = await context.services.judge.reply(question.messages, schema=question.schema, seed=seed)
-        found = None if reply.finish_reason == "length" else question.verdict(reply.text)
-        identity = context.services.judge.identity
-        if found is None:
-            return no_verdict(context.name, reply, identity)
-        return Score(
-            name=context.name,
-            status="scored",
-            value=options.grades[found.grade],
-            label=found.grade,
-            explanation=found.reason,
-            cost_usd=reply.cost_usd,
-            tokens=reply.tokens,
-            latency_ms=reply.latency_ms,
-            metadata={"judge": identity},
-        )
-
-
-def seed_of(item: GoldenItem, repeat: int) -> int:
-    """The seed of a judge's call: the same for the same question, another for each repeat."""
-    return zlib.crc32(f"{item.hash}:{repeat}".encode()) & 0x7FFFFFFF
-
-
-def no_verdict(name: str, reply: ModelReply, identity: str) -> Score:
-    """The judge's reply is no verdict: unscored, with the beginning of what it said."""
-    why = "is cut" if reply.finish_reason == "length" else "has no verdict of the schema"
-    return Score(
-        name=name,
-        status="unscored",
-        label="unparseable",
-        explanation=f"the judge's reply {why}: {reply.text[:200]!r}",
-        cost_usd=reply.cost_usd,
-        tokens=reply.tokens,
-        latency_ms=reply.latency_ms,
-        metadata={"judge": identity},
-    )
+        judge = context.services.judge
+        heard = await ask(judge, question, seed=seed_of(item, context.repeat))
+        if heard.verdict is None:
+            return no_verdict(context.name, [heard], judge.identity)
+        grade = heard.verdict.grade
+        why = heard.verdict.reason
+        return judged(context.name, options.grades[grade], grade, why, [heard], judge.identity)
 
 
 register(Rubric())

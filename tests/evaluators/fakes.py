@@ -74,11 +74,12 @@ class FakeTurnout:
     def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
         params = params or {}
         if path.startswith("/api/models/"):
+            name = path.rsplit("/", 1)[1]
             return {
-                "name": path.rsplit("/", 1)[1],
+                "name": name,
                 "production": self.versions.get("production"),
                 "versions": [
-                    {"version": version, "aliases": [alias], "endpoint": {"served_name": f"m{version}"}}
+                    {"version": version, "aliases": [alias], "endpoint": {"served_name": f"{name}{version}"}}
                     for alias, version in self.versions.items()
                 ],
             }

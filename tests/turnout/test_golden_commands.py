@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,12 @@ def candidate_fails_a_third(question: str, version: int) -> Reply:
     return Reply(text="wrong" if version == 2 and int(question[1:]) % 3 == 0 else "right")
 
 
-def invoke(fake: FakeTurnout, *arguments: str, token: str = TOKEN) -> Result:
+def invoke(
+    fake: FakeTurnout, *arguments: str, token: str = TOKEN, environment: Mapping[str, str] | None = None
+) -> Result:
     places = ["--proxy-url", fake.url, "--control-url", fake.url, "--token", token]
-    return CliRunner().invoke(golden, [*arguments, *places], env={"COLUMNS": "200"})
+    given = {"COLUMNS": "200", **(environment or {})}
+    return CliRunner().invoke(golden, [*arguments, *places], env=given)
 
 
 @pytest.fixture
@@ -58,6 +63,39 @@ def test_too_few_items_are_inconclusive(tmp_path: Path) -> None:
         result = invoke(fake, "compare", small, "-m", "chat", "-c", "candidate")
     assert result.exit_code == 2
     assert "more items" in result.stdout
+
+
+def judging(question: str, version: int) -> Reply:
+    """The versions under test, and the model `examiner`, which likes the longer answer."""
+    call = re.search(r'with "call": "([0-9a-f]{16})"', question)
+    if call is None:
+        return Reply(text="right" + "!" * version)
+    first, second = re.findall(r'"right(!+)"', question)
+    grade = "first" if len(first) > len(second) else "second"
+    return Reply(text=json.dumps({"call": call[1], "reason": "It is longer.", "grade": grade}))
+
+
+def test_a_judge_of_pairs_is_asked_in_both_orders_and_once(tmp_path: Path) -> None:
+    checks = [{"type": "contains", "values": ["right"]}, {"type": "pairwise"}]
+    folder = write_set(
+        tmp_path, [row(f"q{n}", checks=checks) for n in range(ITEMS)], "judge: {model: examiner}\n"
+    )
+    with serving(judging) as fake:
+        compare = ["compare", str(folder), "-m", "chat", "-c", "candidate"]
+        environment = {"TURNOUT_DATA": str(tmp_path / "data")}
+        first = invoke(fake, *compare, environment=environment)
+        assert first.exit_code == 0, first.output
+        assert len(fake.asked) == 2 * ITEMS + 2 * ITEMS
+        assert f"pairwise: {ITEMS} preferred, 0 ties, 0 not; examiner@1 changed its mind" in first.stdout
+        again = invoke(fake, *compare, environment=environment)
+        assert len(fake.asked) == 4 * ITEMS, "what was judged is not judged again"
+        assert f"pairwise: {ITEMS} preferred" in again.stdout
+        lost = invoke(fake, *compare[:-1], "production", "--control", "candidate", environment=environment)
+        assert f"0 preferred, 0 ties, {ITEMS} not" in lost.stdout
+        assert "both orders: control. It is longer." in lost.stdout
+    found = fake.comparisons[0]["result"]
+    [told] = found["preferences"]["checks"]
+    assert (told["wins"], told["flips"], len(found["preferences"]["pairs"])) == (ITEMS, 0, ITEMS)
 
 
 def test_stored_runs_are_reused_unless_asked_otherwise(items: str) -> None:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from evaluators.comparison import Comparison, compare
+from evaluators.comparison import Comparison
 from evaluators.loading import load_golden_set
 from evaluators.runner import RunLimits
 from evaluators.runs import Effort
@@ -145,8 +145,7 @@ class Teller:
                 await asyncio.to_thread(ledger.subject, MODEL, v) for v in ("production", str(candidate))
             ]
             effort = Effort(repeats=1, reuse=True, resume=True, limits=RunLimits(concurrency=8))
-            runs = await desk.both(golden_set, subjects, effort)
-            comparison = compare(golden_set, runs[0].results, runs[1].results)
+            runs, comparison = await desk.both(golden_set, subjects, effort)
             await asyncio.to_thread(ledger.save, MODEL, comparison, runs[0].run, runs[1].run)
         self.say(comparison.sentence)
         return comparison
