@@ -65,6 +65,10 @@ class ModelUnavailable(EvaluatorError):
     """A judge or an embedder gives no answer: an error of the instrument, never a score."""
 
 
+class ModelRefused(ModelUnavailable):
+    """It refuses this very question (too long, against its policy): asking again would be of no use."""
+
+
 class RunError(EvaluatorError):
     """The run cannot go on. What was stored stays, and the same command resumes from there."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from random import Random
 from types import TracebackType
 from typing import Final, Literal
 
@@ -80,6 +81,24 @@ class Pace:
             if not place.done():
                 place.set_result(None)
                 free -= 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How often and how long to wait after 429, 503 and broken connections. Times are seconds."""
+
+    attempts: int = 4
+    first_wait_s: float = 0.25
+    longest_wait_s: float = 10.0
+
+    def wait_s(self, attempt: int, retry_after: str | None, jitter: Random) -> float:
+        """The pause before attempt number `attempt` (from 2): what the engine asks for, else doubling."""
+        doubled: float = self.first_wait_s * 2 ** (attempt - 2) * jitter.uniform(0.5, 1.0)
+        try:
+            asked = float(retry_after) if retry_after else 0.0
+        except ValueError:  # an HTTP date: rare enough to be answered with our own pace
+            asked = 0.0
+        return min(max(doubled, asked), self.longest_wait_s)
 
 
 class Retries:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final, cast
 
-from evaluators.errors import EvaluatorError, ModelUnavailable
+from evaluators.errors import EvaluatorError, ModelRefused, ModelUnavailable
 from evaluators.golden import Check, GoldenItem, Policy
 from evaluators.judges.cache import score_key
 from evaluators.models import NO_SERVICES, Services
@@ -94,6 +94,8 @@ def _fault(check: Check, error: Exception) -> Score:
     """What kept an instrument from its score: missing data."""
     if isinstance(error, PatternTimeout):
         return Score.failed(check.key, "pattern_timeout", str(error))
+    if isinstance(error, ModelRefused):
+        return Score.failed(check.key, "model_refused", str(error))
     if isinstance(error, ModelUnavailable):
         return Score.failed(check.key, "model_unavailable", str(error))
     if isinstance(error, EvaluatorError):

@@ -11,7 +11,6 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, Protocol
 
@@ -19,7 +18,7 @@ import aiohttp
 
 from evaluators.errors import RunRefused
 from evaluators.golden import GoldenItem
-from evaluators.pacing import Pace, Retries, Sign
+from evaluators.pacing import Pace, Retries, Retry, Sign
 from evaluators.score import Output, ToolCall
 from experiments.ledger.exchange import Outcome
 
@@ -43,22 +42,20 @@ class Target(Protocol):
     async def ask(self, item: GoldenItem, repeat: int) -> Output: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
-    """How often and how long to wait after 429, 503 and broken connections. Times are seconds."""
+def golden_headers(token: str, *, version: int | None = None, api_key: str | None = None) -> dict[str, str]:
+    """What opens the proxy to the operator's own questions: they go to the named version (if any), and are
+    golden traffic, which takes part in no experiment."""
+    headers = {"x-turnout-admin": token, "x-turnout-origin": "golden"}
+    if version is not None:
+        headers["x-turnout-version"] = str(version)
+    if api_key:
+        headers["authorization"] = f"Bearer {api_key}"
+    return headers
 
-    attempts: int = 4
-    first_wait_s: float = 0.25
-    longest_wait_s: float = 10.0
 
-    def wait_s(self, attempt: int, retry_after: str | None, jitter: Random) -> float:
-        """The pause before attempt number `attempt` (from 2): what the engine asks for, else doubling."""
-        doubled: float = self.first_wait_s * 2 ** (attempt - 2) * jitter.uniform(0.5, 1.0)
-        try:
-            asked = float(retry_after) if retry_after else 0.0
-        except ValueError:  # an HTTP date: rare enough to be answered with our own pace
-            asked = 0.0
-        return min(max(doubled, asked), self.longest_wait_s)
+def root_of(base_url: str) -> str:
+    """The proxy's address without a trailing /v1, which clients of OpenAI's API need and we do not."""
+    return base_url.rstrip("/").removesuffix("/v1")
 
 
 class ProxyTarget:
@@ -86,14 +83,8 @@ class ProxyTarget:
         self._retries = Retries()
         self._pace = Pace(concurrency)
         self._jitter = Random()
-        headers = {
-            "x-turnout-admin": token,
-            "x-turnout-version": str(version),
-            "x-turnout-origin": "golden",
-        }
-        if api_key:
-            headers["authorization"] = f"Bearer {api_key}"
-        self._url = base_url.rstrip("/").removesuffix("/v1") + "/v1/chat/completions"
+        self._url = root_of(base_url) + "/v1/chat/completions"
+        headers = golden_headers(token, version=version, api_key=api_key)
         self._headers = {**headers, "content-type": "application/json"}
         self._concurrency = concurrency
         self._session: aiohttp.ClientSession | None = None

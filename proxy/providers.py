@@ -296,7 +296,8 @@ _WATCHING: Final[ContextVar[_GeminiEnd | None]] = ContextVar("watching", default
 
 def _litellm() -> Any:
     """litellm with nothing of its own: no callbacks, no telemetry, no network at import, no talk."""
-    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    for name in ("LITELLM_LOCAL_MODEL_COST_MAP", "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS"):
+        os.environ[name] = "True"  # else it asks the network at import, or at the first Anthropic answer
     import litellm
 
     litellm.suppress_debug_info = True

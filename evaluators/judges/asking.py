@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,12 @@ async def ask(judge: ChatModel, question: Question, *, seed: int) -> Heard:
     reply = await judge.reply(question.messages, schema=question.schema, seed=seed)
     whole = reply.finish_reason != "length"
     return Heard(verdict=question.verdict(reply.text) if whole else None, reply=reply)
+
+
+def structured_output(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The field of OpenAI's API that holds an answer to a schema."""
+    named = {"name": "verdict", "schema": dict(schema), "strict": True}
+    return {"response_format": {"type": "json_schema", "json_schema": named}}
 
 
 def seed_of(item: GoldenItem, repeat: int) -> int:

@@ -1,27 +1,40 @@
 """How is a judge asked that some provider serves? Through litellm's SDK.
 
 The only module of the evaluators that imports litellm, and only when such a judge is first asked: it takes
-seconds. Keys are read by litellm from the provider's environment variables; nothing of a golden set names
-one.
+seconds. A provider's key is read by litellm from the provider's environment variable, and goes to the
+provider alone: an address of the golden set's own (`api_base`) gets TURNOUT_JUDGE_KEY or none, for a set may
+be somebody else's file. Answers are asked for whole: of a stream that was cut litellm says that it stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
-from random import Random
-from typing import Any
+from typing import Any, Final
 
-from evaluators.errors import ModelUnavailable
+from evaluators.errors import ModelRefused, ModelUnavailable
+from evaluators.judges.asking import structured_output
+from evaluators.judges.attempts import Again, Attempts
 from evaluators.models import ModelReply
-from evaluators.target import Retry
+from evaluators.pacing import Retry
+
+#: The key for a judge at `api_base`.
+JUDGE_KEY: Final = "TURNOUT_JUDGE_KEY"
+_OVERLOADED: Final = frozenset((429, 503, 529))
+_NOT_THIS: Final = frozenset((400, 413, 422))
+_SHOWN: Final = 300
+#: Providers and litellm quote keys in their errors: long words of letters and digits are none of a reason.
+_KEYS: Final = re.compile(r"\bsk-\S+|\b(?=[\w*-]*\d)(?=[\w*-]*[A-Za-z])[\w*-]{20,}")
 
 
 class ProviderJudge:
-    """A provider's model in litellm's spelling, such as `openai/gpt-4.1-mini`; at `api_base` if given."""
+    """A provider's model in litellm's spelling, such as `openai/gpt-4.1-mini`; at `api_base` if given. Use as
+    an async context manager."""
 
     def __init__(
         self,
@@ -33,78 +46,113 @@ class ProviderJudge:
         timeout_s: float = 60.0,
         retry: Retry | None = None,
     ) -> None:
-        self.identity = model
-        self._api_base, self._max_tokens, self._timeout_s = api_base, max_tokens, timeout_s
-        self._slots = asyncio.Semaphore(concurrency)
-        self._retry, self._jitter = retry or Retry(), Random()
+        self.identity = f"{model} at {api_base}" if api_base else model
+        self._model, self._api_base = model, api_base
+        self._max_tokens, self._timeout_s = max_tokens, timeout_s
+        self._attempts = Attempts(concurrency, retry)
         self._structured = True
+        self._litellm: Any = None
+
+    async def __aenter__(self) -> ProviderJudge:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._litellm is not None:  # its clients belong to this event loop
+            await self._litellm.close_litellm_async_clients()
+            self._litellm.in_memory_llm_clients_cache.flush_cache()
+
+    @property
+    def lowest_concurrency(self) -> int:
+        """How many attempts the provider bore at a time when it bore the fewest."""
+        return self._attempts.lowest_concurrency
 
     async def reply(
         self, messages: Sequence[Mapping[str, Any]], *, schema: Mapping[str, Any], seed: int
     ) -> ModelReply:
-        """Its answer, asked to be JSON of `schema`. Raises ModelUnavailable."""
-        litellm = await asyncio.to_thread(_litellm)
-        attempt = 1
-        while True:
-            try:
-                async with self._slots:
-                    return await self._once(litellm, messages, schema, seed)
-            except litellm.exceptions.BadRequestError as error:
-                if not self._structured:
-                    raise ModelUnavailable(f"the judge {self.identity} refuses: {error}") from error
-                self._structured = False  # it may know no response_format: the schema is held all the same
-                continue
-            except Exception as error:
-                # litellm raises its own tree and whatever a provider's client raises.
-                status = getattr(error, "status_code", None)
-                if attempt >= self._retry.attempts or (isinstance(status, int) and 400 <= status < 429):
-                    raise ModelUnavailable(f"the judge {self.identity} does not answer: {error}") from error
-            attempt += 1
-            await asyncio.sleep(self._retry.wait_s(attempt, None, self._jitter))
+        """Its answer, asked to be JSON of `schema`. Raises ModelUnavailable, ModelRefused."""
+        self._litellm = await asyncio.to_thread(_litellm)
+        asked = {"messages": [dict(message) for message in messages], "seed": seed}
+        if not self._structured:
+            return await self._attempts.make(lambda: self._once(asked))
+        try:
+            return await self._attempts.make(lambda: self._once({**asked, **structured_output(schema)}))
+        except ModelRefused:
+            found = await self._attempts.make(lambda: self._once(asked))
+        self._structured = False  # it was the field, which this model does not know
+        return found
 
-    async def _once(
-        self, litellm: Any, messages: Sequence[Mapping[str, Any]], schema: Mapping[str, Any], seed: int
-    ) -> ModelReply:
+    async def _once(self, asked: Mapping[str, Any]) -> ModelReply:
         started = time.monotonic()
-        wanted: dict[str, Any] = {}
-        if self._structured:
-            verdict = {"name": "verdict", "schema": dict(schema), "strict": True}
-            wanted = {"response_format": {"type": "json_schema", "json_schema": verdict}}
-        response = await litellm.acompletion(
-            model=self.identity,
-            messages=[dict(message) for message in messages],
-            api_base=self._api_base,
-            temperature=0,
-            seed=seed,
-            max_tokens=self._max_tokens,
-            timeout=self._timeout_s,
-            num_retries=0,
-            drop_params=True,  # a model without seed or temperature is asked without them
-            **wanted,
-        )
+        at = {"api_base": self._api_base, "api_key": os.environ.get(JUDGE_KEY) or "none"}
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._litellm.acompletion(
+                    model=self._model,
+                    temperature=0,
+                    max_tokens=self._max_tokens,
+                    timeout=self._timeout_s,
+                    num_retries=0,
+                    max_retries=0,
+                    drop_params=True,  # a model without seed or temperature is asked without them
+                    **(at if self._api_base else {}),
+                    **asked,
+                )
+        except TimeoutError:
+            raise ModelUnavailable(
+                f"{self.identity} gives no whole answer in {self._timeout_s:g} s"
+            ) from None
+        except Exception as error:  # litellm raises its own tree and whatever a provider's client raises
+            raise self._fault(error) from None
+        return self._read(response, (time.monotonic() - started) * 1000)
+
+    def _fault(self, error: Exception) -> Exception:
+        """What an error means for this question, without what could be a key."""
+        status = getattr(error, "status_code", None)
+        told = f"the judge {self.identity}: {type(error).__name__} (status {status})"
+        if status in _NOT_THIS:
+            return ModelRefused(f"{told}: {_KEYS.sub('[...]', str(error))[:_SHOWN]}")
+        if status in _OVERLOADED:
+            return Again(told, "overloaded", _retry_after(error))
+        if isinstance(status, int) and 400 <= status < 500:  # the key, the model's name, a timeout
+            return ModelUnavailable(told)
+        return Again(told, "failed")
+
+    def _read(self, response: Any, took_ms: float) -> ModelReply:
         choice = response.choices[0]
+        tokens = getattr(getattr(response, "usage", None), "total_tokens", None)
         return ModelReply(
             text=choice.message.content or "",
             finish_reason=choice.finish_reason,
-            cost_usd=_cost(litellm, response),
-            tokens=getattr(getattr(response, "usage", None), "total_tokens", None),
-            latency_ms=(time.monotonic() - started) * 1000,
+            cost_usd=self._cost(response),
+            tokens=tokens if isinstance(tokens, int) else None,
+            latency_ms=took_ms,
         )
+
+    def _cost(self, response: Any) -> float | None:
+        """US dollars by the prices that came with litellm; None for a model that has none there."""
+        try:
+            return float(self._litellm.completion_cost(response, model=self._model)) or None
+        except Exception:  # litellm raises whatever, for a model that its price list lacks
+            return None
+
+
+def _retry_after(error: Exception) -> str | None:
+    headers = getattr(error, "litellm_response_headers", None)
+    headers = headers or getattr(getattr(error, "response", None), "headers", None) or {}
+    value = headers.get("retry-after")
+    return None if value is None else str(value)
 
 
 @cache
 def _litellm() -> Any:
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks the network for prices
+    """litellm with nothing of its own: no network for prices or headers, no telemetry, no talk."""
+    for name in ("LITELLM_LOCAL_MODEL_COST_MAP", "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS"):
+        os.environ[name] = "True"
     import litellm
 
     litellm.telemetry = False
     litellm.suppress_debug_info = True
+    litellm.disable_hf_tokenizer_download = True
+    for name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # its messages quote requests and answers
     return litellm
-
-
-def _cost(litellm: Any, response: Any) -> float | None:
-    """What the call cost in US dollars; None for a model without a listed price."""
-    try:
-        return float(litellm.completion_cost(response)) or None
-    except Exception:  # litellm raises whatever, for a model that its price list lacks
-        return None

@@ -7,19 +7,21 @@ to the same schema.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from random import Random
 from typing import Any, Final
 
 import httpx
 
-from evaluators.errors import ModelUnavailable
+from evaluators.errors import ModelRefused, ModelUnavailable
+from evaluators.judges.asking import structured_output
+from evaluators.judges.attempts import Again, Attempts
 from evaluators.models import ModelReply
-from evaluators.target import VERSION_HEADER, Retry
+from evaluators.pacing import Retry, Sign
+from evaluators.target import VERSION_HEADER, golden_headers, root_of
 
 _AGAIN: Final = frozenset((429, 502, 503))
+_NOT_THIS: Final = frozenset((400, 413, 422))
 _SHOWN: Final = 300
 
 
@@ -41,15 +43,8 @@ class ProxiedJudge:
     ) -> None:
         self.identity = f"{model}@{version}"
         self._model, self._version, self._max_tokens = model, version, max_tokens
-        headers = {
-            "x-turnout-admin": token,
-            "x-turnout-version": str(version),
-            "x-turnout-origin": "golden",
-        }
-        if api_key:
-            headers["authorization"] = f"Bearer {api_key}"
-        base = base_url.rstrip("/").removesuffix("/v1")
-        self._calls = _Calls(base, headers, concurrency, timeout_s, retry or Retry())
+        headers = golden_headers(token, version=version, api_key=api_key)
+        self._calls = _Calls(root_of(base_url), headers, concurrency, timeout_s, retry)
         self._structured = True
 
     async def __aenter__(self) -> ProxiedJudge:
@@ -72,11 +67,14 @@ class ProxiedJudge:
         started = time.monotonic()
         structured = self._structured
         response = await self._calls.post(
-            "/v1/chat/completions", {**body, **(_format(schema) if structured else {})}
+            "/v1/chat/completions", {**body, **(structured_output(schema) if structured else {})}
         )
-        if structured and response.status_code in (400, 422):
-            self._structured = False
+        if structured and response.status_code in _NOT_THIS:
             response = await self._calls.post("/v1/chat/completions", body)
+            # Only if it answers now was it the field: else it is this question, and the next is another.
+            self._structured = response.status_code != 200
+        if response.status_code in _NOT_THIS:
+            raise ModelRefused(f"the judge {self.identity} refuses with {_said(response)}")
         if response.status_code != 200:
             raise ModelUnavailable(f"the judge {self.identity} answers {_said(response)}")
         by = response.headers.get(VERSION_HEADER)
@@ -100,7 +98,7 @@ class HttpEmbedder:
     ) -> None:
         self.identity = model
         headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._calls = _Calls(base_url.rstrip("/"), headers, concurrency, timeout_s, retry or Retry())
+        self._calls = _Calls(base_url.rstrip("/"), headers, concurrency, timeout_s, retry)
 
     async def __aenter__(self) -> HttpEmbedder:
         return self
@@ -126,10 +124,15 @@ class HttpEmbedder:
 
 
 class _Calls:
-    """POSTs with retries after 429, 502, 503 and broken connections, so many at once."""
+    """POSTs, paced, and again after 429, 502, 503 and broken connections."""
 
     def __init__(
-        self, base_url: str, headers: Mapping[str, str], concurrency: int, timeout_s: float, retry: Retry
+        self,
+        base_url: str,
+        headers: Mapping[str, str],
+        concurrency: int,
+        timeout_s: float,
+        retry: Retry | None,
     ) -> None:
         self._client = httpx.AsyncClient(
             base_url=base_url,
@@ -138,36 +141,27 @@ class _Calls:
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
             trust_env=False,
         )
-        self._slots = asyncio.Semaphore(concurrency)
-        self._retry, self._jitter = retry, Random()
+        self._attempts = Attempts(concurrency, retry)
 
     async def close(self) -> None:
         await self._client.aclose()
 
     async def post(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
-        attempt = 1
-        while True:
+        async def once() -> httpx.Response:
             try:
-                async with self._slots:
-                    response = await self._client.post(path, json=body)
-                if response.status_code not in _AGAIN or attempt >= self._retry.attempts:
-                    return response
-                retry_after = response.headers.get("retry-after")
+                response = await self._client.post(path, json=body)
             except httpx.HTTPError as error:
-                if attempt >= self._retry.attempts:
-                    raise ModelUnavailable(f"{self._client.base_url}{path}: {error!r}") from error
-                retry_after = None
-            attempt += 1
-            await asyncio.sleep(self._retry.wait_s(attempt, retry_after, self._jitter))
+                raise Again(f"{self._client.base_url}{path}: {error!r}", "failed") from error
+            if response.status_code in _AGAIN:
+                sign: Sign = "failed" if response.status_code == 502 else "overloaded"
+                raise Again(
+                    f"{self._client.base_url}{path} answers {_said(response)}",
+                    sign,
+                    response.headers.get("retry-after"),
+                )
+            return response
 
-
-def _format(schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": "verdict", "schema": dict(schema), "strict": True},
-        }
-    }
+        return await self._attempts.make(once)
 
 
 def _reply(response: httpx.Response, took_ms: float, identity: str) -> ModelReply:

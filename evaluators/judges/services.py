@@ -61,12 +61,14 @@ async def open_services(
             )
         elif choice.provider is not None:
             refuse_self(choice, None, subjects)
-            judge = ProviderJudge(
-                model=choice.provider,
-                api_base=choice.api_base,
-                max_tokens=choice.max_tokens,
-                concurrency=choice.concurrency,
-                timeout_s=choice.timeout_s,
+            judge = await stack.enter_async_context(
+                ProviderJudge(
+                    model=choice.provider,
+                    api_base=choice.api_base,
+                    max_tokens=choice.max_tokens,
+                    concurrency=choice.concurrency,
+                    timeout_s=choice.timeout_s,
+                )
             )
         embedder = None
         if choice.embeddings is not None and choice.embeddings_base is not None:

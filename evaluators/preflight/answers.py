@@ -16,7 +16,7 @@ import httpx
 
 from evaluators.preflight.probes import Probe
 from evaluators.score import ToolCall
-from evaluators.target import VERSION_HEADER
+from evaluators.target import VERSION_HEADER, golden_headers, root_of
 from experiments.ledger.exchange import Outcome
 from experiments.ledger.transcript import Transcript, decode
 
@@ -62,12 +62,9 @@ class Asker:
         self, *, base_url: str, model: str, token: str, api_key: str | None = None, timeout_s: float = 120.0
     ) -> None:
         self._model = model
-        headers = {"x-turnout-admin": token, "x-turnout-origin": "golden", "content-type": "application/json"}
-        if api_key:
-            headers["authorization"] = f"Bearer {api_key}"
         self._client = httpx.AsyncClient(
-            base_url=base_url.rstrip("/").removesuffix("/v1"),
-            headers=headers,
+            base_url=root_of(base_url),
+            headers={**golden_headers(token, api_key=api_key), "content-type": "application/json"},
             timeout=timeout_s,
             trust_env=False,
         )

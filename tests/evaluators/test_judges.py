@@ -18,11 +18,11 @@ from evaluators.judges.question import MAX_SHOWN, inert, rubric_question
 from evaluators.judges.services import refuse_self
 from evaluators.ledger import Subject
 from evaluators.models import ModelReply, Services
+from evaluators.pacing import Retry
 from evaluators.score import Output, PairScore, Score
 from evaluators.scorers import EvalContext
 from evaluators.scorers.pairwise import Pairwise, PairwiseOptions
 from evaluators.scoring import score_output
-from evaluators.target import Retry
 
 from .attacks import ORDER, RIGHT, Gullible, attacks
 from .fakes import TOKEN, Reply, serving

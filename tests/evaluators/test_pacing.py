@@ -12,11 +12,11 @@ from evaluators.journal import Journal
 from evaluators.judges.cache import ScoreCache
 from evaluators.ledger import GoldenLedger
 from evaluators.models import Services
-from evaluators.pacing import Pace, Prices, Retries, Sign
+from evaluators.pacing import Pace, Prices, Retries, Retry, Sign
 from evaluators.results import ResultRow
 from evaluators.runner import RunLimits, run_questions
 from evaluators.runs import Effort, finished_run
-from evaluators.target import ProxyTarget, Retry
+from evaluators.target import ProxyTarget
 
 from .attacks import Gullible
 from .fakes import TOKEN, FakeTurnout, Reply, serving

@@ -9,10 +9,11 @@ import pytest
 
 from evaluators.errors import ProxyUnreachable, ResultsLost, RunRefused
 from evaluators.golden import GoldenItem
+from evaluators.pacing import Retry
 from evaluators.results import ResultRow
 from evaluators.runner import RunLimits, answered, run_questions
 from evaluators.score import Output
-from evaluators.target import ProxyTarget, Retry
+from evaluators.target import ProxyTarget
 
 from .fakes import TOKEN, FakeTurnout, Reply, serving
 from .sets import make_set, one_item, row, said

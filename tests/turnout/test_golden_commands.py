@@ -149,7 +149,7 @@ def test_a_run_cut_short_goes_on_where_it_stopped(items: str) -> None:
 
 
 def test_overload_is_missing_and_so_inconclusive(items: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evaluators.target.Retry.wait_s", lambda *args: 0.001)
+    monkeypatch.setattr("evaluators.pacing.Retry.wait_s", lambda *args: 0.001)
     with serving(lambda q, v: Reply(status=503) if q in ("q1", "q2") else Reply(text="right")) as fake:
         result = invoke(fake, "run", items, "-m", "chat", "-v", "1")
     assert result.exit_code == 2
