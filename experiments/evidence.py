@@ -187,9 +187,26 @@ class Cut:
 
     exchanges: int = 0
     feedback: int = 0
+    scores: int = 0
 
 
 NOTHING: Final = Cut()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instrument:
+    """A version of what measures, by which an experiment's answers were scored.
+
+    `metric` is a metric whose values are scores, and `scores` their number by this version; or `golden:SET`,
+    and then `version` is the set's hash. `counted`: this is the one version that the metric's sums are of.
+    `complete`: it has scored everything that any version has.
+    """
+
+    metric: str
+    version: str
+    scores: int
+    counted: bool
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +225,7 @@ class Evidence:
     lost: int = 0
     golden: Golden | None = None
     histograms: tuple[Histogram, ...] = ()
+    instruments: tuple[Instrument, ...] = ()
     cut: Cut = NOTHING
 
 

@@ -3,7 +3,7 @@
 The catalogue maps a name in a spec to what the statistics need (kind, direction) and to what the ledger
 needs (SQL expressions over a row of `exchanges`). It runs no query and computes nothing.
 
-A name says everything: `latency`, `latency.p95`, `latency>800ms`, `feedback:NAME`.
+A name says everything: `latency`, `latency.p95`, `latency>800ms`, `feedback:NAME`, `score:NAME<0.5`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .ledger.exchange import FAILURES, MISSING
 Kind = Literal["binary", "mean", "log_mean", "ratio", "quantile"]
 Direction = Literal["increase", "decrease"]
 #: What is said of an exchange after it ended, and in which table.
-Source = Literal["feedback"]
+Source = Literal["feedback", "scores"]
 
 
 class MetricError(ValueError):
@@ -44,7 +44,9 @@ class Metric:
     true. `weight_sql` is a ratio's denominator, and 1 for all others. An eligible row where `observed_sql`
     is false counts as missing if `expected_sql` is true there, and does not concern this metric otherwise.
     A metric with a `source` has its values in another table, under the name `named`; what came more than
-    `within_s` seconds after the request began does not count.
+    `within_s` seconds after the request began does not count. Scores are of one version of their evaluator:
+    `version`, or if that is None the one that the experiment's first score is of. Of a binary metric the
+    event is a value under `below`. `preference` says that the value is the candidate's half of a pair's 1.
     """
 
     name: str
@@ -60,6 +62,9 @@ class Metric:
     source: Source | None = None
     named: str = ""
     within_s: float | None = None
+    version: str | None = None
+    below: float | None = None
+    preference: bool = False
     needs_prices: bool = False
 
     @property
@@ -69,8 +74,8 @@ class Metric:
 
     @property
     def in_pairs(self) -> bool:
-        """Whether mirrored pairs have it: quantiles and ratios do not subtract, feedback is on one answer."""
-        return self.source is None and self.kind not in ("ratio", "quantile")
+        """Whether mirrored pairs have it: feedback is on one answer."""
+        return self.source != "feedback" and self.kind not in ("ratio", "quantile")
 
 
 def _listed(outcomes: frozenset[str]) -> str:
@@ -121,6 +126,31 @@ def _amount(name: str, title: str, column: str, display_unit: str) -> Metric:
         value_sql=f"x.{column}",
         observed_sql=f"{_OWN} AND x.{column} IS NOT NULL",
         expected_sql=_ANSWERED,
+    )
+
+
+#: The evaluator whose scores say whether an answer is what the request's own `response_format` asks for.
+SCHEMA_EVALUATOR: Final = "schema.response_format"
+
+
+def _said_by(name: str, evaluator: str, version: str | None, *, below: float | None = None) -> Metric:
+    """An evaluator's scores: their mean, or with `below` the share of units with a score under it.
+
+    Where control answered for a failed candidate, its answer is not the candidate's.
+    """
+    of_version = "" if version is None else f" by {version}"
+    return Metric(
+        name=name,
+        title=f"score {evaluator!r}{of_version}" + ("" if below is None else f" under {below:g}"),
+        kind="mean" if below is None else "binary",
+        direction="increase" if below is None else "decrease",
+        display_unit="" if below is None else "% of units",
+        value_sql="",
+        observed_sql="x.arm_outcome IS NULL",
+        source="scores",
+        named=evaluator,
+        version=version,
+        below=below,
     )
 
 
@@ -188,10 +218,22 @@ CATALOGUE: Final[dict[str, Metric]] = {
             expected_sql=_ANSWERED,
             needs_prices=True,
         ),
+        replace(
+            _said_by("schema_violations", SCHEMA_EVALUATOR, None, below=1.0),
+            title="answers against their schema",
+        ),
     )
 }
 #: What a name may be besides the catalogue's own, for messages.
-PATTERNS: Final = ("latency.p95", "latency>800ms", "feedback:NAME", "feedback:NAME@7d")
+PATTERNS: Final = (
+    "latency.p95",
+    "latency>800ms",
+    "feedback:NAME",
+    "feedback:NAME@7d",
+    "score:NAME",
+    "score:NAME<0.5",
+    "preference:NAME",
+)
 
 
 def metric(name: str) -> Metric:
@@ -263,15 +305,29 @@ def _feedback(match: re.Match[str]) -> Metric:
         direction="increase",
         display_unit="",
         value_sql="",
-        observed_sql="",
+        observed_sql="true",
         source="feedback",
         named=match[1],
         within_s=within,
     )
 
 
+def _score(match: re.Match[str]) -> Metric:
+    below = None if match[3] is None else float(match[3])
+    return _said_by(match[0], match[1], match[2], below=below)
+
+
+def _preference(match: re.Match[str]) -> Metric:
+    """A judge of pairs: 1 where it prefers the candidate, 1/2 for a tie. Against 1/2."""
+    found = _said_by(match[0], match[1], match[2])
+    return replace(found, title=f"preference {match[1]!r}", preference=True)
+
+
+_EVALUATOR: Final = r"([A-Za-z0-9][A-Za-z0-9._/-]{0,127})(?:@([A-Za-z0-9@:._/-]{1,128}))?"
 _MADE: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], Metric]], ...]] = (
     (re.compile(rf"({'|'.join(_TIMES)})\.(p50|p90|p95|p99)"), _quantile),
     (re.compile(rf"({'|'.join(_TIMES)})>([0-9.a-z]+)"), _beyond),
     (re.compile(r"feedback:([A-Za-z0-9_.-]{1,64})(?:@([0-9.a-z]+))?"), _feedback),
+    (re.compile(rf"score:{_EVALUATOR}(?:<([0-9]+(?:\.[0-9]+)?))?"), _score),
+    (re.compile(rf"preference:{_EVALUATOR}"), _preference),
 )

@@ -62,7 +62,10 @@ class Band:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricResult:
-    """A metric's card, in JSON's terms. `margin` is on the effect's scale, `e_value` tests for harm."""
+    """A metric's card, in JSON's terms. `margin` is on the effect's scale, `e_value` tests for harm.
+
+    `instrument` is the evaluator's version that a score is of: with another one it is another metric.
+    """
 
     metric: str
     title: str
@@ -82,6 +85,7 @@ class MetricResult:
     threshold: float | None
     state: MetricState
     text: str
+    instrument: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +109,13 @@ class Comparison:
 
 
 def card(
-    goal: Goal, found: Comparison, *, unit: str, log_threshold: float | None, z_bound: float
+    goal: Goal,
+    found: Comparison,
+    *,
+    unit: str,
+    log_threshold: float | None,
+    z_bound: float,
+    instrument: str | None = None,
 ) -> MetricResult:
     """The card of one goal. `log_threshold` is that of rolling back, None where the goal cannot do so.
 
@@ -131,6 +141,7 @@ def card(
         threshold=None if log_threshold is None else math.exp(log_threshold),
         state=_state(found, log_e, log_threshold, z_bound),
         text=describe(goal, found),
+        instrument=instrument,
     )
 
 

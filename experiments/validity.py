@@ -1,6 +1,7 @@
-"""Are the arms a fair sample at all? Numbers of units against the weights that were declared.
+"""Are the arms a fair sample at all, and were they measured by one instrument?
 
-A comparison of arms that lost or gained units by themselves means nothing, whatever its p-value.
+Numbers of units against the weights that were declared; versions of evaluators and of golden sets. A
+comparison of arms that lost or gained units by themselves, or of two instruments, means nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from .evidence import SMALLEST_SHARE, AnalysisSpec, ArmCount, Evidence
+from .evidence import SMALLEST_SHARE, AnalysisSpec, ArmCount, Evidence, Instrument
 from .statistics import sample_ratio
 
 #: An e-value of 100 against a sound experiment is alpha = .01.
@@ -58,3 +59,30 @@ def sample_ratio_of(spec: AnalysisSpec, evidence: Evidence) -> SampleRatio:
         expected=expected,
         state=state,
     )
+
+
+def changed_instruments(spec: AnalysisSpec, evidence: Evidence) -> list[tuple[str, bool]]:
+    """What was measured by more than one instrument, in words, and whether the verdict depends on it."""
+    deciding = {goal.metric.name for goal in spec.goals if goal.role != "exploratory"}
+    by_metric: dict[str, list[Instrument]] = {}
+    for one in evidence.instruments:
+        by_metric.setdefault(one.metric, []).append(one)
+    found = []
+    for name, versions in by_metric.items():
+        counted = next((one for one in versions if one.counted), versions[0])
+        if len(versions) < 2 or counted.complete:
+            continue
+        told = ", ".join(f"{one.version} ({one.scores:,})" for one in versions)
+        if name.startswith("golden:"):
+            text = (
+                f"The golden set {name.removeprefix('golden:')!r} was changed since the experiment began: "
+                f"compared as {told}. What passed is not what is asked now; a new experiment begins with it."
+            )
+            found.append((text, spec.golden_required))
+        else:
+            text = (
+                f"{name}: the evaluator was changed, scores are by {told}. Numbers of two instruments are "
+                f"not added up; those of {counted.version} are shown. Let one version score all of them."
+            )
+            found.append((text, name in deciding))
+    return found

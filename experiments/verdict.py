@@ -32,7 +32,7 @@ from .evidence import (
 from .looks import LookState, look_state, look_taken
 from .scorecard import Comparison, MetricResult, card, percent
 from .statistics.estimate import quantile
-from .validity import VALIDITY_THRESHOLD, SampleRatio, sample_ratio_of
+from .validity import VALIDITY_THRESHOLD, SampleRatio, changed_instruments, sample_ratio_of
 
 __all__ = [
     "AnalysisSpec",
@@ -191,6 +191,14 @@ def _weigh(spec: AnalysisSpec, evidence: Evidence, past_looks: tuple[Look, ...])
             unit=spec.unit,
             log_threshold=-math.log(harm_alpha) if goal.role == "guardrail" else None,
             z_bound=(look.z_bound or math.inf) if goal.role == "success" else eye,
+            instrument=next(
+                (
+                    one.version
+                    for one in evidence.instruments
+                    if one.counted and one.metric == goal.metric.name
+                ),
+                None,
+            ),
         )
         for goal, comparison in found
     )
@@ -231,6 +239,11 @@ def _validity(case: _Case) -> list[Reason]:
                 "phase, more than 1 %: the assignment is not sticky.",
             )
         )
+    found += [
+        Reason(code="judge_changed", severity="block", text=text)
+        for text, decisive in changed_instruments(case.spec, case.evidence)
+        if decisive
+    ]
     for goal, comparison in case.found:
         if goal.role != "exploratory" and comparison.missing_log_e >= math.log(VALIDITY_THRESHOLD):
             control, candidate = comparison.arms
@@ -423,6 +436,11 @@ def _warnings(case: _Case, kind: VerdictKind) -> list[Reason]:
                 text="No phase has traffic in both arms: failures cannot be compared.",
             )
         )
+    found += [
+        Reason(code="judge_changed", severity="warn", text=text)
+        for text, decisive in changed_instruments(case.spec, case.evidence)
+        if not decisive
+    ]
     if kind in ("ship", "roll_back") and not case.look.final:
         found.append(
             Reason(

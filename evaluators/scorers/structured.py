@@ -19,7 +19,7 @@ from referencing import Registry
 
 from evaluators.canonical import same_json
 from evaluators.golden import GoldenItem, Reference
-from evaluators.score import Output, Parsed, ToolCall, parse_json
+from evaluators.score import Output, Parsed, Score, ToolCall, parse_json
 from evaluators.scorers.patterns import PatternError, compiled, found
 from evaluators.scorers.registry import Answer, Options, scorer
 
@@ -132,6 +132,31 @@ def json_schema(item: GoldenItem, output: Output, options: JsonSchemaOptions) ->
         return True, "the JSON is as the schema says"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return False, f"{errors[0]}{more}"
+
+
+class ResponseFormatOptions(Options):
+    """Nothing to choose: the request itself says what its answer must be."""
+
+    def expects(self, reference: tuple[Reference, ...]) -> str:
+        return "what the request's response_format asks for"
+
+
+@scorer("response_format", version="1", options=ResponseFormatOptions)
+def response_format(
+    item: GoldenItem, output: Output, options: ResponseFormatOptions
+) -> Score | tuple[bool, str]:
+    """The JSON that the request's own `response_format` asks for; skipped where it asks for none."""
+    asked = item.response_format or {}
+    if asked.get("type") not in ("json_object", "json_schema"):
+        return Score.skipped("response_format", "the request asks for no JSON")
+    schema: Any = {"type": "object"}
+    if asked["type"] == "json_schema":
+        schema = (asked.get("json_schema") or {}).get("schema", True)
+        try:
+            check_schema(schema)
+        except ValueError as error:
+            return Score.skipped("response_format", f"the request's schema cannot be used: {error}")
+    return json_schema(item, output, JsonSchemaOptions(schema=schema))
 
 
 @scorer("tool_call", version="1", options=ToolCallOptions)

@@ -45,7 +45,7 @@ _FILLED: Final = """
 
 
 def export_rows(store: Store, spec: AnalysisSpec, cut: Cut, folder: Path) -> None:
-    """Write `rows.parquet`, `feedback.parquet` and `phases.parquet`: all rows before the cut that count."""
+    """Write `rows`, `feedback`, `scores` and `phases` as `.parquet`: all rows before the cut that count."""
     scope: dict[str, Any] = {
         "experiment": spec.experiment,
         "first": spec.first_phase,
@@ -66,11 +66,25 @@ def export_rows(store: Store, spec: AnalysisSpec, cut: Cut, folder: Path) -> Non
             {"heard": cut.feedback, "names": names},
         )
         cursor.execute(
+            "CREATE TEMP TABLE scored AS SELECT exchange_id, evaluator, evaluator_version, status, value,"
+            ' "at" FROM scores WHERE rowid < $heard AND list_contains($names, evaluator)'
+            " AND exchange_id IN (SELECT exchange_id FROM counted) ORDER BY rowid",
+            {
+                "heard": cut.scores,
+                "names": [metric.named for metric in distinct(spec) if metric.source == "scores"],
+            },
+        )
+        cursor.execute(
             "CREATE TEMP TABLE declared AS SELECT phase, started_at, candidate_ppm, share_ppm FROM phases"
             " WHERE experiment = ? ORDER BY phase",
             [spec.experiment],
         )
-        for table, name in (("counted", "rows"), ("said", "feedback"), ("declared", "phases")):
+        for table, name in (
+            ("counted", "rows"),
+            ("said", "feedback"),
+            ("scored", "scores"),
+            ("declared", "phases"),
+        ):
             target = str(folder / f"{name}.parquet").replace("'", "''")
             cursor.execute(f"COPY {table} TO '{target}' (FORMAT parquet, COMPRESSION zstd)")
 
@@ -78,7 +92,7 @@ def export_rows(store: Store, spec: AnalysisSpec, cut: Cut, folder: Path) -> Non
 def regather(folder: Path, spec: AnalysisSpec, told: Evidence) -> Evidence:
     """The evidence that the rows in the folder make, by the same SQL that made it of the ledger.
 
-    What is not in the rows (the instants, the cut, what was lost, the golden set) is as it was `told`.
+    What is not in the rows (the instants, the cut, what was lost, the golden sets) is as it was `told`.
     Raises LookupError if the folder's rows cannot be read.
     """
     with TemporaryDirectory() as place, Store(Path(place) / "again.duckdb") as store:
@@ -90,7 +104,9 @@ def regather(folder: Path, spec: AnalysisSpec, told: Evidence) -> Evidence:
                 " VALUES (?, '-', ?, 'kept', '{}', '-', ?, ?)",
                 [spec.experiment, spec.mode, begun, begun],
             )
-            files = {name: str(folder / f"{name}.parquet") for name in ("rows", "feedback", "phases")}
+            files = {
+                name: str(folder / f"{name}.parquet") for name in ("rows", "feedback", "scores", "phases")
+            }
             connection.execute(
                 "INSERT INTO phases BY NAME SELECT *, ? AS experiment FROM read_parquet(?)",
                 [spec.experiment, files["phases"]],
@@ -102,10 +118,20 @@ def regather(folder: Path, spec: AnalysisSpec, told: Evidence) -> Evidence:
                 "INSERT INTO feedback BY NAME SELECT *, '-' AS segment FROM read_parquet(?)",
                 [files["feedback"]],
             )
+            if Path(files["scores"]).exists():  # folders of before scores counted have none
+                connection.execute("INSERT INTO scores BY NAME FROM read_parquet(?)", [files["scores"]])
 
         try:
             store.write(load)
         except duckdb.Error as error:
             raise LookupError(f"the rows in {folder} cannot be read: {error}") from None
         found = gather(store, spec, as_of_ns=told.as_of_ns)
-    return replace(found, cut=told.cut, started_ns=told.started_ns, lost=told.lost, golden=told.golden)
+    goldens = [one for one in told.instruments if one.metric.startswith("golden:")]
+    return replace(
+        found,
+        cut=told.cut,
+        started_ns=told.started_ns,
+        lost=told.lost,
+        golden=told.golden,
+        instruments=(*found.instruments, *goldens),
+    )

@@ -21,6 +21,7 @@ from ..evidence import (
     Evidence,
     Golden,
     Histogram,
+    Instrument,
     MetricSums,
     Overlap,
 )
@@ -28,7 +29,7 @@ from ..metrics import Metric
 from .layout import SCALE, Columns
 from .pair_sums import pair_sums
 from .rollup import Rollup, Slot
-from .store import Store, instant, nanoseconds, rows_in
+from .store import Row, Store, instant, nanoseconds, rows_in
 
 
 class Rollups:
@@ -104,7 +105,10 @@ def _evidence(
         raise LookupError(f"the ledger has no experiment {spec.experiment!r}")
     started = trial[0]["started_at"] or trial[0]["created_at"]
     here = cut or Cut(
-        **{name: _number(cursor, _ROWS.format(table=name), {}) for name in ("exchanges", "feedback")}
+        **{
+            name: _number(cursor, _ROWS.format(table=name), {})
+            for name in ("exchanges", "feedback", "scores")
+        }
     )
     known: dict[str, Any] = {
         "experiment": spec.experiment,
@@ -114,10 +118,12 @@ def _evidence(
         "golden": _golden(cursor, spec, trial[0]["model"], golden_set, as_of_ns),
         "cut": here,
     }
+    goldens = _golden_sets(cursor, spec, trial[0], golden_set, as_of_ns)
     if spec.mode == "shadow":
         scope = {"experiment": spec.experiment, "first": spec.first_phase, "cut": here.exchanges}
-        pairs = pair_sums(cursor, distinct(spec), scope)
-        return Evidence(**known, pairs=pairs, recorded=_number(cursor, _RECORDED, scope))
+        pairs, judges = pair_sums(cursor, distinct(spec), scope, here)
+        recorded = _number(cursor, _RECORDED, scope)
+        return Evidence(**known, pairs=pairs, instruments=(*judges, *goldens), recorded=recorded)
     rollup.take_in(here)
     named = _Named(spec)
     return Evidence(
@@ -127,6 +133,7 @@ def _evidence(
         sums=_sums(rollup, named),
         overlaps=_overlaps(rollup, named),
         histograms=_histograms(rollup, named),
+        instruments=(*_judges(rollup), *goldens),
         units_in_two_arms=rollup.in_two_arms,
     )
 
@@ -138,7 +145,8 @@ def distinct(spec: AnalysisSpec) -> tuple[Metric, ...]:
 
 #: The stage that is judged began with its first phase; without one, with the experiment.
 _TRIAL: Final = """
-    SELECT e.model, e.created_at, coalesce(p.started_at, e.started_at) AS started_at
+    SELECT e.model, e.created_at, e.started_at AS begun_at,
+        coalesce(p.started_at, e.started_at) AS started_at
     FROM experiments e LEFT JOIN phases p ON p.experiment = e.name AND p.phase = $first
     WHERE e.name = $experiment
 """
@@ -166,6 +174,16 @@ _GOLDEN: Final = """
 """
 
 
+#: The set as it was when the experiment began (if it had been compared by then), and as it was since.
+_GOLDEN_SETS: Final = """
+    SELECT set_name, set_hash FROM golden_comparisons
+    WHERE model = $model AND control_version = $control AND candidate_version = $candidate
+        AND (CAST($set AS VARCHAR) IS NULL OR set_name = $set) AND "at" <= $as_of
+    QUALIFY "at" > $begun OR row_number() OVER (PARTITION BY set_name, "at" <= $begun ORDER BY "at" DESC) = 1
+    ORDER BY "at", comparison_id
+"""
+
+
 def _number(cursor: DuckDBPyConnection, sql: str, parameters: dict[str, Any]) -> int:
     row = cursor.execute(sql, parameters).fetchone()
     return int(row[0]) if row else 0
@@ -185,6 +203,27 @@ def _golden(
         },
     ).fetchone()
     return found[0] if found else None
+
+
+def _golden_sets(
+    cursor: DuckDBPyConnection, spec: AnalysisSpec, trial: Row, set_name: str | None, as_of_ns: int
+) -> Iterator[Instrument]:
+    """Each golden set by each of its hashes that counted during the experiment; the first one counts."""
+    scope = {
+        "model": trial["model"],
+        "control": spec.control_version,
+        "candidate": spec.candidate_version,
+        "set": set_name,
+        "as_of": instant(as_of_ns),
+        "begun": trial["begun_at"] or trial["created_at"],
+    }
+    found: dict[str, dict[str, int]] = {}
+    for name, digest in cursor.execute(_GOLDEN_SETS, scope).fetchall():
+        hashes = found.setdefault(name, {})
+        hashes[digest] = hashes.get(digest, 0) + 1
+    for name, hashes in sorted(found.items()):
+        for place, (digest, times) in enumerate(hashes.items()):
+            yield Instrument(metric=f"golden:{name}", version=digest, scores=times, counted=place == 0)
 
 
 # -- arms of a split -------------------------------------------------------------------------------
@@ -288,6 +327,11 @@ def _overlaps(rollup: Rollup, named: _Named) -> tuple[Overlap, ...]:
                 )
             )
     return tuple(found)
+
+
+def _judges(rollup: Rollup) -> Iterator[Instrument]:
+    for number in range(len(rollup.layout.said)):
+        yield from rollup.said.instruments.get(number, ())
 
 
 def _histograms(rollup: Rollup, named: _Named) -> tuple[Histogram, ...]:

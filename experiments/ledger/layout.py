@@ -20,13 +20,25 @@ SCALE: Final = 10**6
 #: A quantile's histogram has 1,000 bins for each factor of e: it is read to a tenth of a percent.
 BINS: Final = 1000
 
+#: Rows of an experiment that arrived in a stretch of the ledger, and those of them that an arm can be blamed
+#: or praised for.
+RECORDED: Final = """
+    WHERE x.rowid >= $since AND x.rowid < $until AND x.experiment = $experiment AND x.phase >= $first
+        AND x.role = 'primary' AND x.origin = 'live' AND x.outcome <> 'rejected'
+"""
+ELIGIBLE: Final = f"{RECORDED} AND x.unit IS NOT NULL AND x.assigned_arm IN ($control, $candidate)"
+COUNTED: Final = f"FROM exchanges x {ELIGIBLE}"
+#: A row's phase and arm: 2 * phase + 1 for the candidate, 2 * phase for the control.
+SLOT: Final = "CAST(2 * x.phase + CAST(x.assigned_arm = $candidate AS INTEGER) AS INTEGER)"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
     """Where one metric's numbers stand: indices into the layout's columns; None where it has none.
 
     `value` and `weight` are of sums over a unit's exchanges, `seen` (how many were observed) too. `failed`
-    and `lacking` are bits of the unit's flags, `histogram` an expression's index.
+    and `lacking` are bits of the unit's flags (of what is said later: numbers of their own), `histogram` an
+    expression's index.
     """
 
     metric: Metric
@@ -116,6 +128,8 @@ def layout_of(metrics: Sequence[Metric]) -> Layout:
             )
         )
     said = [metric for metric in metrics if metric.source is not None]
+    # What is said can be taken back, a bit of the flags cannot: these have numbers beyond those of the flags.
+    spare = iter(range(len(bits), len(bits) + 2 * len(said)))
     return Layout(
         sums=tuple(sums),
         counts=tuple(counts),
@@ -124,7 +138,13 @@ def layout_of(metrics: Sequence[Metric]) -> Layout:
         of=(
             *of,
             *(
-                Columns(metric=metric, seen=len(counts) + i, value=len(sums) + i)
+                Columns(
+                    metric=metric,
+                    seen=len(counts) + i,
+                    value=None if metric.kind == "binary" else len(sums) + i,
+                    failed=next(spare) if metric.kind == "binary" else None,
+                    lacking=next(spare) if metric.source == "scores" else None,
+                )
                 for i, metric in enumerate(said)
             ),
         ),

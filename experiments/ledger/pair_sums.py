@@ -1,7 +1,7 @@
 """Which sums over mirrored pairs does a verdict on a shadow start from?
 
 A pair is the same request to both versions; pairs of one unit hang together. Everything is aggregated in
-SQL. This module judges nothing.
+SQL. Of scores, those of one version of their evaluator count. This module judges nothing.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from duckdb import DuckDBPyConnection
 
-from ..evidence import PairSums
+from ..evidence import Cut, Instrument, PairSums
 from ..metrics import Metric
 from .layout import SCALE, whole
+from .said import counted_version, versions_of
 from .store import Row, rows_in
 
 #: A unit's pairs hang together; a request without a unit stands for itself.
@@ -24,23 +25,29 @@ _PAIRED: Final = """
 
 
 def pair_sums(
-    cursor: DuckDBPyConnection, metrics: Sequence[Metric], scope: dict[str, Any]
-) -> tuple[PairSums, ...]:
-    """Sums over clusters of pairs, for the metrics that pairs have.
+    cursor: DuckDBPyConnection, metrics: Sequence[Metric], scope: dict[str, Any], cut: Cut
+) -> tuple[tuple[PairSums, ...], tuple[Instrument, ...]]:
+    """Sums over clusters of pairs, for the metrics that pairs have, and by which versions they were scored.
 
     `scope` has experiment, first (the first phase that counts) and cut (rows of `exchanges` that count).
     """
     kept = [metric for metric in metrics if metric.in_pairs]
+    judges = _score_tables(cursor, kept, scope, cut)
     sides = "".join(_side_columns(i, metric) for i, metric in enumerate(kept))
+    joins = "".join(
+        f" LEFT JOIN scored{i} ON scored{i}.key = x.exchange_id"
+        for i, metric in enumerate(kept)
+        if metric.source == "scores"
+    )
     rows = rows_in(
         cursor.execute(
             "WITH shadows AS (SELECT x.pair_id, x.phase, x.unit, x.started_at"
-            + sides
-            + " FROM exchanges x WHERE x.experiment = $experiment AND x.role = 'shadow'"
+            + sides.format(side="shadow")
+            + f" FROM exchanges x{joins} WHERE x.experiment = $experiment AND x.role = 'shadow'"
             " AND x.origin = 'live' AND x.phase >= $first AND x.rowid < $cut),"
             " controls AS (SELECT x.exchange_id"
-            + sides
-            + " FROM exchanges x WHERE x.role = 'primary' AND x.origin = 'live'"
+            + sides.format(side="primary")
+            + f" FROM exchanges x{joins} WHERE x.role = 'primary' AND x.origin = 'live'"
             " AND x.rowid < $cut AND x.exchange_id IN (SELECT pair_id FROM shadows)),"
             " clusters AS (SELECT s.phase AS phase"
             + "".join(_cluster_columns(i) for i in range(len(kept)))
@@ -52,7 +59,7 @@ def pair_sums(
         )
     )
     cells = ("n11", "n10", "n01", "n00")
-    return tuple(
+    found = tuple(
         PairSums(
             metric=metric.name,
             phase=row["phase"],
@@ -63,14 +70,61 @@ def pair_sums(
         for i, metric in enumerate(kept)
         for row in rows
     )
+    return found, judges
+
+
+#: Scores of both halves of the experiment's pairs.
+_SCORES: Final = """
+    CREATE OR REPLACE TEMP TABLE scored AS
+    SELECT s.exchange_id AS key, s.evaluator_version AS version, s.rowid AS last,
+        CASE WHEN s.status = 'scored' AND isfinite(s.value) THEN s.value END AS value
+    FROM scores s
+    WHERE s.evaluator = $named AND s.status <> 'skipped' AND s.rowid < $heard_until
+        AND (CAST($version AS VARCHAR) IS NULL OR s.evaluator_version = $version)
+        AND s.exchange_id IN (
+            SELECT unnest([x.exchange_id, x.pair_id]) FROM exchanges x
+            WHERE x.experiment = $experiment AND x.role = 'shadow' AND x.origin = 'live'
+                AND x.phase >= $first AND x.rowid < $cut)
+"""
+
+
+def _score_tables(
+    cursor: DuckDBPyConnection, kept: Sequence[Metric], scope: dict[str, Any], cut: Cut
+) -> tuple[Instrument, ...]:
+    """A table `scoredI` of the scores that count for each metric that is of scores."""
+    found: list[Instrument] = []
+    for i, metric in enumerate(kept):
+        if metric.source == "scores":
+            named = {"named": metric.named, "version": metric.version, "heard_until": cut.scores}
+            cursor.execute(_SCORES, {**scope, **named})
+            versions = versions_of(cursor.execute, metric, "scored")
+            found += versions
+            cursor.execute(
+                f"CREATE OR REPLACE TEMP TABLE scored{i} AS SELECT key, value FROM scored WHERE version = ?",
+                [counted_version(versions)],
+            )
+    return tuple(found)
 
 
 def _side_columns(i: int, metric: Metric) -> str:
-    value = f"CAST({metric.value_sql} AS BIGINT)" if metric.kind == "binary" else whole(metric.value_sql)
-    return (
-        f", CASE WHEN {metric.observed_sql} THEN {value} END AS v{i}"
-        f", coalesce({metric.expected_sql}, false) AS expected{i}"
-    )
+    """One half's value and whether it should have one; `{side}` is the half's role."""
+    if metric.source == "scores":
+        value, seen, expected = (
+            f"scored{i}.value",
+            f"scored{i}.value IS NOT NULL",
+            f"scored{i}.key IS NOT NULL",
+        )
+        if metric.preference:  # the copy's score is the candidate's part of the pair's 1; its rival's is half
+            value, seen = (
+                f"CASE WHEN '{{side}}' = 'shadow' THEN {value} ELSE 0.5 END",
+                f"('{{side}}' = 'primary' OR {seen})",
+            )
+        if metric.below is not None:
+            value = f"{value} < {metric.below!r}"
+    else:
+        value, seen, expected = metric.value_sql, metric.observed_sql, metric.expected_sql
+    value = f"CAST({value} AS BIGINT)" if metric.kind == "binary" else whole(value)
+    return f", CASE WHEN {seen} THEN {value} END AS v{i}, coalesce({expected}, false) AS expected{i}"
 
 
 def _cluster_columns(i: int) -> str:

@@ -20,31 +20,12 @@ from duckdb import DuckDBPyConnection
 
 from ..evidence import AnalysisSpec, Cut
 from ..metrics import Metric
-from .layout import Columns, Layout, bin_of, layout_of, whole
+from .layout import COUNTED, RECORDED, SLOT, Columns, Layout, bin_of, layout_of
+from .said import Said
 
 #: 2 * phase + 1 for the candidate, 2 * phase for the control.
 Slot = int
 
-_RECORDED: Final = """
-    WHERE x.rowid >= $since AND x.rowid < $until AND x.experiment = $experiment AND x.phase >= $first
-        AND x.role = 'primary' AND x.origin = 'live' AND x.outcome <> 'rejected'
-"""
-_WHERE: Final = f"{_RECORDED} AND x.unit IS NOT NULL AND x.assigned_arm IN ($control, $candidate)"
-_FROM: Final = f"FROM exchanges x {_WHERE}"
-_SLOT: Final = "CAST(2 * x.phase + CAST(x.assigned_arm = $candidate AS INTEGER) AS INTEGER)"
-#: What is said of exchanges later: the latest word on each request, among those that had arrived in time.
-#: When a request began stands in its id, a UUIDv7.
-_SAID: Final = {
-    "feedback": """
-        SELECT request_id AS key, arg_max(value, ("at", rowid)) AS value, max(rowid) AS last FROM feedback
-        WHERE name = $named AND rowid < $heard_until
-            AND ($within_us IS NULL OR epoch_us("at") - 1000 * TRY_CAST(
-                '0x' || substr(replace(request_id, '-', ''), 1, 12) AS BIGINT) <= $within_us)
-        GROUP BY request_id
-    """,
-}
-#: The column of `exchanges` that it is known by.
-_KEY: Final = {"feedback": "request_id"}
 #: Rows deleted from the table before it is written anew.
 _TIDY_AT: Final = 2_000_000
 
@@ -106,10 +87,7 @@ class Rollup:
         cursor.execute(
             f"CREATE OR REPLACE TEMP TABLE totals (h UBIGINT, slot INTEGER, flags BIGINT, {columns})"
         )
-        cursor.execute(
-            "CREATE OR REPLACE TEMP TABLE heard"
-            " (said INTEGER, key VARCHAR, h UBIGINT, slot INTEGER, value BIGINT)"
-        )
+        self.said = Said(cursor, self.layout)
 
     def take_in(self, until: Cut) -> None:
         """Take in what arrived since the last time, up to the cut. All of it, or, if it raises, nothing:
@@ -130,69 +108,42 @@ class Rollup:
         """The table `fresh`: what the new rows amount to, by unit and slot."""
         scope = {**self._scope, "since": self.cut.exchanges, "until": until.exchanges}
         self._cursor.execute(
-            f"CREATE OR REPLACE TEMP TABLE fresh AS SELECT hash(x.unit) AS h, {_SLOT} AS slot,"
-            f" {self.layout.of_exchanges()} {_FROM} GROUP BY ALL",
+            f"CREATE OR REPLACE TEMP TABLE fresh AS SELECT hash(x.unit) AS h, {SLOT} AS slot,"
+            f" {self.layout.of_exchanges()} {COUNTED} GROUP BY ALL",
             scope,
         )
         self._count_rows(scope)
         for index, (value, seen) in enumerate(self.layout.histograms):
             found = self._cursor.execute(
-                f"SELECT {_SLOT} AS slot, {bin_of(value)} AS bin, count(*) {_FROM} AND ({seen}) GROUP BY ALL",
+                f"SELECT {SLOT} AS slot, {bin_of(value)} AS bin, count(*) {COUNTED} AND ({seen})"
+                " GROUP BY ALL",
                 scope,
             )
             for slot, bin_, count in found.fetchall():
                 self.histograms[index, slot][bin_] += count
-        for number in range(len(self.layout.said)):
-            self._hear(number, scope, until)
+        self.said.take_in(scope, self.cut, until)
+        for counts, mine in ((self.said.lacking, self.lacking), (self.said.firsts, self.firsts)):
+            for place in [place for place in mine if place[0] >= len(self.layout.bits)]:
+                del mine[place]
+            mine.update(counts)
 
     def _count_rows(self, scope: dict[str, Any]) -> None:
         """What is counted by rows: exchanges, and those that lack a value."""
         row = self._cursor.execute(
-            f"SELECT count(*) FROM exchanges x {_RECORDED}",
+            f"SELECT count(*) FROM exchanges x {RECORDED}",
             {name: scope[name] for name in ("experiment", "first", "since", "until")},
         ).fetchone()
         self.recorded += row[0] if row else 0
-        lacking = sorted({one.lacking for one in self.layout.of if one.lacking is not None})
+        of_rows = self.layout.of[: len(self.layout.of) - len(self.layout.said)]
+        lacking = sorted({one.lacking for one in of_rows if one.lacking is not None})
         counts = "".join(f", count(*) FILTER ({self.layout.bits[bit]})" for bit in lacking)
-        found = self._cursor.execute(f"SELECT {_SLOT} AS slot, count(*){counts} {_FROM} GROUP BY slot", scope)
+        found = self._cursor.execute(
+            f"SELECT {SLOT} AS slot, count(*){counts} {COUNTED} GROUP BY slot", scope
+        )
         for slot, exchanges, *lacks in found.fetchall():
             self.exchanges[slot] += exchanges
             for bit, count in zip(lacking, lacks, strict=True):
                 self.lacking[bit, slot] += count
-
-    def _hear(self, number: int, scope: dict[str, Any], until: Cut) -> None:
-        """Take in what is said of exchanges by now: of what was said several times, the latest counts.
-
-        Either may have come first, the exchange or what is said of it. What had been heard of a request is
-        taken out again, so that the row of its unit stays the sum of what counts.
-        """
-        metric, y, w = self.layout.said[number]
-        source = metric.source or "feedback"
-        key, said = f"x.{_KEY[source]}", _SAID[source]
-        within_us = None if metric.within_s is None else round(metric.within_s * 1e6)
-        heard = {"named": metric.named, "heard_until": getattr(until, source), "within_us": within_us}
-        run = self._cursor.execute
-        run(f"CREATE OR REPLACE TEMP TABLE word AS {said}", heard)
-        run(
-            "CREATE OR REPLACE TEMP TABLE concerned AS SELECT key FROM word WHERE last >= $heard_since"
-            f" UNION SELECT {key} {_FROM} AND {key} IN (SELECT key FROM word)",
-            {**scope, "heard_since": getattr(self.cut, source)},
-        )
-        run(
-            f"CREATE OR REPLACE TEMP TABLE spoken AS SELECT {number} AS said, key, hash(x.unit) AS h,"
-            f" {_SLOT} AS slot, {whole('value')} AS value FROM exchanges x JOIN word ON key = {key} {_WHERE}"
-            " AND key IN (SELECT key FROM concerned)",
-            {**scope, "since": 0},
-        )
-        columns = ", ".join(
-            f"{{sign}} * {'value' if name == f'y{y}' else '1' if name == f'w{w}' else '0'}"
-            for name in self.layout.names
-        )
-        old = f"FROM heard WHERE said = {number} AND key IN (SELECT key FROM concerned)"
-        run(f"INSERT INTO fresh SELECT h, slot, 0, {columns.format(sign='1')} FROM spoken")
-        run(f"INSERT INTO fresh SELECT h, slot, 0, {columns.format(sign='-1')} {old}")
-        run(f"DELETE {old}")
-        run("INSERT INTO heard SELECT * FROM spoken")
 
     # -- adding up ---------------------------------------------------------------------------------------
 

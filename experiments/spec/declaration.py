@@ -144,10 +144,12 @@ def analysis_of(
             margin=rail.margin,
         )
         for rail in spec.metrics.guardrails
-        if here.last or here.mode != "shadow" or not metrics.metric(rail.metric).source
+        if here.last or _has(here, rail.metric)
     ]
     exploratory = [
-        Goal(metric=spec.metrics.measured(one.metric), role="exploratory") for one in spec.metrics.exploratory
+        Goal(metric=spec.metrics.measured(one.metric), role="exploratory")
+        for one in spec.metrics.exploratory
+        if here.last or _has(here, one.metric)
     ]
     declared = here.analysis
     return AnalysisSpec(
@@ -168,3 +170,9 @@ def analysis_of(
         first_phase=first_phase,
         full_share=here.weights_ppm[-1] / 1e6 if here.mode == "canary" else 0.0,
     )
+
+
+def _has(stage: Stage, name: str) -> bool:
+    """Whether a stage can measure it: a mirrored answer gets no feedback, and a preference is of pairs."""
+    found = metrics.metric(name)
+    return found.in_pairs if stage.mode == "shadow" else not found.preference

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators.golden import Policy
+from evaluators.golden import GoldenItem, Policy
 from evaluators.score import Output, Score
 from evaluators.scorers.numeric import numbers_in
 from evaluators.scorers.patterns import TIME_LIMIT_S
-from evaluators.scorers.structured import subset
+from evaluators.scorers.structured import ResponseFormatOptions, response_format, subset
 from evaluators.scoring import score_output
 
 from .sets import one_item, said
@@ -73,6 +73,28 @@ async def test_a_text_passes_or_not(
     tmp_path: Path, check: dict[str, Any], reference: Any, text: str, passes: bool
 ) -> None:
     assert await verdict(tmp_path, check, said(text), reference=reference) == float(passes)
+
+
+@pytest.mark.parametrize(
+    ("asked", "text", "value"),
+    [
+        ({"type": "json_schema", "json_schema": {"schema": {"required": ["a"]}}}, '{"a": 1}', 1.0),
+        ({"type": "json_schema", "json_schema": {"schema": {"required": ["a"]}}}, '{"b": 1}', 0.0),
+        ({"type": "json_object"}, "[1]", 0.0),
+        ({"type": "json_schema", "json_schema": {"schema": {"$ref": "http://x/y"}}}, "{}", None),
+        ({"type": "text"}, "no JSON was asked for", None),
+    ],
+)
+def test_an_answer_is_held_against_the_requests_own_format(
+    asked: dict[str, Any], text: str, value: float | None
+) -> None:
+    item = GoldenItem(id="i", hash="", messages=(), checks=(), response_format=asked)
+    found = response_format(item, Output(text=text), ResponseFormatOptions())
+    if value is None:
+        assert isinstance(found, Score)
+        assert found.status == "skipped"
+    else:
+        assert found[0] == value
 
 
 @pytest.mark.parametrize(

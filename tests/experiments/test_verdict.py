@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.evidence import Instrument
 from experiments.metrics import metric
 from experiments.verdict import (
     AnalysisSpec,
@@ -229,6 +231,31 @@ class TestInvalid:
     def test_units_in_two_arms(self) -> None:
         assert conclude(spec(), evidence(units_in_two_arms=51)).kind == "invalid"
         assert conclude(spec(), evidence(units_in_two_arms=50)).kind != "invalid"
+
+    def test_a_changed_judge_or_golden_set_ends_the_comparison(self) -> None:
+        judges = (
+            Instrument(metric="error_rate", version="judge@1:aa", scores=90, counted=True),
+            Instrument(metric="error_rate", version="judge@1:bb", scores=10, counted=False),
+        )
+        found = conclude(spec(), evidence(instruments=judges))
+        assert (found.kind, codes(found)) == ("invalid", ["judge_changed"])
+        assert "judge@1:aa (90), judge@1:bb (10)" in found.sentence
+        assert next(card for card in found.metrics if card.metric == "error_rate").instrument == "judge@1:aa"
+        again = (replace(judges[0], complete=True), judges[1])  # one version has scored all of them
+        assert conclude(spec(), evidence(instruments=again)).kind != "invalid"
+        looked = spec(goals=(*GOALS[:1], Goal(metric=metric("error_rate"), role="exploratory")))
+        found = conclude(looked, evidence(instruments=judges))
+        assert found.kind != "invalid"
+        assert "judge_changed" in codes(found)
+
+    def test_a_changed_golden_set_counts_where_one_is_required(self) -> None:
+        sets = tuple(
+            Instrument(metric="golden:support", version=digest, scores=1, counted=digest == "aa")
+            for digest in ("aa", "bb")
+        )
+        required = conclude(spec(golden_required=True), evidence(instruments=sets, golden="pass"))
+        assert (required.kind, codes(required)) == ("invalid", ["judge_changed"])
+        assert conclude(spec(), evidence(instruments=sets)).kind != "invalid"
 
     def test_missing_values_in_one_arm(self) -> None:
         sums = (failing("control", 2500, 20), failing("candidate", 2500, 20, missing_units=60))
