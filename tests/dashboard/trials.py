@@ -69,6 +69,7 @@ def metric(
         "threshold": 20.0,
         "state": state,
         "text": text,
+        "instrument": None,
     }
 
 
