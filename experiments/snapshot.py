@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, TypeVar, get_args
 from urllib.parse import urlsplit
 
@@ -160,7 +161,10 @@ class ModelRoute:
 
 
 class Route(NamedTuple):
-    """Where one request goes. `fallback` is control's endpoint when another arm is asked first."""
+    """Where one request goes. `fallback` is control's endpoint when another arm is asked first.
+
+    `mirrored`: the model has shadow experiments, which may want a copy.
+    """
 
     model: str
     experiment: str | None
@@ -169,18 +173,33 @@ class Route(NamedTuple):
     endpoint: Endpoint
     fallback: Endpoint | None
     recording: Recording
+    mirrored: bool = False
 
 
-class _Table(NamedTuple):
-    """A model's routes, prepared: `starts[i]` is the first point of `routes[i]`."""
+class Table(NamedTuple):
+    """A model's routes, prepared: `starts[i]` is the first point of `routes[i]`.
 
-    route: ModelRoute
-    default: Route
-    salt: str
-    starts: tuple[int, ...]
-    routes: tuple[Route, ...]
-    arms: dict[str, Route]
+    `unit` is what identifies a unit now: the running experiment's word, else the model's. `outside` is the
+    route of what no experiment claims: production, in no arm.
+    """
+
+    entry: ModelRoute
+    unit: str
+    outside: Route
+    salt: str = ""
+    starts: tuple[int, ...] = ()
+    routes: tuple[Route, ...] = ()
+    arms: Mapping[str, Route] = MappingProxyType({})
     gates: tuple[Gate, ...] = ()
+    exclude: Exclusion | None = None
+
+    def route(self, unit: str | None) -> Route:
+        """Where a unit's requests go; a request without a unit is outside."""
+        if not self.starts or unit is None:
+            return self.outside
+        if self.gates and not all(gate.admits(unit) for gate in self.gates):
+            return self.outside
+        return self.routes[bisect_right(self.starts, point(self.salt, unit)) - 1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +214,7 @@ class Snapshot:
     endpoints: Mapping[tuple[str, int], Endpoint]
     admin_sha256: str = ""
     keys: Mapping[str, str] = field(default_factory=dict)
-    _tables: dict[str, _Table] = field(init=False, repr=False, compare=False)
+    _tables: dict[str, Table] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_tables", {name: self._table(m) for name, m in self.models.items()})
@@ -206,22 +225,27 @@ class Snapshot:
         except KeyError:
             raise SnapshotError(f"{where}: version {version} of {model!r} has no endpoint") from None
 
-    def _table(self, entry: ModelRoute) -> _Table:
+    def _table(self, entry: ModelRoute) -> Table:
         where = f"models.{entry.model}"
         production = self._endpoint(entry.model, entry.production, f"{where}.production")
-        default = Route(entry.model, None, 0, None, production, None, entry.recording)
+        mirrored = bool(entry.mirrors)
+        outside = Route(entry.model, None, 0, None, production, None, entry.recording, mirrored)
         for mirror in entry.mirrors:
             self._endpoint(entry.model, mirror.version, f"{where}.mirrors.{mirror.experiment}")
         if entry.split is None:
-            return _Table(entry, default, "", (), (), {})
+            return Table(entry, entry.unit, outside)
         split = entry.split
         arms: dict[str, Route] = {}
         pieces: list[tuple[int, int, Route]] = []
         for arm in split.arms:
             endpoint = self._endpoint(entry.model, arm.version, f"{where}.split.arms.{arm.name}")
             fallback = production if arm.version != entry.production else None
-            route = Route(
-                entry.model, split.experiment, split.phase, arm.name, endpoint, fallback, entry.recording
+            route = outside._replace(
+                experiment=split.experiment,
+                phase=split.phase,
+                arm=arm.name,
+                endpoint=endpoint,
+                fallback=fallback,
             )
             arms[arm.name] = route
             pieces += [(low, high, route) for low, high in arm.ranges]
@@ -235,61 +259,48 @@ class Snapshot:
             raise SnapshotError(f"{where}.split: the arms' ranges end at {edge} instead of {PPM}")
         starts = tuple(low for low, _, _ in pieces)
         routes = tuple(route for _, _, route in pieces)
-        return _Table(entry, default, split.salt, starts, routes, arms, split.gates)
+        return Table(entry, split.unit, outside, split.salt, starts, routes, arms, split.gates, split.exclude)
 
     def model(self, name: str) -> ModelRoute:
         """The model's entry. Raises UnknownModel."""
-        return self._get(name).route
+        return self.table(name).entry
 
     def production(self, model: str) -> Endpoint | None:
         """Where the model's production version is served; None for a model that is not there."""
         table = self._tables.get(model)
-        return table.default.endpoint if table else None
+        return table.outside.endpoint if table else None
 
-    def _get(self, name: str) -> _Table:
+    def table(self, name: str) -> Table:
+        """The model's routes. Raises UnknownModel."""
         try:
             return self._tables[name]
         except KeyError:
             raise UnknownModel(name) from None
 
-    def unit_kind(self, model: str) -> str:
-        """What identifies a unit of this model now: the running experiment's word, else the model's."""
-        entry = self._get(model).route
-        return entry.split.unit if entry.split else entry.unit
-
     def route(self, model: str, unit: str | None) -> Route:
         """The route of a unit id. Without a unit: production, in no arm. Raises UnknownModel."""
-        table = self._get(model)
-        if not table.starts or unit is None:
-            return table.default
-        if table.gates and not all(gate.admits(unit) for gate in table.gates):
-            return table.default
-        return table.routes[bisect_right(table.starts, point(table.salt, unit)) - 1]
-
-    def outside(self, model: str) -> Route:
-        """The route of a request that the experiment's rules keep out: production, in no arm."""
-        return self._get(model).default
+        return self.table(model).route(unit)
 
     def forced_arm(self, model: str, arm: str) -> Route:
         """The route of an arm that an admin asks for. Raises UnknownModel, UnknownVersion."""
         try:
-            return self._get(model).arms[arm]
+            return self.table(model).arms[arm]
         except KeyError:
             raise UnknownVersion(f"{model!r} has no arm {arm!r} in a running experiment") from None
 
     def forced_version(self, model: str, version: int) -> Route:
         """The route to a registered version outside every experiment. Raises UnknownModel, UnknownVersion."""
-        table = self._get(model)
+        table = self.table(model)
         endpoint = self.endpoints.get((model, version))
         if endpoint is None:
             raise UnknownVersion(f"version {version} of {model!r} has no endpoint")
-        return table.default._replace(endpoint=endpoint)
+        return table.outside._replace(endpoint=endpoint)
 
     def mirrors(self, model: str, unit: str | None, request: str) -> tuple[tuple[Mirror, Endpoint], ...]:
         """The shadow experiments that sample this unit, or this request where they say so or no unit is."""
         return tuple(
             (mirror, self.endpoints[model, mirror.version])
-            for mirror in self._get(model).route.mirrors
+            for mirror in self.table(model).entry.mirrors
             if point(mirror.salt, unit if unit and mirror.sample == "unit" else request) < mirror.share_ppm
             and all(gate.admits(unit or request) for gate in mirror.gates)
         )

@@ -144,10 +144,34 @@ class KnownHeads(Generic[_Head]):
     def __init__(self, most: int = 512) -> None:
         self._most = most
         self._known: dict[bytes, _Head] = {}
+        #: The head that was met last, and its bytes before and after the digits of the length.
+        self._last: tuple[bytes, bytes, _Head] | None = None
 
-    def get(self, template: bytes) -> _Head | None:
-        """What is known of a head."""
-        return self._known.get(template)
+    def match(self, data: bytes) -> tuple[Framed, _Head | None] | None:
+        """The one message that the data may be, as `framed` says, and what is known of its head."""
+        if self._last is not None:
+            before, after, head = self._last
+            if data.startswith(before):
+                low = len(before)
+                high = data.find(b"\r", low, low + 9)
+                digits = data[low:high]
+                at = high + len(after)
+                if digits.isdigit() and data.startswith(after, high) and len(data) - at == int(digits):
+                    return (b"", data[at:]), head
+        message = framed(data)
+        if message is None:
+            return None
+        template, body = message
+        found = self._known.get(template)
+        if found is not None:
+            self._met(data, len(data) - len(body), found)
+        return message, found
+
+    def _met(self, data: bytes, end: int, head: _Head) -> None:
+        length = _LENGTH.search(data, 0, end)
+        if length is not None:
+            low, high = length.span(1)
+            self._last = data[:low], data[high:end], head
 
     def learn(self, template: bytes, head: _Head) -> None:
         """Remember a head that was parsed as the whole message `template` came from."""
@@ -158,3 +182,4 @@ class KnownHeads(Generic[_Head]):
     def clear(self) -> None:
         """Forget all of them."""
         self._known.clear()
+        self._last = None

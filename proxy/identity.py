@@ -5,26 +5,30 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from functools import lru_cache
 
 
-def _digits() -> Iterator[str]:
-    """Nineteen random hexadecimal digits at a time; the kernel is asked for some hundred names at once."""
+def _tails() -> Iterator[str]:
+    """The random parts of UUIDs, 72 bits each; the kernel is asked for hundreds at once."""
     while True:
-        text = os.urandom(4085).hex()
-        for at in range(0, len(text) - 18, 19):
-            yield text[at : at + 19]
+        text = os.urandom(4086).hex()
+        for at in range(0, len(text), 18):
+            yield f"-7{text[at : at + 3]}-8{text[at + 3 : at + 6]}-{text[at + 6 : at + 18]}"
 
 
-_random = _digits()
-#: The two bits 10 and two of the random ones.
-_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+_next_tail = _tails().__next__
+
+
+@lru_cache(maxsize=4)
+def _instant(milliseconds: int) -> str:
+    """The part of a UUID that many requests have in common when there are many."""
+    time = f"{milliseconds & (1 << 48) - 1:012x}"
+    return f"{time[:8]}-{time[8:]}"
 
 
 def new_id(now_ns: int) -> str:
     """A UUIDv7 for an instant in unix nanoseconds."""
-    time = f"{now_ns // 1_000_000 & (1 << 48) - 1:012x}"
-    random = next(_random)
-    return f"{time[:8]}-{time[8:]}-7{random[:3]}-{_VARIANT[random[3]]}{random[4:7]}-{random[7:]}"
+    return _instant(now_ns // 1_000_000) + _next_tail()
 
 
 def worker_name() -> str:

@@ -26,54 +26,60 @@ def outcome_of(status: int) -> Outcome:
 
 
 class Recording:
-    """The bytes and times of one answer, as far as they are kept. `started` is of `time.monotonic_ns`.
+    """The pieces of one answer and when they came, as far as they are kept.
 
     Where there is no room for more, by itself or within the worker's budget, what follows is not kept.
     """
 
-    __slots__ = ("_budget", "_limit", "_parts", "_size", "_started", "ends", "record", "times")
+    __slots__ = ("_budget", "_limit", "_parts", "_size", "_started", "clipped", "ends", "times")
 
-    def __init__(self, record: ExchangeRecord, started: int, limit: int, budget: Budget) -> None:
+    def __init__(self, started: int, limit: int, budget: Budget) -> None:
+        self._started = started
         self._limit = limit
         self._budget = budget
-        self._size = 0
-        self._started = started
-        self.record = record
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget the bytes of an attempt that was given up."""
-        self._budget.give(self._size)
         self._parts: list[bytes] = []
         self._size = 0
         self.times: list[int] = []
         self.ends: list[int] = []
-        self.record.clipped = False
-
-    def elapsed_us(self) -> int:
-        """Microseconds since the request had come."""
-        return (monotonic_ns() - self._started) // 1000
+        self.clipped = False
 
     def add(self, data: bytes) -> None:
         """What one read has brought of the body."""
         if not data:
             return
         size = self._size + len(data)
-        if size > self._limit or self.record.clipped or not self._budget.take(len(data)):
-            self.record.clipped = True
+        if size > self._limit or self.clipped or not self._budget.take(len(data)):
+            self.clipped = True
             return
         self._size = size
         self._parts.append(data)
-        self.times.append(min((monotonic_ns() - self._started) // 1000, _LATEST_US))
+        self.times.append(min(microseconds_since(self._started), _LATEST_US))
         self.ends.append(size)
 
-    def finish(self, outcome: Outcome, code: str | None) -> ExchangeRecord:
-        """The record, filled in."""
-        record, parts = self.record, self._parts
-        self._budget.give(self._size)
-        self._size = 0
-        record.outcome, record.error_code = outcome, code or record.error_code
-        record.duration_us = self.elapsed_us()
+    def settle(self, record: ExchangeRecord) -> None:
+        """Put into the record what was kept, and hold it no more."""
+        parts = self._parts
+        record.clipped = self.clipped
         record.response = parts[0] if len(parts) == 1 else b"".join(parts)
         record.chunk_us, record.chunk_ends = tuple(self.times), tuple(self.ends)
-        return record
+        self.forget()
+
+    def forget(self) -> None:
+        """Hold nothing any more: an attempt that was given up."""
+        self._budget.give(self._size)
+        self._parts, self._size = [], 0
+
+
+def microseconds_since(started: int) -> int:
+    """`started` is of `time.monotonic_ns`."""
+    return (monotonic_ns() - started) // 1000
+
+
+def keep_whole(record: ExchangeRecord, body: bytes, limit: int) -> None:
+    """Put into the record an answer that came whole, in one read: at the instant of its first byte."""
+    size = len(body)
+    if size > limit:
+        record.clipped = True
+    elif size:
+        record.response = body
+        record.chunk_us, record.chunk_ends = (min(record.first_byte_us or 0, _LATEST_US),), (size,)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from experiments.assignment import unit_id
 from experiments.ledger.exchange import ExchangeRecord, Outcome
-from experiments.snapshot import Endpoint, Exclusion, Route, Snapshot, UnknownModel, UnknownVersion
+from experiments.snapshot import Endpoint, Exclusion, Route, Snapshot, Table, UnknownModel, UnknownVersion
 
 from . import auth, wire
 from .breaker import OPEN, Breaker
@@ -21,7 +21,7 @@ from .ending import EndOfStream
 from .errors import Refusal, internal_error
 from .heads import MARK, AnswerHead
 from .identity import new_id
-from .recording import Recording, outcome_of
+from .recording import Recording, keep_whole, microseconds_since, outcome_of
 from .server import ClientConnection, Request
 from .units import raw_unit
 from .upstream import Outgoing
@@ -68,6 +68,7 @@ class Relay:
     _answered = False  # the client has got a byte
     _recorded = False
     _breaker: Breaker | None = None
+    _recording: Recording | None = None  # of an answer that comes in pieces
 
     def __init__(self, worker: Worker, request: Request, client: ClientConnection) -> None:
         self._worker = worker
@@ -75,16 +76,15 @@ class Relay:
         self._client = client
         self._snapshot: Snapshot = worker.snapshot
         exchange_id = new_id(request.started_ns)
-        self.record = ExchangeRecord(
+        self.record = record = ExchangeRecord(
             exchange_id=exchange_id,
             request_id=exchange_id,
             started_ns=request.started_ns,
             path=request.head.path,
             model="",
             worker=worker.name,
-            snapshot=self._snapshot.version,
         )
-        self._recording = Recording(self.record, request.started, worker.limits.recorded_bytes, worker.budget)
+        record.snapshot = self._snapshot.version
 
     def start(self) -> bool:
         """Route and send. False if the client was refused instead, and is already answered."""
@@ -104,7 +104,7 @@ class Relay:
     def _open(self) -> None:
         head = self._request.head
         record = self.record
-        record.tenant = auth.tenant(self._snapshot, head)
+        record.tenant = head.tenant if head.known_to is self._snapshot else auth.tenant(self._snapshot, head)
         if head.media_type != b"application/json":
             message = "Send the body as 'content-type: application/json'."
             raise Refusal(415, "unsupported_media_type", message)
@@ -123,7 +123,7 @@ class Relay:
             raise Refusal(404, "version_not_found", f"{error}.") from None
         record.request = ask.body
         self._take(route)
-        if record.origin == "live" and self._snapshot.model(route.model).mirrors:
+        if route.mirrored and record.origin == "live":
             self._mirror(route)
 
     def _take(self, route: Route) -> None:
@@ -132,12 +132,12 @@ class Relay:
         record.model, record.recording = route.model, route.recording
         record.experiment, record.phase = route.experiment, route.phase
         record.assigned_arm = record.served_arm = route.arm
-        record.assigned_version = record.served_version = route.endpoint.version
-        record.arm_outcome = record.error_code = None
-        self._endpoint = route.endpoint
-        self._fallback = route.fallback if record.origin == "live" else None
-        if self._fallback is not None:
-            self._guard(route, self._fallback)
+        self._endpoint = endpoint = route.endpoint
+        record.assigned_version = record.served_version = endpoint.version
+        fallback = route.fallback
+        if fallback is not None and record.origin == "live":
+            self._fallback = fallback
+            self._guard(route, fallback)
         self._send(self._endpoint)
 
     def _guard(self, route: Route, control: Endpoint) -> None:
@@ -161,14 +161,16 @@ class Relay:
         if self._call is None or self._call.sent or record.origin != "live" or record.attempts > 1:
             return
         try:
-            unit = self._unit_id(snapshot, self._ask)
-            route = self._assigned(snapshot, self._ask, unit)
+            table = snapshot.table(self._ask.model)
+            unit = self._unit_id(table, self._ask)
+            route = self._assigned(table, self._ask, unit)
         except (UnknownModel, UnknownVersion):
             return
         if route.endpoint != self._endpoint:
             self._tell_breaker("client_gone")  # it was never asked
             self._call.cancel()
             self._snapshot, record.snapshot, record.unit = snapshot, snapshot.version, unit
+            record.arm_outcome = record.error_code = self._fallback = None
             self._take(route)
 
     def _route(self, ask: wire.Ask) -> Route:
@@ -184,29 +186,23 @@ class Relay:
                 if not version.isdigit() or len(version) > 18:
                     raise Refusal(400, "invalid_type", "'x-turnout-version' is a whole number.")
                 return self._snapshot.forced_version(ask.model, int(version))
-        record.unit = self._unit_id(self._snapshot, ask)
-        return self._assigned(self._snapshot, ask, record.unit)
+        table = self._snapshot.table(ask.model)
+        record.unit = unit = self._unit_id(table, ask)
+        return self._assigned(table, ask, unit)
 
-    def _assigned(self, snapshot: Snapshot, ask: wire.Ask, unit: str | None) -> Route:
+    def _assigned(self, table: Table, ask: wire.Ask, unit: str | None) -> Route:
         """Where the hash sends the unit, unless the experiment's rules keep this request out of it."""
-        split = snapshot.model(ask.model).split
-        if split is not None and split.exclude is not None and self._kept_out(split.exclude, ask):
-            return snapshot.outside(ask.model)
-        return snapshot.route(ask.model, unit)
+        if table.exclude is not None and self._kept_out(table.exclude, ask):
+            return table.outside
+        return table.route(unit)
 
     def _kept_out(self, rules: Exclusion, ask: wire.Ask) -> bool:
         return rules.covers(self.record.tenant, self._request.headers, ask.document.get("metadata"))
 
-    def _unit_id(self, snapshot: Snapshot, ask: wire.Ask) -> str | None:
-        """The unit that a snapshot assigns, as the ledger names it. Raises UnknownModel."""
-        record = self.record
-        raw = raw_unit(
-            snapshot.unit_kind(ask.model),
-            self._request.head.headers,
-            ask.document,
-            record.tenant,
-            record.exchange_id,
-        )
+    def _unit_id(self, table: Table, ask: wire.Ask) -> str | None:
+        """The unit that a table assigns, as the ledger names it."""
+        record, headers = self.record, self._request.head.headers
+        raw = raw_unit(table.unit, headers, ask.document, record.tenant, record.exchange_id)
         return None if raw is None else unit_id(raw[: self._worker.limits.unit_characters])
 
     def _send(self, endpoint: Endpoint) -> None:
@@ -233,28 +229,36 @@ class Relay:
     # from the engine
 
     def head(self, head: AnswerHead) -> None:
+        self._accepts(head)
+
+    def _accepts(self, head: AnswerHead) -> bool:
+        """Note what the head says. False: it is not for the client, control is asked instead."""
         record = self.record
         record.status = status = head.status
-        record.first_byte_us = self._recording.elapsed_us()
+        record.first_byte_us = microseconds_since(self._request.started)
         record.content_type = head.content_type
-        self._outcome = outcome = outcome_of(status)
-        if outcome in ("overloaded", "upstream_error") and self._take_fallback(outcome):
-            return
-        if self._breaker is not None and outcome == "complete":
+        if status >= 400:
+            self._outcome = outcome = outcome_of(status)
+            if outcome != "upstream_rejected" and self._take_fallback(outcome):
+                return False
+        elif self._breaker is not None:
             self._breaker.begun(self)
         self._head = head
         if not head.is_stream:
             self._stripper = None
+        return True
 
     def answer(self, head: AnswerHead, body: bytes) -> None:
-        self.head(head)
-        if self._head is head:  # no fallback was taken
-            self.end(body)
+        if self._accepts(head):
+            self._rest = body
+            keep_whole(self.record, body, self._worker.limits.recorded_bytes)
+            self._worker.conclude(self._settled(self._outcome, None), self)
 
     def body(self, data: bytes) -> None:
-        self._recording.add(data)
-        if self._ending is not None and not self._recorded and self._ending.within(data):
-            self._append(self._outcome, None)  # for a client, the last event is the last byte
+        if not self._recorded:
+            self._keep(data)
+            if self._ending is not None and self._ending.within(data):
+                self._append(self._outcome, None)  # for a client, the last event is the last byte
         if not self._answered:
             self._begin()
         if self._stripper is not None:
@@ -266,15 +270,14 @@ class Relay:
         if self._recorded:
             self.deliver()
         else:
-            self._recorded = True
-            self._tell_breaker(self._outcome)
-            self._recording.add(data)
-            self._worker.conclude(self._recording.finish(self._outcome, None), self)
+            self._keep(data)
+            self._worker.conclude(self._settled(self._outcome, None), self)
 
     def deliver(self) -> None:
         """The rest of the answer, whose record is written."""
         client, head, data = self._client, self._head, self._rest
-        self._finished()
+        self._call = None
+        self._worker.relays.discard(self)
         if not self._answered and head is not None and not head.is_stream:
             client.answer(head.status, head.lines + self._turnout_headers(), data)
             return
@@ -313,11 +316,14 @@ class Relay:
             return False
         if self._call is not None:
             self._call.cancel()
-        self._recording.restart()
+        if self._recording is not None:
+            self._recording.forget()
+            self._recording = None
         record = self.record
         self._tell_breaker(outcome)
         record.arm_outcome, record.attempts = outcome, 2
         record.served_arm, record.served_version = "control", fallback.version
+        self._outcome = "complete"
         record.status, record.first_byte_us, record.content_type = 0, None, ""
         self._send(fallback)
         return True
@@ -351,10 +357,31 @@ class Relay:
             self._breaker.ended(self, outcome, self.record.status)
             self._breaker = None
 
-    def _append(self, outcome: Outcome, code: str | None) -> None:
+    def _keep(self, data: bytes) -> None:
+        """A piece of the answer, for the ledger."""
+        recording = self._recording
+        if recording is None:
+            limits, budget = self._worker.limits, self._worker.budget
+            recording = Recording(self._request.started, limits.recorded_bytes, budget)
+            self._recording = recording
+        recording.add(data)
+
+    def _settled(self, outcome: Outcome, code: str | None) -> ExchangeRecord:
+        """The record, filled in: nothing changes it any more."""
+        record = self.record
         self._recorded = True
-        self._tell_breaker(outcome)
-        self._worker.append(self._recording.finish(outcome, code))
+        if self._breaker is not None:
+            self._tell_breaker(outcome)
+        if self._recording is not None:
+            self._recording.settle(record)
+        record.outcome = outcome
+        if code is not None:
+            record.error_code = code
+        record.duration_us = microseconds_since(self._request.started)
+        return record
+
+    def _append(self, outcome: Outcome, code: str | None) -> None:
+        self._worker.append(self._settled(outcome, code))
 
     def _finished(self) -> None:
         self._call = None

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from .heads import AnswerHead, Framed, KnownHeads, answer_head, framed
+from .heads import AnswerHead, Framed, KnownHeads, answer_head
 from .limits import Limits
 
 if TYPE_CHECKING:
@@ -153,18 +153,17 @@ class Connection(asyncio.Protocol):
     def _recognised(self, data: bytes, call: Call) -> bool:
         """Take an answer that came in one piece and whose head is known; False: it is for the parser."""
         self._newcomer = None
-        message = framed(data)
-        if message is None:
+        match = self.replica.heads.match(data)
+        if match is None:
             return False
-        template, body = message
-        head = self.replica.heads.get(template)
+        message, head = match
         if head is None:
             self._newcomer = message
             return False
         self.call = None
         self._release()
         try:
-            call.answered(head, body)
+            call.answered(head, message[1])
         except Exception:
             log.exception("an answer could not be relayed")
             call.broken("upstream_garbled")

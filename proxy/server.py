@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 import httptools
 
 from .errors import Refusal, internal_error, status_line
-from .heads import Framed, KnownHeads, RequestHead, framed
+from .heads import Framed, KnownHeads, RequestHead
 from .limits import Budget, Limits
 
 log = logging.getLogger("turnout.proxy")
@@ -32,6 +32,8 @@ _AHEAD: Final = 256 << 10
 _LINGER_SECONDS: Final = 2.0
 #: Above this an answer's head and body are not joined for one write.
 _JOINED: Final = 64 << 10
+#: Answers without a body, whose readers look for none.
+_BODILESS: Final = (204, 304)
 
 
 @dataclass(slots=True)
@@ -194,17 +196,18 @@ class ClientConnection(asyncio.Protocol):
         self._newcomer = None
         if self._busy or self._in_message or self._waiting or self._paused:
             return False
-        message = framed(data)
-        if message is None:
+        match = self._application.heads.match(data)
+        if match is None:
             return False
-        template, body = message
-        head = self._application.heads.get(template)
+        message, head = match
         if head is None:
             self._newcomer = message
             return False
-        if len(body) > self._limits.body_bytes or not self._budget.take(len(body)):
+        body = message[1]
+        size = len(body)
+        if size > self._limits.body_bytes or not self._budget.take(size):
             return False
-        self._held += len(body)
+        self._held += size
         self._serve(Request(head, body, time_ns(), monotonic_ns()))
         return True
 
@@ -418,7 +421,7 @@ class ClientConnection(asyncio.Protocol):
 
     def start(self, status: int, headers: bytes, length: int | None) -> None:
         """Begin an answer. Without a length the body is chunked, or ends with the connection in HTTP/1.0."""
-        bare = status in (204, 304)  # these have no body, and their readers look for none
+        bare = status in _BODILESS
         self._chunked = length is None and self._chunked_ok and not bare
         if bare:
             framing = b""
@@ -437,12 +440,14 @@ class ClientConnection(asyncio.Protocol):
         """A whole answer, in one write unless it is long."""
         if self._closing:
             return
-        self.start(status, headers, len(body))
-        if len(body) < _JOINED:
-            pending, self._pending = self._pending, b""
-            self._transport.write(pending + body)
-        else:
-            self.write(body)
+        size = len(body)
+        if size < _JOINED and status not in _BODILESS and self._keep_alive and not self._application.draining:
+            answer = b"%b%bcontent-length: %d\r\n\r\n%b" % (status_line(status), headers, size, body)
+            self._transport.write(answer)
+            self._done()
+            return
+        self.start(status, headers, size)
+        self.write(body)
         self.end()
 
     def write(self, data: bytes) -> None:
@@ -462,16 +467,23 @@ class ClientConnection(asyncio.Protocol):
         if self._pending or self._chunked:
             pending, self._pending = self._pending, b""
             self._transport.write(pending + (b"0\r\n\r\n" if self._chunked else b""))
+        self._done()
+
+    def _done(self) -> None:
+        """An answer is written."""
         self._responder = None
         self._busy = False
-        self._budget.give(self._serving)
+        self._budget.held -= self._serving
         self._held -= self._serving
         self._serving = 0
         if not self._keep_alive or self._application.leaving:
             self._closing = True
             self._leave()
-        else:
+        elif self._paused or self._waiting or self._in_message:
             self._between()
+        else:
+            self.due = self._loop.time() + self._limits.keep_alive_seconds
+            self._otherwise = None
 
     def _leave(self) -> None:
         """Close; where the client may still be sending, let it read the answer before the reset comes."""

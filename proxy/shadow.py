@@ -21,7 +21,7 @@ from .copying import copy_body, copy_head
 from .heads import AnswerHead
 from .identity import new_id
 from .pressure import PressureGauge
-from .recording import Recording, outcome_of
+from .recording import Recording, microseconds_since, outcome_of
 from .server import Request
 from .upstream import Outgoing, Upstreams
 
@@ -185,7 +185,9 @@ class Copy:
     ) -> None:
         self._shadows = shadows
         self._worker = worker
-        self._recording = Recording(record, started, worker.limits.recorded_bytes, worker.budget)
+        self._record = record
+        self._started = started
+        self._recording = Recording(started, worker.limits.recorded_bytes, worker.budget)
         self._deadline: asyncio.TimerHandle = worker.loop.call_later(mirror.timeout_ms / 1000, self._overdue)
         self.mirror = mirror
         self.allowance = allowance
@@ -198,9 +200,9 @@ class Copy:
         self.end(body)
 
     def head(self, head: AnswerHead) -> None:
-        record = self._recording.record
+        record = self._record
         record.status = head.status
-        record.first_byte_us = self._recording.elapsed_us()
+        record.first_byte_us = microseconds_since(self._started)
         record.content_type = head.content_type
 
     def body(self, data: bytes) -> None:
@@ -214,7 +216,7 @@ class Copy:
     def end(self, data: bytes) -> None:
         self._shadows.hold(self, len(data))
         self._recording.add(data)
-        self._finish(outcome_of(self._recording.record.status), None)
+        self._finish(outcome_of(self._record.status), None)
 
     def failed(self, outcome: Outcome, code: str) -> None:
         self._finish(outcome, code)
@@ -238,7 +240,10 @@ class Copy:
     def _finish(self, outcome: Outcome, code: str | None) -> None:
         self._deadline.cancel()
         self._shadows.released(self)
-        record = self._recording.finish(outcome, code)
+        record = self._record
+        self._recording.settle(record)
+        record.outcome, record.error_code = outcome, code
+        record.duration_us = microseconds_since(self._started)
         if record.status == 200:
             self.allowance.spend(self.mirror, self.request_size, record.response)
         self._worker.append(record)

@@ -16,7 +16,8 @@ def raw_unit(
     """The name of a request's unit of this kind (a spec's `unit`), or None if it has none."""
     value: object = None
     if kind == "user":
-        value = _text(headers, b"x-turnout-user") or document.get("user") or document.get("safety_identifier")
+        named = _text(headers, b"x-turnout-user") if b"x-turnout-user" in headers else ""
+        value = named or document.get("user") or document.get("safety_identifier")
     elif kind == "session":
         metadata = document.get("metadata")
         value = _text(headers, b"x-turnout-session")

@@ -54,10 +54,13 @@ class Outgoing(Protocol):
 class Call:
     """One request on its way to one endpoint. Unless cancelled, the receiver hears `failed` or `end` once."""
 
-    __slots__ = (
-        "_body", "_connecting", "_connection", "_endpoint", "_head", "_path", "_replica", "_tried",
-        "_upstreams", "_waiting_since", "done", "due", "got_head", "receiver",
-    )  # fmt: skip
+    _tried: tuple[Replica, ...] = ()
+    _replica: Replica | None = None
+    _connection: Connection | None = None
+    _connecting: asyncio.Task[None] | None = None
+    _waiting_since = 0.0  # for the client to read on
+    got_head = False
+    done = False
 
     def __init__(
         self,
@@ -73,14 +76,7 @@ class Call:
         self._path = path
         self._head = head
         self._body = body
-        self._tried: tuple[Replica, ...] = ()
-        self._replica: Replica | None = None
-        self._connection: Connection | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._waiting_since = 0.0
         self.receiver = receiver
-        self.got_head = False
-        self.done = False
         self.due = upstreams.loop.time() + upstreams.limits.first_byte_seconds
 
     @property
@@ -89,11 +85,7 @@ class Call:
         return self._connection is not None or self.got_head or self.done
 
     def start(self) -> None:
-        """Choose a replica and send."""
-        self._upstreams.calls.add(self)
-        self._try_next()
-
-    def _try_next(self) -> None:
+        """Choose a replica that was not asked yet, and send."""
         replicas = self._upstreams.replicas(self._endpoint)
         if self._tried:
             replicas = tuple(replica for replica in replicas if replica not in self._tried)
@@ -116,7 +108,7 @@ class Call:
             self._connecting = None
             self._release()
             if len(self._tried) < min(2, len(self._endpoint.replicas)):
-                self._try_next()
+                self.start()
             else:
                 slow = isinstance(error, TimeoutError)
                 self._fail("timeout" if slow else "upstream_error", "upstream_unreachable")
@@ -180,7 +172,7 @@ class Call:
         self.got_head = True
         self._connection = None
         self._settle()
-        if self._refuses_key(head):
+        if head.status >= 400 and self._refuses_key(head):
             self.receiver.failed("upstream_error", "engine_refused_key")
         else:
             self.receiver.answer(head, body)
@@ -213,11 +205,12 @@ class Call:
     def _settle(self) -> None:
         self.done = True
         self._upstreams.calls.discard(self)
-        self._release()
+        if self._replica is not None:
+            self._release()
         if self._connecting is not None:  # a handshake, which can take seconds, is not for nobody
             self._connecting.cancel()
-        connection, self._connection = self._connection, None
-        if connection is not None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
             connection.call = None
             connection.close()
 
@@ -293,6 +286,7 @@ class Upstreams:
         if endpoint.credential:
             head += _authorization(endpoint.credential)
         call = Call(self, endpoint, path, head, body, receiver)
+        self.calls.add(call)
         call.start()
         return call
 

@@ -35,6 +35,7 @@ ROUTING_FIELDS: Final = frozenset((
 # fmt: on
 #: Where routing fields are looked for, besides the top level.
 _NESTS: Final = ("extra_body", "extra_headers", "metadata")
+_STEERING: Final = ROUTING_FIELDS.union(_NESTS)
 
 
 class Api(NamedTuple):
@@ -109,8 +110,7 @@ def parse(path: str, body: bytes, limits: Limits) -> Ask:
         raise _wrong("malformed_json", message) from None
     if not isinstance(document, dict):
         raise _wrong("malformed_json", f"The body is {_kind(document)}: expected a JSON object.")
-    noted = not _NOTED.isdisjoint(document)
-    if noted:
+    if not _STEERING.isdisjoint(document):
         _refuse_routing(document)
     model = document.get("model")
     if not isinstance(model, str) or not model:
@@ -121,8 +121,8 @@ def parse(path: str, body: bytes, limits: Limits) -> Ask:
         raise _wrong("invalid_type", f"'stream' is {_kind(stream)}: expected true or false.", "stream")
     api = APIS[path]
     _check_content(api, document, limits)
-    if noted:
-        _check_costly(document, limits)
+    for field in _COSTLY.intersection(document):
+        _check_cost(field, document[field], limits)
     # What is ambiguous is refused before anything is sent, also where this endpoint needs no replacement.
     if not _plain(body, b"model"):
         _walk(body, b"model")
@@ -165,26 +165,20 @@ _LISTS: Final[Mapping[str, str]] = {"stop": "stops", "stop_token_ids": "stops", 
 _COSTLY: Final = frozenset((*_CAPS, *_LISTS))
 
 
-#: Where one of these is at the top level, a body is looked at more closely.
-_NOTED: Final = ROUTING_FIELDS.union(_NESTS, _COSTLY)
-
-
-def _check_costly(document: dict[str, Any], limits: Limits) -> None:
-    for field, value in document.items():
-        if field not in _COSTLY:
-            continue
-        if field in _LISTS:
-            most = getattr(limits, _LISTS[field])
-            if isinstance(value, list) and len(value) > most:
-                raise _wrong("too_many_items", f"'{field}' has {len(value)} items: at most {most}.", field)
-            continue
-        if value is None or (field == "logprobs" and isinstance(value, bool)):
-            continue  # `logprobs` is a switch for chats and a number for completions
-        least, most = _CAPS[field][0], getattr(limits, _CAPS[field][1])
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise _wrong("invalid_type", f"'{field}' is {_kind(value)}: expected a whole number.", field)
-        if not least <= value <= most:
-            raise _wrong("out_of_range", f"'{field}' is {value}: expected {least} to {most}.", field)
+def _check_cost(field: str, value: Any, limits: Limits) -> None:
+    if field in _LISTS:
+        most = getattr(limits, _LISTS[field])
+        if isinstance(value, list) and len(value) > most:
+            raise _wrong("too_many_items", f"'{field}' has {len(value)} items: at most {most}.", field)
+        return
+    if value is None or (field == "logprobs" and isinstance(value, bool)):
+        return  # `logprobs` is a switch for chats and a number for completions
+    least, limit = _CAPS[field]
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _wrong("invalid_type", f"'{field}' is {_kind(value)}: expected a whole number.", field)
+    if not least <= value <= getattr(limits, limit):
+        most = getattr(limits, limit)
+        raise _wrong("out_of_range", f"'{field}' is {value}: expected {least} to {most}.", field)
 
 
 def _refuse_routing(document: dict[str, Any]) -> None:

@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from registry import Registry
 from tests.experiments.plane import stock
 from turnout.simulation import AnswerKey, Profile, SimulatedEngine, running_engine
+
+# A busy machine draws examples slowly; that says nothing about the code.
+settings.register_profile("turnout", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("turnout")
 
 ROOT = Path(__file__).parent.parent
 SUPPORT_ITEMS = ROOT / "examples" / "goldens" / "support" / "items.jsonl"

@@ -136,7 +136,7 @@ def test_rules_on_who_enters_travel_with_the_snapshot() -> None:
     units = [unit_id(str(number)) for number in range(2000)]
     inside = [unit for unit in units if after.route("chat", unit).experiment]
     assert abs(len(inside) - 1600) < 80
-    assert after.outside("chat").experiment is None
+    assert after.table("chat").outside.experiment is None
 
 
 @pytest.mark.parametrize(

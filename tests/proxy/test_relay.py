@@ -381,7 +381,7 @@ async def test_a_defect_while_relaying_is_logged_and_told(
     def broken(*_: object) -> bytes:
         raise KeyError("a defect")
 
-    monkeypatch.setattr("proxy.relay.outcome_of", broken)
+    monkeypatch.setattr("proxy.relay.Relay._accepts", broken)
     async with Engine(plain).running() as engine, running_proxy(tmp_path, snapshot({1: engine.url})) as proxy:
         status, _, _ = parts(await asyncio.wait_for(proxy.post(ask()), 2))
         assert status == 502
