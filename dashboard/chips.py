@@ -61,6 +61,7 @@ METRIC_STATES = {
     "ok": Chip("within margin", ":material/check:", "green"),
     "crossed": Chip("margin crossed", ":material/close:", "red"),
     "better": Chip("better", ":material/check:", "green"),
+    "equivalent": Chip("the same", ":material/equal:", "green"),
     "worse": Chip("worse", ":material/warning:", "red"),
     "no_data": Chip("no data", ":material/remove:", "gray"),
     "insufficient_data": Chip("not enough data", ":material/hourglass_empty:", "gray"),

@@ -126,7 +126,7 @@ def _failures(spec: AnalysisSpec, evidence: Evidence, goal: Goal, phases: Phases
         if phase in shares
     ]
     margin = DEFAULT_SHARE_MARGIN if goal.margin is None else goal.margin
-    z_margin = strata.margin_z(pairs, margin)
+    z_margin, z_gain = strata.margin_z(pairs, margin), strata.margin_z(pairs, -margin)
     units = [(one[1], zero[1]) for one, zero in pairs]
     return Comparison(
         arms=_both_arms(spec, phases, _level([one for one, _ in pairs]), _level([zero for _, zero in pairs])),
@@ -137,6 +137,7 @@ def _failures(spec: AnalysisSpec, evidence: Evidence, goal: Goal, phases: Phases
         harm_method="truncated-beta",
         z_better=_share_z(pairs) if estimate.status == "ok" else None,
         z_noninferior=None if z_margin is None else -z_margin,
+        z_equivalent=None if z_margin is None or z_gain is None else min(-z_margin, z_gain),
         missing_log_e=_missing_log_e(spec, evidence, phases),
     )
 
@@ -189,11 +190,16 @@ def _means(
     margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
     sign = 1.0 if goal.metric.direction == "decrease" else -1.0
     if ratio:
-        tolerated = math.log1p(sign * margin)
-        harm = strata.mean_contrast(layers, shift=tolerated, covariance=shared)
+        harm, gain = (
+            strata.mean_contrast(layers, shift=math.log1p(side * sign * margin), covariance=shared)
+            for side in (1.0, -1.0)
+        )
     else:
-        factor = 1.0 + sign * margin * (1.0 if control is None or control >= 0.0 else -1.0)
-        harm = strata.mean_contrast(layers, control_factor=factor, covariance=shared)
+        away = sign * margin * (1.0 if control is None or control >= 0.0 else -1.0)
+        harm, gain = (
+            strata.mean_contrast(layers, control_factor=1.0 + side * away, covariance=shared)
+            for side in (1.0, -1.0)
+        )
     units = [(layer.candidate.n, layer.control.n) for layer in layers]
     return Comparison(
         arms=_both_arms(spec, phases, _shown(candidate, ratio), _shown(control, ratio)),
@@ -204,6 +210,7 @@ def _means(
         harm_method="one-sided-asymptotic",
         z_better=_signed_z(estimate, -sign),
         z_noninferior=_signed_z(harm, -sign),
+        z_equivalent=_lesser(_signed_z(harm, -sign), _signed_z(gain, sign)),
         missing_log_e=_missing_log_e(spec, evidence, phases),
     )
 
@@ -223,7 +230,7 @@ def _quantiles(
     estimate = sketch.log_ratio(pairs, level, alpha=spec.alpha)
     margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
     sign = 1.0 if goal.metric.direction == "decrease" else -1.0
-    harm = _shifted(estimate, math.log1p(sign * margin))
+    harm, gain = (_shifted(estimate, math.log1p(side * sign * margin)) for side in (1.0, -1.0))
     units = [(one.units.n, zero.units.n) for one, zero in pairs]
     levels = [sketch.pooled(arm, level) for arm in zip(*pairs, strict=True)] or [None, None]
     return Comparison(
@@ -235,6 +242,7 @@ def _quantiles(
         harm_method="one-sided-asymptotic",
         z_better=_signed_z(estimate, -sign),
         z_noninferior=_signed_z(harm, -sign),
+        z_equivalent=_lesser(_signed_z(harm, -sign), _signed_z(gain, sign)),
         missing_log_e=_missing_log_e(spec, evidence, phases),
     )
 
@@ -291,6 +299,11 @@ def _signed_z(estimate: Estimate, sign: float) -> float | None:
     statistic = sign * estimate.value / estimate.se
     half = min(log_two_sided(statistic, estimate.df) - math.log(2.0), math.log(0.5))
     return math.copysign(-float(special.ndtri_exp(half)), statistic)
+
+
+def _lesser(one: float | None, other: float | None) -> float | None:
+    """Two one-sided tests reject together where the lesser of their z does (TOST)."""
+    return None if one is None or other is None else min(one, other)
 
 
 def _harm_log_e(
@@ -400,6 +413,7 @@ def _paired_failures(spec: AnalysisSpec, goal: Goal, rows: Sequence[PairSums]) -
         harm_method="paired-betting",
         z_better=-paired.mid_p_z(table),
         z_noninferior=(margin - centre) / adjusted.se if adjusted.se else None,
+        z_equivalent=(margin - abs(centre)) / adjusted.se if adjusted.se else None,
     )
 
 
@@ -420,10 +434,12 @@ def _paired_means(spec: AnalysisSpec, goal: Goal, rows: Sequence[PairSums], harm
     ratio = goal.metric.on_log_scale
     margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
     sign = 1.0 if goal.metric.direction == "decrease" else -1.0
-    # The control's level counts as known here: the same requests give both, and its error is second order.
-    tolerated = math.log1p(sign * margin) if ratio else sign * margin * abs(control)
     estimate = paired.clustered_difference(sums, alpha=spec.alpha)
-    harm = _shifted(estimate, tolerated)
+    # The control's level counts as known here: the same requests give both, and its error is second order.
+    harm, gain = (
+        _shifted(estimate, math.log1p(away) if ratio else away * abs(control))
+        for away in (sign * margin, -sign * margin)
+    )
     candidate = control + sums.d / pairs
     z_harm = _signed_z(harm, sign)
     settled = sums.clusters >= BURN_IN_ARM and pairs >= BURN_IN_UNITS
@@ -441,6 +457,7 @@ def _paired_means(spec: AnalysisSpec, goal: Goal, rows: Sequence[PairSums], harm
         harm_method="one-sided-asymptotic",
         z_better=_signed_z(estimate, -sign),
         z_noninferior=None if z_harm is None else -z_harm,
+        z_equivalent=_lesser(_signed_z(harm, -sign), _signed_z(gain, sign)),
     )
 
 

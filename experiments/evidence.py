@@ -24,6 +24,7 @@ SMALLEST_SHARE: Final = 1e-7
 class Goal:
     """One metric of an experiment and what is asked of it.
 
+    `equivalent` (success): the candidate is hoped to be the same within the margin, not better.
     `mde` (success): the smallest relative improvement worth finding. `tolerated_ratio` (binary guardrail):
     the candidate is rolled back once its failure rate is shown to exceed the control's by more than this
     factor. `margin` is the worsening that shipping tolerates: relative for means and log means (0.1 = 10 %),
@@ -35,6 +36,7 @@ class Goal:
     mde: float | None = None
     tolerated_ratio: float = 1.25
     margin: float | None = None
+    equivalent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

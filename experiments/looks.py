@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .evidence import SMALLEST_SHARE, AnalysisSpec, Evidence, Look
@@ -60,12 +60,12 @@ def units_so_far(spec: AnalysisSpec, evidence: Evidence) -> tuple[int, float]:
 
 def look_state(
     spec: AnalysisSpec, evidence: Evidence, past_looks: tuple[Look, ...]
-) -> tuple[LookState, float]:
-    """Where the plan stands, and the bound on z for guardrails. A look is due once its units have come."""
+) -> tuple[LookState, tuple[Look, ...]]:
+    """Where the plan stands, and the looks taken before. A look is due once its units have come."""
     units, effective = units_so_far(spec, evidence)
     elapsed = (evidence.as_of_ns - evidence.started_ns) / 1e9
     planned = max(1, spec.looks)
-    past = _increasing(past_looks)
+    past = tuple(_increasing(past_looks))
     reached = min(planned, units * planned // max(1, spec.horizon))
     done = min(planned, max((look.units * planned // max(1, spec.horizon) for look in past), default=0))
     timed_out = elapsed >= spec.max_duration_s
@@ -75,17 +75,6 @@ def look_state(
     final = final and (timed_out or not ramping)
     due = reached > done and elapsed >= spec.min_duration_s and not ramping
     scheduled = effective > 0.0 and fresh and (final or due)
-    z_bound: float | None = None
-    guardrail_bound = math.inf
-    if scheduled:
-        fractions = [min(1.0, look.units / spec.horizon) for look in past] + [min(1.0, units / spec.horizon)]
-        information = [look.effective for look in past] + [effective]
-        share = spec.alpha / max(1, len(spec.named("success")))
-        bound = group_sequential.bounds(fractions, alpha=share, information=information, final=final)[-1]
-        z_bound = bound if math.isfinite(bound) else None
-        guardrail_bound = group_sequential.bounds(
-            fractions, alpha=spec.alpha, sides=1, information=information, final=final
-        )[-1]
     state = LookState(
         planned=planned,
         done=max(done, reached) if scheduled else done,
@@ -94,9 +83,23 @@ def look_state(
         units=units,
         effective=effective,
         information=units / max(1, spec.horizon),
-        z_bound=z_bound,
+        z_bound=None,
     )
-    return state, guardrail_bound
+    bound = bounds_now(spec, state, past, alpha=spec.alpha / max(1, len(spec.named("success"))), sides=2)
+    return replace(state, z_bound=bound if math.isfinite(bound) else None), past
+
+
+def bounds_now(
+    spec: AnalysisSpec, look: LookState, past: tuple[Look, ...], *, alpha: float, sides: int
+) -> float:
+    """What z must pass at this look, if this much may be spent over all of them; infinite between looks."""
+    if not look.scheduled:
+        return math.inf
+    fractions = [min(1.0, each / spec.horizon) for each in (*(one.units for one in past), look.units)]
+    information = [*(one.effective for one in past), look.effective]
+    return group_sequential.bounds(
+        fractions, alpha=alpha, sides=sides, information=information, final=look.final
+    )[-1]
 
 
 def _share_now(spec: AnalysisSpec, evidence: Evidence) -> float:

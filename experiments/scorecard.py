@@ -13,7 +13,7 @@ from .evidence import Goal, Role
 from .metrics import Direction, Kind
 
 Scale = Literal["difference", "ratio"]
-MetricState = Literal["ok", "crossed", "better", "worse", "no_data", "insufficient_data"]
+MetricState = Literal["ok", "crossed", "better", "equivalent", "worse", "no_data", "insufficient_data"]
 
 #: e-values are shown as numbers; beyond this only their logarithm is told.
 _LARGEST_LOG = 690.0
@@ -65,6 +65,7 @@ class MetricResult:
     """A metric's card, in JSON's terms. `margin` is on the effect's scale, `e_value` tests for harm.
 
     `instrument` is the evaluator's version that a score is of: with another one it is another metric.
+    `adjusted_p` is of an exploratory metric at this look, among all of them (false-discovery rate).
     """
 
     metric: str
@@ -86,6 +87,7 @@ class MetricResult:
     state: MetricState
     text: str
     instrument: str | None = None
+    adjusted_p: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +95,8 @@ class Comparison:
     """What a method found out about one goal, before anything is decided.
 
     `harm_log_e` is ln of the e-value against "no worse than tolerated". `z_better` is positive where the
-    candidate is better, `z_noninferior` where it is less bad than the margin; both are None if unknown.
+    candidate is better, `z_noninferior` where it is less bad than the margin, `z_equivalent` where it is
+    neither better nor worse by the margin (the lesser of two one-sided tests); None if unknown.
     `missing_log_e` tells whether values are missing more often in one arm.
     """
 
@@ -105,6 +108,7 @@ class Comparison:
     harm_method: str | None = None
     z_better: float | None = None
     z_noninferior: float | None = None
+    z_equivalent: float | None = None
     missing_log_e: float = 0.0
 
 
@@ -116,6 +120,7 @@ def card(
     log_threshold: float | None,
     z_bound: float,
     instrument: str | None = None,
+    adjusted_p: float | None = None,
 ) -> MetricResult:
     """The card of one goal. `log_threshold` is that of rolling back, None where the goal cannot do so.
 
@@ -139,14 +144,15 @@ def card(
         log_e=log_e,
         e_method=None if log_e is None else found.harm_method,
         threshold=None if log_threshold is None else math.exp(log_threshold),
-        state=_state(found, log_e, log_threshold, z_bound),
+        state=_state(goal, found, log_e, log_threshold, z_bound),
         text=describe(goal, found),
         instrument=instrument,
+        adjusted_p=adjusted_p,
     )
 
 
 def _state(
-    found: Comparison, log_e: float | None, log_threshold: float | None, z_bound: float
+    goal: Goal, found: Comparison, log_e: float | None, log_threshold: float | None, z_bound: float
 ) -> MetricState:
     if log_e is not None and log_threshold is not None and log_e >= log_threshold:
         return "crossed"
@@ -154,6 +160,8 @@ def _state(
         return "no_data"
     if found.z_better is None or found.effect is None:
         return "insufficient_data"
+    if goal.equivalent:
+        return "equivalent" if (found.z_equivalent or -math.inf) >= z_bound else "ok"
     if found.z_better >= z_bound:
         return "better"
     return "worse" if found.z_better <= -z_bound else "ok"

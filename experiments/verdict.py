@@ -9,11 +9,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import orjson
 
-from .comparison import candidate_shares, compare
+from .comparison import candidate_shares
 from .evidence import (
     NOTHING,
     AnalysisSpec,
@@ -29,10 +29,11 @@ from .evidence import (
     PairSums,
     Role,
 )
-from .looks import LookState, look_state, look_taken
-from .scorecard import Comparison, MetricResult, card, percent
-from .statistics.estimate import quantile
-from .validity import VALIDITY_THRESHOLD, SampleRatio, changed_instruments, sample_ratio_of
+from .looks import LookState, look_taken
+from .scorecard import Comparison, MetricResult, percent
+from .shipping import LABELS, VerdictKind, days_left, progress
+from .validity import VALIDITY_THRESHOLD, SampleRatio, changed_instruments
+from .weighing import Case, Reason, Severity, described, plural, version_names, weigh
 
 __all__ = [
     "AnalysisSpec",
@@ -53,18 +54,6 @@ __all__ = [
     "conclude",
     "look_taken",
 ]
-
-VerdictKind = Literal["invalid", "roll_back", "ship", "keep_running", "inconclusive"]
-Severity = Literal["block", "warn", "note"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reason:
-    """Why, in a code for scripts and a sentence for people."""
-
-    code: str
-    severity: Severity
-    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,34 +98,6 @@ def _bytes(body: Mapping[str, Any]) -> bytes:
 
 #: More of the units than this in two arms of one phase, and the assignment is not what it should be.
 CROSSOVER_LIMIT: Final = 0.01
-_LABELS: Final = {
-    "invalid": "Invalid",
-    "roll_back": "Roll back",
-    "ship": "Ship",
-    "keep_running": "Keep running",
-    "inconclusive": "Inconclusive",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Case:
-    """All that the rule weighs, computed once."""
-
-    spec: AnalysisSpec
-    evidence: Evidence
-    found: tuple[tuple[Goal, Comparison], ...]
-    cards: tuple[MetricResult, ...]
-    srm: SampleRatio
-    look: LookState
-    #: What z must pass for a guardrail at this look; infinite between looks.
-    guardrail_bound: float
-
-    def of(self, role: Role) -> list[tuple[Goal, Comparison]]:
-        return [(goal, comparison) for goal, comparison in self.found if goal.role == role]
-
-    @property
-    def elapsed_s(self) -> float:
-        return max(0.0, (self.evidence.as_of_ns - self.evidence.started_ns) / 1e9)
 
 
 def conclude(spec: AnalysisSpec, evidence: Evidence, *, past_looks: tuple[Look, ...] = ()) -> Verdict:
@@ -146,16 +107,16 @@ def conclude(spec: AnalysisSpec, evidence: Evidence, *, past_looks: tuple[Look, 
     end only), the end without a result, going on. Roll-back is judged at every call: its e-processes allow
     it. `past_looks` are the scheduled looks taken before, oldest first.
     """
-    case = _weigh(spec, evidence, past_looks)
+    case = weigh(spec, evidence, past_looks)
     invalid, harmed = _validity(case), _harm(case)
     kind: VerdictKind = "keep_running"
-    label, reasons = _LABELS["keep_running"], [*invalid, *harmed]
+    label, reasons = LABELS["keep_running"], [*invalid, *harmed]
     if invalid:
-        kind, label = "invalid", _LABELS["invalid"]
+        kind, label = "invalid", LABELS["invalid"]
     elif harmed:
-        kind, label = "roll_back", _LABELS["roll_back"]
+        kind, label = "roll_back", LABELS["roll_back"]
     else:
-        kind, label, more = _progress(case)
+        kind, label, more = progress(case)
         reasons += more
     return Verdict(
         experiment=spec.experiment,
@@ -168,7 +129,7 @@ def conclude(spec: AnalysisSpec, evidence: Evidence, *, past_looks: tuple[Look, 
         look=case.look,
         units=case.look.units,
         horizon=spec.horizon,
-        days_left=_days_left(case) if kind == "keep_running" else None,
+        days_left=days_left(case) if kind == "keep_running" else None,
         as_of_ns=evidence.as_of_ns,
         cut=evidence.cut,
         recorded=evidence.recorded,
@@ -177,43 +138,7 @@ def conclude(spec: AnalysisSpec, evidence: Evidence, *, past_looks: tuple[Look, 
     )
 
 
-def _weigh(spec: AnalysisSpec, evidence: Evidence, past_looks: tuple[Look, ...]) -> _Case:
-    guardrails = max(1, len(spec.named("guardrail")))
-    harm_alpha = spec.rollback_alpha / guardrails
-    found = tuple((goal, compare(spec, evidence, goal, harm_alpha=harm_alpha)) for goal in spec.goals)
-    look, guardrail_bound = look_state(spec, evidence, past_looks)
-    # Between looks nothing is called better: the fixed-look level is for the eye, and exploratory.
-    eye = quantile(1.0 - spec.alpha / 2.0)
-    cards = tuple(
-        card(
-            goal,
-            comparison,
-            unit=spec.unit,
-            log_threshold=-math.log(harm_alpha) if goal.role == "guardrail" else None,
-            z_bound=(look.z_bound or math.inf) if goal.role == "success" else eye,
-            instrument=next(
-                (
-                    one.version
-                    for one in evidence.instruments
-                    if one.counted and one.metric == goal.metric.name
-                ),
-                None,
-            ),
-        )
-        for goal, comparison in found
-    )
-    return _Case(
-        spec=spec,
-        evidence=evidence,
-        found=found,
-        cards=cards,
-        srm=sample_ratio_of(spec, evidence),
-        look=look,
-        guardrail_bound=guardrail_bound,
-    )
-
-
-def _validity(case: _Case) -> list[Reason]:
+def _validity(case: Case) -> list[Reason]:
     """What makes every other number worthless."""
     found = []
     if case.srm.state == "crossed":
@@ -235,7 +160,7 @@ def _validity(case: _Case) -> list[Reason]:
             Reason(
                 code="units_in_two_arms",
                 severity="block",
-                text=f"{both:,} of {units:,} {_plural(case.spec.unit, units)} were seen in two arms of one "
+                text=f"{both:,} of {units:,} {plural(case.spec.unit, units)} were seen in two arms of one "
                 "phase, more than 1 %: the assignment is not sticky.",
             )
         )
@@ -258,7 +183,7 @@ def _validity(case: _Case) -> list[Reason]:
     return found
 
 
-def _harm(case: _Case) -> list[Reason]:
+def _harm(case: Case) -> list[Reason]:
     """The guardrails that were crossed, the surest first."""
     crossed = [
         (result.log_e or 0.0, goal, comparison)
@@ -271,149 +196,24 @@ def _harm(case: _Case) -> list[Reason]:
     ]
 
 
-def _harm_text(case: _Case, goal: Goal, comparison: Comparison) -> str:
+def _harm_text(case: Case, goal: Goal, comparison: Comparison) -> str:
     control, candidate = comparison.arms
-    names = _names(case.spec)
-    counted = f"after {candidate.units:,} {_plural(case.spec.unit, candidate.units)} on the candidate"
+    known = version_names(case.spec)
+    counted = f"after {candidate.units:,} {plural(case.spec.unit, candidate.units)} on the candidate"
     zero, one = control.value or 0.0, candidate.value or 0.0
     if goal.metric.kind == "binary":
         ratio = f"rate ratio {one / zero:.1f}" if zero > 0.0 else "none at all in control"
         verb = "fails" if goal.metric.name == "error_rate" else f"has {goal.metric.title}"
-        whom = _plural(case.spec.unit, 2)
+        whom = plural(case.spec.unit, 2)
         return (
-            f"Candidate {names[1]} {verb} more often than {names[0]}: {percent(one)} against "
+            f"Candidate {known[1]} {verb} more often than {known[0]}: {percent(one)} against "
             f"{percent(zero)} of {whom} ({ratio}, tolerated {goal.tolerated_ratio:g}), {counted}."
         )
-    what = _described(case, goal)
-    return f"Candidate {names[1]} is worse than {names[0]} beyond the margin: {what}, {counted}."
+    what = described(case, goal)
+    return f"Candidate {known[1]} is worse than {known[0]} beyond the margin: {what}, {counted}."
 
 
-def _progress(case: _Case) -> tuple[VerdictKind, str, list[Reason]]:
-    """Neither invalid nor harmful: ship, end without a result, or go on."""
-    blocking = _blocking(case)
-    if case.look.scheduled and not blocking:
-        return "ship", _LABELS["ship"], _grounds(case)
-    if case.look.final:
-        sub = _sublabel(case)
-        return (
-            "inconclusive",
-            f"{_LABELS['inconclusive']}: {sub.replace('_', ' ')}",
-            [
-                Reason(code=sub, severity="warn", text=_END_TEXTS[sub]),
-                *blocking,
-            ],
-        )
-    if case.look.scheduled:
-        return "keep_running", _LABELS["keep_running"], blocking
-    waiting = Reason(
-        code="next_look",
-        severity="note",
-        text=f"The next look is at {_next_look(case):,} of {case.spec.horizon:,} units; "
-        f"there are {case.look.units:,}.",
-    )
-    return "keep_running", _LABELS["keep_running"], [waiting]
-
-
-_END_TEXTS: Final = {
-    "nothing_declared": "Neither a success metric nor a guardrail is declared: there is nothing to ship on.",
-    "no_data": "The experiment ended without data from both arms.",
-    "mixed": "Some metrics speak for the candidate, others against it.",
-    "worse": "The candidate is worse on a success metric.",
-    "underpowered": "The interval of a metric is wider than its margin: there was too little data to say.",
-    "equivalent": "The arms are the same within every margin: there is no gain that would justify a change.",
-    "no_improvement": "No success metric improved beyond what luck explains.",
-    "not_shown_safe": "A guardrail was not shown to be within its margin.",
-}
-
-
-def _blocking(case: _Case) -> list[Reason]:
-    """Everything that stands against shipping at this look, most severe first."""
-    found = []
-    golden = case.evidence.golden
-    if golden == "fail" or (case.spec.golden_required and golden != "pass"):
-        state = {"fail": "failed", "inconclusive": "is inconclusive", None: "has not run"}[golden]
-        found.append(Reason(code="golden_not_passed", severity="block", text=f"The golden set {state}."))
-    for goal, comparison in case.of("guardrail"):
-        z = comparison.z_noninferior
-        if z is None or z < case.guardrail_bound:
-            found.append(
-                Reason(
-                    code="guardrail_not_shown_safe",
-                    severity="block",
-                    text=f"Not yet shown to be within the margin: {_described(case, goal)}.",
-                )
-            )
-    bound = case.look.z_bound or math.inf
-    success = case.of("success")
-    if success and not any((comparison.z_better or 0.0) >= bound for _, comparison in success):
-        found.append(
-            Reason(
-                code="no_success_yet",
-                severity="block",
-                text="No success metric has crossed its bound: "
-                + "; ".join(_described(case, goal) for goal, _ in success)
-                + ".",
-            )
-        )
-    if not success and not case.of("guardrail"):
-        found.append(Reason(code="nothing_declared", severity="block", text=_END_TEXTS["nothing_declared"]))
-    return found
-
-
-def _grounds(case: _Case) -> list[Reason]:
-    bound = case.look.z_bound or math.inf
-    better = [
-        Reason(code="success", severity="note", text=f"Better: {_described(case, goal)}.")
-        for goal, comparison in case.of("success")
-        if (comparison.z_better or 0.0) >= bound
-    ]
-    safe = [
-        Reason(code="guardrail_safe", severity="note", text=f"Within its margin: {_described(case, goal)}.")
-        for goal, _ in case.of("guardrail")
-    ]
-    return better + safe
-
-
-def _sublabel(case: _Case) -> str:
-    """What an end without a result is called."""
-    decisive = [one for one in case.found if one[0].role != "exploratory"]
-    if not decisive:
-        return "nothing_declared"
-    if any(comparison.effect is None for _, comparison in decisive):
-        return "no_data"
-    bound = case.look.z_bound or quantile(1.0 - case.spec.alpha / 2.0)
-    zs = [comparison.z_better or 0.0 for _, comparison in case.of("success")]
-    unsafe = [c for _, c in case.of("guardrail") if (c.z_noninferior or 0.0) < case.guardrail_bound]
-    if any(z >= bound for z in zs) and (unsafe or any(z <= -bound for z in zs)):
-        return "mixed"
-    if any(z <= -bound for z in zs):
-        return "worse"
-    if any(_wider_than_margin(comparison) for comparison in unsafe):
-        return "underpowered"
-    if all(_within_margin(comparison) for _, comparison in decisive):
-        return "equivalent"
-    return "no_improvement" if case.of("success") else "not_shown_safe"
-
-
-def _margin_width(comparison: Comparison) -> tuple[float, float, float] | None:
-    """The effect's interval and margin as distances from the null."""
-    effect, margin = comparison.effect, comparison.margin
-    if effect is None or margin is None:
-        return None
-    return effect.lower - effect.null, effect.upper - effect.null, abs(margin - effect.null)
-
-
-def _wider_than_margin(comparison: Comparison) -> bool:
-    found = _margin_width(comparison)
-    return found is None or (found[1] - found[0]) / 2.0 > found[2]
-
-
-def _within_margin(comparison: Comparison) -> bool:
-    found = _margin_width(comparison)
-    return found is not None and -found[2] < found[0] and found[1] < found[2]
-
-
-def _warnings(case: _Case, kind: VerdictKind) -> list[Reason]:
+def _warnings(case: Case, kind: VerdictKind) -> list[Reason]:
     """What a reader should know, whatever the verdict."""
     found = []
     recorded, lost = case.evidence.recorded, case.evidence.lost
@@ -452,40 +252,9 @@ def _warnings(case: _Case, kind: VerdictKind) -> list[Reason]:
     return found
 
 
-def _next_look(case: _Case) -> int:
-    step = min(case.look.planned, case.look.done + 1)
-    return -(-case.spec.horizon * step // case.look.planned)
-
-
-def _days_left(case: _Case) -> float | None:
-    """Until the horizon at the rate so far, or until the longest duration; None before the first unit."""
-    if case.look.units <= 0 or case.elapsed_s <= 0.0:
-        return None
-    needed = max(0, case.spec.horizon - case.look.units) / (case.look.units / case.elapsed_s)
-    needed = max(needed, case.spec.min_duration_s - case.elapsed_s)
-    return max(0.0, min(needed, case.spec.max_duration_s - case.elapsed_s)) / 86_400.0
-
-
-def _described(case: _Case, goal: Goal) -> str:
-    return next(
-        result.text for (other, _), result in zip(case.found, case.cards, strict=True) if other is goal
-    )
-
-
-def _names(spec: AnalysisSpec) -> tuple[str, str]:
-    control = "control" if spec.control_version is None else f"v{spec.control_version}"
-    candidate = "" if spec.candidate_version is None else f"v{spec.candidate_version}"
-    return control, candidate or "(unversioned)"
-
-
-def _plural(unit: str, n: int) -> str:
-    word = unit if unit in ("user", "session", "tenant", "request") else "unit"
-    return word if n == 1 else f"{word}s"
-
-
-def _sentence(case: _Case, kind: VerdictKind, label: str, reasons: Sequence[Reason]) -> str:
-    control, candidate = _names(case.spec)
-    units = f"{case.look.units:,} {_plural(case.spec.unit, case.look.units)}"
+def _sentence(case: Case, kind: VerdictKind, label: str, reasons: Sequence[Reason]) -> str:
+    control, candidate = version_names(case.spec)
+    units = f"{case.look.units:,} {plural(case.spec.unit, case.look.units)}"
     if kind in ("invalid", "roll_back"):
         return reasons[0].text
     if kind == "ship":

@@ -133,7 +133,13 @@ def analysis_of(
     """
     here = spec.plan[stage]
     success = [
-        Goal(metric=spec.metrics.measured(goal.metric), role="success", mde=goal.mde)
+        Goal(
+            metric=spec.metrics.measured(goal.metric),
+            role="success",
+            mde=goal.mde,
+            margin=goal.margin,
+            equivalent=goal.goal == "equivalent",
+        )
         for goal in (spec.metrics.success if here.last else ())
     ]
     guardrails = [

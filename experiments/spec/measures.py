@@ -17,6 +17,20 @@ class SuccessMetric(Strict):
     mde: Share | None = Field(
         default=None, description="the smallest relative improvement worth finding, such as 5%"
     )
+    goal: Literal["better", "equivalent"] = Field(default="better", description="better or equivalent")
+    margin: Share | None = Field(
+        default=None, description="how far apart still is equivalent, such as 5%; for goal: equivalent"
+    )
+
+    @model_validator(mode="after")
+    def _margin_where_equivalent(self) -> SuccessMetric:
+        if (self.margin is not None) != (self.goal == "equivalent"):
+            raise contradiction(
+                f"goal: {self.goal} {'without' if self.margin is None else 'with'} a margin",
+                "a margin with goal: equivalent, and only there",
+                "What is the same within nothing cannot be shown: add margin: 5%",
+            )
+        return self
 
 
 class Guardrail(Strict):

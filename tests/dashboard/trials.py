@@ -70,6 +70,7 @@ def metric(
         "state": state,
         "text": text,
         "instrument": None,
+        "adjusted_p": None,
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from experiments.evidence import Instrument
 from experiments.metrics import metric
@@ -400,3 +401,60 @@ class TestTotality:
                     assert not math.isnan(shown.lower)
                     assert shown.lower <= shown.estimate <= shown.upper
         json.loads(verdict.to_json())
+
+
+class TestSeveralMetrics:
+    def measured(self, zs: dict[str, float], role: Any, **more: Any) -> Any:
+        """A verdict at the horizon on means whose differences are so many standard errors good."""
+        names = {f"score:e.m{i}": z for i, z in enumerate(zs.values())}
+        n, rows, goals = 2500, [], []
+        for name, z in names.items():
+            goals.append(Goal(metric=metric(name), role=role, **more))
+            for arm, mean in (("control", 10.0), ("candidate", 10.0 + z * math.sqrt(2 / n))):
+                rows.append(replace(timed(arm, n, mean, sd=1.0), metric=name, observed=n))
+        found = conclude(spec(goals=tuple(goals)), evidence(sums=tuple(rows)))
+        return {alias: card for alias, card in zip(zs, found.metrics, strict=True)}, found
+
+    def test_exploratory_metrics_are_adjusted_among_themselves_and_decide_nothing(self) -> None:
+        zs = {"a": 2.1, "b": 0.1, "c": 4.5, "d": 0.2}
+        cards, found = self.measured(zs, "exploratory")
+        assert {name: card.state for name, card in cards.items()} == {
+            "a": "ok", "b": "ok", "c": "better", "d": "ok",
+        }  # fmt: skip
+        p = [2 * stats.norm.sf(z) for z in zs.values()]
+        expected = stats.false_discovery_control(p)
+        assert [card.adjusted_p for card in cards.values()] == pytest.approx(list(expected), rel=0.05)
+        assert found.kind != "ship"
+        alone, _ = self.measured({"a": 2.1}, "exploratory")
+        assert alone["a"].state == "better"
+
+    def test_success_metrics_step_up_after_the_first_has_passed(self) -> None:
+        both, _ = self.measured({"first": 3.0, "second": 2.1}, "success")
+        assert {name: card.state for name, card in both.items()} == {"first": "better", "second": "better"}
+        neither, found = self.measured({"first": 2.1, "second": 2.1}, "success")
+        assert {card.state for card in neither.values()} == {"ok"}  # alpha / 2 is not passed by either
+        assert found.kind == "inconclusive"
+
+    def test_what_is_hoped_to_be_the_same_ships_when_both_sides_are_excluded(self) -> None:
+        same, found = self.measured({"a": 0.5}, "success", equivalent=True, margin=0.01)
+        assert (found.kind, same["a"].state) == ("ship", "equivalent")
+        assert found.reasons[0].text.startswith("The same within its margin: ")
+        for z in (5.0, -5.0):  # too much better is not the same either
+            other, found = self.measured({"a": z}, "success", equivalent=True, margin=0.01)
+            assert (found.kind, other["a"].state) == ("inconclusive", "ok")
+
+
+def test_days_left_follow_from_what_is_still_unsure() -> None:
+    rails = (Goal(metric=metric("latency"), role="guardrail", margin=0.1),)
+
+    def left(sd: float) -> float | None:
+        sums = (timed("control", 400, 6.0, sd), timed("candidate", 400, 6.0, sd))
+        known = evidence(n=(400, 400), sums=sums)
+        return conclude(spec(goals=rails, looks=25, max_duration_s=1e9), known).days_left
+
+    hour = 1 / 24
+    # (1.645 + 0.842)^2 (sd^2 (2/n)) / ln(1.1)^2 units an arm, at 800 an hour; looks every 200.
+    needed = 2 * (1.6449 + 0.8416) ** 2 * 2 * 0.8**2 / math.log(1.1) ** 2
+    assert left(0.8) == pytest.approx((math.ceil(needed / 200) * 200 - 800) / 800 * hour, rel=1e-6)
+    assert left(3.0) == pytest.approx((5000 - 800) / 800 * hour)
+    assert left(0.3) == pytest.approx(200 / 800 * hour)
