@@ -10,13 +10,13 @@ from pathlib import Path
 
 import uvloop
 
-from .limits import Limits
+from .limits import Limits, fitted
 from .supervisor import PortTaken, ProxyOptions, run
 from .worker import Worker
 
 
 async def _serve(listener: socket.socket, arguments: argparse.Namespace) -> None:
-    worker = Worker(arguments.data, arguments.control_url, Limits())
+    worker = Worker(arguments.data, arguments.control_url, fitted(Limits()))
     await worker.run(listener, arguments.parent, arguments.ready_fd)
 
 

@@ -22,12 +22,13 @@ def tenant(snapshot: Snapshot, head: RequestHead) -> str | None:
     A head that comes again is not looked up again, as long as the same routing table is in force.
     """
     if head.known_to is not snapshot:
-        head.tenant = _owner(snapshot, head.headers)
+        head.tenant = owner(snapshot, head.headers)
         head.known_to = snapshot
     return head.tenant
 
 
-def _owner(snapshot: Snapshot, headers: Mapping[bytes, bytes]) -> str | None:
+def owner(snapshot: Snapshot, headers: Mapping[bytes, bytes]) -> str | None:
+    """Whose key is among the headers; None where no keys are in force. Raises Refusal."""
     if not snapshot.keys:
         return None
     scheme, _, key = headers.get(b"authorization", b"").partition(b" ")

@@ -17,10 +17,10 @@ from experiments.ledger.exchange import FAILURES, Outcome
 from experiments.snapshot import Endpoint, Route, Snapshot
 
 from . import wire
+from .application import Request
 from .copying import copy_body, copy_head
 from .heads import AnswerHead
 from .recording import outcome_of
-from .server import Request
 from .upstream import Outgoing
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
     Refusal                      carries status, stable code, message, and the field it is about
       malformed, unknown_model, ...   see the constructors below
 
-Every error leaves in OpenAI's shape, so that the clients' own exception classes fit.
+Every error leaves in the shape of OpenAI and of Anthropic, so that the clients' own exception classes fit.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Refusal(Exception):
         self.param = param
 
     def body(self) -> bytes:
-        """The JSON body in OpenAI's shape."""
+        """The JSON body in OpenAI's shape, which with its outer `type` is Anthropic's as well."""
         error = {
             "message": self.message,
             "type": _TYPES.get(self.status, "server_error"),
             "param": self.param,
             "code": self.code,
         }
-        return orjson.dumps({"error": error})
+        return orjson.dumps({"type": "error", "error": error})
 
 
 def internal_error() -> Refusal:

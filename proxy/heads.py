@@ -9,7 +9,7 @@ read first. No I/O.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
@@ -44,14 +44,37 @@ HOP_BY_HOP: Final = frozenset(
 #: Headers by which an admin overrides the assignment; from anyone else they are refused.
 CONTROL_HEADERS: Final = (b"x-turnout-arm", b"x-turnout-version", b"x-turnout-origin")
 
+#: Headers that mean one thing. Sent twice, a front and an engine could each believe another one.
+_SINGLE: Final = frozenset(
+    (b"host", b"authorization", b"x-api-key", b"content-type", b"content-encoding", b"expect")
+)
+
 Headers = Iterable[tuple[bytes, bytes]]
+
+
+def single(name: bytes) -> bool:
+    """Whether a header may be there only once: what identifies, frames or steers a request."""
+    return name in _SINGLE or name.startswith(b"x-turnout-")
+
+
+def framing_fault(version: str, headers: Mapping[bytes, bytes]) -> str | None:
+    """What RFC 9112 forbids of a request and llhttp lets pass; None if there is nothing."""
+    if version not in ("1.1", "1.0"):
+        return "the request line ends with HTTP/1.1"
+    if version == "1.1" and b"host" not in headers:
+        return "the header 'host' is missing"
+    coding = headers.get(b"transfer-encoding")
+    if coding is not None and (coding.lower() != b"chunked" or version == "1.0"):
+        return "the only transfer-encoding is 'chunked', in HTTP/1.1"
+    return None
 
 
 @dataclass(slots=True, eq=False)
 class RequestHead:
     """A client's request line and headers. Names are lower case; a repeated header keeps its first value.
 
-    `forwarded` are the lines that the engine gets, `overrides` whether an admin's wish is among the headers.
+    `forwarded` are the lines that the engine gets, `overrides` whether an admin's wish is among the headers,
+    `is_json` whether the body says that it is JSON, and not compressed.
     `known_to` and `tenant` are a note of `auth.tenant`: the routing table in which the key was found, and
     whose it is.
     """
@@ -62,7 +85,7 @@ class RequestHead:
     keep_alive: bool
     chunked_ok: bool
     forwarded: bytes = field(init=False)
-    media_type: bytes = field(init=False)
+    is_json: bool = field(init=False)
     overrides: bool = field(init=False)
     known_to: Any = None
     tenant: str | None = None
@@ -70,7 +93,9 @@ class RequestHead:
     def __post_init__(self) -> None:
         headers = self.headers
         self.forwarded = forwarded(headers)
-        self.media_type = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
+        media_type = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
+        plain = headers.get(b"content-encoding", b"identity").lower() == b"identity"
+        self.is_json = plain and media_type == b"application/json"
         self.overrides = not headers.keys().isdisjoint(CONTROL_HEADERS)
 
 

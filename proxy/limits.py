@@ -5,7 +5,15 @@ The engines behind are built for trusted callers: this is their only shield (doc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import resource
+from dataclasses import dataclass, replace
+from typing import Final
+
+log = logging.getLogger("turnout.proxy")
+
+#: Descriptors that are not connections: the spool, the log, the snapshot, clients that are being refused.
+_OTHER_FILES: Final = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +50,11 @@ class Limits:
     logprobs: int = 128
     stops: int = 256
     unit_characters: int = 512
+    #: of a body: fields at the top; and of one over 1 MiB, objects, lists and fields, and commas (a list of a
+    #: million token ids has as many), since a value of three bytes costs as much to read as a page of text
+    json_fields: int = 1024
+    json_parts: int = 1 << 17
+    json_commas: int = 1 << 21
 
     #: a candidate with so many failures and no success gets no more units from this worker; a request whose
     #: answer has not begun after so long counts as one; and so often it is asked whether it answers again
@@ -52,6 +65,26 @@ class Limits:
     #: all shadow copies of a worker together
     shadow_in_flight: int = 256
     shadow_bytes: int = 64 << 20
+
+
+def fitted(limits: Limits) -> Limits:
+    """The limits, with as many connections as the system gives descriptors for.
+
+    The soft limit is raised as far as need be and may be. Each client can cost two: its own and an engine's.
+    Without this a crowd at the door would take those that reach the engines and write the ledger.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * limits.connections + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    room = max(1, (soft - _OTHER_FILES) // 2)
+    if soft == resource.RLIM_INFINITY or room >= limits.connections:
+        return limits
+    log.warning("the system allows %d open files: %d clients at most; raise `ulimit -n` for more", soft, room)
+    return replace(limits, connections=room)
 
 
 class Budget:

@@ -130,6 +130,9 @@ class Gauges(NamedTuple):
     records_lost: int
     shadow_in_flight: int
     shadow_bytes: int
+    tasks: int
+    open_files: int
+    resident_bytes: int
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Gauges:

@@ -16,13 +16,14 @@ from experiments.ledger.exchange import ExchangeRecord, Outcome
 from experiments.snapshot import Endpoint, Exclusion, Route, Snapshot, Table, UnknownModel, UnknownVersion
 
 from . import auth, wire
+from .application import Request
 from .breaker import OPEN, Breaker
 from .ending import EndOfStream
 from .errors import Refusal, internal_error
 from .heads import MARK, AnswerHead
 from .identity import new_id
 from .recording import Recording, keep_whole, microseconds_since, outcome_of
-from .server import ClientConnection, Request
+from .server import ClientConnection
 from .units import raw_unit
 from .upstream import Outgoing
 
@@ -105,8 +106,8 @@ class Relay:
         head = self._request.head
         record = self.record
         record.tenant = head.tenant if head.known_to is self._snapshot else auth.tenant(self._snapshot, head)
-        if head.media_type != b"application/json":
-            message = "Send the body as 'content-type: application/json'."
+        if not head.is_json:
+            message = "Send the body as 'content-type: application/json', without a content-encoding."
             raise Refusal(415, "unsupported_media_type", message)
         ask = self._ask = wire.parse(head.path, self._request.body, self._worker.limits)
         record.stream = ask.stream

@@ -11,16 +11,15 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
 from time import monotonic_ns, time_ns
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import httptools
 
+from .application import Application, Request, Responder
 from .errors import Refusal, internal_error, status_line
-from .heads import Framed, KnownHeads, RequestHead
-from .limits import Budget, Limits
+from .heads import Framed, RequestHead, framing_fault, single
 
 log = logging.getLogger("turnout.proxy")
 
@@ -36,53 +35,8 @@ _JOINED: Final = 64 << 10
 _BODILESS: Final = (204, 304)
 
 
-@dataclass(slots=True)
-class Request:
-    """One request, whole. It had come at `started_ns` (unix), which `time.monotonic_ns` calls `started`."""
-
-    head: RequestHead
-    body: bytes
-    started_ns: int
-    started: int
-
-    @property
-    def method(self) -> str:
-        return self.head.method
-
-    @property
-    def path(self) -> str:
-        return self.head.path
-
-    @property
-    def headers(self) -> dict[bytes, bytes]:
-        return self.head.headers
-
-
-class Responder(Protocol):
-    """What answers a request that takes time."""
-
-    def client_gone(self) -> None: ...
-    def client_paused(self) -> None: ...
-    def client_resumed(self) -> None: ...
-
-
-class Application(Protocol):
-    """Where requests go. `handle` answers at once and returns None, or returns who will answer.
-
-    While `draining`, answers say that they are the last on their connection; once `leaving`, a connection
-    is closed as soon as nothing is under way on it.
-    """
-
-    limits: Limits
-    budget: Budget
-    heads: KnownHeads[RequestHead]
-    draining: bool
-    leaving: bool
-
-    def handle(self, request: Request, client: ClientConnection) -> Responder | None: ...
-    def opened(self, client: ClientConnection) -> bool: ...
-    def closed(self, client: ClientConnection) -> None: ...
-    def unread(self, reason: str) -> None: ...
+def _malformed(what: str) -> Refusal:
+    return Refusal(400, "malformed_http", f"This is not HTTP/1.1: {what}.")
 
 
 class ClientConnection(asyncio.Protocol):
@@ -116,6 +70,7 @@ class ClientConnection(asyncio.Protocol):
         self._header_count = 0
         self._head_bytes = 0
         self._head_done = False
+        self._admitted = False
         self._body: list[bytes] = []
         self._body_bytes = 0
 
@@ -171,7 +126,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(cause)
             return
         except httptools.HttpParserError as error:
-            self._refuse(Refusal(400, "malformed_http", f"This is not HTTP/1.1: {error}."))
+            self._refuse(_malformed(str(error)))
             return
         if within and self._in_message and before == (self._head_done, self._body_bytes):
             # Neither the head nor the body got on: a long header, trailer or chunk extension is being
@@ -182,6 +137,8 @@ class ClientConnection(asyncio.Protocol):
                 return
         else:
             self._head_bytes = 0
+        if self._head_done and not (self._admitted or self._busy or self._closing):
+            self._admit()
         if (
             self._busy
             and (self._waiting or self._in_message)
@@ -190,6 +147,14 @@ class ClientConnection(asyncio.Protocol):
         ):
             self._deaf = True
             self._transport.pause_reading()
+
+    def _admit(self) -> None:
+        """Whether to wait for the rest of a body: a stranger's is not kept. Asked once per request."""
+        self._admitted = True
+        try:
+            self._application.admit(self._headers)
+        except Refusal as refusal:
+            self._refuse(refusal)
 
     def _recognised(self, data: bytes) -> bool:
         """Take a request that came in one piece and whose head is known; False: it is for the parser."""
@@ -266,10 +231,17 @@ class ClientConnection(asyncio.Protocol):
             raise self._head_too_large()
         if self._head_done:
             return  # a trailer is no header: what a front has removed must not come back behind the body
-        self._headers.setdefault(name.lower(), value)
+        name = name.lower()
+        if name not in self._headers:
+            self._headers[name] = value
+        elif single(name):
+            raise _malformed(f"the header {name.decode('latin-1')!r} is there twice")
 
     def on_headers_complete(self) -> None:
         self._head_done = True
+        fault = framing_fault(self._parser.get_http_version(), self._headers)
+        if fault is not None:
+            raise _malformed(fault)
         sized = len(self._url) + sum(len(n) + len(v) + 4 for n, v in self._headers.items())
         if sized > self._limits.head_bytes:
             raise self._head_too_large()
@@ -403,6 +375,8 @@ class ClientConnection(asyncio.Protocol):
         if self._busy or self._waiting:
             self.abort()
             return
+        self._budget.give(self._held)
+        self._held, self._body = 0, []
         self._busy, self._keep_alive, self._chunked_ok, self._linger = True, False, True, True
         self.respond(refusal.status, refusal.body())
 

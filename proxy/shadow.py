@@ -17,12 +17,12 @@ from experiments.snapshot import Endpoint, Mirror, Snapshot
 
 from . import wire
 from .allowance import Allowance
+from .application import Request
 from .copying import copy_body, copy_head
 from .heads import AnswerHead
 from .identity import new_id
 from .pressure import PressureGauge
 from .recording import Recording, microseconds_since, outcome_of
-from .server import Request
 from .upstream import Outgoing, Upstreams
 
 if TYPE_CHECKING:

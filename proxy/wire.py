@@ -103,13 +103,7 @@ def _wrong(code: str, message: str, param: str | None = None) -> Refusal:
 
 def parse(path: str, body: bytes, limits: Limits) -> Ask:
     """Read and check a body. Raises Refusal with the field that is wrong."""
-    try:
-        document = orjson.loads(body)
-    except ValueError as error:
-        message = f"The body is not valid JSON: {error}. Send one JSON object in UTF-8."
-        raise _wrong("malformed_json", message) from None
-    if not isinstance(document, dict):
-        raise _wrong("malformed_json", f"The body is {_kind(document)}: expected a JSON object.")
+    document = _document(body, limits)
     if not _STEERING.isdisjoint(document):
         _refuse_routing(document)
     model = document.get("model")
@@ -136,6 +130,38 @@ def parse(path: str, body: bytes, limits: Limits) -> Ask:
     return Ask(path, body, document, model, stream is True and api.streams)
 
 
+def _document(body: bytes, limits: Limits) -> dict[str, Any]:
+    """The object that a body is. Raises Refusal."""
+    if len(body) > _LARGE:
+        _refuse_crowded(body, limits)
+    try:
+        document = orjson.loads(body)
+    except ValueError as error:
+        message = f"The body is not valid JSON: {error}. Send one JSON object in UTF-8."
+        raise _wrong("malformed_json", message) from None
+    if not isinstance(document, dict):
+        raise _wrong("malformed_json", f"The body is {_kind(document)}: expected a JSON object.")
+    if len(document) > limits.json_fields:
+        raise _wrong("too_many_items", f"The body has {len(document)} fields: at most {limits.json_fields}.")
+    return document
+
+
+#: A smaller body is read whatever it holds: that takes tens of milliseconds at most.
+_LARGE: Final = 1 << 20
+
+
+def _refuse_crowded(body: bytes, limits: Limits) -> None:
+    """A body that would take long to read is not read. What is inside texts is counted as well: a bound."""
+    parts = body.count(b"{") + body.count(b"[") + body.count(b'":')
+    commas = body.count(b",")
+    if parts > limits.json_parts or commas > limits.json_commas:
+        most = f"at most {limits.json_parts} objects, lists and fields, and {limits.json_commas} commas"
+        message = (
+            f"A body over 1 MiB has {most}: this one has {parts} and {commas}. Send less, or a file's text."
+        )
+        raise _wrong("too_many_items", message)
+
+
 def _check_content(api: Api, document: dict[str, Any], limits: Limits) -> None:
     name = api.content
     if name is None:
@@ -145,7 +171,8 @@ def _check_content(api: Api, document: dict[str, Any], limits: Limits) -> None:
         found = "is missing" if content is None else f"is {_kind(content)}"
         raise _wrong("invalid_type", f"'{name}' {found}: expected {api.expected}.", name)
     # A list of token ids is one prompt, however long: the engine's context is its limit.
-    if isinstance(content, list) and len(content) > limits.messages and type(content[0]) is not int:
+    ids = str in api.types or name == "tokens"
+    if isinstance(content, list) and len(content) > limits.messages and not (ids and type(content[0]) is int):
         raise _wrong("too_many_items", f"'{name}' has {len(content)} items: at most {limits.messages}.", name)
 
 

@@ -21,17 +21,18 @@ from experiments.ledger.spool import SpoolWriter
 from experiments.snapshot import Snapshot
 
 from . import auth, feedback, wire
+from .application import Request, Responder
 from .breaker import Breakers
 from .deadlines import Deadlines, tick_for
 from .doorway import Doorway
 from .errors import Refusal, internal_error
-from .exposition import CONTENT_TYPE, WorkerState, expose, save
+from .exposition import CONTENT_TYPE, WorkerState, expose, open_files, resident_bytes, save
 from .heads import KnownHeads, RequestHead
 from .identity import worker_name
 from .limits import Budget, Limits
 from .metrics import Gauges, Metrics
 from .relay import Relay
-from .server import ClientConnection, Request, Responder
+from .server import ClientConnection
 from .shadow import Shadows
 from .subscription import Subscription
 from .upstream import Upstreams
@@ -41,6 +42,9 @@ log = logging.getLogger("turnout.proxy")
 SEAL_SECONDS = 0.5
 #: How long a worker without any snapshot asks for one before it listens all the same, to say so.
 UNINFORMED_SECONDS = 2.0
+
+#: Of the clients that are too many, so many are told so at a time; the others find the door shut.
+_REFUSED_IN_WORDS = 64
 
 #: Requests leave no cycles behind: what is rarely there need not be looked for often.
 _GC_THRESHOLDS = (20_000, 20, 20)
@@ -138,12 +142,19 @@ class Worker:
 
     def opened(self, client: ClientConnection) -> bool:
         self._clients.add(client)
-        return len(self._clients) <= self.limits.connections
+        beyond = len(self._clients) - self.limits.connections
+        if beyond > _REFUSED_IN_WORDS:
+            client.abort()
+        return beyond <= 0
 
     def closed(self, client: ClientConnection) -> None:
         self._clients.discard(client)
         if not self._clients:
             self._deserted.set()
+
+    def admit(self, headers: dict[bytes, bytes]) -> None:
+        """Whether the key is known. Raises Refusal."""
+        auth.owner(self.snapshot, headers)
 
     def unread(self, reason: str) -> None:
         self.metrics.unread[reason] += 1
@@ -303,6 +314,9 @@ class Worker:
             records_lost=self.spool.lost,
             shadow_in_flight=self.shadows.in_flight,
             shadow_bytes=self.shadows.bytes,
+            tasks=len(asyncio.all_tasks(self.loop)),
+            open_files=open_files(),
+            resident_bytes=resident_bytes(),
         )
         return WorkerState(self.name, self.metrics, gauges)
 

@@ -27,6 +27,9 @@ GAUGES = Gauges(
     records_lost=5,
     shadow_in_flight=6,
     shadow_bytes=7,
+    tasks=8,
+    open_files=9,
+    resident_bytes=10,
 )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import sys
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
 import orjson
@@ -12,6 +15,7 @@ import pytest
 from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.spool import read_segment
 from proxy.limits import Limits
+from turnout.processes import free_port
 
 from .harness import Engine, ask, json_answer, post, running_proxy, snapshot
 
@@ -31,21 +35,49 @@ def code(answer: bytes) -> str:
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
 
 
-@pytest.mark.parametrize(
-    "raw",
-    [
-        HEAD + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
-        HEAD + b"content-length: 5\r\ncontent-length: 6\r\n\r\nhello",
-        HEAD + b"content-length: +5\r\n\r\nhello",
-        HEAD + b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
-        HEAD + b"x-a : b\r\n\r\n",
-        HEAD + b"x-a: b\r\n c\r\n\r\n",
-        HEAD + b"x-a: b\x00c\r\n\r\n",
-        HEAD + b"transfer-encoding: chunked\r\n\r\n5\r\nhelloX\r\n0\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        b"GET\r\n\r\n",
-    ],
-)
+PIECE = b"5\r\nhello\r\n0\r\n\r\n"
+AMBIGUOUS = {
+    "length and chunks": HEAD + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunks and length": HEAD + b"transfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n" + PIECE,
+    "two lengths": HEAD + b"content-length: 5\r\ncontent-length: 6\r\n\r\nhello",
+    "a length twice": HEAD + b"content-length: 5\r\ncontent-length: 5\r\n\r\nhello",
+    "lengths in a list": HEAD + b"content-length: 5, 5\r\n\r\nhello",
+    "+5": HEAD + b"content-length: +5\r\n\r\nhello",
+    "-5": HEAD + b"content-length: -5\r\n\r\nhello",
+    "0x5": HEAD + b"content-length: 0x5\r\n\r\nhello",
+    "no digits": HEAD + b"content-length: \r\n\r\nhello",
+    "a vertical tab": HEAD + b"content-length: \x0b5\r\n\r\nhello",
+    "2^64 + 5": HEAD + b"content-length: 18446744073709551621\r\n\r\nhello",
+    "unknown coding": HEAD + b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "a coding before": HEAD + b"transfer-encoding: gzip, chunked\r\n\r\n" + PIECE,
+    "a coding after": HEAD + b"transfer-encoding: chunked, identity\r\n\r\n" + PIECE,
+    "coding twice": HEAD + b"transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n" + PIECE,
+    "chunks in 1.0": HEAD.replace(b"1.1", b"1.0") + b"transfer-encoding: chunked\r\n\r\n" + PIECE,
+    "space before colon": HEAD + b"x-a : b\r\n\r\n",
+    "obs-fold": HEAD + b"x-a: b\r\n c\r\n\r\n",
+    "folded length": HEAD + b"content-length:\r\n 5\r\n\r\nhello",
+    "NUL": HEAD + b"x-a: b\x00c\r\n\r\n",
+    "bare LF": HEAD + b"x-a: b\ncontent-length: 5\r\n\r\nhello",
+    "bare CR": HEAD + b"x-a: b\rcontent-length: 5\r\n\r\nhello",
+    "LF ends the head": HEAD + b"content-length: 5\r\n\nhello",
+    "a chunk too long": HEAD + b"transfer-encoding: chunked\r\n\r\n5\r\nhelloX\r\n0\r\n\r\n",
+    "a chunk of +5": HEAD + b"transfer-encoding: chunked\r\n\r\n+" + PIECE,
+    "a chunk of 0x5": HEAD + b"transfer-encoding: chunked\r\n\r\n0x" + PIECE,
+    "a chunk of 2^68": HEAD + b"transfer-encoding: chunked\r\n\r\nfffffffffffffffff\r\nhello",
+    "LF in an extension": HEAD + b"transfer-encoding: chunked\r\n\r\n5;a\nb\r\nhello\r\n0\r\n\r\n",
+    "chunks by LF": HEAD + b"transfer-encoding: chunked\r\n\r\n5\nhello\n0\n\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "no path": b"GET\r\n\r\n",
+    "no version": b"GET /v1/models\r\n\r\n",
+    "no host": HEAD.replace(b"host: x\r\n", b"") + b"content-length: 5\r\n\r\nhello",
+    "two hosts": HEAD + b"host: y\r\ncontent-length: 5\r\n\r\nhello",
+    "two keys": HEAD + b"authorization: Bearer a\r\nauthorization: Bearer b\r\n\r\n",
+    "two users": HEAD + b"x-turnout-user: ada\r\nX-Turnout-User: eve\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("raw", AMBIGUOUS.values(), ids=AMBIGUOUS)
 async def test_ambiguous_frames_are_refused_and_reach_no_engine(tmp_path: Path, raw: bytes) -> None:
     async with Engine(plain).running() as engine, running_proxy(tmp_path, snapshot({1: engine.url})) as proxy:
         answer = await proxy.send(raw)
@@ -69,6 +101,11 @@ async def test_ambiguous_frames_are_refused_and_reach_no_engine(tmp_path: Path, 
         ({"model": "chat", "messages": [], "n": 10_000}, "out_of_range", "n"),
         ({"model": "chat", "messages": [], "n": True}, "invalid_type", "n"),
         ({"model": "chat", "messages": [{}] * 5000}, "too_many_items", "messages"),
+        ({"model": "chat", "messages": [], **{f"k{n}": 1 for n in range(1100)}}, "too_many_items", None),
+        (b'{"model":"chat","messages":[' + b"{}," * 400_000 + b"{}]}", "too_many_items", None),
+        (b'{"model":"chat","messages":[' + b"1," * 2_200_000 + b"1]}", "too_many_items", None),
+        (b'{"model":"chat","messages":' + b"[" * 1024 + b"]" * 1024 + b"}", "malformed_json", None),
+        (b'{"model":"chat","messages":' + b"[" * 100_000 + b"}", "malformed_json", None),
         ({"model": "chat", "messages": [], "api_base": "http://evil"}, "routing_field_refused", "api_base"),
         (
             {"model": "chat", "messages": [], "extra_body": {"base_url": 1}},
@@ -85,6 +122,9 @@ async def test_bad_bodies_get_a_stable_code_and_a_row(
         error = orjson.loads(answer.partition(b"\r\n\r\n")[2])["error"]
         assert (status(answer), error["code"], error["param"]) == (400, expected, param)
         assert error["type"] == "invalid_request_error"
+        assert answer.partition(b"\r\n\r\n")[2].startswith(
+            b'{"type":"error",'
+        )  # as Anthropic's clients read it
         assert not engine.requests
         (row,) = proxy.exchanges()
         assert (row.outcome, row.error_code) == ("rejected", expected)
@@ -365,3 +405,61 @@ def left_in(data: Path) -> list[ExchangeRecord]:
     assert not list(data.rglob("*.open"))
     records = [record for path in data.rglob("*.seg") for record in read_segment(path).records]
     return [record for record in records if isinstance(record, ExchangeRecord)]
+
+
+async def test_a_strangers_body_is_not_waited_for(tmp_path: Path) -> None:
+    table = snapshot({1: "http://127.0.0.1:9"}, keys={sha256(b"sk-good").hexdigest(): "acme"})
+    half = b"content-length: 9000000\r\n\r\n" + b"x" * 100_000
+    async with running_proxy(tmp_path, table) as proxy:
+        for given, expected in (
+            (b"", "missing_api_key"),
+            (b"authorization: Bearer no\r\n", "invalid_api_key"),
+        ):
+            assert code(await asyncio.wait_for(proxy.send(HEAD + given + half), 2)) == expected
+        assert proxy.worker.budget.held == 0
+        _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        writer.write(HEAD + b"authorization: Bearer sk-good\r\n" + half)
+        while proxy.worker.budget.held < 100_000:
+            await asyncio.sleep(0.01)
+        writer.transport.abort()
+
+
+async def test_a_body_is_never_unpacked(tmp_path: Path) -> None:
+    bomb = gzip.compress(b" " * 10_000_000)
+    packed = post(bomb, headers={"content-encoding": "gzip"})
+    async with running_proxy(tmp_path, snapshot({1: "http://127.0.0.1:9"})) as proxy:
+        answer = await proxy.send(packed)
+        assert (status(answer), code(answer)) == (415, "unsupported_media_type")
+        assert b"content-encoding" in answer
+        assert status(await proxy.post(ask(model="nope"), headers={"content-encoding": "identity"})) == 404
+
+
+async def test_a_crowd_at_the_door_does_not_take_the_descriptors_of_those_inside(tmp_path: Path) -> None:
+    """120 clients come to a worker that may open 250 files: who is in is served, who is too many is told."""
+    async with Engine(plain).running() as engine:
+        (tmp_path / "proxy-snapshot.json").write_bytes(snapshot({1: engine.url}).to_json())
+        port = free_port()
+        command = f"ulimit -n 250; exec {sys.executable} -m proxy --data {tmp_path} --port {port}"
+        process = await asyncio.create_subprocess_shell(command, stderr=asyncio.subprocess.PIPE)
+        assert process.stderr is not None
+        try:
+            crowd = []
+            async with asyncio.timeout(20):
+                while len(crowd) < 120:
+                    with suppress(ConnectionError):
+                        crowd.append(await asyncio.open_connection("127.0.0.1", port))
+                        continue
+                    await asyncio.sleep(0.1)
+                inside, outside = crowd[0], crowd[-1]
+                inside[1].write(post(ask()))
+                assert status(await inside[0].read()) == 200
+                outside[1].write(post(ask()))
+                assert code(await outside[0].read()) == "too_many_connections"
+            for _, writer in crowd:
+                writer.close()
+        finally:
+            process.terminate()
+            said = await process.stderr.read()
+            await process.wait()
+        assert b"61 clients at most; raise `ulimit -n`" in said
+        assert b"Too many open files" not in said
