@@ -100,8 +100,13 @@ class Report:
         return max(later) - min(later) <= 2 * LARGEST_SWING_MB and max(later) <= LARGEST_MB
 
     @property
+    def failed(self) -> int:
+        """Requests that met no fault of the engine, and failed all the same."""
+        return sum(count for end, count in self.ends.items() if end.startswith("failed"))
+
+    @property
     def passed(self) -> bool:
-        return self.flat and self.returned and not self.missing and not self.ends["failed"]
+        return self.flat and self.returned and not self.missing and not self.failed
 
 
 class Clients:
@@ -147,11 +152,13 @@ class Clients:
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 status = await self._read(reader)
-        except (TimeoutError, OSError, asyncio.IncompleteReadError):
+        except (TimeoutError, OSError, asyncio.IncompleteReadError) as error:
             writer.transport.abort()
-            self._report.ends["broken by a fault" if faulty else "failed"] += 1
+            self._report.ends[f"{'faulty' if faulty else 'failed'}: {type(error).__name__}"] += 1
             return
-        self._report.ends[str(status) if status == 200 or faulty else "failed"] += 1
+        self._report.ends[
+            f"{'answered' if status == 200 else 'faulty' if faulty else 'failed'}: {status}"
+        ] += 1
         if len(self._kept) < _KEPT and draw() < 0.5:
             self._kept.append((reader, writer))
         else:
