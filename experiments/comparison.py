@@ -12,29 +12,33 @@ from collections.abc import Sequence
 from scipy import special
 
 from . import sketch
-from .evidence import SMALLEST_SHARE, AnalysisSpec, Evidence, Goal, MetricSums, PairSums
-from .scorecard import ArmResult, Band, Comparison, Effect
-from .statistics import betting, confidence_sequence, failures, paired, proportion, strata
-from .statistics.estimate import Estimate, Interval, log_two_sided
+from .contrast import (
+    DEFAULT_RELATIVE_MARGIN,
+    DEFAULT_SHARE_MARGIN,
+    NO_UNITS,
+    band_of,
+    countable,
+    effect_of,
+    harm_log_e,
+    lesser,
+    level_shown,
+    margin_shown,
+    shifted,
+    sign_of,
+    signed_z,
+)
+from .evidence import SMALLEST_SHARE, AnalysisSpec, Evidence, Goal, MetricSums
+from .pairing import compare_pairs
+from .scorecard import ArmResult, Comparison
+from .statistics import failures, proportion, strata
 from .statistics.moments import Cluster
-
-#: What shipping tolerates where the spec does not say: two points of a failure rate, 10 % of a mean.
-DEFAULT_SHARE_MARGIN = 0.02
-DEFAULT_RELATIVE_MARGIN = 0.10
-#: Asymptotic sequences start here; the design's false-alarm rates are of this burn-in.
-BURN_IN_UNITS = 100
-BURN_IN_ARM = 20
-
-_EMPTY = Cluster(n=0, y=0.0, m=0.0, yy=0.0, mm=0.0, ym=0.0)
 
 
 def compare(spec: AnalysisSpec, evidence: Evidence, goal: Goal, *, harm_alpha: float) -> Comparison:
     """Everything about one goal. `harm_alpha` is the part of the roll-back alpha that this goal may use."""
     if spec.mode == "shadow":
         rows = [pair for pair in evidence.pairs if pair.metric == goal.metric.name]
-        if goal.metric.kind == "binary":
-            return _paired_failures(spec, goal, rows)
-        return _paired_means(spec, goal, rows, harm_alpha)
+        return compare_pairs(spec, evidence, goal, rows, harm_alpha)
     phases = _by_phase(spec, evidence, goal)
     if goal.metric.kind == "binary":
         return _failures(spec, evidence, goal, phases)
@@ -94,16 +98,6 @@ def _both_arms(
     )
 
 
-def _effective(strata_units: Sequence[tuple[int, int]]) -> float:
-    return 4.0 * sum(strata.harmonic(one, zero) for one, zero in strata_units)
-
-
-def _settled(strata_units: Sequence[tuple[int, int]]) -> bool:
-    """Whether the burn-in of the asymptotic sequences is over."""
-    ones, zeros = sum(one for one, _ in strata_units), sum(zero for _, zero in strata_units)
-    return ones + zeros >= BURN_IN_UNITS and min(ones, zeros) >= BURN_IN_ARM
-
-
 def _missing_log_e(spec: AnalysisSpec, evidence: Evidence, phases: Phases) -> float:
     shares = candidate_shares(spec, evidence)
     return failures.imbalance(
@@ -130,8 +124,8 @@ def _failures(spec: AnalysisSpec, evidence: Evidence, goal: Goal, phases: Phases
     units = [(one[1], zero[1]) for one, zero in pairs]
     return Comparison(
         arms=_both_arms(spec, phases, _level([one for one, _ in pairs]), _level([zero for _, zero in pairs])),
-        effect=_effect(estimate, ratio=False),
-        band=_band(spec, estimate, units, ratio=False),
+        effect=effect_of(estimate, ratio=False),
+        band=band_of(spec, estimate, units, ratio=False),
         margin=margin,
         harm_log_e=failures.harm(counts, ratio=goal.tolerated_ratio) if counts else None,
         harm_method="truncated-beta",
@@ -166,16 +160,11 @@ def _share_z(pairs: Sequence[strata.Stratum]) -> float:
 
 def _cluster(sums: MetricSums | None) -> Cluster:
     if sums is None:
-        return _EMPTY
-    if not _countable(sums.y, sums.m, sums.yy, sums.mm, sums.ym) or (sums.m < 1.0 and sums.m != 0.0):
+        return NO_UNITS
+    if not countable(sums.y, sums.m, sums.yy, sums.mm, sums.ym) or (sums.m < 1.0 and sums.m != 0.0):
         # Says "insufficient data" from here on: a sum that is no number must not become an interval.
         return Cluster(n=sums.units, y=math.nan, m=1.0, yy=math.nan, mm=math.nan, ym=math.nan)
     return Cluster(n=sums.units, y=sums.y, m=sums.m, yy=sums.yy, mm=sums.mm, ym=sums.ym)
-
-
-def _countable(*sums: float) -> bool:
-    """Whether sums are finite and so far from a float's ends that their squares are finite too."""
-    return all(math.isfinite(value) and abs(value) < 1e70 for value in sums)
 
 
 def _means(
@@ -188,7 +177,7 @@ def _means(
     candidate = _mean_of([layer.candidate for layer in layers])
     ratio = goal.metric.on_log_scale
     margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
-    sign = 1.0 if goal.metric.direction == "decrease" else -1.0
+    sign = sign_of(goal)
     if ratio:
         harm, gain = (
             strata.mean_contrast(layers, shift=math.log1p(side * sign * margin), covariance=shared)
@@ -202,15 +191,15 @@ def _means(
         )
     units = [(layer.candidate.n, layer.control.n) for layer in layers]
     return Comparison(
-        arms=_both_arms(spec, phases, _shown(candidate, ratio), _shown(control, ratio)),
-        effect=_effect(estimate, ratio=ratio),
-        band=_band(spec, estimate, units, ratio=ratio),
-        margin=_shown_margin(sign, margin, control, ratio),
-        harm_log_e=_harm_log_e(spec, harm, sign, units, harm_alpha),
+        arms=_both_arms(spec, phases, level_shown(candidate, ratio), level_shown(control, ratio)),
+        effect=effect_of(estimate, ratio=ratio),
+        band=band_of(spec, estimate, units, ratio=ratio),
+        margin=margin_shown(sign, margin, control, ratio),
+        harm_log_e=harm_log_e(spec, harm, sign, units, harm_alpha),
         harm_method="one-sided-asymptotic",
-        z_better=_signed_z(estimate, -sign),
-        z_noninferior=_signed_z(harm, -sign),
-        z_equivalent=_lesser(_signed_z(harm, -sign), _signed_z(gain, sign)),
+        z_better=signed_z(estimate, -sign),
+        z_noninferior=signed_z(harm, -sign),
+        z_equivalent=lesser(signed_z(harm, -sign), signed_z(gain, sign)),
         missing_log_e=_missing_log_e(spec, evidence, phases),
     )
 
@@ -229,20 +218,20 @@ def _quantiles(
     ]
     estimate = sketch.log_ratio(pairs, level, alpha=spec.alpha)
     margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
-    sign = 1.0 if goal.metric.direction == "decrease" else -1.0
-    harm, gain = (_shifted(estimate, math.log1p(side * sign * margin)) for side in (1.0, -1.0))
+    sign = sign_of(goal)
+    harm, gain = (shifted(estimate, math.log1p(side * sign * margin)) for side in (1.0, -1.0))
     units = [(one.units.n, zero.units.n) for one, zero in pairs]
     levels = [sketch.pooled(arm, level) for arm in zip(*pairs, strict=True)] or [None, None]
     return Comparison(
         arms=_both_arms(spec, phases, levels[0], levels[1]),
-        effect=_effect(estimate, ratio=True),
-        band=_band(spec, estimate, units, ratio=True),
+        effect=effect_of(estimate, ratio=True),
+        band=band_of(spec, estimate, units, ratio=True),
         margin=1.0 + sign * margin,
-        harm_log_e=_harm_log_e(spec, harm, sign, units, harm_alpha),
+        harm_log_e=harm_log_e(spec, harm, sign, units, harm_alpha),
         harm_method="one-sided-asymptotic",
-        z_better=_signed_z(estimate, -sign),
-        z_noninferior=_signed_z(harm, -sign),
-        z_equivalent=_lesser(_signed_z(harm, -sign), _signed_z(gain, sign)),
+        z_better=signed_z(estimate, -sign),
+        z_noninferior=signed_z(harm, -sign),
+        z_equivalent=lesser(signed_z(harm, -sign), signed_z(gain, sign)),
         missing_log_e=_missing_log_e(spec, evidence, phases),
     )
 
@@ -277,201 +266,3 @@ def _mean_of(clusters: Sequence[Cluster]) -> float | None:
     m = sum(cluster.m for cluster in clusters)
     value = sum(cluster.y for cluster in clusters) / m if m else math.nan
     return value if math.isfinite(value) else None
-
-
-def _shown(value: float | None, ratio: bool) -> float | None:
-    """A level on the scale that people know: a geometric mean for a mean of logarithms."""
-    if value is None or not ratio:
-        return value
-    return math.exp(value) if value < 700.0 else None
-
-
-def _shown_margin(sign: float, margin: float, control: float | None, ratio: bool) -> float | None:
-    if ratio:
-        return 1.0 + sign * margin
-    return None if control is None else sign * margin * abs(control)
-
-
-def _signed_z(estimate: Estimate, sign: float) -> float | None:
-    """The z with the same one-sided p as the estimate's t, positive in the direction of `sign`."""
-    if estimate.status != "ok" or estimate.value is None or not estimate.se:
-        return None
-    statistic = sign * estimate.value / estimate.se
-    half = min(log_two_sided(statistic, estimate.df) - math.log(2.0), math.log(0.5))
-    return math.copysign(-float(special.ndtri_exp(half)), statistic)
-
-
-def _lesser(one: float | None, other: float | None) -> float | None:
-    """Two one-sided tests reject together where the lesser of their z does (TOST)."""
-    return None if one is None or other is None else min(one, other)
-
-
-def _harm_log_e(
-    spec: AnalysisSpec,
-    harm: Estimate,
-    sign: float,
-    units: Sequence[tuple[int, int]],
-    harm_alpha: float,
-) -> float | None:
-    z = _signed_z(harm, sign)
-    if z is None or not _settled(units):
-        return None
-    return confidence_sequence.one_sided_log_e(
-        z, _effective(units), alpha=harm_alpha, best_at=max(1.0, spec.horizon / 2.0)
-    )
-
-
-def _effect(estimate: Estimate, *, ratio: bool) -> Effect | None:
-    if estimate.status != "ok" or estimate.value is None or estimate.interval is None:
-        return None
-    interval = estimate.interval
-    return Effect(
-        scale="ratio" if ratio else "difference",
-        estimate=_through(estimate.value, ratio),
-        lower=_through(interval.lower, ratio),
-        upper=_through(interval.upper, ratio),
-        level=interval.level,
-        method=f"{estimate.method}-log" if ratio and "log" not in estimate.method else estimate.method,
-        method_version=estimate.version,
-        null=1.0 if ratio else 0.0,
-        log_p=estimate.log_p,
-    )
-
-
-def _through(value: float, ratio: bool) -> float:
-    return math.exp(min(value, 700.0)) if ratio else value
-
-
-def _band(
-    spec: AnalysisSpec, estimate: Estimate, units: Sequence[tuple[int, int]], *, ratio: bool
-) -> Band | None:
-    if estimate.status != "ok" or estimate.value is None or estimate.se is None or not _settled(units):
-        return None
-    found: Interval | None = confidence_sequence.band(
-        estimate.value,
-        estimate.se,
-        _effective(units),
-        alpha=spec.alpha,
-        best_at=max(1.0, spec.horizon / 2.0),
-    )
-    if found is None:
-        return None
-    return Band(
-        estimate=_through(estimate.value, ratio),
-        lower=_through(found.lower, ratio),
-        upper=_through(found.upper, ratio),
-        level=found.level,
-        method="asymptotic-cs",
-    )
-
-
-def _pair_arms(
-    spec: AnalysisSpec, rows: Sequence[PairSums], candidate: float | None, control: float | None
-) -> tuple[ArmResult, ArmResult]:
-    def arm(name: str, version: int | None, value: float | None) -> ArmResult:
-        return ArmResult(
-            arm=name,
-            version=version,
-            units=sum(row.clusters for row in rows),
-            n=sum(row.pairs for row in rows),
-            missing=sum(row.missing for row in rows),
-            value=value if value is not None and math.isfinite(value) else None,
-        )
-
-    return (
-        arm(spec.control, spec.control_version, control),
-        arm(spec.candidate, spec.candidate_version, candidate),
-    )
-
-
-def _paired_failures(spec: AnalysisSpec, goal: Goal, rows: Sequence[PairSums]) -> Comparison:
-    """Each pair is its own stratum (the same request twice), so that phases add up without bias."""
-    table = paired.PairTable(
-        both=sum(max(0, row.n11) for row in rows),
-        control_only=sum(max(0, row.n10) for row in rows),
-        candidate_only=sum(max(0, row.n01) for row in rows),
-        neither=sum(max(0, row.n00) for row in rows),
-    )
-    if not table.n:
-        return Comparison(arms=_pair_arms(spec, rows, None, None))
-    estimate = paired.newcombe_paired(table, alpha=spec.alpha)
-    adjusted = paired.bonett_price(table, alpha=spec.alpha)
-    margin = DEFAULT_SHARE_MARGIN if goal.margin is None else goal.margin
-    units = [(table.n, table.n)]
-    centre = (table.candidate_only - table.control_only) / (table.n + 2)
-    return Comparison(
-        arms=_pair_arms(
-            spec,
-            rows,
-            (table.both + table.candidate_only) / table.n,
-            (table.both + table.control_only) / table.n,
-        ),
-        effect=_effect(estimate, ratio=False),
-        band=_pair_band(spec, estimate, table.n, ratio=False) if _settled(units) else None,
-        margin=margin,
-        harm_log_e=betting.pair_harm_log_e(table, ratio=goal.tolerated_ratio),
-        harm_method="paired-betting",
-        z_better=-paired.mid_p_z(table),
-        z_noninferior=(margin - centre) / adjusted.se if adjusted.se else None,
-        z_equivalent=(margin - abs(centre)) / adjusted.se if adjusted.se else None,
-    )
-
-
-def _paired_means(spec: AnalysisSpec, goal: Goal, rows: Sequence[PairSums], harm_alpha: float) -> Comparison:
-    pairs = sum(row.pairs for row in rows)
-    known = all(_countable(row.d, row.dd, row.md, row.mm, row.control_y) for row in rows)
-    if pairs <= 0 or not known:
-        return Comparison(arms=_pair_arms(spec, rows, None, None))
-    sums = paired.PairedSums(
-        clusters=sum(row.clusters for row in rows),
-        d=sum(row.d for row in rows),
-        m=float(pairs),
-        dd=sum(row.dd for row in rows),
-        md=sum(row.md for row in rows),
-        mm=sum(row.mm for row in rows),
-    )
-    control = sum(row.control_y for row in rows) / pairs
-    ratio = goal.metric.on_log_scale
-    margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
-    sign = 1.0 if goal.metric.direction == "decrease" else -1.0
-    estimate = paired.clustered_difference(sums, alpha=spec.alpha)
-    # The control's level counts as known here: the same requests give both, and its error is second order.
-    harm, gain = (
-        _shifted(estimate, math.log1p(away) if ratio else away * abs(control))
-        for away in (sign * margin, -sign * margin)
-    )
-    candidate = control + sums.d / pairs
-    z_harm = _signed_z(harm, sign)
-    settled = sums.clusters >= BURN_IN_ARM and pairs >= BURN_IN_UNITS
-    log_e = None
-    if settled and z_harm is not None:
-        log_e = confidence_sequence.one_sided_log_e(
-            z_harm, float(sums.clusters), alpha=harm_alpha, best_at=max(1.0, spec.horizon / 2.0)
-        )
-    return Comparison(
-        arms=_pair_arms(spec, rows, _shown(candidate, ratio), _shown(control, ratio)),
-        effect=_effect(estimate, ratio=ratio),
-        band=_pair_band(spec, estimate, sums.clusters, ratio=ratio) if settled else None,
-        margin=_shown_margin(sign, margin, control, ratio),
-        harm_log_e=log_e,
-        harm_method="one-sided-asymptotic",
-        z_better=_signed_z(estimate, -sign),
-        z_noninferior=None if z_harm is None else -z_harm,
-        z_equivalent=_lesser(_signed_z(harm, -sign), _signed_z(gain, sign)),
-    )
-
-
-def _shifted(estimate: Estimate, by: float) -> Estimate:
-    if estimate.status != "ok" or estimate.value is None:
-        return estimate
-    return Estimate(
-        status="ok",
-        method=estimate.method,
-        value=estimate.value - by,
-        se=estimate.se,
-        df=estimate.df,
-    )
-
-
-def _pair_band(spec: AnalysisSpec, estimate: Estimate, clusters: int, *, ratio: bool) -> Band | None:
-    return _band(spec, estimate, [(clusters, clusters)], ratio=ratio)

@@ -7,7 +7,9 @@ exchanges cost as much as ten. This module holds the shapes; `ledger.evidence` f
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final, Literal
 
 from .metrics import Metric
@@ -152,6 +154,11 @@ class Histogram:
     bins: tuple[int, ...]
     counts: tuple[int, ...]
 
+    def place(self, level: float) -> int:
+        """Which of the bins has the quantile; there must be one."""
+        ends = list(accumulate(self.counts))
+        return min(bisect_left(ends, min(1.0, max(0.0, level)) * ends[-1]), len(ends) - 1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairSums:
@@ -162,6 +169,9 @@ class PairSums:
     n11, n10, n01, n00 (binary): pairs in which both, only control, only candidate, neither failed, one pair
     for each cluster and phase (the earliest), so that the table's entries are independent.
     `control_y` is the sum of the control's values: the level from which a ratio is taken.
+    Of a ratio metric, `totals` are the sums over the complete pairs of (candidate's numerator, denominator,
+    control's numerator, denominator), and `products` those over clusters of the products of their totals:
+    the upper triangle of the 4 x 4 matrix, row by row.
     """
 
     metric: str
@@ -178,6 +188,30 @@ class PairSums:
     n01: int = 0
     n00: int = 0
     control_y: float = 0.0
+    totals: tuple[float, ...] = ()
+    products: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairQuantile:
+    """How often a quantile is not exceeded by the two halves of a stage's pairs, together.
+
+    a_c, b_c are how many of a cluster's pairs have the candidate's, the control's half in or below `bins`
+    (those of the two quantiles, as in `Histogram`), m_c their number; the rest are sums over `clusters`.
+    """
+
+    metric: str
+    bins: tuple[int, int]
+    clusters: int
+    a: int
+    b: int
+    m: int
+    aa: int
+    bb: int
+    ab: int
+    am: int
+    bm: int
+    mm: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +262,7 @@ class Evidence:
     golden: Golden | None = None
     histograms: tuple[Histogram, ...] = ()
     instruments: tuple[Instrument, ...] = ()
+    pair_quantiles: tuple[PairQuantile, ...] = ()
     cut: Cut = NOTHING
 
 

@@ -75,7 +75,7 @@ class Metric:
     @property
     def in_pairs(self) -> bool:
         """Whether mirrored pairs have it: feedback is on one answer."""
-        return self.source != "feedback" and self.kind not in ("ratio", "quantile")
+        return self.source != "feedback"
 
 
 def _listed(outcomes: frozenset[str]) -> str:

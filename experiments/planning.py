@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from .comparison import DEFAULT_RELATIVE_MARGIN, DEFAULT_SHARE_MARGIN
+from .contrast import DEFAULT_RELATIVE_MARGIN, DEFAULT_SHARE_MARGIN
 from .evidence import AnalysisSpec, Goal
 from .history import History, UnitTotals
 from .statistics import confidence_sequence, failures, group_sequential, planning

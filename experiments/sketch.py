@@ -10,14 +10,12 @@ depended entirely, which is never too little. Pure.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
-from .evidence import Histogram
+from .evidence import Histogram, PairQuantile
 from .statistics import strata
-from .statistics.estimate import Estimate, lacking
+from .statistics.estimate import Estimate, lacking, quantile
 from .statistics.mean import t_estimate
 from .statistics.moments import Cluster
 from .statistics.quantiles import QuantileSummary, outer_levels, quantile_log_ratio
@@ -55,9 +53,8 @@ class Sketch:
         if self.histogram is None or not self.n:
             return math.nan
         rank = min(1.0, max(0.0, level)) * self.n
-        ends = list(accumulate(self.histogram.counts))
-        at = min(bisect_left(ends, rank), len(ends) - 1)
-        inside = 1.0 - (ends[at] - rank) / self.histogram.counts[at]
+        at = self.histogram.place(level)
+        inside = 1.0 - (sum(self.histogram.counts[: at + 1]) - rank) / self.histogram.counts[at]
         return math.exp((self.histogram.bins[at] + min(1.0, max(0.0, inside))) / _BINS)
 
     def summary(self, level: float) -> QuantileSummary:
@@ -88,6 +85,47 @@ def log_ratio(phases: Sequence[tuple[Sketch, Sketch]], level: float, *, alpha: f
     se = sum(weight * (one.se or 0.0) for weight, one in found) / total
     df = min(one.df for _, one in found)
     return t_estimate(value, se * se, df, alpha=alpha, method=f"stratified-{method}")
+
+
+def paired_log_ratio(
+    candidate: Sketch, control: Sketch, both: PairQuantile, level: float, *, alpha: float
+) -> Estimate:
+    """ln of the candidate's quantile over the control's, over the same pairs.
+
+    By Bahadur's representation a quantile's error is that of the share below it, over the density: the two
+    shares' variances and their covariance are of clusters, so that what makes a request slow in both
+    versions cancels out. The densities are differences of outer quantiles (F11).
+    """
+    method = "paired-order-statistic-log-ratio"
+    c, m = both.clusters, float(both.m)
+    if not c or not m:
+        return lacking("no_data", method)
+    value = math.log(candidate.quantile(level) / control.quantile(level))
+    if c < 2:
+        return lacking("insufficient_data", method, value)
+    one, zero = both.a / m, both.b / m
+    scale = c / (c - 1) / (m * m)
+    of_one = scale * (both.aa - 2.0 * one * both.am + one * one * both.mm)
+    of_zero = scale * (both.bb - 2.0 * zero * both.bm + zero * zero * both.mm)
+    shared = scale * (both.ab - one * both.bm - zero * both.am + one * zero * both.mm)
+    slopes = [_slope(half, level, v) for half, v in ((candidate, of_one), (control, of_zero))]
+    if None in slopes:
+        return lacking("insufficient_data", method, value)
+    s1, s0 = (slope or 0.0 for slope in slopes)
+    if not s1 or not s0:
+        return lacking("insufficient_resolution", method, value)
+    variance = s1 * s1 * of_one + s0 * s0 * of_zero - 2.0 * s1 * s0 * shared
+    # Never as if the halves were one and the same: the histogram's bins and the density are rough too.
+    variance = max(variance, 0.01 * (s1 * s1 * of_one + s0 * s0 * of_zero))
+    return t_estimate(value, variance, c - 1.0, alpha=alpha, method=method)
+
+
+def _slope(half: Sketch, level: float, variance: float) -> float | None:
+    """d ln(quantile) / d level, from the quantiles as far away as chance reaches; None beyond the data."""
+    reach = quantile(0.975) * math.sqrt(max(0.0, variance))
+    if not 0.0 < level - reach < level + reach < 1.0:
+        return None
+    return math.log(half.quantile(level + reach) / half.quantile(level - reach)) / (2.0 * reach)
 
 
 def pooled(sketches: Sequence[Sketch], level: float) -> float | None:

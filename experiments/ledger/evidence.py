@@ -121,9 +121,15 @@ def _evidence(
     goldens = _golden_sets(cursor, spec, trial[0], golden_set, as_of_ns)
     if spec.mode == "shadow":
         scope = {"experiment": spec.experiment, "first": spec.first_phase, "cut": here.exchanges}
-        pairs, judges = pair_sums(cursor, distinct(spec), scope, here)
-        recorded = _number(cursor, _RECORDED, scope)
-        return Evidence(**known, pairs=pairs, instruments=(*judges, *goldens), recorded=recorded)
+        pairs = pair_sums(cursor, spec, distinct(spec), here)
+        return Evidence(
+            **known,
+            pairs=pairs.sums,
+            histograms=pairs.histograms,
+            pair_quantiles=pairs.quantiles,
+            instruments=(*pairs.judges, *goldens),
+            recorded=_number(cursor, _RECORDED, scope),
+        )
     rollup.take_in(here)
     named = _Named(spec)
     return Evidence(

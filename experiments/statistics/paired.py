@@ -186,6 +186,38 @@ def clustered_difference(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedRatio:
+    """Sums over clusters of pairs of (top, bottom) of the candidate and of the control: shape (4,), and of
+    the products of each cluster's totals: shape (4, 4)."""
+
+    clusters: int
+    totals: tuple[float, ...]
+    products: tuple[tuple[float, ...], ...]
+
+
+def ratio_contrast(sums: PairedRatio, *, alpha: float = 0.05, control_factor: float = 1.0) -> Estimate:
+    """R1 - control_factor * R0, where R are ratios of sums over the same pairs, by the delta method (F4).
+
+    A cluster's residual is (y1 - R1 w1) / W1 - control_factor (y0 - R0 w0) / W0; the standard error is that
+    of their sum, with C - 1 degrees of freedom: what both halves of a pair share cancels out.
+    """
+    method = "paired-ratio-clustered"
+    if sums.clusters == 0 or not all(sums.totals[k] > 0.0 for k in (1, 3)):
+        return lacking("no_data", method)
+    y1, w1, y0, w0 = sums.totals
+    value = y1 / w1 - control_factor * y0 / w0
+    slope = (
+        np.array([1.0, -y1 / w1, 0.0, 0.0]) / w1 - control_factor * np.array([0.0, 0.0, 1.0, -y0 / w0]) / w0
+    )
+    parts = np.outer(slope, slope) * np.asarray(sums.products, np.float64)
+    squares = float(parts.sum())
+    if sums.clusters < 2 or squares <= 1e-12 * float(np.abs(parts).sum()):
+        return lacking("insufficient_data", method, value)
+    c = sums.clusters
+    return t_estimate(value, squares * c / (c - 1), c - 1.0, alpha=alpha, method=method)
+
+
 def paired_sums(differences: Sequence[float], clusters: Sequence[object] | None = None) -> PairedSums:
     """The sums of single differences, each its own cluster unless `clusters` names them."""
     totals: dict[object, tuple[float, int]] = {}

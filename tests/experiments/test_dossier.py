@@ -12,8 +12,10 @@ import pytest
 
 from experiments.dossier import DossierError, replay
 from experiments.errors import Conflict, NotFound
-from experiments.ledger.exchange import FeedbackRecord
+from experiments.ledger.evaluations import add_scores
+from experiments.ledger.exchange import ExchangeRecord, FeedbackRecord
 from experiments.ledger.spool import SpoolWriter
+from experiments.ledger.store import instant
 from experiments.reporting import write_dossier
 from turnout.report_page import write_page
 
@@ -32,7 +34,27 @@ metrics:
     - {metric: error_rate, tolerated_ratio: 1.25}
     - {metric: latency.p95, margin: 20%}
     - {metric: tokens_per_second, margin: 20%}
-  exploratory: [{metric: feedback:stars}, {metric: "latency>300ms"}, {metric: completion_tokens}]
+  exploratory:
+    - {metric: feedback:stars}
+    - {metric: "latency>300ms"}
+    - {metric: completion_tokens}
+    - {metric: score:q.tone}
+    - {metric: "score:q.tone<0.5"}
+analysis: {horizon: 5000, looks: 3}
+"""
+
+MIRRORED = """\
+experiment: faster
+model: chat
+mode: shadow
+candidate: 2
+traffic: {share: 20}
+metrics:
+  guardrails:
+    - {metric: latency.p50, margin: 20%}
+    - {metric: tokens_per_second, margin: 20%}
+    - {metric: score:q.tone, margin: 20%}
+  exploratory: [{metric: latency.p95}, {metric: preference:q.tone}]
 analysis: {horizon: 5000, looks: 3}
 """
 
@@ -43,6 +65,7 @@ def traffic(plane: Plane, seed: int, count: int = 240) -> None:
     experiment = plane.controller.junction.experiment("faster")
     share = experiment.weight_ppm / 1e6
     writer = SpoolWriter(plane.data / "spool", f"w{seed}")
+    scores: list[dict[str, Any]] = []
     for number in range(count):
         unit = chance.randrange(120)
         arm = "candidate" if unit / 120 < share else "control"
@@ -69,6 +92,7 @@ def traffic(plane: Plane, seed: int, count: int = 240) -> None:
             }
             primary = record(2 * number + 1000 * seed, **{**base, **answer})
             assert writer.append(primary)
+            scores.append(scored(primary, chance.random()))
             made = record(
                 2 * number + 1 + 1000 * seed,
                 role="shadow",
@@ -77,6 +101,7 @@ def traffic(plane: Plane, seed: int, count: int = 240) -> None:
                 **base,
             )
         assert writer.append(made)
+        scores.append(scored(made, chance.random()))
         if chance.random() < 0.3:
             assert writer.append(
                 FeedbackRecord(
@@ -89,6 +114,18 @@ def traffic(plane: Plane, seed: int, count: int = 240) -> None:
             )
     writer.close()
     plane.controller.collect()
+    at = instant(plane.now_ns)
+    plane.controller.store.write(lambda connection: add_scores(connection, scores, at=at))
+
+
+def scored(row: ExchangeRecord, value: float) -> dict[str, Any]:
+    return {
+        "exchange_id": row.exchange_id,
+        "evaluator": "q.tone",
+        "evaluator_version": "tone@1:aa",
+        "status": "scored",
+        "value": value,
+    }
 
 
 def look(plane: Plane) -> None:
@@ -96,7 +133,7 @@ def look(plane: Plane) -> None:
     plane.controller.watch.look()
 
 
-@pytest.mark.parametrize("spec", [SPEC, SHADOW, AB], ids=["canary", "shadow", "ab"])
+@pytest.mark.parametrize("spec", [SPEC, SHADOW, MIRRORED, AB], ids=["canary", "shadow", "mirrored", "ab"])
 def test_a_verdict_is_reached_again_from_its_folder_also_when_the_ledger_has_moved_on(
     plane: Plane, tmp_path: Path, spec: str
 ) -> None:
