@@ -169,6 +169,22 @@ class ArmAccount(Answer):
     fell_back: int | None = None
 
 
+class Replay(Answer):
+    """Where the recorded requests of a replay stand: selected = paired + skipped + remaining."""
+
+    selected: int | None = None
+    paired: int | None = None
+    skipped: Annotated[dict[str, int], BeforeValidator(_mapping)] = {}
+    remaining: int | None = None
+
+
+class Window(Answer):
+    """A stretch of the past."""
+
+    since: Instant | None = None
+    until: Instant | None = None
+
+
 class Accounting(Answer):
     eligible: int | None = None
     no_unit: int | None = None
@@ -177,6 +193,7 @@ class Accounting(Answer):
     shed: int | None = None
     shed_by_reason: Annotated[dict[str, int], BeforeValidator(_mapping)] = {}
     by_arm: Annotated[dict[str, ArmAccount], BeforeValidator(_mapping)] = {}
+    replay: Replay | None = None
 
 
 class Phase(Answer):
@@ -208,6 +225,7 @@ class Experiment(Answer):
     days_left: float | None = None
     guardrails: Annotated[tuple[Guardrail, ...], BeforeValidator(_sequence)] = ()
     data_age_s: float | None = None
+    recorded: Window | None = None
     accounting: Accounting | None = None
     spec_yaml: str | None = None
     phases: Annotated[tuple[Phase, ...], BeforeValidator(_sequence)] = ()

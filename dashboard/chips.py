@@ -49,6 +49,7 @@ MODES = {
     "canary": Chip("canary", ":material/trending_up:", "gray"),
     "shadow": Chip("shadow", ":material/content_copy:", "gray"),
 }
+REPLAY = Chip("recorded requests", ":material/replay:", "violet")
 GUARDRAILS = {
     "ok": Chip("ok", ":material/check:", "green"),
     "better": Chip("ok", ":material/check:", "green"),

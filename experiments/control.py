@@ -31,6 +31,7 @@ from .lifecycle import (
     next_step,
 )
 from .quantities import points_text
+from .recorded import check_something_recorded
 from .routing import CatalogModel
 from .settlement import Settlement
 from .spec import ExperimentSpec, read_spec
@@ -99,6 +100,7 @@ class Control:
                     code="same_version",
                     param="candidate",
                 )
+            check_something_recorded(self.store, spec, control, self.junction.now_ns())
             waits = not draft and self._waits(spec, control, candidate)
             if not draft and not waits:
                 self.check_admission(spec, control, candidate)
@@ -443,4 +445,5 @@ def share_text(experiment: Experiment) -> str:
     """Who gets how much, in words."""
     share = points_text(experiment.weight_ppm / 10_000)
     verb = "answers" if experiment.routes else "gets copies of"
-    return f"version {experiment.candidate_version} of {experiment.model!r} {verb} {share} of the units"
+    whose = "the recorded units" if experiment.stage.recorded else "the units"
+    return f"version {experiment.candidate_version} of {experiment.model!r} {verb} {share} of {whose}"

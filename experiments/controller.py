@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -24,14 +24,17 @@ from .journal import Journal
 from .junction import Junction
 from .ledger import decisions, traffic, trials
 from .ledger.collector import Collected, Collector
+from .ledger.recorded import progress
 from .ledger.retention import prune
 from .ledger.store import Connection, Store
+from .lifecycle import Experiment
 from .notices import Notices
 from .promotion import Promotion
 from .protection import Protection
 from .publication import Publication
 from .readiness import Probe, answers
 from .reconciliation import Reconciliation
+from .recorded import selection_of
 from .rehearsal import Rehearsal
 from .routing import catalog_of
 from .settlement import SETBACKS, Settlement
@@ -259,13 +262,18 @@ class Controller:
         """Delete the bodies that are no longer to be kept."""
         prune(self.store, dict(self.config), now_ns=self.junction.now_ns())
 
-    def accounting(self, experiment: str) -> dict[str, Any]:
-        """Where an experiment's exchanges went; counted again only when something has been collected."""
+    def accounting(self, experiment: Experiment) -> dict[str, Any]:
+        """Where an experiment's exchanges went, and of a replay, where its recorded requests stand; counted
+        again only when something has been collected."""
         revision = self.revision
-        known = self._accounts.get(experiment)
+        known = self._accounts.get(experiment.name)
         if known is None or known[0] != revision:
-            known = (revision, traffic.accounting(self.store, experiment))
-            self._accounts[experiment] = known
+            counted = traffic.accounting(self.store, experiment.name)
+            selection = selection_of(experiment)
+            if selection is not None:
+                counted["replay"] = asdict(progress(self.store, selection))
+            known = (revision, counted)
+            self._accounts[experiment.name] = known
         return known[1]
 
     # -- condition ---------------------------------------------------------------------------------------

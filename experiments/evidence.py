@@ -264,6 +264,8 @@ class Evidence:
     instruments: tuple[Instrument, ...] = ()
     pair_quantiles: tuple[PairQuantile, ...] = ()
     cut: Cut = NOTHING
+    #: Nothing more will come: every recorded request that a replay was to ask has been asked.
+    exhausted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

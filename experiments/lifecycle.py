@@ -209,6 +209,7 @@ class Experiment:
             priority=traffic.priority,
             gates=gates(self.spec),
             exclude=exclusion(self.spec),
+            recorded=traffic.recorded is not None,
         )
 
 

@@ -68,11 +68,11 @@ def look_state(
     past = tuple(_increasing(past_looks))
     reached = min(planned, units * planned // max(1, spec.horizon))
     done = min(planned, max((look.units * planned // max(1, spec.horizon) for look in past), default=0))
-    timed_out = elapsed >= spec.max_duration_s
-    final = (units >= spec.horizon and elapsed >= spec.min_duration_s) or timed_out
+    over = elapsed >= spec.max_duration_s or evidence.exhausted
+    final = (units >= spec.horizon and elapsed >= spec.min_duration_s) or over
     fresh = not past or effective > past[-1].effective
     ramping = _share_now(spec, evidence) < spec.full_share - SMALLEST_SHARE
-    final = final and (timed_out or not ramping)
+    final = final and (over or not ramping)
     due = reached > done and elapsed >= spec.min_duration_s and not ramping
     scheduled = effective > 0.0 and fresh and (final or due)
     state = LookState(

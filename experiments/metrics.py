@@ -47,6 +47,8 @@ class Metric:
     `within_s` seconds after the request began does not count. Scores are of one version of their evaluator:
     `version`, or if that is None the one that the experiment's first score is of. Of a binary metric the
     event is a value under `below`. `preference` says that the value is the candidate's half of a pair's 1.
+    A `timed` metric depends on how busy engines and caches were just then: two answers of different hours
+    cannot be compared on it.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Metric:
     below: float | None = None
     preference: bool = False
     needs_prices: bool = False
+    timed: bool = False
 
     @property
     def on_log_scale(self) -> bool:
@@ -113,6 +116,7 @@ def _time(name: str, title: str, column: str, *, streams: bool = False) -> Metri
         value_sql=f"ln(greatest(x.{column}, 0.001))",
         observed_sql=f"{also}{_OWN} AND x.{column} IS NOT NULL",
         expected_sql=f"{also}{_ANSWERED}",
+        timed=True,
     )
 
 
@@ -195,6 +199,7 @@ CATALOGUE: Final[dict[str, Metric]] = {
             weight_sql="x.duration_ms / 1000.0",
             observed_sql=f"{_OWN} AND x.completion_tokens IS NOT NULL AND x.duration_ms > 0",
             expected_sql=_ANSWERED,
+            timed=True,
         ),
         Metric(
             name="cached_share",
@@ -206,6 +211,7 @@ CATALOGUE: Final[dict[str, Metric]] = {
             weight_sql="x.prompt_tokens",
             observed_sql=f"{_OWN} AND x.prompt_tokens > 0",
             expected_sql=_ANSWERED,
+            timed=True,
         ),
         Metric(
             name="cost",

@@ -51,7 +51,10 @@ def write_dossier(store: Store, experiment: Experiment, folder: Path, *, digest:
     cut, as_of_ns = Cut(**stored["cut"]), stored["as_of_ns"]
     # What was lost is known better by now, and golden sets are compared again: as it was told then.
     evidence = replace(
-        gather(store, spec, as_of_ns=as_of_ns, cut=cut), lost=stored["lost"], golden=stored["golden"]
+        gather(store, spec, as_of_ns=as_of_ns, cut=cut),
+        lost=stored["lost"],
+        golden=stored["golden"],
+        exhausted=stored.get("exhausted", False),
     )
     looks = tuple(
         look for look in trials.past_looks(store, experiment.name, kept.stage) if look.at_ns < as_of_ns

@@ -105,7 +105,7 @@ def table(
             models[model.name] = ModelRoute(
                 model=model.name,
                 production=model.production,
-                unit=split.unit if split else next((m.unit for m in mirrors), "user"),
+                unit=split.unit if split else next((m.unit for m in mirrors if not m.recorded), "user"),
                 recording=recordings.get(model.name, "full"),
                 split=split,
                 mirrors=mirrors,

@@ -123,6 +123,7 @@ class Mirror:
     prices are that per million tokens) are the experiment's, 0 for none. A copy ends after `timeout_ms`.
     No copy is sent while an engine has more than `waiting` requests waiting, or more than `kv_ppm` of its KV
     cache in use (0: not watched). `priority` goes into the copy's body, None leaves it alone.
+    `recorded`: the copies are of recorded requests, which `turnout replay` brings; none are of live ones.
     """
 
     experiment: str
@@ -146,6 +147,7 @@ class Mirror:
     priority: int | None = None
     gates: tuple[Gate, ...] = ()
     exclude: Exclusion | None = None
+    recorded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +230,7 @@ class Snapshot:
     def _table(self, entry: ModelRoute) -> Table:
         where = f"models.{entry.model}"
         production = self._endpoint(entry.model, entry.production, f"{where}.production")
-        mirrored = bool(entry.mirrors)
+        mirrored = not all(mirror.recorded for mirror in entry.mirrors)
         outside = Route(entry.model, None, 0, None, production, None, entry.recording, mirrored)
         for mirror in entry.mirrors:
             self._endpoint(entry.model, mirror.version, f"{where}.mirrors.{mirror.experiment}")
@@ -301,8 +303,20 @@ class Snapshot:
         return tuple(
             (mirror, self.endpoints[model, mirror.version])
             for mirror in self.table(model).entry.mirrors
-            if point(mirror.salt, unit if unit and mirror.sample == "unit" else request) < mirror.share_ppm
+            if not mirror.recorded
+            and point(mirror.salt, unit if unit and mirror.sample == "unit" else request) < mirror.share_ppm
             and all(gate.admits(unit or request) for gate in mirror.gates)
+        )
+
+    def replays(self, model: str, experiment: str) -> tuple[Mirror, Endpoint] | None:
+        """Where an experiment's copies of recorded requests go; None: it takes none. Raises UnknownModel."""
+        return next(
+            (
+                (mirror, self.endpoints[model, mirror.version])
+                for mirror in self.table(model).entry.mirrors
+                if mirror.recorded and mirror.experiment == experiment
+            ),
+            None,
         )
 
     def to_json(self) -> bytes:
@@ -421,6 +435,8 @@ def _sound(part: _Part, where: str) -> _Part:
             _integer(value, at)
         elif declared.type == "int | None" and not (value is None or type(value) is int):
             raise SnapshotError(f"{at}: expected a whole number or null, got {value!r}")
+        elif declared.type == "bool" and type(value) is not bool:
+            raise SnapshotError(f"{at}: expected true or false, got {value!r}")
         elif declared.type == "str" and not (isinstance(value, str) and value.isprintable()):
             raise SnapshotError(f"{at}: expected printable text, got {value!r}")
         elif declared.type in _CHOICES and value not in _CHOICES[declared.type]:

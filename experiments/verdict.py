@@ -77,6 +77,7 @@ class Verdict:
     recorded: int = 0
     lost: int = 0
     golden: Golden | None = None
+    exhausted: bool = False
 
     def document(self) -> dict[str, Any]:
         """The verdict as the control API shows it, with its own digest."""
@@ -135,6 +136,7 @@ def conclude(spec: AnalysisSpec, evidence: Evidence, *, past_looks: tuple[Look, 
         recorded=evidence.recorded,
         lost=evidence.lost,
         golden=evidence.golden,
+        exhausted=evidence.exhausted,
     )
 
 

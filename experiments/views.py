@@ -7,6 +7,7 @@ decides nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -14,8 +15,10 @@ from .assignment import CONTROL, PPM
 from .controller import Controller
 from .decision import Decision, Done
 from .ledger import decisions, golden, traffic, trials
+from .ledger.recorded import Progress, Selection
 from .ledger.store import Row, instant, nanoseconds
 from .lifecycle import CANDIDATE, Experiment
+from .recorded import selection_of
 from .routing import CatalogModel
 from .snapshot import Endpoint
 
@@ -114,8 +117,20 @@ def summary(controller: Controller, experiment: Experiment) -> Json:
         "guardrails": _guardrails(document),
         "data_age_s": data_age_s,
         "note": experiment.note,
-        "accounting": controller.accounting(experiment.name),
+        "recorded": _window(experiment),
+        "accounting": controller.accounting(experiment),
     }
+
+
+def _window(experiment: Experiment) -> Json | None:
+    """Of which stretch of the past the present stage asks, None if its requests are live."""
+    selection = selection_of(experiment) if experiment.stage.recorded is not None else None
+    return None if selection is None else {"since": at(selection.since_ns), "until": at(selection.until_ns)}
+
+
+def replay(selection: Selection, found: Progress) -> Json:
+    """Where the requests of a replay stand, and of which window they are."""
+    return {"since": at(selection.since_ns), "until": at(selection.until_ns), **asdict(found)}
 
 
 def _waiting_for(controller: Controller, experiment: Experiment) -> str | None:
@@ -123,6 +138,9 @@ def _waiting_for(controller: Controller, experiment: Experiment) -> str | None:
     if experiment.state == "concluded" and experiment.has_traffic:
         word = f"`turnout promote {experiment.model}`" if experiment.routes else "real traffic"
         return f"{word}, or the end of it: `turnout experiment stop {experiment.name}`"
+    left = controller.accounting(experiment).get("replay", {}).get("remaining", 0)
+    if experiment.has_traffic and experiment.stage.recorded is not None and left:
+        return f"`turnout replay {experiment.name}`, which asks the {left:,} recorded requests that remain"
     return controller.watch.waiting_for(experiment)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from .control import Author, Control
@@ -20,6 +20,7 @@ from .ledger.evidence import Rollups, gather
 from .lifecycle import Experiment
 from .promotion import Promotion
 from .quantities import duration_text
+from .recorded import exhausted
 from .response import Findings, admission, policy_for, respond
 from .settlement import SETBACKS
 from .spec import analysis_of
@@ -113,9 +114,11 @@ class Watch:
             first_phase=experiment.first_phase,
         )
         golden = experiment.spec.gate
+        nothing_left = exhausted(store, experiment)  # before the evidence: then that is all of it
         evidence = gather(
             store, spec, as_of_ns=now_ns, golden_set=golden.set if golden else None, rollups=self._rollups
         )
+        evidence = replace(evidence, exhausted=nothing_left)
         past = trials.past_looks(store, experiment.name, experiment.phase.stage)
         verdict = self._judge(spec, evidence, past_looks=past)
         if experiment.state == "concluded" and verdict.kind not in ("roll_back", "invalid"):
@@ -179,7 +182,10 @@ class Watch:
         return tuple(sorted({reason.code for reason in verdict.reasons if reason.severity == "block"}))
 
     def _silence_s(self, experiment: Experiment, now_ns: int) -> float | None:
-        """Whole seconds without a request, None if that is not long enough to be told."""
+        """Whole seconds without a request, None if that is not long enough to be told. A replay goes on when
+        its operator says so: between two runs of it nothing is amiss."""
+        if experiment.stage.recorded is not None:
+            return None
         patience = experiment.spec.policies.no_traffic_after
         if (now_ns - experiment.phase.started_ns) / 1e9 < patience:
             return None

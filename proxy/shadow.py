@@ -76,39 +76,66 @@ class Shadows:
             stream=ask.stream,
             recording=primary.recording,
         )
-        reason = self._shed_reason(mirror, endpoint, ask, primary.model)
+        self.start(mirror, endpoint, ask, request, record, self._worker.append)
+
+    def start(
+        self,
+        mirror: Mirror,
+        endpoint: Endpoint,
+        ask: wire.Ask,
+        request: Request,
+        record: ExchangeRecord,
+        ended: Callable[[ExchangeRecord], object],
+    ) -> Copy | None:
+        """Send a copy of `ask`; its record goes to `ended` when it is over. None: it was shed, and has ended.
+        Never raises, never waits."""
+        reason = self._shed_reason(mirror, endpoint, ask, record.model)
         try:
             if reason is None:
-                self._start(mirror, endpoint, ask, request, record)
+                return self._start(mirror, endpoint, ask, request, record, ended)
         except Exception:
-            log.exception("request %s could not be mirrored", primary.request_id)
+            log.exception("request %s could not be mirrored", record.request_id)
             reason = "not_copied"
-        if reason is not None:
-            record.outcome, record.error_code = "shed", reason
-            self._worker.append(record)
+        record.outcome, record.error_code = "shed", reason
+        ended(record)
+        return None
 
     def _start(
-        self, mirror: Mirror, endpoint: Endpoint, ask: wire.Ask, request: Request, record: ExchangeRecord
-    ) -> None:
+        self,
+        mirror: Mirror,
+        endpoint: Endpoint,
+        ask: wire.Ask,
+        request: Request,
+        record: ExchangeRecord,
+        ended: Callable[[ExchangeRecord], object],
+    ) -> Copy:
         body = copy_body(ask, endpoint.served_name, mirror.priority)
         head = copy_head(request.head.forwarded)
         allowance = self._allowances.setdefault(mirror.experiment, Allowance())
-        copy = Copy(self, self._worker, record, mirror, allowance, len(ask.body), request.started)
+        copy = Copy(self, self._worker, record, mirror, allowance, len(ask.body), request.started, ended)
         try:
-            copy.call = self._upstreams.call(endpoint, request.path.encode("latin-1"), head, body, copy)
+            copy.call = self._upstreams.call(endpoint, ask.path.encode("latin-1"), head, body, copy)
         except BaseException:
             copy.forget()
             raise
         self._copies.add(copy)
         allowance.in_flight += 1
         self.hold(copy, copy.request_size)
+        return copy
+
+    def others(self, experiment: str) -> tuple[int, int]:
+        """Copies under way: of one experiment, and of all."""
+        allowance = self._allowances.get(experiment)
+        return (allowance.in_flight if allowance else 0), len(self._copies)
 
     def _shed_reason(self, mirror: Mirror, endpoint: Endpoint, ask: wire.Ask, model: str) -> str | None:
         limits = self._worker.limits
         if mirror.tools == "skip" and ask.has_tools:
             return "tools_skipped"
-        allowance = self._allowances.get(mirror.experiment)
-        refusal = allowance.refusal(mirror, len(ask.body)) if allowance else None
+        if ask.continues:
+            return "stored_elsewhere"
+        allowance = self._allowances.get(mirror.experiment) or Allowance()
+        refusal = allowance.refusal(mirror, len(ask.body))
         if refusal is not None:
             return refusal
         if len(self._copies) >= limits.shadow_in_flight:
@@ -182,8 +209,10 @@ class Copy:
         allowance: Allowance,
         request_size: int,
         started: int,
+        ended: Callable[[ExchangeRecord], object],
     ) -> None:
         self._shadows = shadows
+        self._ended = ended
         self._worker = worker
         self._record = record
         self._started = started
@@ -231,6 +260,14 @@ class Copy:
         """It never began."""
         self._deadline.cancel()
 
+    def withdraw(self) -> None:
+        """Nobody wants it any more, and no row is to speak of it: the engine is told."""
+        self._deadline.cancel()
+        if self.call is not None:
+            self.call.cancel()
+        self._shadows.released(self)
+        self._recording.forget()
+
     def _overdue(self) -> None:
         """Bytes that trickle keep every other deadline for ever: that is a failure of the candidate."""
         if self.call is not None:
@@ -246,4 +283,4 @@ class Copy:
         record.duration_us = microseconds_since(self._started)
         if record.status == 200:
             self.allowance.spend(self.mirror, self.request_size, record.response)
-        self._worker.append(record)
+        self._ended(record)

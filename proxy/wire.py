@@ -86,6 +86,11 @@ class Ask(NamedTuple):
         return bool(self.document.get("tools") or self.document.get("functions"))
 
     @property
+    def continues(self) -> bool:
+        """Whether it goes on from what was stored where it was answered before: nobody else has that."""
+        return bool(self.document.get("previous_response_id") or self.document.get("conversation"))
+
+    @property
     def wants_usage(self) -> bool:
         """Whether the client itself asked for the event with the token counts."""
         options = self.document.get("stream_options")

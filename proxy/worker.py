@@ -20,7 +20,7 @@ from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.spool import SpoolWriter
 from experiments.snapshot import Snapshot
 
-from . import auth, feedback, wire
+from . import auth, feedback, replay, wire
 from .application import Request, Responder
 from .breaker import Breakers
 from .deadlines import Deadlines, tick_for
@@ -153,8 +153,11 @@ class Worker:
             self._deserted.set()
 
     def admit(self, headers: dict[bytes, bytes]) -> None:
-        """Whether the key is known. Raises Refusal."""
-        auth.owner(self.snapshot, headers)
+        """Whether the key is known, or the admin's token is right. Raises Refusal."""
+        if b"x-turnout-admin" in headers:  # a replay comes without a key
+            auth.require_admin(self.snapshot, headers)
+        else:
+            auth.owner(self.snapshot, headers)
 
     def unread(self, reason: str) -> None:
         self.metrics.unread[reason] += 1
@@ -166,6 +169,9 @@ class Worker:
                 relay = Relay(self, request, client)
                 self.relays.add(relay)
                 return relay if relay.start() else None
+            if request.method == "POST" and request.path == replay.PATH:
+                replayed = replay.Replay(self, request, client)
+                return replayed if replayed.start() else None
             if request.method == "GET" and request.path in _SCRAPES:
                 return Scrape(self, client, each=request.path == _SCRAPES[1])
             status, body = self._answer(request)
@@ -178,14 +184,16 @@ class Worker:
             client.respond(failure.status, failure.body())
         return None
 
-    def append(self, record: ExchangeRecord) -> None:
-        """To the spool. A loss is counted there; the request goes on, whatever is wrong with its record."""
+    def append(self, record: ExchangeRecord) -> bool:
+        """To the spool, and whether it is there. A loss is counted; the request goes on all the same."""
         try:
-            self.spool.append(record)
+            written = self.spool.append(record)
             self.metrics.observe(record)
+            return written
         except Exception:
             log.exception("exchange %s could not be recorded", record.exchange_id)
             self.spool.count_loss()
+            return False
 
     def conclude(self, record: ExchangeRecord, relay: Relay) -> None:
         """An answer is whole: write its record, then let it go to the client.
@@ -219,7 +227,7 @@ class Worker:
         if request.path == "/v1/feedback" and request.method == "POST":
             return self._feedback(request)
         answer = self._get.get(request.path)
-        if answer is None and request.path not in wire.APIS and request.path != "/v1/feedback":
+        if answer is None and request.path not in (*wire.APIS, "/v1/feedback", replay.PATH):
             known = ", ".join((*wire.APIS, "/v1/feedback", *self._get, *_SCRAPES))
             message = f"No such path: {request.path[:200]!r}. Paths are {known}."
             raise Refusal(404, "path_not_found", message)

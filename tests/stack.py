@@ -137,7 +137,11 @@ class Stack:
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`turnout ...` to its end, as an operator types it."""
         given = {key: value for key, value in os.environ.items() if not key.startswith("TURNOUT_")}
-        given |= {"TURNOUT_DATA": str(self.data), "TURNOUT_CONTROL_PORT": str(self.settings.control_port)}
+        given |= {
+            "TURNOUT_DATA": str(self.data),
+            "TURNOUT_CONTROL_PORT": str(self.settings.control_port),
+            "TURNOUT_PROXY_PORT": str(self.settings.proxy_port),
+        }
         return subprocess.run(
             [str(Path(sys.executable).with_name("turnout")), *arguments],
             env=given,

@@ -20,6 +20,11 @@ _ELSEWHERE: Final = {
     "golden": ("turnout.golden_files", "golden", "Golden sets: run, compare, import, export."),
     "plan": ("turnout.plan_command", "plan_app", "What an experiment can find out, and how soon."),
     "preflight": ("turnout.preflight_command", "preflight_app", "Hold a candidate against production first."),
+    "replay": (
+        "turnout.replay_command",
+        "replay_app",
+        "Put recorded requests to a candidate: a past shadow.",
+    ),
     "report": ("turnout.report_command", "report_app", "A verdict with its evidence in a folder; replayed."),
     "selftest": ("turnout.selftest_command", "selftest_app", "False alarms on the ledger's own traffic."),
     "serve": ("turnout.serve", "serve_app", "Start vLLM for a registered version, and record where it is."),

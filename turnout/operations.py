@@ -219,6 +219,24 @@ def show_experiment(settings: Settings, name: str, *, as_json: bool) -> None:
     )
     for reason, copies in accounting.get("shed_by_reason", {}).items():
         say(f"  shed, {reason.replace('_', ' ')}: {copies}")
+    if accounting.get("replay"):
+        say(f"Recorded requests: {replay_text(accounting['replay'])}")
+
+
+def replay_text(progress: Json, failed: int = 0) -> str:
+    """selected = paired + skipped + failed + remaining, to the request."""
+    skipped = sum(progress["skipped"].values())
+    reasons = f" ({reasons_text(progress['skipped'])})" if skipped else ""
+    failed = min(failed, progress["remaining"])
+    return (
+        f"{progress['selected']} selected = {progress['paired']} paired + {skipped} skipped{reasons} + "
+        f"{failed} failed + {progress['remaining'] - failed} remaining"
+    )
+
+
+def reasons_text(by_reason: Mapping[str, int]) -> str:
+    """3 not recorded, 5 tools skipped."""
+    return ", ".join(f"{count} {plain(reason).replace('_', ' ')}" for reason, count in by_reason.items())
 
 
 SCORECARD: Final = (

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from .. import chips, figures
-from ..answers import Accounting, Experiment, Verdict
+from ..answers import Accounting, Experiment, Replay, Verdict
 from ..client import path
 from ..live import Loaded, load, refreshed, usable
 
@@ -19,6 +19,8 @@ def tab(name: str) -> None:
     if books is None:
         st.info("The controller sent no accounting for this experiment.", icon=":material/receipt_long:")
         return
+    if books.replay is not None:
+        _replay(books.replay)
     _totals(books, one.mode == "shadow")
     _closes(books, one.mode == "shadow")
     st.subheader("By arm", anchor=False)
@@ -51,6 +53,24 @@ def _totals(books: Accounting, mirrored: bool) -> None:
         f"{reason} {figures.count(copies)}" for reason, copies in books.shed_by_reason.items()
     ):
         st.text(f"Copies not sent, by reason: {shed}")
+
+
+def _replay(progress: Replay) -> None:
+    """The recorded requests, before what became of those that were asked."""
+    skipped = sum(progress.skipped.values())
+    tiles = [
+        ("Selected", progress.selected, "recorded requests of control in the window"),
+        ("Paired", progress.paired, "asked again, with both answers"),
+        ("Skipped", skipped, "cannot be asked again"),
+        ("Remaining", progress.remaining, "not asked yet: turnout replay goes on"),
+    ]
+    with st.grid(len(tiles), min_column_width=150, border=True, gap="small") as grid:
+        for title, value, note in tiles:
+            with grid.cell():
+                chips.fact(title, figures.count(value), note)
+    if progress.skipped:
+        reasons = (f"{name.replace('_', ' ')} {figures.count(n)}" for name, n in progress.skipped.items())
+        st.text(f"Skipped, by reason: {', '.join(reasons)}")
 
 
 def _closes(books: Accounting, mirrored: bool) -> None:

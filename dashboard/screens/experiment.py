@@ -4,7 +4,7 @@ import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
 from .. import chips, figures
-from ..answers import Experiment, Reason, Verdict
+from ..answers import Experiment, Reason, Verdict, Window
 from ..client import path
 from ..inert import label
 from ..live import REFRESH_S, Loaded, load, refreshed, usable
@@ -90,6 +90,8 @@ def verdict_panel(name: str) -> None:
             st.markdown("  \n".join(why(one)))
         with right:
             overtime.glance(one)
+        if one.recorded is not None:
+            st.caption(label(replayed(one.recorded), 400))
         st.caption(label(rests_on(one), 400))
     if chips.blocked(verdict):
         _blocked(verdict)
@@ -99,6 +101,8 @@ def _headline(one: Experiment) -> None:
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         chips.show(chips.verdict_chip(one.verdict))
         chips.show(chips.chip_of(chips.MODES, one.mode))
+        if one.recorded is not None:
+            chips.show(chips.REPLAY)
         chips.show(chips.chip_of(chips.STATES, one.state))
         st.caption(label(f"{one.model} · {chips.split(one)}"), width="content")
     st.subheader(label(chips.sentence(one), 600), anchor=False)
@@ -165,6 +169,14 @@ def rests_on(one: Experiment) -> str:
     if verdict is not None and verdict.digest:
         parts.append(f"evidence {verdict.digest[:12]}")
     return " · ".join(parts)
+
+
+def replayed(window: Window) -> str:
+    """Of when the requests are, and what therefore is not compared."""
+    return (
+        f"Requests recorded from {figures.moment(window.since)} to {figures.moment(window.until)}, asked "
+        "again by turnout replay. The two answers are of different hours and loads: no time is compared."
+    )
 
 
 def _of(part: int | None, whole: int | None) -> str:

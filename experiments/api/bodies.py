@@ -70,11 +70,16 @@ class NewExperiment(BaseModel):
     draft: bool = False
 
 
-class PastTraffic(BaseModel):
-    """A spec whose metrics are asked of the traffic so far: of how many days, and of how many units."""
+class SpecText(BaseModel):
+    """A spec that is looked at and not begun."""
 
     spec_yaml: str
     filename: Annotated[str, StringConstraints(min_length=1, max_length=5000)] = "spec.yaml"
+
+
+class PastTraffic(SpecText):
+    """A spec whose metrics are asked of the traffic so far: of how many days, and of how many units."""
+
     days: Annotated[float, Field(gt=0, le=366)] = 7.0
     units: Annotated[int, Field(ge=1, le=50_000)] = 20_000
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from .exchange import Record, encode
+from .recorded import without_repeats
 from .recording import RecordingPolicy
 from .rows import MISFITS, Rows, rows_of
 from .spool import read_segment, sealed_segments
@@ -231,7 +232,8 @@ def _insert(connection: DuckDBPyConnection, batch: list[_Segment]) -> None:
     for name, statement in _INSERTS.items():
         parts = [segment.tables[name] for segment in batch if name in segment.tables]
         if parts:
-            _fill(connection, statement, pa.concat_tables(parts))
+            table = pa.concat_tables(parts)
+            _fill(connection, statement, without_repeats(connection, table) if name == "exchanges" else table)
 
 
 def _fill(connection: DuckDBPyConnection, statement: str, table: pa.Table) -> None:

@@ -30,12 +30,11 @@ _SPLIT: Final = """
     rowid < $cut AND experiment = $experiment AND phase >= $first AND role = 'primary' AND origin = 'live'
 """
 _SHADOW: Final = """
-    rowid < $cut AND origin = 'live' AND (
+    rowid < $cut AND (
         (experiment = $experiment AND phase >= $first AND role = 'shadow')
-        OR (role = 'primary' AND exchange_id IN (
+        OR (role = 'primary' AND origin = 'live' AND exchange_id IN (
             SELECT pair_id FROM exchanges
-            WHERE rowid < $cut AND experiment = $experiment AND phase >= $first AND role = 'shadow'
-                AND origin = 'live')))
+            WHERE rowid < $cut AND experiment = $experiment AND phase >= $first AND role = 'shadow')))
 """
 #: What a row of the ledger has besides and no evidence reads.
 _FILLED: Final = """
@@ -92,7 +91,8 @@ def export_rows(store: Store, spec: AnalysisSpec, cut: Cut, folder: Path) -> Non
 def regather(folder: Path, spec: AnalysisSpec, told: Evidence) -> Evidence:
     """The evidence that the rows in the folder make, by the same SQL that made it of the ledger.
 
-    What is not in the rows (the instants, the cut, what was lost, the golden sets) is as it was `told`.
+    What is not in the rows (the instants, the cut, what was lost, the golden sets, whether more will come) is
+    as it was `told`.
     Raises LookupError if the folder's rows cannot be read.
     """
     with TemporaryDirectory() as place, Store(Path(place) / "again.duckdb") as store:
@@ -134,4 +134,5 @@ def regather(folder: Path, spec: AnalysisSpec, told: Evidence) -> Evidence:
         lost=told.lost,
         golden=told.golden,
         instruments=(*found.instruments, *goldens),
+        exhausted=told.exhausted,
     )

@@ -26,7 +26,7 @@ _SCORE: Final = (
 _PENDING: Final = """
     SELECT e.exchange_id, e.pair_id, e.role, e.experiment, e.assigned_arm, e.served_version, e.started_at
     FROM exchanges e JOIN bodies b ON b.exchange_id = e.exchange_id
-    WHERE e.model = $model AND e.origin = 'live' AND e.role = $role
+    WHERE e.model = $model AND e.origin IN ('live', 'replay') AND e.role = $role
         AND e.outcome IN ('complete', 'length') AND b.request IS NOT NULL AND NOT b.clipped
         AND ($since IS NULL OR e.started_at >= CAST($since AS TIMESTAMP))
         AND CAST('0x' || substr(md5('score:' || coalesce(e.pair_id, e.exchange_id)), 1, 8) AS BIGINT)

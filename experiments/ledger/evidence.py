@@ -161,7 +161,7 @@ _ROWS: Final = "SELECT coalesce(max(rowid), -1) + 1 FROM {table}"
 
 _RECORDED: Final = """
     SELECT count(*) FROM exchanges x
-    WHERE x.experiment = $experiment AND x.role = 'shadow' AND x.origin = 'live' AND x.phase >= $first
+    WHERE x.experiment = $experiment AND x.role = 'shadow' AND x.phase >= $first
         AND x.rowid < $cut AND x.outcome <> 'rejected'
 """
 

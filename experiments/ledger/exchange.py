@@ -39,7 +39,7 @@ FAILURES: Final = frozenset(
 MISSING: Final = frozenset(("client_gone", "shed"))
 
 Role = Literal["primary", "shadow"]
-Origin = Literal["live", "golden", "forced"]
+Origin = Literal["live", "golden", "forced", "replay"]
 Recording = Literal["full", "redacted", "numbers"]
 
 

@@ -89,7 +89,7 @@ def _pair_table(cursor: DuckDBPyConnection, kept: Sequence[Metric], scope: dict[
         " shadows AS (SELECT x.pair_id, x.phase, x.unit, x.started_at"
         + sides.format(side="shadow")
         + f" FROM exchanges x{joins} WHERE x.experiment = $experiment AND x.role = 'shadow'"
-        " AND x.origin = 'live' AND x.phase >= $first AND x.rowid < $cut),"
+        " AND x.phase >= $first AND x.rowid < $cut),"
         " controls AS (SELECT x.exchange_id"
         + sides.format(side="primary")
         + f" FROM exchanges x{joins} WHERE x.role = 'primary' AND x.origin = 'live'"
@@ -111,8 +111,7 @@ _SCORES: Final = """
         AND (CAST($version AS VARCHAR) IS NULL OR s.evaluator_version = $version)
         AND s.exchange_id IN (
             SELECT unnest([x.exchange_id, x.pair_id]) FROM exchanges x
-            WHERE x.experiment = $experiment AND x.role = 'shadow' AND x.origin = 'live'
-                AND x.phase >= $first AND x.rowid < $cut)
+            WHERE x.experiment = $experiment AND x.role = 'shadow' AND x.phase >= $first AND x.rowid < $cut)
 """
 
 

@@ -34,9 +34,9 @@ _PAIRS: Final = """
     WITH sides AS (
         SELECT e.*, b.prompt, b.text, b.tool_calls, b.exchange_id IS NOT NULL AS kept
         FROM exchanges e LEFT JOIN bodies b ON b.exchange_id = e.exchange_id
-        WHERE e.origin = 'live' AND (
+        WHERE (
             (e.experiment = $experiment AND e.role = 'shadow')
-            OR (e.role = 'primary' AND e.exchange_id IN (
+            OR (e.role = 'primary' AND e.origin = 'live' AND e.exchange_id IN (
                 SELECT pair_id FROM exchanges WHERE experiment = $experiment AND role = 'shadow'))))
     SELECT s.pair_id, p.started_at AS "at", p.prompt,
         p.served_version AS control_version, p.text AS control_text, p.tool_calls AS control_tool_calls,

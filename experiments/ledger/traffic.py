@@ -16,16 +16,17 @@ from .store import Row, Store
 
 _FAILURES: Final = sorted(FAILURES)
 
-#: The exchanges of an experiment with the arm they count for; the primaries of a shadow are its control.
+#: The exchanges of an experiment with the arm they count for; the primaries of a shadow are its control, at
+#: the time of their copy (of a replay, they were recorded earlier).
 _ROWS: Final = """
     WITH counted AS (
         SELECT assigned_arm AS arm, * FROM exchanges
-        WHERE experiment = $experiment AND origin = 'live'
+        WHERE experiment = $experiment AND origin IN ('live', 'replay')
         UNION ALL
-        SELECT 'control', p.* FROM exchanges p
-        WHERE p.role = 'primary' AND p.exchange_id IN (
-            SELECT pair_id FROM exchanges
-            WHERE experiment = $experiment AND role = 'shadow' AND origin = 'live'))
+        SELECT 'control', p.* REPLACE (s.started_at AS started_at) FROM exchanges p JOIN (
+            SELECT pair_id, min(started_at) AS started_at FROM exchanges
+            WHERE experiment = $experiment AND role = 'shadow' GROUP BY pair_id) s
+        ON s.pair_id = p.exchange_id AND p.role = 'primary')
 """
 
 #: Rows with an experiment's name are the primaries that it routed, or the copies that a shadow was to send.
@@ -34,12 +35,13 @@ _TOTALS: Final = """
         count(*) FILTER (WHERE outcome <> 'rejected' AND unit IS NULL) AS no_unit,
         count(*) AS recorded,
         count(*) FILTER (WHERE outcome = 'shed') AS shed
-    FROM exchanges WHERE experiment = $experiment AND origin = 'live'
+    FROM exchanges WHERE experiment = $experiment AND origin IN ('live', 'replay')
 """
 
 _SHED: Final = """
     SELECT coalesce(error_code, 'unknown') AS reason, count(*) AS copies FROM exchanges
-    WHERE experiment = $experiment AND origin = 'live' AND outcome = 'shed' GROUP BY reason ORDER BY reason
+    WHERE experiment = $experiment AND origin IN ('live', 'replay') AND outcome = 'shed'
+    GROUP BY reason ORDER BY reason
 """
 
 _LOST: Final = """
@@ -55,12 +57,12 @@ _BY_ARM: Final = """
             CAST(list_contains($failures, coalesce(arm_outcome, outcome)) AS INTEGER) AS failed,
             CAST(arm_outcome IS NOT NULL AS INTEGER) AS fell_back
         FROM exchanges
-        WHERE experiment = $experiment AND origin = 'live' AND outcome <> 'rejected'
+        WHERE experiment = $experiment AND origin IN ('live', 'replay') AND outcome <> 'rejected'
             AND assigned_arm IS NOT NULL
         UNION ALL
         SELECT served_arm, 0, 1, 0, 0 FROM exchanges
-        WHERE experiment = $experiment AND origin = 'live' AND outcome NOT IN ('rejected', 'shed')
-            AND served_arm IS NOT NULL)
+        WHERE experiment = $experiment AND origin IN ('live', 'replay')
+            AND outcome NOT IN ('rejected', 'shed') AND served_arm IS NOT NULL)
     GROUP BY arm ORDER BY arm
 """
 

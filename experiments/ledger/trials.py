@@ -281,7 +281,7 @@ def candidate_units(store: Store, experiment: str, phase: int) -> int:
     rows = store.read(
         """
         SELECT count(DISTINCT coalesce(unit, request_id)) AS units FROM exchanges
-        WHERE experiment = ? AND phase = ? AND assigned_arm = 'candidate' AND origin = 'live'
+        WHERE experiment = ? AND phase = ? AND assigned_arm = 'candidate' AND origin IN ('live', 'replay')
             AND outcome NOT IN ('rejected', 'shed')
         """,
         [experiment, phase],

@@ -22,6 +22,7 @@ from .declaration import (
 from .fields import Duration, Points, Share, VersionRef
 from .measures import Analysis, GoldenGate, Guardrail, Metrics, SuccessMetric
 from .reading import read_spec
+from .recorded import Recorded
 from .shadow import Pressure, Prices
 from .stages import AbStage, CanaryStage, ShadowStage, Stage, StageMode, Stages
 from .traffic import AbTraffic, CanaryTraffic, ShadowTraffic, Traffic
@@ -50,6 +51,7 @@ __all__ = [
     "Policy",
     "Pressure",
     "Prices",
+    "Recorded",
     "ShadowSpec",
     "ShadowStage",
     "ShadowTraffic",

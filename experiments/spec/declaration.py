@@ -129,7 +129,8 @@ def analysis_of(
     """What the statistics need of a stage. `first_phase` is the one with which the stage began.
 
     Before the last stage nothing but harm is judged: what the candidate is hoped to be better at is the last
-    one's question, and a shadow's answers get no feedback, because nobody sees them.
+    one's question, and a shadow's answers get no feedback, because nobody sees them. Where the requests are
+    replayed, no time is compared: the two answers are of different hours.
     """
     here = spec.plan[stage]
     success = [
@@ -179,6 +180,9 @@ def analysis_of(
 
 
 def _has(stage: Stage, name: str) -> bool:
-    """Whether a stage can measure it: a mirrored answer gets no feedback, and a preference is of pairs."""
+    """Whether a stage can measure it: a mirrored answer gets no feedback, a preference is of pairs, and
+    answers of different hours tell no times."""
     found = metrics.metric(name)
+    if stage.recorded is not None and found.timed:
+        return False
     return found.in_pairs if stage.mode == "shadow" else not found.preference

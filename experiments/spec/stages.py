@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from .fields import Strict, contradiction
 from .measures import Analysis, GoldenGate
+from .recorded import Recorded
 from .traffic import AbTraffic, CanaryTraffic, ShadowTraffic, Traffic
 
 #: How a candidate gets traffic in one stage.
@@ -36,6 +37,11 @@ class Stage:
             return tuple(_ppm(step) for step in self.traffic.ramp)
         traffic = self.traffic
         return (_ppm(traffic.weight if isinstance(traffic, AbTraffic) else traffic.share),)
+
+    @property
+    def recorded(self) -> Recorded | None:
+        """Which recorded requests its copies are of; None where they are of live ones, or there are none."""
+        return self.traffic.recorded if isinstance(self.traffic, ShadowTraffic) else None
 
     @property
     def holds_ppm(self) -> frozenset[int]:

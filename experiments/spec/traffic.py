@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from pydantic import Field, field_validator, model_validator
 
 from .fields import Duration, Points, Strict, contradiction, wrong
+from .recorded import Recorded
 from .shadow import Pressure, Prices, Size
 
 
@@ -59,7 +60,9 @@ class CanaryTraffic(Strict):
 
 
 class ShadowTraffic(Strict):
-    """A share of the requests, copied to a candidate whose answers nobody sees."""
+    """A share of the requests, copied to a candidate whose answers nobody sees. With `recorded` they are
+    requests of the past, which `turnout replay` puts to it.
+    """
 
     share: Points = Field(
         default=100.0, description="the percentage of the units that is mirrored, such as 20"
@@ -94,6 +97,10 @@ class ShadowTraffic(Strict):
         ge=-(2**31),
         lt=2**31,
         description="what the engine's field `priority` gets in a copy: vLLM serves low numbers first",
+    )
+
+    recorded: Recorded | None = Field(
+        default=None, description="a mapping such as {since: 24h, limit: 5000}: replayed, not live"
     )
 
     @model_validator(mode="after")

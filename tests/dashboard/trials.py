@@ -160,6 +160,7 @@ def verdict(
         "recorded": units * 3,
         "lost": 0,
         "golden": None,
+        "exhausted": False,
         "digest": "9f2c4e71ab03d5587712",
     }
 
@@ -213,6 +214,7 @@ def experiment(
         "candidate_pct": weights[1],
         "waiting_for": None,
         "note": None,
+        "recorded": None,
         "arms": [
             {"arm": "control", "version": versions[0], "weight_pct": weights[0]},
             {"arm": "candidate", "version": versions[1], "weight_pct": weights[1]},

@@ -1,0 +1,224 @@
+"""Which recorded requests is a candidate to be asked, which has it been asked, and why not the others?
+
+A selection is a pure function of rows that are never deleted, so it stays what it was when the experiment
+began. What has a copy is known by the copy's row and not given out again: that is how a replay goes on where
+it broke off. A body that was not kept cannot be sent; its request stays in the books under that reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from duckdb import DuckDBPyConnection
+
+from ..assignment import PPM
+from .rows import unpack
+from .store import Row, Store, instant
+
+#: What may stand between a request and its pair, besides the proxy's own reasons for not sending a copy.
+NOT_RECORDED: Final = "not_recorded"  # numbers only, or the body's time is over
+REDACTED: Final = "redacted"  # the model would be asked something else
+#: The proxy's name for a second copy of the same request.
+ASKED_AGAIN: Final = "asked_again"
+
+Gate = tuple[str, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The requests that control was assigned in a window (unix nanoseconds, half-open), sampled as a live
+    shadow samples: by the unit's point under `salt`, or the request's own where `by_unit` is false or it has
+    none. `gates` are (salt, low, high) that a unit must pass; `limit` takes the oldest. `experiment` is whose
+    copies count, None where nothing has begun.
+    """
+
+    experiment: str | None
+    model: str
+    control_version: int
+    since_ns: int
+    until_ns: int
+    salt: str
+    share_ppm: int = PPM
+    by_unit: bool = True
+    gates: tuple[Gate, ...] = ()
+    tenants: tuple[str, ...] = field(default=())
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where every selected request stands: selected = paired + skipped + remaining. `units` are those of the
+    requests that are, or can be, paired.
+    """
+
+    selected: int
+    paired: int
+    skipped: dict[str, int]
+    remaining: int
+    units: int
+
+
+def progress(store: Store, selection: Selection) -> Progress:
+    """Where every selected request stands now."""
+    rows = store.read(
+        _standing(selection)
+        + """
+        SELECT state, count(*) AS requests, (
+            SELECT count(DISTINCT coalesce(unit, exchange_id)) FROM standing
+            WHERE state IN ('paired', 'remaining')) AS units
+        FROM standing GROUP BY state ORDER BY state
+        """,
+        _parameters(selection),
+    )
+    by_state = {row["state"]: row["requests"] for row in rows}
+    return Progress(
+        selected=sum(by_state.values()),
+        paired=by_state.get("paired", 0),
+        skipped={state: n for state, n in by_state.items() if state not in ("paired", "remaining")},
+        remaining=by_state.get("remaining", 0),
+        units=rows[0]["units"] if rows else 0,
+    )
+
+
+def remaining(
+    store: Store, selection: Selection, *, after: str = "", limit: int = 200, max_bytes: int = 8 << 20
+) -> list[Row]:
+    """Requests that have no copy yet, in the order in which they were made, after the one called so: at most
+    `limit`, and no more than `max_bytes` of bodies (but one at least).
+
+    exchange_id, path, unit, tenant, and request: the bytes that the client sent.
+    """
+    with store.reading() as cursor:
+        found = cursor.execute(
+            _standing(selection)
+            + """
+            SELECT exchange_id, path, unit, tenant,
+                sum(request_bytes) OVER (ORDER BY exchange_id) - request_bytes AS before
+            FROM standing WHERE state = 'remaining' AND exchange_id > $after
+            ORDER BY exchange_id LIMIT $page
+            """,
+            {**_parameters(selection), "after": after, "page": limit},
+        ).fetchall()
+        found = [row for row in found if row[4] <= max_bytes]
+        bodies = dict(
+            cursor.execute(
+                "SELECT exchange_id, request FROM bodies WHERE list_contains($ids, exchange_id)",
+                {"ids": [row[0] for row in found]},
+            ).fetchall()
+        )
+    # A body whose time ended between the two queries is simply not given out: it will be counted so.
+    return [
+        {"exchange_id": name, "path": path, "unit": unit, "tenant": tenant, "request": unpack(bodies[name])}
+        for name, path, unit, tenant, _ in found
+        if name in bodies
+    ]
+
+
+def skipped(store: Store, selection: Selection, *, limit: int = 1000) -> list[Row]:
+    """The selected requests that get no pair, the oldest first: exchange_id, path, unit and reason."""
+    return store.read(
+        _standing(selection)
+        + """
+        SELECT exchange_id, path, unit, state AS reason FROM standing
+        WHERE state NOT IN ('paired', 'remaining') ORDER BY exchange_id LIMIT $page
+        """,
+        {**_parameters(selection), "page": limit},
+    )
+
+
+def _standing(selection: Selection) -> str:
+    """SQL for the table `standing`: the selected requests, each with its state."""
+    subject = "coalesce(x.unit, x.exchange_id)"
+    sampled = subject if selection.by_unit else "x.exchange_id"
+    rules = [f"{_point('$salt', sampled)} < $share"] if selection.share_ppm < PPM else []
+    rules += [
+        f"{_point(f'$salt_{i}', subject)} >= $low_{i} AND {_point(f'$salt_{i}', subject)} < $high_{i}"
+        for i in range(len(selection.gates))
+    ]
+    if selection.tenants:
+        rules.append("NOT list_contains($tenants, coalesce(x.tenant, ''))")
+    limit = "LIMIT $limit" if selection.limit is not None else ""
+    return f"""
+        WITH selected AS (
+            SELECT x.exchange_id, x.path, x.unit, x.tenant, x.request_bytes FROM exchanges x
+            WHERE x.model = $model AND x.role = 'primary' AND x.origin = 'live' AND x.outcome <> 'rejected'
+                AND x.assigned_version = $control AND x.started_at >= $since AND x.started_at < $until
+                {"".join(f" AND {rule}" for rule in rules)}
+            ORDER BY x.exchange_id {limit}),
+        copies AS (
+            SELECT pair_id,
+                any_value(if(outcome = 'shed', coalesce(error_code, 'unknown'), 'paired')) AS state
+            FROM exchanges WHERE experiment = $experiment AND role = 'shadow' GROUP BY pair_id),
+        kept AS (
+            SELECT exchange_id, bool_or(redacted) AS redacted FROM bodies
+            WHERE exchange_id IN (SELECT exchange_id FROM selected) GROUP BY exchange_id),
+        standing AS (
+            SELECT s.*, CASE WHEN c.state IS NOT NULL THEN c.state
+                WHEN k.exchange_id IS NULL THEN '{NOT_RECORDED}' WHEN k.redacted THEN '{REDACTED}'
+                ELSE 'remaining' END AS state
+            FROM selected s LEFT JOIN copies c ON c.pair_id = s.exchange_id
+                LEFT JOIN kept k ON k.exchange_id = s.exchange_id)
+    """
+
+
+def _point(salt: str, subject: str) -> str:
+    """`assignment.point` in SQL."""
+    digest = f"substr(sha256({salt} || ':' || {subject}), 1, 15)"
+    return f"(('0x' || {digest})::UBIGINT::HUGEINT * {PPM}) // (1::HUGEINT << 60)"
+
+
+def _parameters(selection: Selection) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "model": selection.model,
+        "control": selection.control_version,
+        "since": instant(selection.since_ns),
+        "until": instant(selection.until_ns),
+        "experiment": selection.experiment or "",
+    }
+    if selection.share_ppm < PPM:
+        values |= {"salt": selection.salt, "share": selection.share_ppm}
+    for i, (salt, low, high) in enumerate(selection.gates):
+        values |= {f"salt_{i}": salt, f"low_{i}": low, f"high_{i}": high}
+    if selection.tenants:
+        values["tenants"] = list(selection.tenants)
+    if selection.limit is not None:
+        values["limit"] = selection.limit
+    return values
+
+
+# -- taking in ---------------------------------------------------------------------------------------------
+
+
+def without_repeats(connection: DuckDBPyConnection, incoming: pa.Table) -> pa.Table:
+    """The exchanges of a batch, of which each recorded request has one copy and no more in its experiment.
+
+    Whoever replays may be killed between an answer and the note of it, and asks again. The first copy is the
+    pair; a further one stays in the ledger, but in no experiment.
+    """
+    replayed = pc.equal(incoming["origin"], "replay")
+    if not pc.any(replayed).as_py():
+        return incoming
+    connection.register("arriving", incoming.filter(replayed))
+    try:
+        repeats = connection.execute("""
+            SELECT exchange_id FROM (
+                SELECT exchange_id, experiment, pair_id,
+                    row_number() OVER (PARTITION BY experiment, pair_id ORDER BY exchange_id) AS place
+                FROM arriving) a
+            WHERE place > 1 OR EXISTS (
+                SELECT 1 FROM exchanges x WHERE x.experiment = a.experiment AND x.pair_id = a.pair_id
+                    AND x.role = 'shadow')
+        """).fetchall()
+    finally:
+        connection.unregister("arriving")
+    if not repeats:
+        return incoming
+    again = pc.is_in(incoming["exchange_id"], value_set=pa.array([row[0] for row in repeats], pa.string()))
+    for column, value in (("experiment", None), ("pair_id", None), ("error_code", ASKED_AGAIN)):
+        at = incoming.schema.get_field_index(column)
+        replaced = pc.if_else(again, pa.scalar(value, pa.string()), incoming[column])
+        incoming = incoming.set_column(at, incoming.schema.field(at), replaced)
+    return incoming

@@ -1,0 +1,73 @@
+"""The pace of a replay, and what it remembers of a run that was killed. No process, no clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from turnout.operations import replay_text
+from turnout.replaying import Journal, Rate, Stopped
+
+ONE = "019a0000-0000-7000-8000-000000000001"
+TWO = "019a0000-0000-7000-8000-000000000002"
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_rate_spaces_requests_evenly_and_owes_no_burst_after_a_pause() -> None:
+    clock = Clock()
+    rate = Rate(4.0, clock)
+    assert [rate.delay() for _ in range(4)] == [0.0, 0.25, 0.5, 0.75]
+    clock.now += 10.0  # nobody asked for a while: that is no claim to ask faster now
+    assert [rate.delay() for _ in range(3)] == [0.0, 0.25, 0.5]
+    assert [Rate(None, clock).delay() for _ in range(3)] == [0.0, 0.0, 0.0]
+
+
+def test_no_second_holds_more_than_the_rate() -> None:
+    clock = Clock()
+    rate = Rate(7.0, clock)
+    places = []
+    for step in (0.0, 0.01, 0.3, 0.0, 0.0, 1.7, 0.0, 0.02) * 20:
+        clock.now += step
+        places.append(clock.now + rate.delay())
+    for first in places:
+        assert sum(first <= place < first + 0.999 for place in places) <= 7
+
+
+def test_a_journal_remembers_answers_and_not_a_line_that_broke_off(tmp_path: Path) -> None:
+    with Journal(tmp_path, "past") as journal:
+        journal.write(ONE)
+        journal.write(TWO)
+    path = tmp_path / "past.ids"
+    path.write_bytes(path.read_bytes()[:-10])
+    with Journal(tmp_path, "past") as journal:
+        assert journal.answered == {ONE}
+        journal.write(TWO)
+        with pytest.raises(Stopped, match="another process"), Journal(tmp_path, "past"):
+            pass
+    with Journal(tmp_path, "past") as journal:
+        assert journal.answered == {ONE, TWO}
+        journal.clear()
+    with Journal(tmp_path, "past") as journal:
+        assert journal.answered == set()
+
+
+def test_the_accounting_closes_in_words() -> None:
+    progress = {
+        "selected": 10,
+        "paired": 4,
+        "skipped": {"not_recorded": 1, "tools_skipped": 2},
+        "remaining": 3,
+    }
+    assert replay_text(progress, 2) == (
+        "10 selected = 4 paired + 3 skipped (1 not recorded, 2 tools skipped) + 2 failed + 1 remaining"
+    )
+    assert replay_text(progress | {"remaining": 0}, 2).endswith("0 failed + 0 remaining")
