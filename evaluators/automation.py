@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -25,6 +25,7 @@ from evaluators.errors import GoldenSetError
 from evaluators.golden import Check, GoldenSet
 from evaluators.loading import load_golden_set
 from evaluators.preflight.finding import CHECKS
+from evaluators.scoring import requires
 from experiments.document import check, read_document
 from experiments.errors import DocumentError, Problem
 
@@ -145,6 +146,8 @@ def read_automation(path: Path) -> Automation:
 
 def _online(path: Path, entry: _OnlineEntry) -> OnlineRule:
     golden = _golden(path, entry)
+    if problems := list(_unfit(path, entry, golden)):
+        raise GoldenSetError(problems)
     word = content_hash([entry.version, entry.judge])
     return OnlineRule(
         name=entry.name,
@@ -158,6 +161,35 @@ def _online(path: Path, entry: _OnlineEntry) -> OnlineRule:
         concurrency=entry.concurrency,
         hours=entry.hours,
     )
+
+
+def _unfit(path: Path, entry: _OnlineEntry, golden: GoldenSet) -> Iterator[Problem]:
+    """Checks that could never be carried out: without their model, or on what they cannot look at."""
+    where = f"online {entry.name}"
+    if golden.compares and entry.of != "pairs":
+        yield Problem(
+            file=str(path),
+            line=None,
+            field=f"{where} of",
+            found=entry.of,
+            expected="pairs, for a pairwise check compares the two halves of one",
+            mend="Write of: pairs, and mirror traffic with an experiment in mode shadow",
+        )
+    needs = {need for one in golden.items[0].checks for need in requires(one)}
+    judge = golden.judge
+    lacking = {
+        "judge": judge is None or not (judge.model or judge.provider),
+        "embedder": judge is None or not judge.embeddings,
+    }
+    for need in sorted(needs & {need for need, absent in lacking.items() if absent}):
+        yield Problem(
+            file=str(path),
+            line=None,
+            field=f"{where} judge",
+            found="nothing",
+            expected=f"a model for a check that needs a {need}",
+            mend="Add judge: {model: NAME}, {provider: ...} or {embeddings: ..., embeddings_base: ...}",
+        )
 
 
 def _version(one: Check, word: str) -> str:

@@ -17,6 +17,7 @@ from evaluators.canonical import content_hash
 from evaluators.comparison import Comparison
 from evaluators.errors import EvaluatorError, ResultsLost
 from evaluators.golden import GoldenSet
+from evaluators.models import Services
 from evaluators.results import ResultRow
 from evaluators.summary import RunResults, Summary
 
@@ -90,9 +91,11 @@ class GoldenLedger:
         )
         raise UnknownVersion(f"{model} has no version {reference!r}; there are {known or 'none'}")
 
-    def stored(self, golden: GoldenSet, subject: Subject, repeats: int) -> list[StoredRun]:
+    def stored(
+        self, golden: GoldenSet, subject: Subject, repeats: int, services: Services
+    ) -> list[StoredRun]:
         """The runs of this fingerprint, newest first."""
-        wanted = fingerprint(golden, subject, repeats)
+        wanted = fingerprint(golden, subject, repeats, services)
         filters: dict[str, str | int] = {
             "model": subject.model,
             "version": subject.version,
@@ -101,7 +104,7 @@ class GoldenLedger:
         runs = [StoredRun.of(view) for view in self._api.get("/api/golden/runs", filters)]
         return [run for run in runs if run.parameters.get("fingerprint") == wanted]
 
-    def open(self, golden: GoldenSet, subject: Subject, repeats: int) -> StoredRun:
+    def open(self, golden: GoldenSet, subject: Subject, repeats: int, services: Services) -> StoredRun:
         """A new run."""
         body = {
             "run_id": uuid.uuid4().hex,
@@ -110,7 +113,7 @@ class GoldenLedger:
             "model": subject.model,
             "version": subject.version,
             "parameters": {
-                "fingerprint": fingerprint(golden, subject, repeats),
+                "fingerprint": fingerprint(golden, subject, repeats, services),
                 "items": len(golden.items),
                 "repeats": repeats,
                 "evaluators": golden.evaluators,
@@ -197,9 +200,11 @@ def batches(rows: Sequence[ResultRow], size: int) -> list[list[ResultRow]]:
     return [batch for batch in result if batch]
 
 
-def fingerprint(golden: GoldenSet, subject: Subject, repeats: int) -> str:
-    """A hash of what determines a run's results but for chance: set, scorers, policy, subject, repeats."""
+def fingerprint(golden: GoldenSet, subject: Subject, repeats: int, services: Services) -> str:
+    """A hash of what determines a run's results but for chance: set, scorers, policy, subject, repeats, and
+    who judges and embeds: an alias that has moved since is another judge."""
     policy = golden.policy
+    asked = {"judge": services.judge, "embedder": services.embedder}
     return content_hash(
         {
             "set": golden.hash,
@@ -210,6 +215,6 @@ def fingerprint(golden: GoldenSet, subject: Subject, repeats: int) -> str:
             "version": subject.version,
             "endpoint": subject.endpoint,
             "repeats": repeats,
-            **({} if golden.judge is None else {"judge": asdict(golden.judge)}),
+            **{name: model.identity for name, model in asked.items() if model is not None},
         }
     )

@@ -25,6 +25,7 @@ from experiments.ledger.exchange import Outcome
 _BATCH: Final = 50
 _DAY: Final = 24.0
 _LONGEST: Final = 4000
+_NAMED: Final = 100
 _POLICY: Final = Policy(target_errors="unscored", length="score")
 _INPUT: Final = frozenset(("model", "messages", "tools", "response_format", "stream", "stream_options", "n"))
 
@@ -41,8 +42,13 @@ class OnlineScorer:
         """Score a batch for every check of the rule; how many scores were handed in. Raises ControlError."""
         handed = 0
         for check, version in zip(self.rule.checks, self.rule.versions, strict=True):
-            handed += await self._batch(check, f"{self.rule.name}.{check.key}", version)
+            handed += await self._batch(check, f"{self.rule.name}.{check.key}", self._by(check, version))
         return handed
+
+    def _by(self, check: Check, version: str) -> str:
+        """The evaluator's version with who judges now: an alias that moved since is another judge."""
+        judge = self.services.judge
+        return version if check.kind == "code" or judge is None else f"{version}:{judge.identity[-_NAMED:]}"
 
     async def _batch(self, check: Check, evaluator: str, version: str) -> int:
         room = await asyncio.to_thread(self._room, evaluator)

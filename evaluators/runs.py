@@ -67,7 +67,9 @@ async def finished_run(
     stored, and the run is marked partial.
     """
     planned = len(golden.items) * effort.repeats
-    stored = ledger.stored(golden, subject, effort.repeats) if effort.reuse or effort.resume else []
+    stored = []
+    if effort.reuse or effort.resume:
+        stored = ledger.stored(golden, subject, effort.repeats, services)
     complete = next((run for run in stored if run.status == "complete"), None)
     if effort.reuse and complete is not None:
         on_start(planned, planned)
@@ -76,7 +78,7 @@ async def finished_run(
         return FinishedRun(run=complete, way="reused", results=results, summary=summary, mlflow_run_id=None)
     # An unfinished run that a finished one has followed is history, not something to go on with.
     found = stored[0] if effort.resume and stored and stored[0].status != "complete" else None
-    run = found or ledger.open(golden, subject, effort.repeats)
+    run = found or ledger.open(golden, subject, effort.repeats, services)
     with ExitStack() as stack:
         journal = None
         if effort.journal is not None:

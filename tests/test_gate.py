@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from tests.stack import MODEL, Stack
 from turnout.processes import programs
 from turnout.simulation import AnswerKey, Profile, running_engine
 
-RULES = {
+RULES: dict[str, Any] = {
     "gate": {MODEL: {"set": str(SUPPORT)}},
     "online": [
         {"name": "brief", "model": MODEL, "checks": [{"type": "length", "max": 100_000}], "rate": 1.0},
@@ -26,8 +28,28 @@ RULES = {
             "judge": {"model": "examiner"},
             "checks": [{"type": "judge", "rubric": "The answer is polite."}],
         },
+        {
+            "name": "preferred",
+            "model": MODEL,
+            "of": "pairs",
+            "rate": 1.0,
+            "judge": {"model": "examiner"},
+            "checks": [{"type": "pairwise"}],
+        },
     ],
 }
+SHADOW = """\
+experiment: mirrored
+model: chat
+mode: shadow
+candidate: 2
+unit: request
+traffic: {share: 100, tools: send, max_in_flight: 64}
+metrics:
+  guardrails:
+    - {metric: error_rate, tolerated_ratio: 1.25}
+analysis: {horizon: 1000, looks: 2, min_duration: 1h, max_duration: 2h}
+"""
 
 
 def tags(stack: Stack, version: int) -> dict[str, str]:
@@ -83,19 +105,35 @@ def test_new_versions_are_gated_and_answers_scored_by_themselves(
         asked = len(golden_runs(stack))
         assert asked == 3  # production's answers served both comparisons
 
+        stack.begin(SHADOW)
+        eventually(stack.workers, within=30)
         body = {"model": MODEL, "messages": [{"role": "user", "content": "Where is my parcel?"}]}
         for _ in range(5):
             answer = httpx.post(f"{stack.settings.proxy_address}/v1/chat/completions", json=body)
             assert answer.is_success
         scores = eventually(
-            lambda: stack.api.get("/api/scores"), within=60, until=lambda rows: len(rows) >= 10
+            lambda: stack.api.get("/api/scores"), within=60, until=lambda rows: len(rows) >= 15
         )
-        assert {(row["evaluator"], row["status"]) for row in scores} == {
-            ("brief.length", "scored"),
-            ("tone.judge", "scored"),
+        assert Counter((row["evaluator"], row["status"]) for row in scores) == {
+            ("brief.length", "scored"): 5,
+            ("tone.judge", "scored"): 5,
+            ("preferred.pairwise", "scored"): 5,
         }
-        assert all(row["value"] in (0.0, 1.0) for row in scores)
-        assert judge.counters.requests >= 5
+        assert all(row["value"] in (0.0, 0.5, 1.0) for row in scores)
+        assert judge.counters.requests >= 5 + 2 * 5  # each pair in both orders
+
+        # Another rubric is another version of the score: what is kept is judged again, beside the old ones.
+        rules = copy.deepcopy(RULES)
+        rules["online"][1]["checks"] = [{"type": "judge", "rubric": "The answer is brief."}]
+        (stack.data / "evaluators.yaml").write_text(json.dumps(rules), "utf-8")
+        tones = eventually(
+            lambda: stack.api.get("/api/scores", {"evaluator": "tone.judge"}),
+            within=60,
+            until=lambda rows: len(rows) >= 10,
+        )
+        assert sorted(Counter(row["evaluator_version"] for row in tones).values()) == [5, 5]
+        assert all(row["evaluator_version"].endswith(":examiner@1") for row in tones)
+        assert set(Counter(row["exchange_id"] for row in tones).values()) == {2}
 
         # A restart finds everything concluded, and asks nothing anew.
         stack.processes.replace(evaluators)

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 TOKEN_FILE: Final = "token"
 #: Variables that are read by one command or process only: name and meaning.
 OTHER_VARIABLES: Final = {
+    "TURNOUT_JUDGE_KEY": "the API key of a judge's `api_base` in a golden set, if it asks for one",
     "TURNOUT_EMBEDDINGS_KEY": "the API key of a golden set's `embeddings_base`, if it asks for one",
     "TURNOUT_API_KEY": "an API key for `turnout golden`, where the proxy asks for one",
     "TURNOUT_TOKEN_FILE": "where the dashboard reads the control token; `turnout` sets it itself",

@@ -22,7 +22,9 @@ _SCORE: Final = (
 )  # fmt: skip
 
 #: An exchange is in the sample if its number, drawn from a hash of its id, lies below the rate: the same
-#: exchanges for every evaluator, whoever asks and however often.
+#: exchanges for every evaluator, whoever asks and however often. The mirrored half of a pair waits until the
+#: other half is there with its body; what either of them failed at is counted by the experiment, for a pair
+#: of which only the control's failures were left in would speak for the candidate.
 _PENDING: Final = """
     SELECT e.exchange_id, e.pair_id, e.role, e.experiment, e.assigned_arm, e.served_version, e.started_at
     FROM exchanges e JOIN bodies b ON b.exchange_id = e.exchange_id
@@ -31,6 +33,10 @@ _PENDING: Final = """
         AND ($since IS NULL OR e.started_at >= CAST($since AS TIMESTAMP))
         AND CAST('0x' || substr(md5('score:' || coalesce(e.pair_id, e.exchange_id)), 1, 8) AS BIGINT)
             < $rate * 4294967296
+        AND ($role = 'primary' OR EXISTS (
+            SELECT 1 FROM exchanges p JOIN bodies pb ON pb.exchange_id = p.exchange_id
+            WHERE p.exchange_id = e.pair_id AND p.outcome IN ('complete', 'length')
+                AND pb.request IS NOT NULL AND NOT pb.clipped))
         AND NOT EXISTS (
             SELECT 1 FROM scores s WHERE s.exchange_id = e.exchange_id
                 AND s.evaluator = $evaluator AND s.evaluator_version = $version)

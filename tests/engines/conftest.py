@@ -1,4 +1,4 @@
-"""Two real vLLM servers on the CPU, each with a tiny model of its own, started by `turnout serve`.
+"""Real vLLM servers on the CPU, each with a tiny model of its own, started by `turnout serve`.
 
 Only for `pytest -m engines` (`make test-engines`): they need .venv-vllm, a minute and 5 GB of memory.
 """
@@ -9,7 +9,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,22 +37,28 @@ def vllm_python() -> str:
     return python
 
 
+#: By folder: the seed of its weights, and what is different about it (`tiny_models.py`).
+MODELS = {"first": "1", "second": "2,template,sampling", "retold": "1,template", "damaged": "1,damaged"}
+
+
 @pytest.fixture(scope="session")
 def tiny_models(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the models `first` and `second`: other weights, another template, other defaults."""
+    """A folder with the models of MODELS."""
     folder = tmp_path_factory.mktemp("models")
-    program = [vllm_python, str(HERE / "tiny_models.py"), str(folder), "first=1", "second=2,drifted"]
-    made = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
+    wanted = [f"{name}={made}" for name, made in MODELS.items()]
+    program = [vllm_python, str(HERE / "tiny_models.py"), str(folder), *wanted]
+    made = subprocess.run(program, capture_output=True, text=True, timeout=300, check=False)
     assert made.returncode == 0, made.stderr[-2000:]
     return folder
 
 
 @pytest.fixture(scope="session")
 def engines_registry(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    """Where this session's engines are registered: two versions with weights, and no endpoint yet."""
+    """Where this session's engines are registered: versions 1, 2, ... with weights, and no endpoint yet."""
     registry = Registry(f"sqlite:///{tmp_path_factory.mktemp('registry') / 'mlflow.db'}")
-    registry.register("chat", None, source=str(tiny_models / "first"), aliases=("production",))
-    registry.register("chat", None, source=str(tiny_models / "second"), aliases=("candidate",))
+    aliases = {"first": ("production",), "second": ("candidate",)}
+    for name in MODELS:
+        registry.register("chat", None, source=str(tiny_models / name), aliases=aliases.get(name, ()))
     return registry
 
 
@@ -59,11 +66,25 @@ def engines_registry(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
 def fleet(
     vllm_python: str, engines_registry: Registry, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fleet]:
-    """Both engines, started at the same time, until the session ends: then nothing of them is left."""
+    """Two engines, until the session ends."""
     data = tmp_path_factory.mktemp("serve")
+    with serving(
+        vllm_python, engines_registry, data, {1: "models:/chat@production", 2: "models:/chat/2"}
+    ) as (
+        first,
+        second,
+    ):
+        yield Fleet(first=first, second=second, served_name="chat", engine="vllm-cpu")
+
+
+@contextmanager
+def serving(
+    vllm_python: str, registry: Registry, data: Path, versions: Mapping[int, str]
+) -> Iterator[list[str]]:
+    """The addresses of these versions' engines, started at the same time; in the end nothing is left."""
     environment = os.environ | {
         "TURNOUT_DATA": str(data),
-        "TURNOUT_TRACKING_URI": engines_registry.tracking_uri,
+        "TURNOUT_TRACKING_URI": registry.tracking_uri,
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": "1",
         "VLLM_CACHE_ROOT": str(data / "cache"),
@@ -72,13 +93,7 @@ def fleet(
     running = [
         subprocess.Popen(
             [
-                turnout,
-                "serve",
-                reference,
-                "--port",
-                str(free_port()),
-                "--python",
-                vllm_python,
+                *(turnout, "serve", reference, "--port", str(free_port()), "--python", vllm_python),
                 *ENGINE_ARGUMENTS,
             ],
             env=environment,
@@ -86,30 +101,30 @@ def fleet(
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for reference in ("models:/chat@production", "models:/chat/2")
+        for reference in versions.values()
     ]
     try:
-        first, second = _endpoints(engines_registry, running)
-        yield Fleet(first=first, second=second, served_name="chat", engine="vllm-cpu")
+        yield _endpoints(registry, running, list(versions))
     finally:
         for process in running:
             process.terminate()
         said = [process.communicate(timeout=60)[0] for process in running]
-    assert [process.returncode for process in running] == [0, 0], said
-    assert [one.endpoint for one in engines_registry.model("chat").versions] == [None, None]
+    assert [process.returncode for process in running] == [0] * len(running), said
+    assert [registry.version("chat", str(number)).endpoint for number in versions] == [None] * len(versions)
     assert not _leftovers(data), "an engine left processes behind"
 
 
-def _endpoints(registry: Registry, running: list[subprocess.Popen[str]]) -> tuple[str, str]:
-    """The addresses that `turnout serve` has noted, when both have one."""
+def _endpoints(
+    registry: Registry, running: Sequence[subprocess.Popen[str]], versions: Sequence[int]
+) -> list[str]:
+    """The addresses that `turnout serve` has noted, when all have one."""
     deadline = time.monotonic() + READY_S
     while True:
         for process in running:
             assert process.poll() is None, process.communicate()[0]
-        endpoints = [one.endpoint for one in registry.model("chat").versions]
+        endpoints = [registry.version("chat", str(number)).endpoint for number in versions]
         if None not in endpoints:
-            first, second = (one.replicas[0] for one in endpoints if one)
-            return first, second
+            return [one.replicas[0] for one in endpoints if one]
         assert time.monotonic() < deadline, f"vLLM was not ready within {READY_S} s"
         time.sleep(0.5)
 

@@ -1,7 +1,8 @@
-"""A drifted version on a real vLLM is named by the preflight and fails the golden run; a copy passes both.
+"""On a real vLLM the preflight names what a version reads otherwise, and the golden run what it says worse.
 
-The drifted version has other weights, a template that puts in a system prompt, and sampling defaults of its
-own. The copy is another version in the registry, served by production's engine from the very same files.
+`drifted` has other weights, a template that puts in a system prompt, and sampling defaults of its own;
+`retold` has production's weights and that template; `damaged` has production's files but for one
+layer of its weights; `copy` is another version in the registry, served from production's very files.
 """
 
 from __future__ import annotations
@@ -14,24 +15,39 @@ from typing import Any
 import httpx
 import pytest
 
+from registry import Registry
 from tests.journey import Fleet, Turnout, eventually
+
+from .conftest import serving
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(420)]
 
 ITEMS = 60  # without a single difference 54 are enough to pass at a margin of five points
 SET = "name: words\nlength: score\n"
-NEW_DRIFT = {"template", "sampling_defaults"}
+#: The checks of how a version reads: what production's own files with other weights pass.
+READING = {"tokenizer", "template", "sampling_defaults", "context", "prompt_tokens"}
 
 
 @pytest.fixture(scope="module")
-def stage(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turnout]:
-    """Turnout with three versions: production, the drifted one, and production's copy."""
+def variants(
+    vllm_python: str, engines_registry: Registry, fleet: Fleet, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[str]]:
+    """The engines of `retold` and `damaged`."""
+    data = tmp_path_factory.mktemp("variants")
+    versions = {number: f"models:/chat/{number}" for number in (3, 4)}
+    with serving(vllm_python, engines_registry, data, versions) as addresses:
+        yield addresses
+
+
+@pytest.fixture(scope="module")
+def stage(fleet: Fleet, variants: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turnout]:
+    """Turnout with five versions: production, the drifted, the retold and the damaged one, and the copy."""
     turnout = Turnout(tmp_path_factory.mktemp("gate"))
     with turnout.up():
-        for url, alias in (
-            (fleet.first, "production"),
-            (fleet.second, "drifted"),
-            (fleet.first, "copy"),
+        for url, alias in zip(
+            (fleet.first, fleet.second, *variants, fleet.first),
+            ("production", "drifted", "retold", "damaged", "copy"),
+            strict=True,
         ):
             turnout.run(
                 *("models", "register", "chat", "--replica", url, "--alias", alias),
@@ -79,14 +95,35 @@ def test_the_preflight_names_the_drift(stage: Turnout, tiny_models: Path) -> Non
     files = ("--control-files", str(tiny_models / "first"), "--candidate-files", str(tiny_models / "second"))
     report = held(stage, "drifted", *files, code=1)
     found = statuses(report)
-    assert {check for check, status in found.items() if status == "fail"} >= NEW_DRIFT, report
+    assert {check for check, status in found.items() if status == "fail"} >= {
+        "template",
+        "sampling_defaults",
+    }, report
     assert (found["tokenizer"], found["context"]) == ("ok", "note")
     assert found["prompt_tokens"] == found["artefacts"] == "warn"
     by_check = {finding["check"]: finding["sentence"] for finding in report["findings"]}
-    assert "became '<|turn|>system" in by_check["template"]
     assert "temperature" in by_check["sampling_defaults"]
     assert "generation_config.json" in by_check["artefacts"]
     assert report["control_fingerprint"] != report["candidate_fingerprint"]
+
+
+def test_a_changed_template_alone_is_named_and_nothing_else_of_the_reading(stage: Turnout) -> None:
+    report = held(stage, "retold", code=1)
+    found = statuses(report)
+    assert {check for check in READING if found[check] == "fail"} == {"template"}, report
+    assert (found["tokenizer"], found["sampling_defaults"]) == ("ok", "ok")
+    [template] = [finding for finding in report["findings"] if finding["check"] == "template"]
+    assert "became '<|turn|>system" in template["sentence"]
+
+
+def test_damaged_weights_read_as_production_does_and_only_their_answers_show_it(
+    stage: Turnout, words: Path
+) -> None:
+    """Nothing that a preflight can ask of the engine tells them apart; the golden run does."""
+    found = statuses(held(stage, "damaged", code=0))
+    assert {found[check] for check in READING} <= {"ok", "note"}, found
+    said = stage.run("golden", "compare", str(words), "--model", "chat", "-c", "damaged", code=1)
+    assert "the candidate is worse" in said
 
 
 def test_the_preflight_lets_a_copy_through(stage: Turnout) -> None:
@@ -94,7 +131,7 @@ def test_the_preflight_lets_a_copy_through(stage: Turnout) -> None:
     assert {check for check, status in statuses(report).items() if status in ("fail", "warn")} <= {"latency"}
     assert report["control_fingerprint"] == report["candidate_fingerprint"]
     [newest, *_] = stage.get("/api/preflights?model=chat")
-    assert (newest["verdict"], newest["candidate_version"]) == ("pass", 3)
+    assert (newest["verdict"], newest["candidate_version"]) == ("pass", 5)
 
 
 def test_the_golden_run_fails_the_drifted_version_and_passes_the_copy(stage: Turnout, words: Path) -> None:

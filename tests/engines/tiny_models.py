@@ -4,9 +4,10 @@ They are made on the spot: a tokenizer trained on this repository's text, Llama 
 What they say is noise; that they are served, streamed, counted and cut off as real models are is the point.
 Runs on the interpreter that has vLLM, and imports nothing of Turnout:
 
-    .venv-vllm/bin/python tests/engines/tiny_models.py OUT NAME=SEED[,drifted] ...
+    .venv-vllm/bin/python tests/engines/tiny_models.py OUT NAME=SEED[,TRAIT]... ...
 
-A `drifted` model has another template and sampling defaults of its own: what a preflight must name.
+Traits: `template` puts a system prompt in front, `sampling` has defaults of its own (what a preflight must
+name); `damaged` has the weights of its seed, one layer of which is spoilt (what only answers show).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ CHAT_TEMPLATE = (
 #: The classic fault: a template that puts a system prompt of its own in front.
 DRIFTED_TEMPLATE = "{{ '<|turn|>system\nYou are a pirate.<|turn-end|>\n' }}" + CHAT_TEMPLATE
 DRIFTED_SAMPLING = {"temperature": 0.6, "top_k": 20, "do_sample": True}
+TRAITS = {"template", "sampling", "damaged"}
 
 
 def corpus() -> Iterator[str]:
@@ -95,16 +97,30 @@ def weights(seed: int, words: PreTrainedTokenizerFast, **sampling: object) -> Ll
     return model
 
 
+def damage(model: LlamaForCausalLM) -> None:
+    """Spoil the first layer as a broken download or a bad quantisation would: its shape is right, no more."""
+    torch.manual_seed(99)
+    spoilt = model.model.layers[0].mlp.down_proj.weight
+    with torch.no_grad():
+        spoilt.copy_(torch.randn_like(spoilt) * spoilt.std())
+
+
 def main(arguments: list[str]) -> int:
     if len(arguments) < 2 or not all("=" in one for one in arguments[1:]):
-        sys.stderr.write("usage: tiny_models.py OUT NAME=SEED[,drifted] ...\n")
+        sys.stderr.write("usage: tiny_models.py OUT NAME=SEED[,TRAIT]... ...\n")
         return 2
     out, words = Path(arguments[0]), tokenizer()
     for name, _, made in (one.partition("=") for one in arguments[1:]):
-        seed, _, drifted = made.partition(",")
-        words.chat_template = DRIFTED_TEMPLATE if drifted else CHAT_TEMPLATE
+        seed, *traits = made.split(",")
+        if unknown := set(traits) - TRAITS:
+            sys.stderr.write(f"no such trait: {', '.join(unknown)}\n")
+            return 2
+        words.chat_template = DRIFTED_TEMPLATE if "template" in traits else CHAT_TEMPLATE
         words.save_pretrained(out / name)
-        weights(int(seed), words, **(DRIFTED_SAMPLING if drifted else {})).save_pretrained(out / name)
+        model = weights(int(seed), words, **(DRIFTED_SAMPLING if "sampling" in traits else {}))
+        if "damaged" in traits:
+            damage(model)
+        model.save_pretrained(out / name)
     return 0
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from evaluators.automation import Automation, OnlineRule, read_automation
-from evaluators.errors import GoldenSetError, ModelUnavailable
-from evaluators.models import Services
+from evaluators.errors import GoldenSetError, ModelRefused, ModelUnavailable
+from evaluators.models import ModelReply, Services
 from evaluators.online import OnlineScorer
 from evaluators.versiongate import waiting
 
@@ -49,6 +49,11 @@ def test_the_file_says_what_is_done(tmp_path: Path) -> None:
         ("online: [{name: a, model: chat, rate: 2, checks: [{type: exact}]}]", "rate"),
         ("online: [{name: a, model: chat, rate: 1, checks: [{type: exact}]}]", "reference"),
         ("online: [{name: a, model: chat, rate: 1, checks: [{type: telepathy}]}]", "telepathy"),
+        ("online: [{name: a, model: chat, rate: 1, checks: [{type: judge, rubric: polite}]}]", "judge"),
+        (
+            "online: [{name: a, model: chat, rate: 1, judge: {model: b}, checks: [{type: pairwise}]}]",
+            "of: pairs",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_the_files_name(tmp_path: Path, text: str, why: str) -> None:
@@ -101,6 +106,7 @@ class Api:
             }
             for n, text in enumerate(answers)
         }
+        self.pairs: dict[str, str] = {}
         self.scores: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.asked: list[dict[str, Any]] = []
 
@@ -112,8 +118,11 @@ class Api:
         if path == "/api/scores/pending":
             self.asked.append(asked)
             mine = (asked["evaluator"], asked["version"])
-            waiting = [id_ for id_ in self.exchanges if (id_, *mine) not in self.scores]
-            return [{"exchange_id": id_, "pair_id": None} for id_ in waiting[: int(asked["limit"])]]
+            known = self.pairs if asked["role"] == "shadow" else self.exchanges
+            waiting = [id_ for id_ in known if (id_, *mine) not in self.scores]
+            return [
+                {"exchange_id": id_, "pair_id": self.pairs.get(id_)} for id_ in waiting[: int(asked["limit"])]
+            ]
         return self.exchanges[path.rsplit("/", 1)[1]]
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
@@ -139,6 +148,59 @@ async def test_a_new_question_scores_what_is_kept_again(tmp_path: Path) -> None:
     again = rule(tmp_path, checks=[{"type": "length", "max": 2}])
     assert await OnlineScorer(rule=again, api=api).step() == 2
     assert sorted(row["value"] for row in api.scores.values()) == [0.0, 0.0, 1.0, 1.0]
+
+
+class Polite:
+    """A judge in a version that finds everything fine."""
+
+    def __init__(self, version: int) -> None:
+        self.identity = f"examiner@{version}"
+        self.asked = 0
+
+    async def reply(self, messages: Sequence[Any], *, schema: Mapping[str, Any], seed: int) -> ModelReply:
+        self.asked += 1
+        [call], grades = (schema["properties"][name]["enum"] for name in ("call", "grade"))
+        grade = "tie" if "tie" in grades else grades[-1]
+        return ModelReply(text=json.dumps({"call": call, "reason": "fine", "grade": grade}), cost_usd=0.01)
+
+
+async def test_a_new_judge_judges_what_is_kept_again_beside_the_old_scores(tmp_path: Path) -> None:
+    """Whether the rule names another one, or the same name has moved to another version."""
+    api = Api("one", "two")
+    asking = {"checks": [{"type": "judge", "rubric": "It is polite."}], "judge": {"model": "examiner"}}
+    for number, judge in enumerate((Polite(1), Polite(1), Polite(2))):
+        scorer = OnlineScorer(rule=rule(tmp_path, **asking), api=api, services=Services(judge=judge))
+        assert await scorer.step() == (0 if number == 1 else 2)
+        assert judge.asked == (0 if number == 1 else 2)
+    other = rule(tmp_path, **asking | {"judge": {"model": "another"}})
+    assert await OnlineScorer(rule=other, api=api, services=Services(judge=Polite(2))).step() == 2
+    assert len(api.scores) == 6
+    assert len({version for _, _, version in api.scores}) == 3
+    assert {id_ for id_, _, _ in api.scores} == {"e0", "e1"}
+
+
+async def test_a_mirrored_pair_is_judged_in_both_orders(tmp_path: Path) -> None:
+    api, judge = Api("one", "two"), Polite(1)
+    api.pairs = {"e1": "e0"}
+    asking = {"checks": [{"type": "pairwise"}], "judge": {"model": "examiner"}, "of": "pairs"}
+    scorer = OnlineScorer(rule=rule(tmp_path, **asking), api=api, services=Services(judge=judge))
+    assert [await scorer.step(), await scorer.step()] == [1, 0]
+    [row] = api.scores.values()
+    assert (row["exchange_id"], row["status"], row["value"], row["cost_usd"]) == ("e1", "scored", 0.5, 0.02)
+    assert (judge.asked, api.asked[0]["role"]) == (2, "shadow")
+
+
+async def test_a_question_that_the_judge_refuses_is_told_once_and_waits_no_more(tmp_path: Path) -> None:
+    class Refusing(Polite):
+        async def reply(self, *messages: Any, **fields: Any) -> ModelReply:
+            raise ModelRefused("too long")
+
+    api = Api("one")
+    asking = {"checks": [{"type": "judge", "rubric": "It is polite."}], "judge": {"model": "examiner"}}
+    scorer = OnlineScorer(rule=rule(tmp_path, **asking), api=api, services=Services(judge=Refusing(1)))
+    assert [await scorer.step(), await scorer.step()] == [1, 0]
+    [row] = api.scores.values()
+    assert (row["status"], row["value"]) == ("error", None)
 
 
 async def test_the_days_limits_hold(tmp_path: Path) -> None:

@@ -97,6 +97,21 @@ def test_a_pair_is_sampled_as_one(store: Store, collect: Collect) -> None:
     assert {row["pair_id"] for row in rows} == set(waiting(store, rate=0.5))
 
 
+@pytest.mark.parametrize("control", [None, {"status": 500, "outcome": "upstream_error"}])
+def test_a_pair_waits_until_both_have_answered(
+    store: Store, collect: Collect, control: dict[str, Any] | None
+) -> None:
+    """Else only the control's failures would be judged, and all for the candidate."""
+    answered = record(3)
+    there = [] if control is None else [record(1, **control)]
+    mirrored = [record(number + 1, role="shadow", pair_id=record(number).exchange_id) for number in (1, 3)]
+    collect(*there, answered, *mirrored)
+    pairs = evaluations.pending(
+        store, model="chat", evaluator="pairwise", version="1", rate=1.0, role="shadow"
+    )
+    assert [row["pair_id"] for row in pairs] == [answered.exchange_id]
+
+
 def test_spending_counts_all_versions(store: Store, collect: Collect) -> None:
     collect(record(1))
     [id_] = waiting(store)
