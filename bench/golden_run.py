@@ -1,9 +1,10 @@
 """Does a golden run cost more time than its questions? And is a killed one gone on with, nothing asked twice?
 
-    python -m bench.golden_run [--items 2000] [--concurrency 8] [--latency-ms 20] [--rounds 3]
+    python -m bench.golden_run [--items 2000] [--concurrency 8] [--latency-ms 20] [--rounds 3] [--real]
     python -m bench.golden_run --kills 20
 
-A process of its own stands for proxy, engine and control API: every answer takes the given time. The bare
+A process of its own stands for proxy, engine and control API: every answer takes the given time. With --real
+both go through a real proxy to a simulated engine, and the run is kept by a real controller. The bare
 client speaks HTTP by hand over as many connections, and does nothing with the answers. Golden run and bare
 client take turns; the bar is 90 % of the bare client's throughput. With --kills a run is killed with SIGKILL
 at random points and started again; at the end every (item, repeat, evaluator) must be stored once, and no
@@ -19,10 +20,14 @@ import multiprocessing
 import os
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
@@ -36,8 +41,10 @@ from evaluators.ledger import GoldenLedger
 from evaluators.loading import load_golden_set
 from evaluators.runner import RunLimits
 from evaluators.runs import Effort, finished_run
-from evaluators.target import ProxyTarget
+from evaluators.target import ProxyTarget, golden_headers
 from experiments.client import ControlClient
+from tests.stack import Stack
+from turnout.processes import free_port
 
 TOKEN = "secret-token"
 VERSION = {"version": 2, "aliases": ["candidate"], "endpoint": {"served_name": "m"}}
@@ -137,17 +144,32 @@ def write_set(folder: Path, items: int) -> Path:
     return folder
 
 
-async def bare(port: int, golden: GoldenSet, concurrency: int) -> float:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the questions go, and where the run is kept."""
+
+    proxy_port: int
+    control_port: int
+    token: str = TOKEN
+
+
+async def bare(place: Place, golden: GoldenSet, concurrency: int) -> float:
     """Questions a second of a client that only sends and reads."""
     bodies = [json.dumps(item.body("chat")).encode() for item in golden.items]
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+    headers = golden_headers(place.token, version=2)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n" + lines.encode() + b"content-length: %d\r\n\r\n"
+    )
 
     async def work() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", place.proxy_port)
         while bodies:
             body = bodies.pop()
             writer.write(head % len(body) + body)
-            answer = await reader.readuntil(b"\r\n\r\n")
+            answer = (await reader.readuntil(b"\r\n\r\n")).lower()
+            if not answer.startswith(b"http/1.1 200 "):
+                raise RuntimeError(answer.decode())
             await reader.readexactly(int(answer.split(b"content-length: ")[1].split(b"\r\n")[0]))
         writer.close()
 
@@ -157,14 +179,18 @@ async def bare(port: int, golden: GoldenSet, concurrency: int) -> float:
 
 
 async def golden_run(
-    port: int, golden: GoldenSet, concurrency: int, journal: Path, *, repeats: int = 1
+    place: Place, golden: GoldenSet, concurrency: int, journal: Path, *, repeats: int = 1
 ) -> float:
     """Answers a second of a golden run, all of it: opening, asking, scoring, storing, summing up."""
-    url = f"http://127.0.0.1:{port}"
-    ledger = GoldenLedger(ControlClient(url, TOKEN))
-    subject = ledger.subject("chat", "candidate")
+    ledger = GoldenLedger(ControlClient(f"http://127.0.0.1:{place.control_port}", place.token))
+    subject = ledger.subject("chat", "2")
     target = ProxyTarget(
-        base_url=url, model="chat", version=2, token=TOKEN, concurrency=concurrency, timeout_s=30
+        base_url=f"http://127.0.0.1:{place.proxy_port}",
+        model="chat",
+        version=2,
+        token=place.token,
+        concurrency=concurrency,
+        timeout_s=30,
     )
     effort = Effort(repeats=repeats, limits=RunLimits(concurrency=concurrency), journal=journal)
     started = time.monotonic()  # the process's own start (imports, TLS, connections' pools) is not the run's
@@ -173,16 +199,21 @@ async def golden_run(
     return repeats * len(golden.items) / (time.monotonic() - started)
 
 
-def throughput(arguments: argparse.Namespace, port: int, folder: Path) -> dict[str, Any]:
+def throughput(arguments: argparse.Namespace, place: Place, folder: Path) -> dict[str, Any]:
     golden = load_golden_set(folder)
     rates: dict[str, list[float]] = {"bare": [], "golden": []}
+    spent = 0.0
     for _ in range(arguments.rounds):
-        rates["bare"].append(asyncio.run(bare(port, golden, arguments.concurrency)))
-        run = golden_run(port, golden, arguments.concurrency, folder / "journal")
+        rates["bare"].append(asyncio.run(bare(place, golden, arguments.concurrency)))
+        before = time.process_time()
+        run = golden_run(place, golden, arguments.concurrency, folder / "journal")
         rates["golden"].append(uvloop.run(run))  # as the command does
+        spent += time.process_time() - before
     shares = [g / b for g, b in zip(rates["golden"], rates["bare"], strict=True)]
     return {
+        "real": arguments.real,
         "concurrency": arguments.concurrency,
+        "cpu_ms_per_question": round(1000 * spent / (arguments.rounds * len(golden.items)), 3),
         **{f"{name}_per_s": [round(rate, 1) for rate in found] for name, found in rates.items()},
         "share": [round(share, 3) for share in shares],
         "median_share": round(statistics.median(shares), 3),
@@ -190,8 +221,9 @@ def throughput(arguments: argparse.Namespace, port: int, folder: Path) -> dict[s
     }
 
 
-def kills(arguments: argparse.Namespace, port: int, folder: Path) -> dict[str, Any]:
+def kills(arguments: argparse.Namespace, place: Place, folder: Path) -> dict[str, Any]:
     """Kill a run at random points, go on each time, and count."""
+    port = place.control_port
     draw, repeats = Random(arguments.seed), 2
     planned = repeats * arguments.items
     points = sorted(draw.sample(range(1, planned), arguments.kills))
@@ -199,7 +231,7 @@ def kills(arguments: argparse.Namespace, port: int, folder: Path) -> dict[str, A
     done = 0
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
         while True:
-            process = context.Process(target=_one_run, args=(port, folder, arguments.concurrency, repeats))
+            process = context.Process(target=_one_run, args=(place, folder, arguments.concurrency, repeats))
             process.start()
             while process.exitcode is None and done < len(points):
                 if client.get("/counts").json()["asked"] >= points[done]:
@@ -223,9 +255,44 @@ def kills(arguments: argparse.Namespace, port: int, folder: Path) -> dict[str, A
     }
 
 
-def _one_run(port: int, folder: Path, concurrency: int, repeats: int) -> None:
+def _one_run(place: Place, folder: Path, concurrency: int, repeats: int) -> None:
     golden = load_golden_set(folder)
-    uvloop.run(golden_run(port, golden, concurrency, folder / "journal", repeats=repeats))
+    uvloop.run(golden_run(place, golden, concurrency, folder / "journal", repeats=repeats))
+
+
+@contextmanager
+def stand_in(latency_s: float) -> Iterator[Place]:
+    """One process in place of all that a golden run speaks to."""
+    receiving, sending = multiprocessing.Pipe(duplex=False)
+    server = multiprocessing.Process(target=serve, args=(latency_s, sending), daemon=True)
+    server.start()
+    port = receiving.recv()
+    try:
+        yield Place(port, port)
+    finally:
+        server.terminate()
+        server.join()
+
+
+@contextmanager
+def real(latency_s: float, folder: Path) -> Iterator[Place]:
+    """Proxy and controller as `turnout up` starts them, and a simulated engine in a process of its own."""
+    port = free_port()
+    profile = json.dumps({"name": "chat", "ttft_ms": latency_s * 1000})
+    engine = subprocess.Popen(
+        [sys.executable, "-m", "turnout.simulation", "--port", str(port), "--profile", profile],
+        stdout=subprocess.DEVNULL,
+    )
+    stack = Stack(folder / "data", workers=1)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        with stack.up([url, url]):
+            yield Place(
+                stack.settings.proxy_port, stack.settings.control_port, stack.settings.read_token() or ""
+            )
+    finally:
+        engine.terminate()
+        engine.wait()
 
 
 def main() -> int:
@@ -233,16 +300,14 @@ def main() -> int:
     for name, default in (("items", 2000), ("concurrency", 8), ("rounds", 3), ("kills", 0), ("seed", 1)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--latency-ms", type=float, default=20.0)
+    parser.add_argument("--real", action="store_true", help="a real proxy, controller and simulated engine")
     arguments = parser.parse_args()
-    receiving, sending = multiprocessing.Pipe(duplex=False)
-    server = multiprocessing.Process(target=serve, args=(arguments.latency_ms / 1000, sending), daemon=True)
-    server.start()
-    with tempfile.TemporaryDirectory() as folder:
-        measured = (kills if arguments.kills else throughput)(
-            arguments, receiving.recv(), write_set(Path(folder), arguments.items)
-        )
-    server.terminate()
-    server.join()
+    latency_s = arguments.latency_ms / 1000
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        golden = write_set(folder, arguments.items)
+        with real(latency_s, folder) if arguments.real else stand_in(latency_s) as place:
+            measured = (kills if arguments.kills else throughput)(arguments, place, golden)
     print(json.dumps(measured))
     return 0 if measured["ok"] else 1
 

@@ -7,8 +7,8 @@ written once. The sink is whoever keeps them; the ledger does so through the con
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Final, Protocol
 
 from evaluators.golden import Check, GoldenItem
 from evaluators.score import Output, Score, Status
@@ -35,8 +35,16 @@ class ResultRow:
     detail: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, item: GoldenItem, repeat: int, check: Check, score: Score, output: Output) -> ResultRow:
-        """The row of one check's score."""
+    def of(
+        cls,
+        item: GoldenItem,
+        repeat: int,
+        check: Check,
+        score: Score,
+        output: Output,
+        kept: Mapping[str, Any] | None = None,
+    ) -> ResultRow:
+        """The row of one check's score. `kept` is `output.to_json()`, where the caller has it already."""
         return cls(
             item_id=item.id,
             item_hash=item.hash,
@@ -47,7 +55,7 @@ class ResultRow:
             value=score.value,
             label=score.label,
             explanation=score.explanation,
-            output=output.to_json(),
+            output=output.to_json() if kept is None else kept,
             outcome=output.outcome,
             request_id=output.request_id,
             detail=score.detail,
@@ -61,7 +69,10 @@ class ResultRow:
 
     def to_json(self) -> dict[str, Any]:
         """The row as the control API takes it."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: getattr(self, name) for name in _FIELDS}
+
+
+_FIELDS: Final = tuple(field.name for field in fields(ResultRow))
 
 
 class ResultSink(Protocol):

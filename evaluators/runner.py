@@ -171,7 +171,8 @@ class _Run:
         if self.unreachable >= self.patience:
             raise ProxyUnreachable(f"{self.unreachable} questions in a row reached nobody: {output.error}")
         scores = await score_output(item, output, self.golden.policy, repeat=repeat, services=self.services)
-        rows = [ResultRow.of(item, repeat, check, score, output) for check, score in scores]
+        kept = output.to_json()
+        rows = [ResultRow.of(item, repeat, check, score, output, kept) for check, score in scores]
         self.asked += 1
         self._spend(output, [score for _, score in scores])
         if output.outcome in _UNANSWERED:

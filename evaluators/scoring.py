@@ -175,4 +175,4 @@ def _settled(check: Check, evaluator: Evaluator, score: Score) -> Score:
         return replace(
             score, value=value, explanation=f"not: {score.explanation}" if score.explanation else None
         )
-    return replace(score, value=value)
+    return score if value == score.value else replace(score, value=value)

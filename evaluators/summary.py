@@ -58,6 +58,9 @@ class RunResults:
     set_hash: str
     repeats: int
     rows: Mapping[str, tuple[ResultRow, ...]]
+    _found: dict[str, tuple[GoldenItem, dict[tuple[int, str], ResultRow]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(
@@ -70,14 +73,19 @@ class RunResults:
         grouped = {item: tuple(found) for item, found in by_item.items()}
         return cls(run_id=run_id, version=version, set_hash=set_hash, repeats=repeats, rows=grouped)
 
-    def of_item(self, item: GoldenItem) -> dict[tuple[int, str], ResultRow]:
+    def of_item(self, item: GoldenItem) -> Mapping[tuple[int, str], ResultRow]:
         """The item's rows by repeat and evaluator, of this very content and these evaluator versions."""
+        known = self._found.get(item.id)
+        if known is not None and known[0] is item:  # a summary and a comparison look many times
+            return known[1]
         versions = {check.key: check.evaluator_version for check in item.checks}
-        return {
+        rows = {
             (row.repeat, row.evaluator): row
             for row in self.rows.get(item.id, ())
             if row.item_hash == item.hash and versions.get(row.evaluator) == row.evaluator_version
         }
+        self._found[item.id] = (item, rows)
+        return rows
 
     def tally(
         self, item: GoldenItem, checks: Iterable[Check] | None = None, *, score: ItemScore = "all"

@@ -44,11 +44,11 @@ model: chat
 mode: shadow
 candidate: 2
 unit: request
-traffic: {share: 100, tools: send, max_in_flight: 64}
+traffic: {{share: 100, tools: send, max_in_flight: 64}}
 metrics:
   guardrails:
-    - {metric: error_rate, tolerated_ratio: 1.25}
-analysis: {horizon: 1000, looks: 2, min_duration: 1h, max_duration: 2h}
+    - {{metric: error_rate, tolerated_ratio: 1.25}}
+analysis: {{horizon: 1000, looks: 2, min_duration: 1h, max_duration: 2h}}
 """
 
 
