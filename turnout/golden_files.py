@@ -7,6 +7,7 @@ Exit codes as for the other `turnout golden` commands: 0 all was taken, 1 someth
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,8 +119,12 @@ def add_command(
     """Make a golden item of a recorded exchange, with what identifies people blotted out."""
     places = Places(proxy_url=None, control_url=control_url, token=token, api_key=None)
     with concluding(), places.api() as api:
+        exchange = api.get(f"/api/exchanges/{exchange_id}")
+        # What is declared now, whatever was in force when the exchange was recorded.
+        declared = api.get(f"/api/models/{exchange['model']}/recording")["redact"]
         lifted = lift(
-            api.get(f"/api/exchanges/{exchange_id}"),
+            exchange,
+            patterns=[re.compile(pattern) for pattern in declared],
             id=id_,
             reference=reference,
             checks=_checks(checks or ()),

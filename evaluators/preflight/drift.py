@@ -18,6 +18,58 @@ _SHOWN: Final = 60
 _GENERATION: Final = "generation_config.json"
 
 
+def replicas(control: Mapping[str, EngineFacts], candidate: Mapping[str, EngineFacts]) -> Finding:
+    """Do all replicas of a version read alike? By address. Where the candidate's do not, users would meet two
+    models under one name; of production's own it is a warning, for the candidate is held against one of them.
+    """
+    found = [(who, *_apart(facts)) for who, facts in (("production", control), ("the candidate", candidate))]
+    known = [facts for facts in (*control.values(), *candidate.values()) if facts.fingerprint({}) is not None]
+    apart = {who: others for who, others, _ in found if others}
+    silent = [replica for _, _, unknown in found for replica in unknown]
+    told = [f"{who}: {'; '.join(others.values())}" for who, others in apart.items()]
+    if not known:
+        return unchecked("replicas", "no engine says how it reads")
+    if told or silent:
+        quiet = [f"nothing is known of {', '.join(silent)}"] if silent else []
+        return Finding(
+            check="replicas",
+            status="fail" if "the candidate" in apart else "warn",
+            sentence=f"Not all replicas read alike: {'; '.join([*told, *quiet])}.",
+            items=tuple(sorted({*silent, *(replica for others in apart.values() for replica in others)})),
+        )
+    count = f"{len(control)} of production, {len(candidate)} of the candidate"
+    return Finding(check="replicas", status="ok", sentence=f"All replicas read alike ({count}).")
+
+
+def _apart(facts: Mapping[str, EngineFacts]) -> tuple[dict[str, str], list[str]]:
+    """The replicas that read otherwise than the first that is known, with what; and those unknown."""
+    known = {replica: one for replica, one in facts.items() if one.fingerprint({}) is not None}
+    if not known:
+        return {}, []
+    first, *others = known
+    apart = {
+        replica: f"{replica} has another {', '.join(differing)} than {first}"
+        for replica in others
+        if (differing := _differing(known[first], known[replica]))
+    }
+    return apart, [replica for replica in facts if replica not in known]
+
+
+def _differing(one: EngineFacts, other: EngineFacts) -> list[str]:
+    left, right = _parts(one), _parts(other)
+    return [name for name in left if left[name] != right[name]]
+
+
+def _parts(facts: EngineFacts) -> dict[str, Any]:
+    return {
+        "engine version": facts.engine_version,
+        "context length": facts.max_model_len,
+        "tokenizer": {name: tokens.ids for name, tokens in facts.texts.items()},
+        "chat template": {name: tokens.ids for name, tokens in facts.chats.items()},
+        "sampling default": facts.sampling,
+    }
+
+
 def tokenizer(control: EngineFacts, candidate: EngineFacts) -> Finding:
     """Same texts, same tokens? Where not, the candidate's number of tokens per the control's (fertility)."""
     both = sorted(control.texts.keys() & candidate.texts.keys())

@@ -15,6 +15,7 @@ from evaluators.summary import Gate
 Status = Literal["ok", "note", "warn", "fail", "unchecked"]
 Check = Literal[
     "answers",
+    "replicas",
     "tokenizer",
     "template",
     "prompt_tokens",

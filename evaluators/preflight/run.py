@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from evaluators.canonical import content_hash
 from evaluators.errors import EvaluatorError
 from evaluators.ledger import ControlApi, GoldenLedger
 from evaluators.preflight import artefacts, behaviour, drift, traffic
@@ -22,6 +23,7 @@ from evaluators.preflight.finding import Finding, Report
 from evaluators.preflight.probes import PROBES, Probe
 
 _PROMPTS: Final = 100
+_MOST_REPLICAS: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +75,13 @@ async def preflight(
     """All findings about `candidate`. Raises only what the control API raises."""
     recorded = await asyncio.to_thread(traffic.recorded_prompts, api, model, prompts)
     async with AsyncExitStack() as stack:
-        engines = [await stack.enter_async_context(_client(one)) for one in (control, candidate)]
-        control_facts, candidate_facts = await asyncio.gather(*(engine.facts(probes) for engine in engines))
-        tokens = await traffic.counted(engines[1], recorded)
+        engines = [await _clients(stack, one) for one in (control, candidate)]
+        control_all, candidate_all = await asyncio.gather(*(_facts(each, probes) for each in engines))
+        control_facts, candidate_facts = _speaks(control_all), _speaks(candidate_all)
+        asked_of = next(
+            one for replica, one in engines[1].items() if candidate_all[replica] is candidate_facts
+        )
+        tokens = await traffic.counted(asked_of, recorded)
     cold, asked = await _ask_all(asker, probes, control.version, candidate.version, on_step)
     reading = [
         drift.tokenizer(control_facts, candidate_facts),
@@ -83,6 +89,7 @@ async def preflight(
     ]
     findings = [
         behaviour.answers(asked),
+        drift.replicas(control_all, candidate_all),
         *reading,
         behaviour.prompt_tokens(asked),
         drift.sampling_defaults(control_facts, candidate_facts, changed_settings),
@@ -95,8 +102,8 @@ async def preflight(
         control_version=control.version,
         candidate_version=candidate.version,
         findings=tuple(findings),
-        control_fingerprint=control_facts.fingerprint(control.files),
-        candidate_fingerprint=candidate_facts.fingerprint(candidate.files),
+        control_fingerprint=_fingerprint(control_all, control.files),
+        candidate_fingerprint=_fingerprint(candidate_all, candidate.files),
     )
 
 
@@ -128,13 +135,37 @@ def _of_answers(
 
 async def fingerprint_of(one: Side, probes: Sequence[Probe] = PROBES) -> str | None:
     """The fingerprint of one version alone; None if nothing can be known of it."""
-    async with _client(one) as engine:
-        facts: EngineFacts = await engine.facts(probes)
-    return facts.fingerprint(one.files)
+    async with AsyncExitStack() as stack:
+        facts = await _facts(await _clients(stack, one), probes)
+    return _fingerprint(facts, one.files)
 
 
-def _client(one: Side) -> EngineClient:
-    return EngineClient(replica=one.replicas[0], served_name=one.served_name, engine=one.engine)
+async def _clients(stack: AsyncExitStack, one: Side) -> dict[str, EngineClient]:
+    """A client for every replica, by its address."""
+    return {
+        replica: await stack.enter_async_context(
+            EngineClient(replica=replica, served_name=one.served_name, engine=one.engine)
+        )
+        for replica in one.replicas[:_MOST_REPLICAS]
+    }
+
+
+async def _facts(engines: Mapping[str, EngineClient], probes: Sequence[Probe]) -> dict[str, EngineFacts]:
+    found = await asyncio.gather(*(engine.facts(probes) for engine in engines.values()))
+    return dict(zip(engines, found, strict=True))
+
+
+def _speaks(facts: Mapping[str, EngineFacts]) -> EngineFacts:
+    """The first replica of which anything is known speaks for its version."""
+    return next(
+        (one for one in facts.values() if one.fingerprint({}) is not None), next(iter(facts.values()))
+    )
+
+
+def _fingerprint(facts: Mapping[str, EngineFacts], files: Mapping[str, str]) -> str | None:
+    """Of replicas that read alike it is that of one of them."""
+    found = sorted({print_ for one in facts.values() if (print_ := one.fingerprint(files)) is not None})
+    return content_hash(found) if len(found) > 1 else next(iter(found), None)
 
 
 async def _ask_all(

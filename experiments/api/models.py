@@ -11,6 +11,7 @@ from registry import EndpointSpec, names
 from .. import views
 from ..control import Author
 from ..errors import Conflict, ExperimentsError
+from ..ledger.recording import RecordingPolicy
 from .bodies import NewVersion, Promote, Rollback, Why
 from .gate import Known, require_token
 from .refusals import documented
@@ -26,6 +27,22 @@ def list_models(controller: Known) -> list[dict[str, Any]]:
 @router.get("/{model}", summary="One model with its versions", responses=documented(404))
 def show_model(model: str, controller: Known) -> dict[str, Any]:
     return views.model(controller.junction.model(model))
+
+
+@router.get(
+    "/{model}/recording",
+    summary="How much of a model's bodies is kept, and what is blotted out of them",
+    responses=documented(404),
+)
+def show_recording(model: str, controller: Known) -> dict[str, Any]:
+    controller.junction.model(model)
+    policy = controller.config.get(model, RecordingPolicy())
+    return {
+        "recording": policy.recording,
+        "redact": [pattern.pattern for pattern in policy.redact],
+        "keep_s": policy.keep_s,
+        "keep_bytes": policy.keep_bytes,
+    }
 
 
 @router.post(

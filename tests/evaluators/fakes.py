@@ -61,6 +61,7 @@ class FakeTurnout:
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
     comparisons: list[dict[str, Any]] = field(default_factory=list)
+    redact: list[str] = field(default_factory=list)
     fail_results: int = 0  # so many posts of results are answered 503
     url: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -73,6 +74,8 @@ class FakeTurnout:
 
     def get(self, path: str, params: Mapping[str, Any] | None = None) -> Any:
         params = params or {}
+        if path.endswith("/recording"):
+            return {"recording": "full", "redact": self.redact}
         if path.startswith("/api/models/"):
             name = path.rsplit("/", 1)[1]
             return {

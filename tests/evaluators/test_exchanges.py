@@ -23,6 +23,7 @@ def exchange(**fields: Any) -> dict[str, Any]:
     }
     found = {
         "exchange_id": "01JX",
+        "model": "chat",
         "request_id": "req-1",
         "path": "/v1/chat/completions",
         "request": json.dumps(body),

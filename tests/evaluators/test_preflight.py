@@ -368,3 +368,53 @@ def test_a_version_that_is_served_nowhere_is_refused() -> None:
         side(Api("http://a:1", "", ""), "chat", "candidate")
     with pytest.raises(EvaluatorError, match="no version 'canary'"):
         side(Api("http://a:1"), "chat", "canary")
+
+
+# -- replicas ----------------------------------------------------------------------------------------------
+
+
+OTHER = facts(chats={"plain": tokens("<s>", "pirate", "hi", first=50), "system": tokens("<s>", "<u>", "<a>")})
+NOTHING = EngineFacts(engine="vllm", missing={"/tokenize": "POST /tokenize: ConnectError"})
+
+
+@pytest.mark.parametrize(
+    ("control", "candidate", "expected", "words"),
+    [
+        ({"a": facts()}, {"b": facts()}, "ok", "1 of production, 1 of the candidate"),
+        ({"a": facts()}, {"b": facts(), "c": facts()}, "ok", "2 of the candidate"),
+        ({"a": facts()}, {"b": OTHER}, "ok", "1 of the candidate"),  # drift, but all of it alike
+        ({"a": facts()}, {"b": facts(), "c": OTHER}, "fail", "c has another chat template than b"),
+        ({"a": facts(), "d": OTHER}, {"b": facts()}, "warn", "production: d has another chat template"),
+        ({"a": facts()}, {"b": NOTHING, "c": facts(), "d": OTHER}, "fail", "nothing is known of b"),
+        ({"a": facts()}, {"b": facts(), "c": NOTHING}, "warn", "nothing is known of c"),
+        ({"a": NOTHING}, {"b": NOTHING, "c": NOTHING}, "unchecked", "no engine says"),
+    ],
+)
+def test_replicas_of_one_version_are_to_read_alike(
+    control: dict[str, EngineFacts], candidate: dict[str, EngineFacts], expected: str, words: str
+) -> None:
+    found = drift.replicas(control, candidate)
+    assert found.status == expected
+    assert words in found.sentence
+
+
+async def test_a_replica_that_serves_something_else_fails_the_candidate(tmp_path: Path) -> None:
+    """The first replica alone would have passed."""
+    stray = Profile(name="chat", max_model_len=512)
+    async with (
+        SimulatedEngine(Profile(name="chat")) as one,
+        SimulatedEngine(Profile(name="chat")) as two,
+        SimulatedEngine(stray) as three,
+    ):
+        api = Api(one.url, two.url)
+        table = snapshot({1: one.url, 2: two.url}, served_name="chat")
+        async with running_proxy(tmp_path, table) as proxy:
+            async with Asker(base_url=f"http://127.0.0.1:{proxy.port}", model="chat", token=ADMIN) as asker:
+                control, candidate = side(api, "chat", "production"), side(api, "chat", "candidate")
+                alone = await preflight("chat", control, candidate, api, asker)
+                both = replace(candidate, replicas=(two.url, three.url))
+                found = await preflight("chat", control, both, api, asker)
+    assert (alone.verdict, found.verdict, status(found)["replicas"]) == ("pass", "fail", "fail")
+    [said] = [one for one in found.findings if one.check == "replicas"]
+    assert f"{three.url} has another context length than {two.url}" in said.sentence
+    assert found.candidate_fingerprint != alone.candidate_fingerprint

@@ -201,6 +201,18 @@ def test_a_new_model_is_routed_at_once(plane: Plane, api: TestClient) -> None:
     assert plane.snapshot.models["code"].production == 1
 
 
+def test_what_is_blotted_out_of_a_models_bodies_can_be_read(plane: Plane, api: TestClient) -> None:
+    assert api.get("/api/models/chat/recording").json() == {
+        "recording": "full", "redact": [], "keep_s": None, "keep_bytes": None
+    }  # fmt: skip
+    declared = "models:\n  chat: {recording: redacted, redact: ['[0-9]{16}'], keep: 30d}\n"
+    (plane.data / "turnout.yaml").write_text(declared, "utf-8")
+    assert plane.controller.config.reload()
+    found = api.get("/api/models/chat/recording").json()
+    assert (found["recording"], found["redact"], found["keep_s"]) == ("redacted", ["[0-9]{16}"], 30 * 86400)
+    assert api.get("/api/models/none/recording").status_code == 404
+
+
 def test_registering_is_no_back_door_to_production(plane: Plane, api: TestClient) -> None:
     body = {"replicas": ["http://127.0.0.1:9005"], "aliases": ["production"]}
     refused(api.post("/api/models/chat/versions", json=body), 409, "production_taken")

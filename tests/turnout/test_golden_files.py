@@ -82,15 +82,19 @@ def test_an_exchange_becomes_an_item(tmp_path: Path, monkeypatch: pytest.MonkeyP
     target = tmp_path / "set"
     with serving(lambda question, version: Reply(text="right")) as fake:
         answered = fake.get
+        fake.redact = [r"order \d{4}"]
         monkeypatch.setattr(
             fake, "get", lambda path, query: exchange() if "exchanges" in path else answered(path, query)
         )
         add = ["add", "01JX", "--set", str(target), "--check", '{"type": "contains", "values": ["today"]}']
         done = invoke(*add, fake=fake)
         assert done.exit_code == 0, done.output
-        assert "3 places blotted out" in done.stdout
+        assert "4 places blotted out" in done.stdout
         again = invoke(*add, fake=fake)
         assert again.exit_code == 3  # the id is taken: the file stays as it was
         assert invoke(*add, "--id", "second", "--tag", "orders", fake=fake).exit_code == 0
     rows = [json.loads(line) for line in (target / "items.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == ["exchange-01JX", "second"]
+    assert "where is [redacted]?" in rows[0]["input"]["messages"][0]["content"], (
+        "as the model's recording says"
+    )
