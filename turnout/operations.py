@@ -45,7 +45,8 @@ def path_part(name: str, kind: str) -> str:
     return quote(name, safe="")
 
 
-def _actor() -> str:
+def actor() -> str:
+    """Who types this, for the audit."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):
@@ -163,7 +164,7 @@ def start_experiment(settings: Settings, spec: Path, *, draft: bool = False, as_
     except (OSError, UnicodeDecodeError) as error:
         fail(f"{spec} cannot be read: {error}", 2)
     with _api(settings) as api:
-        body = {"spec_yaml": text, "filename": str(spec), "actor": _actor(), "draft": draft}
+        body = {"spec_yaml": text, "filename": str(spec), "actor": actor(), "draft": draft}
         started = api.post("/api/experiments", body)
     if as_json:
         emit(started)
@@ -305,7 +306,7 @@ def _change(value: float | None, unit: str, ratio: bool) -> str:
 def change_experiment(settings: Settings, name: str, verb: str, reason: str | None, *, as_json: bool) -> None:
     with _api(settings) as api:
         done = api.post(
-            f"/api/experiments/{path_part(name, 'experiment')}/{verb}", {"reason": reason, "actor": _actor()}
+            f"/api/experiments/{path_part(name, 'experiment')}/{verb}", {"reason": reason, "actor": actor()}
         )
     _tell(done, as_json=as_json)
 
@@ -317,7 +318,7 @@ def change_production(
     settings: Settings, model: str, verb: str, body: Mapping[str, Any], *, as_json: bool
 ) -> None:
     with _api(settings) as api:
-        done = api.post(f"/api/models/{path_part(model, 'model')}/{verb}", {**body, "actor": _actor()})
+        done = api.post(f"/api/models/{path_part(model, 'model')}/{verb}", {**body, "actor": actor()})
     _tell(done, as_json=as_json)
     if body.get("dry_run") and not as_json:
         say("Dry run: nothing was changed.")
@@ -327,7 +328,7 @@ def rehearse_rollback(settings: Settings, model: str, reason: str | None, *, as_
     """Ends with 1 where a rollback would not work."""
     with _api(settings) as api:
         done = api.post(
-            f"/api/models/{path_part(model, 'model')}/rehearse", {"reason": reason, "actor": _actor()}
+            f"/api/models/{path_part(model, 'model')}/rehearse", {"reason": reason, "actor": actor()}
         )
     _tell(done, as_json=as_json)
     if done["state"] == "failed":
