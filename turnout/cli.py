@@ -136,6 +136,17 @@ def dashboard(
 
 
 @app.command()
+def restart(
+    data: Annotated[Path | None, typer.Option(help="The proxy's folder.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds until all must be replaced.")] = 300.0,
+) -> None:
+    """Replace the proxy's workers one by one, with the code that is installed now; no request fails."""
+    from .running import restart_workers
+
+    restart_workers(_settings(data=data).data, timeout)
+
+
+@app.command()
 def status(as_json: Json = False) -> None:
     """What runs, how fresh it is, and what was lost."""
     from .operations import show_status
