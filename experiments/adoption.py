@@ -74,7 +74,9 @@ class Adoption:
         """
         with self._one_at_a_time:
             coming = read_config(text, str(self.config.file))
-            changed = differences(self.config.declared, coming) or (f"{SETTINGS_FILE} is whole again",)
+            changed = differences(self.config.declared, coming) or (
+                f"the file {SETTINGS_FILE} is whole again",
+            )
             intent = self._decision(author, "intent", changed, sha256=digest(text))
             self._record(intent)
             self._at("settings intent")

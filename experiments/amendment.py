@@ -36,8 +36,8 @@ def amendments(before: ExperimentSpec, after: ExperimentSpec) -> tuple[Path, ...
     fixed = [path for path in found if not any(path[: len(free)] == free for free in AMENDABLE)]
     if fixed:
         raise Conflict(
-            f"{', '.join(map(dotted, fixed))} of experiment {before.experiment!r} was declared before its "
-            "first unit, and its verdict follows from it: changed now, the evidence would be of two. "
+            f"experiment {before.experiment!r} declared {', '.join(map(dotted, fixed))} before its first "
+            "unit, and its verdict follows from that: changed now, the evidence would be of two experiments. "
             f"End it (`turnout experiment stop {before.experiment}`) and declare the new one under another "
             "name, or put the file back",
             code="preregistered",

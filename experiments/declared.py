@@ -119,10 +119,10 @@ def _twice(one: DeclaredExperiment, first: DeclaredExperiment) -> DocumentError:
 # -- differences, for people -------------------------------------------------------------------------------
 
 
-def difference(before: str, after: str, *, was: str, becomes: str) -> tuple[str, ...]:
-    """A unified diff of two texts, line by line; `was` and `becomes` name the two sides."""
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), was, becomes, lineterm="")
-    return tuple(line.rstrip("\n") for line in lines)
+def difference(before: str, after: str, path: str) -> tuple[str, ...]:
+    """A unified diff of what is in force and what a file says, line by line; a text may be empty."""
+    names = "in force" if before else "nothing", path if after else "nothing"
+    return tuple(difflib.unified_diff(before.splitlines(), after.splitlines(), *names, lineterm=""))
 
 
 def canonical(text: str) -> str:
@@ -134,7 +134,7 @@ def canonical(text: str) -> str:
         return ""
     order = [*ExperimentSpec.model_fields, "stages"]
     ordered: dict[str, Any] = {key: _sorted(value[key]) for key in order if key in value}
-    return yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
 
 
 def _sorted(value: Any) -> Any:

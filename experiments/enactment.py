@@ -32,7 +32,6 @@ Verb = Literal["configure", "stop", "change", "create", "refused", "unchanged", 
 #: makes room for what is created.
 CHANGING: Final[tuple[Verb, ...]] = ("configure", "stop", "change", "create")
 _ORDER: Final[tuple[Verb, ...]] = ("unchanged", "missing", *CHANGING, "refused")
-_IN_FORCE: Final = "in force"
 
 
 class Partial(Unavailable):
@@ -130,7 +129,7 @@ class Enactment:
             sentences=(*trouble, *differences(config.declared, declared.declared)),
             file=file,
             basis=(there, digest(file.text)),
-            diff=difference(config.text, file.text, was=_IN_FORCE, becomes=file.path),
+            diff=difference(config.text, file.text, file.path),
         )
 
     def _experiment(
@@ -139,12 +138,8 @@ class Enactment:
         """The step, and the experiment that it would begin."""
         file, spec = declared.file, declared.spec
         there = self._junction.experiment(spec.experiment) if self._junction.has(spec.experiment) else None
-        diff = difference(
-            canonical(there.spec_yaml) if there else "",
-            canonical(file.text),
-            was=_IN_FORCE,
-            becomes=file.path,
-        )
+        before = canonical(there.spec_yaml) if there else ""
+        diff = difference(before, canonical(file.text), file.path)
         try:
             if there is None:
                 coming = self._control.prepare(spec, file.text, others=beside)
@@ -210,9 +205,7 @@ class Enactment:
                     name=one.name,
                     sentences=(f"{one.state_text}, {by}",),
                     basis=(one.state,),
-                    diff=difference(canonical(one.spec_yaml), "", was=_IN_FORCE, becomes="nowhere")
-                    if stops
-                    else (),
+                    diff=difference(canonical(one.spec_yaml), "", "") if stops else (),
                 )
             )
         return found

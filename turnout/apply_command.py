@@ -7,17 +7,14 @@ files mean is the controller's: it may be newer than this command.
 from __future__ import annotations
 
 import sys
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from rich.text import Text
 
-from experiments.client import ControlClient, ControlError
-
-from .operations import actor
-from .settings import SettingsError, read_settings
+from .operations import actor, control_api
+from .settings import Settings, SettingsError, read_settings
 from .terminal import emit, fail, out, plain, say
 
 Json = dict[str, Any]
@@ -37,6 +34,8 @@ _VERBS: Final = {
     "missing": ("?", "dim"),
     "unchanged": (" ", "dim"),
 }
+#: Of a plan's digest, for people.
+_SHOWN: Final = 12
 _LINES: Final = {"+": "green", "-": "red", "@": "cyan"}
 
 
@@ -51,7 +50,7 @@ def apply_command(
         bool, typer.Option("--prune", help="Stop the experiments that an apply began and no file declares.")
     ] = False,
     plan: Annotated[
-        str | None, typer.Option(help="Only if this is still the plan: the digest that a dry run printed.")
+        str | None, typer.Option(help="Apply only if this is still the plan: what a dry run calls it.")
     ] = None,
     reference: Annotated[
         str | None,
@@ -64,21 +63,17 @@ def apply_command(
     All of them are checked before anything is changed. What is in no file is left alone.
     """
     body: Json = {"files": read_files(folder), "prune": prune, "actor": actor(), "reference": reference}
-    try:
-        settings = read_settings()
-        with closing(
-            ControlClient(settings.control_address, settings.read_token(), timeout_s=_PATIENCE_S)
-        ) as api:
-            planned = api.post("/api/apply", {**body, "dry_run": True})
-            if not as_json:
-                show(planned)
-            if dry_run or planned["refused"]:
-                _end(planned, as_json=as_json)
-            if planned["changes"] and not yes:
-                _ask()
-            done = api.post("/api/apply", {**body, "plan": plan or planned["plan"]})
-    except (ControlError, SettingsError) as error:
-        fail(str(error))
+    with control_api(_settings(), timeout_s=_PATIENCE_S) as api:
+        planned = api.post("/api/apply", {**body, "dry_run": True})
+        if not as_json:
+            show(planned)
+        if dry_run or planned["refused"]:
+            _end(planned, as_json=as_json)
+        if plan is not None and not (len(plan) >= _SHOWN and planned["plan"].startswith(plan)):
+            fail(f"the plan is another one by now, {planned['plan'][:_SHOWN]}: look at it with --dry-run")
+        if planned["changes"] and not yes:
+            _ask(as_json=as_json)
+        done = api.post("/api/apply", {**body, "plan": planned["plan"]})
     if as_json:
         emit(done)
         return
@@ -113,15 +108,22 @@ def read_files(folder: Path) -> list[Json]:
     return files
 
 
+def _settings() -> Settings:
+    try:
+        return read_settings()
+    except SettingsError as error:
+        fail(str(error))
+
+
 def _end(planned: Json, *, as_json: bool) -> NoReturn:
     if as_json:
         emit(planned)
     raise typer.Exit(1 if planned["refused"] else CHANGES if planned["changes"] else 0)
 
 
-def _ask() -> None:
+def _ask(*, as_json: bool) -> None:
     """Ends the command unless somebody says yes."""
-    if not sys.stdin.isatty():
+    if as_json or not sys.stdin.isatty():
         fail("nobody is there to be asked: give --yes to apply this plan, or --dry-run to look only")
     if not typer.confirm("Apply it?", err=True):
         fail("nothing was changed")
@@ -154,4 +156,4 @@ def _summary(planned: Json) -> str:
         counts[step["verb"]] = counts.get(step["verb"], 0) + 1
     told = {"missing": "in no file", "refused": "refused", "unchanged": "unchanged"}
     words = [f"{count} {told.get(verb, f'to {verb}')}" for verb, count in counts.items()]
-    return f"Plan {planned['plan'][:12]}: {', '.join(words)}."
+    return f"Plan {planned['plan'][:_SHOWN]}: {', '.join(words)}."

@@ -25,10 +25,12 @@ _STYLE: Final = {"ship": "green", "roll_back": "red", "invalid": "red", "inconcl
 
 
 @contextmanager
-def _api(settings: Settings) -> Iterator[ControlClient]:
+def control_api(settings: Settings, *, timeout_s: float = 30.0) -> Iterator[ControlClient]:
     """The control API; whatever it refuses ends the command in one line."""
     try:
-        with closing(ControlClient(settings.control_address, settings.read_token())) as client:
+        with closing(
+            ControlClient(settings.control_address, settings.read_token(), timeout_s=timeout_s)
+        ) as client:
             yield client
     except ControlError as error:
         hint = ""
@@ -57,7 +59,7 @@ def actor() -> str:
 
 
 def show_status(settings: Settings, *, as_json: bool) -> None:
-    with _api(settings) as api:
+    with control_api(settings) as api:
         overview = api.get("/api/overview")
     if as_json:
         emit(overview)
@@ -73,7 +75,7 @@ def show_status(settings: Settings, *, as_json: bool) -> None:
     for sentence in (*health.get("not_routed", ()), *health.get("pending", ())):
         say(sentence, "yellow")
     if health.get("config_error"):
-        say(f"recording settings: {health['config_error']}", "red")
+        say(f"turnout.yaml is not in force, the last good one is: {health['config_error']}", "red")
     if not registry["ok"]:
         say(f"registry: {registry['error']}", "yellow")
     table(
@@ -102,7 +104,7 @@ def new_key(settings: Settings, tenant: str) -> None:
 
 
 def register(settings: Settings, model: str, body: Mapping[str, Any], *, as_json: bool) -> None:
-    with _api(settings) as api:
+    with control_api(settings) as api:
         version = api.post(f"/api/models/{path_part(model, 'model')}/versions", body)
     if as_json:
         emit(version)
@@ -128,7 +130,7 @@ def _place(endpoint: dict[str, Any]) -> str:
 
 
 def list_models(settings: Settings, *, as_json: bool) -> None:
-    with _api(settings) as api:
+    with control_api(settings) as api:
         models = api.get("/api/models")
     if as_json:
         emit(models)
@@ -138,7 +140,7 @@ def list_models(settings: Settings, *, as_json: bool) -> None:
 
 
 def show_model(settings: Settings, model: str, *, as_json: bool) -> None:
-    with _api(settings) as api:
+    with control_api(settings) as api:
         found = api.get(f"/api/models/{path_part(model, 'model')}")
     if as_json:
         emit(found)
@@ -163,7 +165,7 @@ def start_experiment(settings: Settings, spec: Path, *, draft: bool = False, as_
         text = spec.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         fail(f"{spec} cannot be read: {error}", 2)
-    with _api(settings) as api:
+    with control_api(settings) as api:
         body = {"spec_yaml": text, "filename": str(spec), "actor": actor(), "draft": draft}
         started = api.post("/api/experiments", body)
     if as_json:
@@ -174,7 +176,7 @@ def start_experiment(settings: Settings, spec: Path, *, draft: bool = False, as_
 
 
 def list_experiments(settings: Settings, *, as_json: bool) -> None:
-    with _api(settings) as api:
+    with control_api(settings) as api:
         experiments = api.get("/api/experiments")
     if as_json:
         emit(experiments)
@@ -195,7 +197,7 @@ def _experiments_table(experiments: list[Json]) -> None:
 
 
 def show_experiment(settings: Settings, name: str, *, as_json: bool) -> None:
-    with _api(settings) as api:
+    with control_api(settings) as api:
         found = api.get(f"/api/experiments/{path_part(name, 'experiment')}")
     if as_json:
         emit(found)
@@ -304,7 +306,7 @@ def _change(value: float | None, unit: str, ratio: bool) -> str:
 
 
 def change_experiment(settings: Settings, name: str, verb: str, reason: str | None, *, as_json: bool) -> None:
-    with _api(settings) as api:
+    with control_api(settings) as api:
         done = api.post(
             f"/api/experiments/{path_part(name, 'experiment')}/{verb}", {"reason": reason, "actor": actor()}
         )
@@ -317,7 +319,7 @@ def change_experiment(settings: Settings, name: str, verb: str, reason: str | No
 def change_production(
     settings: Settings, model: str, verb: str, body: Mapping[str, Any], *, as_json: bool
 ) -> None:
-    with _api(settings) as api:
+    with control_api(settings) as api:
         done = api.post(f"/api/models/{path_part(model, 'model')}/{verb}", {**body, "actor": actor()})
     _tell(done, as_json=as_json)
     if body.get("dry_run") and not as_json:
@@ -326,7 +328,7 @@ def change_production(
 
 def rehearse_rollback(settings: Settings, model: str, reason: str | None, *, as_json: bool) -> None:
     """Ends with 1 where a rollback would not work."""
-    with _api(settings) as api:
+    with control_api(settings) as api:
         done = api.post(
             f"/api/models/{path_part(model, 'model')}/rehearse", {"reason": reason, "actor": actor()}
         )

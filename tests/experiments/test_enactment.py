@@ -191,7 +191,7 @@ def test_what_was_declared_before_the_first_unit_stays(plane: Plane) -> None:
         found = outline(plane, changed)
         assert verbs(found) == {"faster": "refused"}
         said = found.refused[0].sentences[0]
-        assert said.startswith(f"{field} of experiment 'faster'")
+        assert said.startswith(f"experiment 'faster' declared {field}")
         assert "turnout experiment stop faster" in said
         assert len(found.refused[0].diff) > 3
         with pytest.raises(Conflict):

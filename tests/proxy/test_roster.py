@@ -1,4 +1,4 @@
-"""Who may be sent a signal, and what is said where nobody may. The command itself is in test_supervisor.py."""
+"""Who may be sent a signal, and what is said where nobody may. The command is in test_supervisor.py."""
 
 from __future__ import annotations
 

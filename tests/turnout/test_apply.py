@@ -108,9 +108,10 @@ def test_a_plan_that_was_looked_at_is_the_one_that_is_applied(plane: Plane, depl
     plan = planned("--dry-run", code=2)
     assert [step["verb"] for step in plan["steps"]] == ["configure", "create"]
     (deploy / "ab.yaml").write_text(AB.replace("weight: 50", "weight: 10"))
-    assert "look at the new plan" in apply(deploy, "--yes", "--plan", plan["plan"], code=1)
+    assert "another one by now" in apply(deploy, "--yes", "--plan", plan["plan"], code=1)
     (deploy / "ab.yaml").write_text(AB)
-    done = planned("--yes", "--plan", plan["plan"])
+    assert "another one by now" in apply(deploy, "--yes", "--plan", "", code=1)
+    done = planned("--yes", "--plan", plan["plan"][:12])
     assert [one["action"] for one in done["done"]] == ["configure", "start"]
 
 
