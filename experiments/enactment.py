@@ -56,7 +56,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outline:
-    """All steps, in the order in which they are taken. `cut_short` is the last apply, if it did not end."""
+    """All steps, in their order. `cut_short` is the last apply, if it did not end and something is left."""
 
     steps: tuple[Step, ...]
     cut_short: Decision | None = None
@@ -105,11 +105,10 @@ class Enactment:
             steps.append(step)
             beside += [coming] if coming else []
         steps += missing
+        found = Outline(steps=tuple(sorted(steps, key=lambda step: _ORDER.index(step.verb))))
         last = decisions.latest(self._store, "apply")
-        return Outline(
-            steps=tuple(sorted(steps, key=lambda step: _ORDER.index(step.verb))),
-            cut_short=last if last and last.state == "failed" else None,
-        )
+        was_cut_short = last is not None and last.state == "failed"
+        return replace(found, cut_short=last) if was_cut_short and found.changing else found
 
     def _settings(self, declared: DeclaredSettings) -> Step:
         config, file = self._adoption.config, declared.file
@@ -126,7 +125,8 @@ class Enactment:
         return Step(
             verb="configure",
             name=SETTINGS_FILE,
-            sentences=(*trouble, *differences(config.declared, declared.declared)),
+            sentences=(*trouble, *differences(config.declared, declared.declared))
+            or ("nothing is different",),
             file=file,
             basis=(there, digest(file.text)),
             diff=difference(config.text, file.text, file.path),

@@ -364,6 +364,7 @@ def test_a_step_that_fails_says_which_were_taken(plane: Plane, monkeypatch: pyte
     assert verbs(left) == {"turnout.yaml": "unchanged", "faster": "unchanged", "unseen": "create"}
     assert left.cut_short is not None
     apply(plane, *ALL)
+    assert outline(plane, *ALL).cut_short is None
 
 
 def test_a_file_that_cannot_be_written_leaves_the_settings(plane: Plane) -> None:
