@@ -75,7 +75,7 @@ class Adoption:
         with self._one_at_a_time:
             coming = read_config(text, str(self.config.file))
             changed = differences(self.config.declared, coming) or (
-                f"the file {SETTINGS_FILE} is whole again",
+                f"the file {SETTINGS_FILE} is put in its place",
             )
             intent = self._decision(author, "intent", changed, sha256=digest(text))
             self._record(intent)
