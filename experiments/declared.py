@@ -132,7 +132,7 @@ def canonical(text: str) -> str:
     value = yaml.safe_load(text) if text else None
     if not isinstance(value, dict):
         return ""
-    order = [*ExperimentSpec.model_fields, "stages"]
+    order = dict.fromkeys((*ExperimentSpec.model_fields, *value))
     ordered: dict[str, Any] = {key: _sorted(value[key]) for key in order if key in value}
     return yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
 
