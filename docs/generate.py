@@ -74,7 +74,8 @@ def commands() -> str:
         f"# Commands\n{NOTE}",
         "`turnout --help` says the same. Commands speak to the controller at `TURNOUT_CONTROL_URL`"
         " ([settings](settings.md)).\n\nExit codes: `0` done; `1` refused or failed, said on stderr;"
-        " `2` wrong usage. `turnout golden` differs: `0` pass, `1` fail, `2` inconclusive, `3` nothing"
+        " `2` wrong usage. `turnout apply --dry-run` says `2` where something would change."
+        " `turnout golden` differs: `0` pass, `1` fail, `2` inconclusive, `3` nothing"
         " concluded. With `--json`, stdout is one JSON document.\n",
     ]
     root = typer.main.get_command(app)
@@ -155,8 +156,9 @@ def settings() -> str:
             "",
             "`full` keeps requests and answers. `redacted` keeps them with every match of a pattern replaced"
             " by `[redacted]`. `numbers` keeps no body. Without the file, or for a model it does not name,"
-            " everything is kept. The file is read again when it changes; a file with a mistake leaves what"
-            " is in force, and `turnout status` and the controller's log say so. `keep` and `keep_size` bound"
+            " everything is kept. The file is read again when it changes, or put there by `turnout apply`; a"
+            " file that is torn, empty or wrong leaves what is in force, at a restart too: `turnout status`,"
+            " the dashboard and a decision row (`configure`, `failed`) say so. `keep` and `keep_size` bound"
             " the bodies; the rows of `exchanges` stay.\n",
             "## API keys: `keys` in the same file\n",
             "Without `keys` the proxy asks for none. `turnout key TENANT` makes a key, prints it once, and"

@@ -15,6 +15,7 @@ and no key is asked for.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -145,6 +146,41 @@ def read_config(text: str, file: str) -> Declared:
     )
 
 
+def differences(before: Declared, after: Declared) -> tuple[str, ...]:
+    """What another file makes different, in sentences that name no secret; empty if it says the same."""
+    found = []
+    for model in sorted({*before.policies, *after.policies}):
+        was, now = (_policy_text(declared.policies.get(model)) for declared in (before, after))
+        if was != now:
+            found.append(f"recording of {model!r}: {was} -> {now}")
+    gone = sorted(tenant for key, tenant in before.keys.items() if after.keys.get(key) != tenant)
+    come = sorted(tenant for key, tenant in after.keys.items() if before.keys.get(key) != tenant)
+    found += [f"a key of {tenant!r} is taken away" for tenant in gone]
+    found += [f"a key of {tenant!r} is added" for tenant in come]
+    if bool(before.keys) != bool(after.keys):
+        found.append(
+            "the proxy answers nobody without a key" if after.keys else "the proxy asks nobody for a key"
+        )
+    for url in sorted({*before.webhooks, *after.webhooks}):
+        if before.webhooks.get(url) != after.webhooks.get(url):
+            verb = "are posted" if url in after.webhooks else "are not posted any more"
+            found.append(f"decisions {verb} to {urlsplit(url).hostname}")
+    return tuple(found)
+
+
+def _policy_text(policy: RecordingPolicy | None) -> str:
+    if policy is None:
+        return "full"
+    words: list[str] = [policy.recording]
+    if policy.redact:
+        words.append("patterns " + " ".join(repr(pattern.pattern) for pattern in policy.redact))
+    if policy.keep_s is not None:
+        words.append(f"kept for {quantities.duration_text(policy.keep_s)}")
+    if policy.keep_bytes is not None:
+        words.append(f"{policy.keep_bytes} bytes at most")
+    return ", ".join(words)
+
+
 def _policy(entry: _ModelEntry) -> RecordingPolicy:
     return RecordingPolicy(
         recording=entry.recording,
@@ -164,46 +200,47 @@ class _Stamp:
 class Config(Mapping[str, RecordingPolicy]):
     """The policies in force by model; a model that is not named is recorded in full.
 
-    `error` says why the file as it is now is not in force, None while it is. Raises DocumentError if the
-    file is wrong and there is no last good text: to go on would be to record what was to be redacted, and
-    to let in who has no key.
+    `declared` is what is in force; `error` says why the file as it is now is not, None while it is. Raises
+    DocumentError if the file is wrong and there is no last good text: to go on would be to record what was
+    to be redacted, and to let in who has no key.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._last_good = file.with_suffix(f".last-good{file.suffix}")
         self._stamp: _Stamp | None = None
-        self._declared = Declared()
+        self._text = ""
+        self.declared = Declared()
         self.error: str | None = None
         self.reload()
         if self.error is not None:
             try:
                 kept = self._last_good.read_text("utf-8")
             except OSError:
-                self._declared = read_config(file.read_text("utf-8", "replace"), str(file))
+                self.declared = read_config(file.read_text("utf-8", "replace"), str(file))
             else:
-                self._declared = read_config(kept, str(self._last_good))
+                self._text, self.declared = kept, read_config(kept, str(self._last_good))
 
     def __getitem__(self, model: str) -> RecordingPolicy:
-        return self._declared.policies[model]
+        return self.declared.policies[model]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._declared.policies)
+        return iter(self.declared.policies)
 
     def __len__(self) -> int:
-        return len(self._declared.policies)
+        return len(self.declared.policies)
 
     def recordings(self) -> dict[str, Recording]:
         """What the proxies need to know."""
-        return {model: policy.recording for model, policy in self._declared.policies.items()}
+        return {model: policy.recording for model, policy in self.declared.policies.items()}
 
     def keys_in_force(self) -> Mapping[str, str]:
         """Tenants by the SHA-256 of their keys."""
-        return self._declared.keys
+        return self.declared.keys
 
     def webhooks(self) -> Mapping[str, str]:
         """Who is told of decisions: the environment variables of the secrets by URL."""
-        return self._declared.webhooks
+        return self.declared.webhooks
 
     def reload(self) -> bool:
         """Take the file up if it has changed and is good; whether anything is different now.
@@ -226,10 +263,41 @@ class Config(Mapping[str, RecordingPolicy]):
             self._refuse(str(error))
             return False
         self.error = None
-        changed = declared != self._declared
-        self._declared = declared
+        changed = declared != self.declared
+        self._text, self.declared = text, declared
         self._keep(text)
         return changed
+
+    @property
+    def file(self) -> Path:
+        """Where the file is, whether it is there or not."""
+        return self._file
+
+    @property
+    def text(self) -> str:
+        """The text that is in force, whatever the file says now; empty if there never was one."""
+        return self._text
+
+    def replace(self, text: str) -> None:
+        """Put a text in the file's place, whole or not at all, and take it up.
+
+        Raises DocumentError, OSError; then the file and what is in force are as they were.
+        """
+        read_config(text, str(self._file))
+        making = self._file.with_name(f"{self._file.name}.new")
+        mode = self._file.stat().st_mode & 0o777 if self._file.exists() else 0o600
+        with os.fdopen(os.open(making, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+            os.fchmod(out.fileno(), mode)
+            out.write(text.encode())
+            out.flush()
+            os.fsync(out.fileno())
+        making.replace(self._file)
+        folder = os.open(self._file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # after a power cut the name must not lead to the former text again
+        finally:
+            os.close(folder)
+        self.reload()
 
     def _keep(self, text: str) -> None:
         """The last good text, for a restart. A full disk costs this copy only."""

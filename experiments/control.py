@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
+from .amendment import amendments, sentence
 from .decision import Action, Backing, Decision, Done
 from .errors import Conflict, NotFound, Refused, Unavailable
 from .junction import Junction
@@ -40,6 +41,8 @@ from .spec import ExperimentSpec, read_spec
 ACKNOWLEDGE_S: Final = 1.0
 RECORD_S: Final = 0.5
 
+#: What the beginning of an experiment is called, by the state that it begins in.
+_BEGINNING: Final[Mapping[State, Action]] = {"draft": "draft", "preflight": "preflight", "running": "start"}
 #: A command that finds its experiment there already changes nothing.
 _TAKEN_AWAY: Final[Mapping[Event, State]] = {
     "pause": "paused",
@@ -50,10 +53,11 @@ _TAKEN_AWAY: Final[Mapping[Event, State]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Author:
-    """Who wants a change, and why."""
+    """Who wants a change, and why; `detail` is kept with the decision."""
 
     actor: str
     reason: str | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Control:
@@ -91,31 +95,44 @@ class Control:
                 return there, self.nothing(
                     "start", there.model, f"experiment {there.name!r} is {there.state}"
                 )
-            model = self.junction.model(spec.model)
-            control = version_of(model, spec.control)
-            candidate = version_of(model, spec.candidate)
-            if control == candidate:
-                raise Conflict(
-                    f"control ({spec.control}) and candidate ({spec.candidate}) are both version {control}",
-                    code="same_version",
-                    param="candidate",
-                )
-            check_something_recorded(self.store, spec, control, self.junction.now_ns())
-            waits = not draft and self._waits(spec, control, candidate)
-            if not draft and not waits:
-                self.check_admission(spec, control, candidate)
-            experiment = begin(
-                spec,
-                spec_yaml,
-                control_version=control,
-                candidate_version=candidate,
-                now_ns=self.junction.now_ns(),
-                state="draft" if draft else "preflight" if waits else "running",
-            )
-            action: Action = "draft" if draft else "preflight" if waits else "start"
-            decision = self._decision(action, experiment, author, (_begun(experiment),))
+            experiment = self.prepare(spec, spec_yaml, draft=draft)
+            decision = self._decision(_BEGINNING[experiment.state], experiment, author, (begun(experiment),))
             self._write(None, experiment, decision)
         return experiment, self.acknowledged(decision, began)
+
+    def prepare(
+        self,
+        spec: ExperimentSpec,
+        spec_yaml: str,
+        *,
+        draft: bool = False,
+        others: Sequence[Experiment] | None = None,
+    ) -> Experiment:
+        """The experiment as it would begin now; nothing is changed. Raises NotFound, Conflict, Refused.
+
+        `others` are the experiments that there will be beside it; by default those that there are.
+        """
+        model = self.junction.model(spec.model)
+        control = version_of(model, spec.control)
+        candidate = version_of(model, spec.candidate)
+        if control == candidate:
+            raise Conflict(
+                f"control ({spec.control}) and candidate ({spec.candidate}) are both version {control}",
+                code="same_version",
+                param="candidate",
+            )
+        check_something_recorded(self.store, spec, control, self.junction.now_ns())
+        waits = not draft and self._waits(spec, control, candidate)
+        if not draft and not waits:
+            self.check_admission(spec, control, candidate, others)
+        return begin(
+            spec,
+            spec_yaml,
+            control_version=control,
+            candidate_version=candidate,
+            now_ns=self.junction.now_ns(),
+            state="draft" if draft else "preflight" if waits else "running",
+        )
 
     def _already(self, spec: ExperimentSpec) -> Experiment | None:
         """The open experiment with this very spec; None if the name is free."""
@@ -159,7 +176,13 @@ class Control:
             candidate_version=candidate,
         )
 
-    def check_admission(self, spec: ExperimentSpec, control: int, candidate: int) -> None:
+    def check_admission(
+        self,
+        spec: ExperimentSpec,
+        control: int,
+        candidate: int,
+        others: Sequence[Experiment] | None = None,
+    ) -> None:
         """Raises NotFound, Conflict if the experiment cannot have traffic now, whatever its quality."""
         model = self.junction.model(spec.model)
         for version in (control, candidate):
@@ -169,9 +192,11 @@ class Control:
                     f"register one, or `turnout serve models:/{model.name}/{version}`",
                     code="no_endpoint",
                 )
-        others = [one for one in self.junction.experiments() if one.name != spec.experiment]
+        there = self.junction.experiments() if others is None else others
         # One that has ended, or still waits in preflight, stands in nobody's way.
-        holding = [one for one in others if one.has_traffic or one.state == "paused"]
+        holding = [
+            one for one in there if one.name != spec.experiment and (one.has_traffic or one.state == "paused")
+        ]
         rival = next((one for one in holding if one.model == spec.model and one.will_route), None)
         if rival is not None and any(stage.mode != "shadow" for stage in spec.plan):
             raise Conflict(
@@ -187,6 +212,28 @@ class Control:
                 code="units_taken",
                 param="exclusive",
             )
+
+    def amend(self, spec_yaml: str, file: str, author: Author) -> Done:
+        """Change what no verdict follows from. Raises DocumentError, NotFound, Conflict."""
+        spec = read_spec(spec_yaml, file)
+        began = time.monotonic()
+        with self._one_at_a_time:
+            before = self.junction.experiment(spec.experiment)
+            if not before.is_open:
+                raise NoSuchTransition(
+                    f"experiment {before.name!r} is {before.state_text}: nothing can change"
+                )
+            fields = amendments(before.spec, spec)
+            if not fields:
+                return self.nothing(
+                    "amend", before.model, f"experiment {before.name!r} is declared so already"
+                )
+            after = replace(before, spec=spec, spec_yaml=spec_yaml)
+            words = (sentence(path, before.spec_yaml, spec_yaml) for path in fields)
+            changed = tuple(f"experiment {before.name!r}: {one}" for one in words)
+            decision = self._decision("amend", after, author, changed)
+            self._write(before, after, decision)
+        return self.acknowledged(decision, began)
 
     def submit(self, name: str, author: Author) -> Done:
         """A draft goes into preflight: it gets traffic as soon as nothing stands against it."""
@@ -390,6 +437,7 @@ class Control:
                 "phase": experiment.phase.number,
                 "stage": experiment.stage.mode,
                 "candidate_ppm": experiment.weight_ppm,
+                **author.detail,
             },
         )
 
@@ -405,7 +453,8 @@ class Control:
         return Done(decision=decision, recorded=False, snapshot=self.junction.publication.version)
 
 
-def _begun(experiment: Experiment) -> str:
+def begun(experiment: Experiment) -> str:
+    """What an experiment is when it begins, in words."""
     if experiment.state in LIVE:
         return f"experiment {experiment.name!r} runs: {share_text(experiment)}"
     return f"experiment {experiment.name!r} is {experiment.state_text}: nothing is sent to its candidate yet"

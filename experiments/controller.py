@@ -17,8 +17,10 @@ from typing import Any, Final
 
 from registry import Registry, RegistryError
 
+from .adoption import Adoption
 from .config import Config
 from .control import Control
+from .enactment import Enactment
 from .errors import NotFound
 from .journal import Journal
 from .junction import Junction
@@ -100,6 +102,14 @@ class Controller:
             journal = Journal(options.data / "rollback.journal")
             self.settlement = Settlement(self.junction, self.store, self.registry, journal, at=at)
             self.control = Control(self.junction, self.store, self.settlement, at=at)
+            self.adoption = Adoption(
+                self.config,
+                self.junction,
+                self.store,
+                publish=lambda: self._publish(even_if_same=False),
+                at=at,
+            )
+            self.enactment = Enactment(self.control, self.adoption, at=at)
             self.promotion = Promotion(self.control, self.registry, probe=probe)
             self.rehearsal = Rehearsal(self.control, self.promotion, probe=probe)
             self.reconciliation = Reconciliation(self.control, self.registry, self.promotion)
@@ -139,6 +149,8 @@ class Controller:
         for debt in self.settlement.debts:
             self._adopt_production(debt.decision.model, debt.alias)
         self.reconciliation.anticipate()
+        self.adoption.recover()
+        self.enactment.recover()
         self._publish()
         if not loops:
             self.reconcile()
@@ -231,8 +243,7 @@ class Controller:
 
     def pulse(self) -> None:
         """What should not wait: settings that changed, a snapshot not on disk yet, a worker that is ahead."""
-        if self.config.reload():
-            self._publish(even_if_same=False)
+        self.adoption.take_up()
         self.publication.save()
         ahead = self.publication.ahead()
         if ahead:

@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 Action = Literal[
     "draft", "preflight", "start", "ramp", "stage", "pause", "resume", "invalidate", "revalidate", "warn",
-    "conclude", "stop", "promote", "rollback", "breaker", "rehearse",
+    "conclude", "stop", "promote", "rollback", "breaker", "rehearse", "amend", "configure", "apply",
 ]  # fmt: skip
 DecisionState = Literal["intent", "done", "failed"]
 
 #: Actors that are no person.
 CONTROLLER = "controller"
 REGISTRY = "registry"
+SETTINGS_FILE = "turnout.yaml"
 
 
 def new_id() -> str:
@@ -38,7 +39,10 @@ class Backing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """One row of the audit. `changed` says in sentences what is different now; times are unix nanoseconds."""
+    """One row of the audit. `changed` says in sentences what is different now; times are unix nanoseconds.
+
+    `model` is empty where a decision concerns no single model.
+    """
 
     decision_id: str = field(default_factory=new_id)
     at_ns: int
@@ -65,7 +69,7 @@ class Decision:
             "at": f"{at.isoformat(timespec='milliseconds')}Z",
             "actor": self.actor,
             "action": self.action,
-            "model": self.model,
+            "model": self.model or None,
             "experiment": self.experiment,
             "from_version": self.from_version,
             "to_version": self.to_version,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import exposition
+from .roster import Roster, RosterFile
 
 log = logging.getLogger("turnout.proxy")
 
@@ -101,6 +102,8 @@ class Supervisor:
         self._leaving: _Worker | None = None
         self._stopping = False
         self._renewing = False
+        self._rounds = 0
+        self._trouble: str | None = None
 
     def run(self) -> int:
         """Supervise until told to stop; the exit code."""
@@ -114,10 +117,12 @@ class Supervisor:
         os.set_blocking(waking, False)
         signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
         log.info("proxy on http://%s:%d", self._options.host, listener.getsockname()[1])
+        roster = RosterFile(self._options.data)
         try:
             while not self._stopping:
                 self._tend(listener)
                 self._replace(listener)
+                roster.note(self._roster())
                 # It shares a core with its workers: while nothing happens, it sleeps.
                 busy = self._to_replace or self._leaving or len(self._workers) < self._options.workers
                 if select.select((woken,), (), (), 0.05 if busy else 1.0)[0]:
@@ -128,7 +133,17 @@ class Supervisor:
             os.close(waking)
             listener.close()
             self._end_workers()
+            roster.close()
         return 0
+
+    def _roster(self) -> Roster:
+        return Roster(
+            pid=os.getpid(),
+            workers=tuple(worker.process.pid for _, worker in sorted(self._workers.items())),
+            rounds=self._rounds,
+            left=len(self._to_replace) + (self._leaving is not None),
+            trouble=self._trouble,
+        )
 
     def _stop(self, number: int, frame: object) -> None:
         self._stopping = True
@@ -160,6 +175,7 @@ class Supervisor:
         """One step of replacing all workers, if that was asked for."""
         if self._renewing:
             self._renewing = False
+            self._rounds, self._trouble = self._rounds + 1, None
             self._to_replace = list(range(self._options.workers))
             log.info("replacing %d workers", len(self._to_replace))
         if self._leaving is not None:
@@ -176,20 +192,23 @@ class Supervisor:
             try:
                 self._successor = self._start(listener)
             except OSError as error:
-                log.error("worker %d is not replaced: %s", slot, error)
-                self._to_replace = []
+                self._break_off(f"worker {slot} is not replaced: {error}")
         elif successor.ended:
-            log.error(
-                "worker %d is not replaced: its successor ended with %s", slot, successor.process.returncode
-            )
+            code = successor.process.returncode
+            self._break_off(f"worker {slot} is not replaced: its successor ended with {code}")
             self._buried(successor)
-            self._successor, self._to_replace = None, []
+            self._successor = None
         elif successor.is_ready():
             del self._to_replace[0]
             self._leaving, self._successor = self._workers.get(slot), None
             self._workers[slot] = successor
             if self._leaving is not None:
                 self._leaving.process.terminate()
+
+    def _break_off(self, trouble: str) -> None:
+        """The workers that are left stay: they do their work."""
+        log.error("%s", trouble)
+        self._to_replace, self._trouble = [], trouble
 
     def _start(self, listener: socket.socket) -> _Worker:
         fd = listener.fileno()

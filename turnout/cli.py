@@ -17,6 +17,7 @@ from .terminal import err, fail
 
 #: Commands that live elsewhere: module, attribute, and the line that `turnout --help` shows.
 _ELSEWHERE: Final = {
+    "apply": ("turnout.apply_command", "apply_app", "Bring about what the files of a folder declare."),
     "golden": ("turnout.golden_files", "golden", "Golden sets: run, compare, import, export."),
     "plan": ("turnout.plan_command", "plan_app", "What an experiment can find out, and how soon."),
     "preflight": ("turnout.preflight_command", "preflight_app", "Hold a candidate against production first."),
@@ -132,6 +133,17 @@ def dashboard(
     from .running import run_one
 
     run_one(_settings(data=data, control_url=control_url, dashboard_port=port), "dashboard")
+
+
+@app.command()
+def restart(
+    data: Annotated[Path | None, typer.Option(help="The proxy's folder.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds until all must be replaced.")] = 300.0,
+) -> None:
+    """Replace the proxy's workers one by one, with the code that is installed now; no request fails."""
+    from .running import restart_workers
+
+    restart_workers(_settings(data=data).data, timeout)
 
 
 @app.command()

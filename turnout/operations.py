@@ -25,10 +25,12 @@ _STYLE: Final = {"ship": "green", "roll_back": "red", "invalid": "red", "inconcl
 
 
 @contextmanager
-def _api(settings: Settings) -> Iterator[ControlClient]:
+def control_api(settings: Settings, *, timeout_s: float = 30.0) -> Iterator[ControlClient]:
     """The control API; whatever it refuses ends the command in one line."""
     try:
-        with closing(ControlClient(settings.control_address, settings.read_token())) as client:
+        with closing(
+            ControlClient(settings.control_address, settings.read_token(), timeout_s=timeout_s)
+        ) as client:
             yield client
     except ControlError as error:
         hint = ""
@@ -45,7 +47,8 @@ def path_part(name: str, kind: str) -> str:
     return quote(name, safe="")
 
 
-def _actor() -> str:
+def actor() -> str:
+    """Who types this, for the audit."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):
@@ -56,7 +59,7 @@ def _actor() -> str:
 
 
 def show_status(settings: Settings, *, as_json: bool) -> None:
-    with _api(settings) as api:
+    with control_api(settings) as api:
         overview = api.get("/api/overview")
     if as_json:
         emit(overview)
@@ -72,7 +75,7 @@ def show_status(settings: Settings, *, as_json: bool) -> None:
     for sentence in (*health.get("not_routed", ()), *health.get("pending", ())):
         say(sentence, "yellow")
     if health.get("config_error"):
-        say(f"recording settings: {health['config_error']}", "red")
+        say(f"turnout.yaml is not in force, the last good one is: {health['config_error']}", "red")
     if not registry["ok"]:
         say(f"registry: {registry['error']}", "yellow")
     table(
@@ -101,7 +104,7 @@ def new_key(settings: Settings, tenant: str) -> None:
 
 
 def register(settings: Settings, model: str, body: Mapping[str, Any], *, as_json: bool) -> None:
-    with _api(settings) as api:
+    with control_api(settings) as api:
         version = api.post(f"/api/models/{path_part(model, 'model')}/versions", body)
     if as_json:
         emit(version)
@@ -127,7 +130,7 @@ def _place(endpoint: dict[str, Any]) -> str:
 
 
 def list_models(settings: Settings, *, as_json: bool) -> None:
-    with _api(settings) as api:
+    with control_api(settings) as api:
         models = api.get("/api/models")
     if as_json:
         emit(models)
@@ -137,7 +140,7 @@ def list_models(settings: Settings, *, as_json: bool) -> None:
 
 
 def show_model(settings: Settings, model: str, *, as_json: bool) -> None:
-    with _api(settings) as api:
+    with control_api(settings) as api:
         found = api.get(f"/api/models/{path_part(model, 'model')}")
     if as_json:
         emit(found)
@@ -162,8 +165,8 @@ def start_experiment(settings: Settings, spec: Path, *, draft: bool = False, as_
         text = spec.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         fail(f"{spec} cannot be read: {error}", 2)
-    with _api(settings) as api:
-        body = {"spec_yaml": text, "filename": str(spec), "actor": _actor(), "draft": draft}
+    with control_api(settings) as api:
+        body = {"spec_yaml": text, "filename": str(spec), "actor": actor(), "draft": draft}
         started = api.post("/api/experiments", body)
     if as_json:
         emit(started)
@@ -173,7 +176,7 @@ def start_experiment(settings: Settings, spec: Path, *, draft: bool = False, as_
 
 
 def list_experiments(settings: Settings, *, as_json: bool) -> None:
-    with _api(settings) as api:
+    with control_api(settings) as api:
         experiments = api.get("/api/experiments")
     if as_json:
         emit(experiments)
@@ -194,7 +197,7 @@ def _experiments_table(experiments: list[Json]) -> None:
 
 
 def show_experiment(settings: Settings, name: str, *, as_json: bool) -> None:
-    with _api(settings) as api:
+    with control_api(settings) as api:
         found = api.get(f"/api/experiments/{path_part(name, 'experiment')}")
     if as_json:
         emit(found)
@@ -303,9 +306,9 @@ def _change(value: float | None, unit: str, ratio: bool) -> str:
 
 
 def change_experiment(settings: Settings, name: str, verb: str, reason: str | None, *, as_json: bool) -> None:
-    with _api(settings) as api:
+    with control_api(settings) as api:
         done = api.post(
-            f"/api/experiments/{path_part(name, 'experiment')}/{verb}", {"reason": reason, "actor": _actor()}
+            f"/api/experiments/{path_part(name, 'experiment')}/{verb}", {"reason": reason, "actor": actor()}
         )
     _tell(done, as_json=as_json)
 
@@ -316,8 +319,8 @@ def change_experiment(settings: Settings, name: str, verb: str, reason: str | No
 def change_production(
     settings: Settings, model: str, verb: str, body: Mapping[str, Any], *, as_json: bool
 ) -> None:
-    with _api(settings) as api:
-        done = api.post(f"/api/models/{path_part(model, 'model')}/{verb}", {**body, "actor": _actor()})
+    with control_api(settings) as api:
+        done = api.post(f"/api/models/{path_part(model, 'model')}/{verb}", {**body, "actor": actor()})
     _tell(done, as_json=as_json)
     if body.get("dry_run") and not as_json:
         say("Dry run: nothing was changed.")
@@ -325,9 +328,9 @@ def change_production(
 
 def rehearse_rollback(settings: Settings, model: str, reason: str | None, *, as_json: bool) -> None:
     """Ends with 1 where a rollback would not work."""
-    with _api(settings) as api:
+    with control_api(settings) as api:
         done = api.post(
-            f"/api/models/{path_part(model, 'model')}/rehearse", {"reason": reason, "actor": _actor()}
+            f"/api/models/{path_part(model, 'model')}/rehearse", {"reason": reason, "actor": actor()}
         )
     _tell(done, as_json=as_json)
     if done["state"] == "failed":

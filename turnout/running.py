@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from pathlib import Path
+
+from proxy.roster import NoSupervisor, replace_workers
 
 from .processes import Processes, ProcessFailed, check_ports, programs
 from .settings import Settings
@@ -40,6 +43,20 @@ def run_all(settings: Settings) -> None:
         fail(str(error))
     finally:
         processes.stop(lambda name: err.print(f"stopping the {name}"))
+
+
+def restart_workers(data: Path, timeout_s: float) -> None:
+    """Ends with 1 where not every worker was replaced."""
+    began = time.monotonic()
+    try:
+        with err.status("replacing the proxy's workers"):
+            before, after = replace_workers(data, timeout_s=timeout_s)
+    except (NoSupervisor, TimeoutError) as error:
+        fail(str(error))
+    if after.trouble is not None:
+        fail(f"{after.trouble}; the workers that were there go on. The proxy's log says why")
+    pids = [", ".join(map(str, roster.workers)) for roster in (before, after)]
+    say(f"Replaced after {time.monotonic() - began:.1f} s: workers {pids[0]} -> {pids[1]}.")
 
 
 def _make(folder: Path) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
 
+from ..declared import MAX_FILES
+
 Identity = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Version = Annotated[int, Field(ge=1, lt=2**31)]
 Short = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -68,6 +70,26 @@ class NewExperiment(BaseModel):
     filename: Annotated[str, StringConstraints(min_length=1, max_length=5000)] = "spec.yaml"
     actor: Short = "operator"
     draft: bool = False
+
+
+class DeclaredFile(BaseModel):
+    """A file of the folder: its path for the messages, its last part says what it is, and its text."""
+
+    path: Annotated[str, StringConstraints(min_length=1, max_length=5000)]
+    text: str
+
+
+class Apply(BaseModel):
+    """What is to be: turnout.yaml and experiments' files. `plan` is the digest that a dry run answered."""
+
+    files: Annotated[list[DeclaredFile], Field(max_length=MAX_FILES)]
+    prune: bool = Field(
+        default=False, description="stop the experiments that an apply began and no file declares"
+    )
+    dry_run: bool = False
+    plan: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    actor: Short = "operator"
+    reference: Short | None = Field(default=None, description="where the files come from: a git commit")
 
 
 class SpecText(BaseModel):

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from duckdb import DuckDBPyConnection
 
-from ..decision import Decision, DecisionState
+from ..decision import Action, Decision, DecisionState
 from .store import Row, Store, instant, nanoseconds
 
 
@@ -79,6 +79,31 @@ def listed(
         [model, model, experiment, experiment, limit],
     )
     return [decision_of(row) for row in rows]
+
+
+def latest(store: Store, action: Action) -> Decision | None:
+    """The latest decision of that kind, None if there is none."""
+    rows = store.read('SELECT * FROM decisions WHERE action = ? ORDER BY "at" DESC LIMIT 1', [action])
+    return decision_of(rows[0]) if rows else None
+
+
+def applied(store: Store) -> frozenset[str]:
+    """The experiments that an apply began."""
+    rows = store.read(
+        "SELECT DISTINCT experiment FROM decisions WHERE action IN ('start', 'preflight')"
+        " AND json_extract_string(detail, '$.plan') IS NOT NULL"
+    )
+    return frozenset(row["experiment"] for row in rows)
+
+
+def taken(store: Store, plan: str, since_ns: int) -> int:
+    """How many steps of a plan have been taken since then."""
+    rows = store.read(
+        "SELECT count(*) AS steps FROM decisions WHERE action != 'apply' AND state = 'done'"
+        " AND json_extract_string(detail, '$.plan') = ? AND \"at\" >= ?",
+        [plan, instant(since_ns)],
+    )
+    return int(rows[0]["steps"])
 
 
 def former_production(store: Store, model: str, production: int | None) -> int | None:

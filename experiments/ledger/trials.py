@@ -35,7 +35,8 @@ def save(connection: DuckDBPyConnection, experiment: Experiment) -> None:
         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         ON CONFLICT (name) DO UPDATE SET
             state = excluded.state, started_at = excluded.started_at, ended_at = excluded.ended_at,
-            note = excluded.note
+            note = excluded.note, spec = excluded.spec, spec_yaml = excluded.spec_yaml,
+            spec_hash = excluded.spec_hash
         """,
         [
             experiment.name,

@@ -192,12 +192,15 @@ async def test_all_workers_are_replaced_under_load_and_no_request_fails(tmp_path
                         except httpx.HTTPError as error:
                             failed.append(error)
 
-            before = set(children(pid))
+            before = children(pid)
             users = [asyncio.ensure_future(user()) for _ in range(4)]
-            os.kill(pid, signal.SIGHUP)
-            async with asyncio.timeout(60):
-                while before & set(children(pid)) or len(children(pid)) != 2:
-                    await asyncio.sleep(0.05)
+            command = [str(Path(sys.executable).with_name("turnout")), "restart", "--data", str(tmp_path)]
+            restart = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+            said, _ = await asyncio.wait_for(restart.communicate(), 60)
+            assert restart.returncode == 0
+            after = children(pid)
+            assert f"{before[0]}, {before[1]} -> {after[0]}, {after[1]}" in " ".join(said.decode().split())
+            assert not set(before) & set(after)
             stop.set()
             await asyncio.gather(*users)
             async with httpx.AsyncClient(base_url=url) as client, asyncio.timeout(20):
