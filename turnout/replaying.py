@@ -161,14 +161,14 @@ class _Run:
         path = f"/api/experiments/{quote(way.experiment, safe='')}/recorded/requests"
         while True:
             page = await self._asked(path, {"after": after, "limit": _PAGE})
-            if not page["requests"]:
-                break
-            if page["closed"] is not None:
+            if page["requests"] and page["closed"] is not None:
                 raise Stopped(f"the experiment takes no requests: {page['closed']}")
             for request in page["requests"]:
                 if request["exchange_id"] not in self._journal.answered:
                     await self._queue.put(request)
-            after = page["requests"][-1]["exchange_id"]
+            after = page["after"]
+            if after is None:
+                break
         for _ in range(way.concurrency):
             await self._queue.put(None)
 

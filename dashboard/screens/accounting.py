@@ -89,7 +89,7 @@ def unaccounted(books: Accounting, mirrored: bool) -> int | None:
     whole = books.recorded if mirrored else books.eligible
     if whole is None or not assigned or any(part is None for part in assigned):
         return None
-    rest = (books.shed or 0) if mirrored else (books.no_unit or 0)
+    rest = 0 if mirrored else (books.no_unit or 0)  # a copy that was shed counts as assigned
     return whole - sum(part or 0 for part in assigned) - rest
 
 

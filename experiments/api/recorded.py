@@ -52,22 +52,22 @@ def show(name: str, controller: Known) -> dict[str, Any]:
 @router.get(
     "/experiments/{name}/recorded/requests",
     summary="Recorded requests that have no copy yet, with their bodies, the oldest first",
+    description="A page may be empty; `after` is for the next one, null after the last.",
     dependencies=[Depends(require_token)],  # what users wrote, in bulk
     responses=documented(401, 404, 409),
 )
 def requests(
     name: str,
     controller: Known,
-    after: Annotated[
-        str, Query(max_length=100, description="the exchange id of the last one of the page before")
-    ] = "",
+    after: Annotated[str, Query(max_length=100, description="`after` of the page before")] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> dict[str, Any]:
     experiment, selection = _replay(name, controller)
     page = remaining(controller.store, selection, after=after, limit=limit)
     return {
         "closed": _closed(experiment),
-        "requests": [{**one, "request": one["request"].decode()} for one in page],
+        "requests": [{**one, "request": (one["request"] or b"").decode()} for one in page.requests],
+        "after": page.after,
     }
 
 

@@ -25,6 +25,8 @@ REDACTED: Final = "redacted"  # the model would be asked something else
 ASKED_AGAIN: Final = "asked_again"
 
 Gate = tuple[str, int, int]
+#: How many selected requests a page looks through for some that have no copy.
+_STRETCH: Final = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,65 +64,91 @@ class Progress:
 
 
 def progress(store: Store, selection: Selection) -> Progress:
-    """Where every selected request stands now."""
+    """Where every selected request stands now. Reads the whole window."""
     rows = store.read(
-        _standing(selection)
+        f"WITH selected AS ({_selected(selection)}), {_standing('selected')}"
         + """
-        SELECT state, count(*) AS requests, (
-            SELECT count(DISTINCT coalesce(unit, exchange_id)) FROM standing
-            WHERE state IN ('paired', 'remaining')) AS units
-        FROM standing GROUP BY state ORDER BY state
+        SELECT state, GROUPING(state) = 1 AS is_total, state IN ('paired', 'remaining') AS may_pair,
+            count(*) AS requests, count(DISTINCT hash(coalesce(unit, exchange_id))) AS units
+        FROM standing GROUP BY GROUPING SETS ((state), (state IN ('paired', 'remaining'))) ORDER BY state
         """,
         _parameters(selection),
     )
-    by_state = {row["state"]: row["requests"] for row in rows}
+    by_state = {row["state"]: row["requests"] for row in rows if not row["is_total"]}
     return Progress(
         selected=sum(by_state.values()),
         paired=by_state.get("paired", 0),
         skipped={state: n for state, n in by_state.items() if state not in ("paired", "remaining")},
         remaining=by_state.get("remaining", 0),
-        units=rows[0]["units"] if rows else 0,
+        units=sum(row["units"] for row in rows if row["is_total"] and row["may_pair"]),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Requests that have no copy yet: exchange_id, path, unit, tenant, and request, the bytes that the client
+    sent. `after` is where the next page begins; None: there is none.
+    """
+
+    requests: list[Row]
+    after: str | None
 
 
 def remaining(
     store: Store, selection: Selection, *, after: str = "", limit: int = 200, max_bytes: int = 8 << 20
-) -> list[Row]:
-    """Requests that have no copy yet, in the order in which they were made, after the one called so: at most
-    `limit`, and no more than `max_bytes` of bodies (but one at least).
-
-    exchange_id, path, unit, tenant, and request: the bytes that the client sent.
+) -> Page:
+    """The next requests that have no copy, in the order in which they were made, after the one called so: at
+    most `limit`, and no more than `max_bytes` of bodies (but one at least). Only a stretch of the window is
+    looked at, so that a page costs the same wherever it is; it may hold none.
     """
+    stretch = f"""
+        WITH selected AS ({_selected(selection)}), stretch AS (
+            SELECT * FROM selected WHERE exchange_id > $after ORDER BY exchange_id LIMIT {_STRETCH}),
+    """
+    parameters = {**_parameters(selection), "after": after}
     with store.reading() as cursor:
+        cursor.execute(
+            f"CREATE TEMP TABLE standing AS {stretch} {_standing('stretch')} SELECT * FROM standing",
+            parameters,
+        )
+        looked = cursor.execute("SELECT count(*), max(exchange_id) FROM standing").fetchone() or (0, None)
         found = cursor.execute(
-            _standing(selection)
-            + """
+            """
             SELECT exchange_id, path, unit, tenant,
                 sum(request_bytes) OVER (ORDER BY exchange_id) - request_bytes AS before
-            FROM standing WHERE state = 'remaining' AND exchange_id > $after
-            ORDER BY exchange_id LIMIT $page
+            FROM standing WHERE state = 'remaining' ORDER BY exchange_id LIMIT $more
             """,
-            {**_parameters(selection), "after": after, "page": limit},
+            {"more": limit + 1},
         ).fetchall()
-        found = [row for row in found if row[4] <= max_bytes]
+        kept = [row for row in found[:limit] if row[4] <= max_bytes]
         bodies = dict(
             cursor.execute(
                 "SELECT exchange_id, request FROM bodies WHERE list_contains($ids, exchange_id)",
-                {"ids": [row[0] for row in found]},
+                {"ids": [row[0] for row in kept]},
             ).fetchall()
         )
+    following = looked[1] if looked[0] == _STRETCH else None
     # A body whose time ended between the two queries is simply not given out: it will be counted so.
-    return [
-        {"exchange_id": name, "path": path, "unit": unit, "tenant": tenant, "request": unpack(bodies[name])}
-        for name, path, unit, tenant, _ in found
-        if name in bodies
-    ]
+    return Page(
+        requests=[
+            {
+                "exchange_id": name,
+                "path": path,
+                "unit": unit,
+                "tenant": tenant,
+                "request": unpack(bodies[name]),
+            }
+            for name, path, unit, tenant, _ in kept
+            if name in bodies
+        ],
+        after=kept[-1][0] if len(kept) < len(found) else following,
+    )
 
 
 def skipped(store: Store, selection: Selection, *, limit: int = 1000) -> list[Row]:
     """The selected requests that get no pair, the oldest first: exchange_id, path, unit and reason."""
     return store.read(
-        _standing(selection)
+        f"WITH selected AS ({_selected(selection)}), {_standing('selected')}"
         + """
         SELECT exchange_id, path, unit, state AS reason FROM standing
         WHERE state NOT IN ('paired', 'remaining') ORDER BY exchange_id LIMIT $page
@@ -129,8 +157,8 @@ def skipped(store: Store, selection: Selection, *, limit: int = 1000) -> list[Ro
     )
 
 
-def _standing(selection: Selection) -> str:
-    """SQL for the table `standing`: the selected requests, each with its state."""
+def _selected(selection: Selection) -> str:
+    """SQL for the selected requests."""
     subject = "coalesce(x.unit, x.exchange_id)"
     sampled = subject if selection.by_unit else "x.exchange_id"
     rules = [f"{_point('$salt', sampled)} < $share"] if selection.share_ppm < PPM else []
@@ -140,27 +168,34 @@ def _standing(selection: Selection) -> str:
     ]
     if selection.tenants:
         rules.append("NOT list_contains($tenants, coalesce(x.tenant, ''))")
-    limit = "LIMIT $limit" if selection.limit is not None else ""
+    oldest = "ORDER BY x.exchange_id LIMIT $limit" if selection.limit is not None else ""
     return f"""
-        WITH selected AS (
-            SELECT x.exchange_id, x.path, x.unit, x.tenant, x.request_bytes FROM exchanges x
-            WHERE x.model = $model AND x.role = 'primary' AND x.origin = 'live' AND x.outcome <> 'rejected'
-                AND x.assigned_version = $control AND x.started_at >= $since AND x.started_at < $until
-                {"".join(f" AND {rule}" for rule in rules)}
-            ORDER BY x.exchange_id {limit}),
-        copies AS (
-            SELECT pair_id,
-                any_value(if(outcome = 'shed', coalesce(error_code, 'unknown'), 'paired')) AS state
-            FROM exchanges WHERE experiment = $experiment AND role = 'shadow' GROUP BY pair_id),
-        kept AS (
-            SELECT exchange_id, bool_or(redacted) AS redacted FROM bodies
-            WHERE exchange_id IN (SELECT exchange_id FROM selected) GROUP BY exchange_id),
+        SELECT x.exchange_id, x.path, x.unit, x.tenant, x.request_bytes FROM exchanges x
+        WHERE x.model = $model AND x.role = 'primary' AND x.origin = 'live' AND x.outcome <> 'rejected'
+            AND x.assigned_version = $control AND x.started_at >= $since AND x.started_at < $until
+            {"".join(f" AND {rule}" for rule in rules)} {oldest}
+    """
+
+
+def _standing(of: str) -> str:
+    """SQL for the table `standing`: the requests of a table like `selected`, each with its state.
+
+    Of a request there is one copy at most (`without_repeats`), and one body.
+    """
+    return f"""
         standing AS (
-            SELECT s.*, CASE WHEN c.state IS NOT NULL THEN c.state
+            SELECT s.*, CASE WHEN c.pair_id IS NOT NULL THEN
+                    if(c.outcome = 'shed', coalesce(c.error_code, 'unknown'), 'paired')
                 WHEN k.exchange_id IS NULL THEN '{NOT_RECORDED}' WHEN k.redacted THEN '{REDACTED}'
                 ELSE 'remaining' END AS state
-            FROM selected s LEFT JOIN copies c ON c.pair_id = s.exchange_id
-                LEFT JOIN kept k ON k.exchange_id = s.exchange_id)
+            FROM {of} s
+            LEFT JOIN (
+                SELECT pair_id, outcome, error_code FROM exchanges
+                WHERE experiment = $experiment AND role = 'shadow') c ON c.pair_id = s.exchange_id
+            LEFT JOIN (
+                SELECT exchange_id, redacted FROM bodies
+                WHERE model = $model AND started_at >= $since AND started_at < $until) k
+            ON k.exchange_id = s.exchange_id)
     """
 
 

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from dashboard import figures
-from dashboard.answers import Effect, Metric
+from dashboard.answers import Accounting, Effect, Metric
+from dashboard.screens.accounting import unaccounted
 
 N = figures.NARROW
 
@@ -116,3 +117,9 @@ def test_no_number_breaks_the_writing(value: float | None) -> None:
         assert text
         assert "nan" not in text.replace("u", "")
     figures.is_better(odd)
+
+
+def test_a_copy_that_was_shed_is_accounted_for() -> None:
+    arms = {"candidate": {"assigned": 287, "served": 213}}
+    books = Accounting.model_validate({"recorded": 287, "shed": 74, "by_arm": arms})
+    assert unaccounted(books, mirrored=True) == 0

@@ -57,7 +57,7 @@ def test_only_what_control_was_asked_live_in_the_window(store: Store, collect: C
         asked(9, started_ns=ALL.until_ns),
         copy(1, 7, experiment="another"),
     )
-    found = recorded.remaining(store, ALL)
+    found = recorded.remaining(store, ALL).requests
     assert names(found) == [asked(number).exchange_id for number in (1, 6, 7)]
     assert found[0]["request"] == chat_request("question 1")
     assert (found[0]["unit"], found[0]["path"]) == (unit_id("user-1"), "/v1/chat/completions")
@@ -81,7 +81,9 @@ def test_every_selected_request_is_accounted_for(store: Store, collect: Collect)
         remaining=3,
         units=5,
     )
-    assert names(recorded.remaining(store, ALL)) == [asked(number).exchange_id for number in (3, 4, 5)]
+    assert names(recorded.remaining(store, ALL).requests) == [
+        asked(number).exchange_id for number in (3, 4, 5)
+    ]
     told = {row["exchange_id"]: row["reason"] for row in recorded.skipped(store, ALL)}
     assert told == {
         asked(2).exchange_id: "tools_skipped",
@@ -105,31 +107,40 @@ def test_a_share_is_the_one_that_a_live_shadow_would_take(
         if point("s", row.unit if row.unit and by_unit else row.exchange_id) < 300_000
         and point("g", row.unit or row.exchange_id) < 800_000
     ]
-    assert names(recorded.remaining(store, share, limit=1000)) == expected
+    assert names(recorded.remaining(store, share, limit=1000).requests) == expected
     assert 30 < len(expected) < 120
 
 
 def test_tenants_and_a_limit(store: Store, collect: Collect) -> None:
     collect(*(asked(number, tenant="acme" if number % 2 else None) for number in range(10)))
     some = replace(ALL, tenants=("acme",), limit=3)
-    assert names(recorded.remaining(store, some)) == [asked(number).exchange_id for number in (0, 2, 4)]
+    assert names(recorded.remaining(store, some).requests) == [
+        asked(number).exchange_id for number in (0, 2, 4)
+    ]
     collect(copy(1, 0))
     assert recorded.progress(store, some).selected == 3, (
         "what is paired stays selected: the limit is of requests"
     )
-    assert names(recorded.remaining(store, some)) == [asked(number).exchange_id for number in (2, 4)]
+    assert names(recorded.remaining(store, some).requests) == [asked(number).exchange_id for number in (2, 4)]
 
 
-def test_pages_are_bounded_in_number_and_bytes_and_miss_nothing(store: Store, collect: Collect) -> None:
-    collect(*(asked(number, request=b"x" * (10_000 if number == 4 else 1000)) for number in range(9)))
-    seen, after, sizes = [], "", []
-    while page := recorded.remaining(store, ALL, after=after, limit=4, max_bytes=2500):
-        seen += names(page)
-        after = seen[-1]
-        sizes.append(len(page))
-    assert seen == [asked(number).exchange_id for number in range(9)]
+def test_pages_are_bounded_in_number_and_bytes_and_miss_nothing(
+    store: Store, collect: Collect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorded, "_STRETCH", 5)
+    collect(*(asked(number, request=b"x" * (10_000 if number == 4 else 1000)) for number in range(20)))
+    collect(*(copy(number, number) for number in range(5, 17)))
+    seen: list[str] = []
+    after: str | None = ""
+    sizes = []
+    while after is not None:
+        page = recorded.remaining(store, ALL, after=after, limit=4, max_bytes=2500)
+        assert page.after is None or page.after > after
+        seen, after = seen + names(page.requests), page.after
+        sizes.append(len(page.requests))
+    assert seen == [asked(number).exchange_id for number in range(20) if not 5 <= number < 17]
     assert max(sizes) <= 4
-    assert len(sizes) > 3
+    assert 0 in sizes, "a stretch of which everything has its copy is an empty page, and not the end"
 
 
 def test_a_second_copy_makes_no_second_pair_and_stays_in_the_ledger(store: Store, collect: Collect) -> None:
