@@ -23,6 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from experiments.ledger.collector import Collector
 from experiments.ledger.exchange import ExchangeRecord
@@ -120,10 +121,11 @@ def main() -> int:
     return 0 if report["passed"] else 1
 
 
-def _collect(store: Store, spool: Path, writer: multiprocessing.process.BaseProcess) -> dict[str, float]:
+def _collect(store: Store, spool: Path, writer: multiprocessing.process.BaseProcess) -> dict[str, Any]:
     """Empty the spool in the controller's rhythm until the writer has ended and nothing is left."""
     collector = Collector(store, spool)
     collected, behind, ended, resident = 0, 0, None, []
+    held: dict[str, int] = {}
     begun, cpu = time.monotonic(), time.process_time()
     while True:
         if ended is None and not writer.is_alive():
@@ -133,6 +135,7 @@ def _collect(store: Store, spool: Path, writer: multiprocessing.process.BaseProc
         got = collector.collect_once().exchanges
         collected += got
         resident.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
+        held = max(held, _held(store), key=lambda each: sum(each.values()))
         if ended is not None and not got and not any(spool.rglob("*.seg")):
             break
         time.sleep(PAUSE_S)
@@ -144,7 +147,16 @@ def _collect(store: Store, spool: Path, writer: multiprocessing.process.BaseProc
         "most_waiting_mb": round(behind / 1e6, 1),
         "rss_mb_max": round(max(resident) / 1e6),
         "rss_mb_end": round(resident[-1] / 1e6),
+        "database_mb_max": {tag: round(size / 1e6) for tag, size in held.items()},
     }
+
+
+def _held(store: Store) -> dict[str, int]:
+    """What DuckDB's buffers hold, in bytes, by what it is for."""
+    rows = store.read(
+        "SELECT tag, memory_usage_bytes AS held FROM duckdb_memory() WHERE held > 0 ORDER BY 2 DESC"
+    )
+    return {row["tag"]: row["held"] for row in rows}
 
 
 def _account(store: Store, total: int) -> dict[str, float]:

@@ -29,6 +29,7 @@ from .ledger.collector import Collected, Collector
 from .ledger.recorded import progress
 from .ledger.retention import prune
 from .ledger.store import Connection, Store
+from .ledger.tally import Tally
 from .lifecycle import Experiment
 from .notices import Notices
 from .promotion import Promotion
@@ -113,8 +114,9 @@ class Controller:
             self.promotion = Promotion(self.control, self.registry, probe=probe)
             self.rehearsal = Rehearsal(self.control, self.promotion, probe=probe)
             self.reconciliation = Reconciliation(self.control, self.registry, self.promotion)
-            self.watch = Watch(self.control, self.promotion, revision=lambda: self.revision)
-            self.protection = Protection(self.control, revision=lambda: self.revision)
+            tally = Tally(self.store)
+            self.watch = Watch(self.control, self.promotion, revision=lambda: self.revision, tally=tally)
+            self.protection = Protection(self.control, revision=lambda: self.revision, tally=tally)
             self.notices = Notices(self.store, self.config.webhooks, now_ns=now_ns)
             self.collector = Collector(self.store, options.data / "spool", self.config)
         except BaseException:

@@ -15,6 +15,7 @@ from typing import Final
 from .control import Author, Control
 from .decision import Decision
 from .ledger import decisions, usage
+from .ledger.tally import Tally, Trip
 from .lifecycle import Experiment
 from .settlement import SETBACKS
 from .spec import ShadowTraffic
@@ -30,9 +31,16 @@ _MILLION: Final = 1e6
 class Protection:
     """One thread calls `look`, every second or so."""
 
-    def __init__(self, control: Control, *, revision: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        control: Control,
+        *,
+        revision: Callable[[], int] | None = None,
+        tally: Tally | None = None,
+    ) -> None:
         self._control = control
         self._revision = revision
+        self._tally = tally or Tally(control.store)
         self._looked: int | None = None
         self._told: set[str] = set()
 
@@ -56,7 +64,7 @@ class Protection:
 
     def _breakers(self, experiment: Experiment) -> None:
         store, phase = self._control.store, experiment.phase.number
-        trips = usage.trips(store, experiment.name, phase)
+        trips = self._tally.trips(experiment.name, phase)
         for trip in trips:
             self._note(experiment, trip)
         if not trips:
@@ -74,7 +82,7 @@ class Protection:
         self._control.take_away(experiment.name, "pause", "pause", Author(actor=BREAKER, reason=reason))
         log.warning("experiment %s is paused: %s", experiment.name, reason)
 
-    def _note(self, experiment: Experiment, trip: usage.Trip) -> None:
+    def _note(self, experiment: Experiment, trip: Trip) -> None:
         """One row for each worker and phase, however often this is looked at, or by how many controllers."""
         name = f"{BREAKER}/{experiment.name}/{experiment.created_ns}/{experiment.phase.number}/{trip.worker}"
         identity = sha256(name.encode()).hexdigest()[:32]
@@ -103,7 +111,7 @@ class Protection:
         traffic = experiment.spec.traffic
         if not isinstance(traffic, ShadowTraffic) or not (traffic.max_tokens or traffic.max_cost):
             return
-        prompt, completion = usage.copied_tokens(self._control.store, experiment.name)
+        prompt, completion = self._tally.copied_tokens(experiment.name)
         used = ""
         if traffic.max_tokens and prompt + completion >= traffic.max_tokens:
             used = f"{prompt + completion} of {traffic.max_tokens} tokens"

@@ -17,6 +17,7 @@ from .errors import Conflict, ExperimentsError, Refused
 from .evidence import AnalysisSpec, Evidence
 from .ledger import trials
 from .ledger.evidence import Rollups, gather
+from .ledger.tally import Tally
 from .lifecycle import Experiment
 from .promotion import Promotion
 from .quantities import duration_text
@@ -53,12 +54,14 @@ class Watch:
         *,
         judge: Callable[..., Verdict] = conclude,
         revision: Callable[[], int] | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self._control = control
         self._promotion = promotion
         self._judge = judge
         self._revision = revision
         self._rollups = Rollups(control.store)
+        self._tally = tally or Tally(control.store)
         self._looked: dict[str, tuple[int | None, Experiment, int]] = {}
         self._seen: dict[str, Seen] = {}
         self._kept: dict[str, tuple[int, str]] = {}
@@ -189,7 +192,7 @@ class Watch:
         patience = experiment.spec.policies.no_traffic_after
         if (now_ns - experiment.phase.started_ns) / 1e9 < patience:
             return None
-        latest = trials.last_request_ns(self._control.store, experiment.name) or 0
+        latest = self._tally.last_request_ns(experiment.name) or 0
         silent = (now_ns - max(latest, experiment.phase.started_ns)) // 10**9
         return float(silent) if silent >= patience else None
 

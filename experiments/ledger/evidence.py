@@ -316,7 +316,7 @@ def _overlaps(rollup: Rollup, named: _Named) -> tuple[Overlap, ...]:
     for index, one in enumerate(rollup.layout.of):
         y, m = _units(one)
         for a, b in sorted(rollup.shared, key=lambda pair: [_place(slot) for slot in pair]):
-            if one.value is None or a // 2 == b // 2 or not rollup.shared[a, b]:
+            if (index, a, b) not in rollup.overlaps or not rollup.shared[a, b]:
                 continue
             yy, ym, my, mm = rollup.overlaps[index, a, b]
             found.append(

@@ -7,12 +7,13 @@ from typing import Any, Final
 
 from ..history import History, UnitTotals
 from ..metrics import Metric
+from .facts import EXCHANGES
 from .layout import SCALE, layout_of
 from .store import Store, instant, rows_in
 
 #: Production's own answers: a candidate's say nothing about what is usual.
-_WHERE: Final = """
-    FROM exchanges x WHERE x.model = $model AND x.role = 'primary' AND x.origin = 'live'
+_WHERE: Final = f"""
+    FROM {EXCHANGES} x WHERE x.model = $model AND x.role = 'primary' AND x.origin = 'live'
         AND x.outcome <> 'rejected' AND coalesce(x.assigned_arm, 'control') = 'control'
         AND x.started_at >= $since AND x.started_at < $until
 """
@@ -32,13 +33,13 @@ def history(
     layout = layout_of(kept)
     scope: dict[str, Any] = {"model": model, "since": instant(since_ns), "until": instant(until_ns)}
     # What each arm's tokens cost is the spec's; here all are the control's.
-    columns = layout.of_exchanges().replace("x.assigned_arm = 'control'", "true")
+    each = layout.values(layout.rows("hash(coalesce(x.unit, x.request_id)) AS h", _WHERE))
+    each = each.replace("x.assigned_arm = 'control'", "true")
     with store.reading() as cursor:
         (traffic,) = rows_in(cursor.execute(_TRAFFIC, scope))
         rows = rows_in(
             cursor.execute(
-                f"SELECT hash(coalesce(x.unit, x.request_id)) AS h, {columns} {_WHERE}"
-                " GROUP BY h ORDER BY h LIMIT $limit",
+                f"SELECT h, {layout.totals()} FROM ({each}) GROUP BY h ORDER BY h LIMIT $limit",
                 {**scope, "limit": limit},
             )
         )

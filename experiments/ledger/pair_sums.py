@@ -14,6 +14,7 @@ from duckdb import DuckDBPyConnection
 
 from ..evidence import AnalysisSpec, Cut, Histogram, Instrument, PairQuantile, PairSums
 from ..metrics import Metric
+from .facts import EXCHANGES
 from .layout import BINS, SCALE, whole
 from .said import counted_version, versions_of
 from .store import Row, rows_in
@@ -88,11 +89,11 @@ def _pair_table(cursor: DuckDBPyConnection, kept: Sequence[Metric], scope: dict[
         "CREATE OR REPLACE TEMP TABLE paired AS WITH"
         " shadows AS (SELECT x.pair_id, x.phase, x.unit, x.started_at"
         + sides.format(side="shadow")
-        + f" FROM exchanges x{joins} WHERE x.experiment = $experiment AND x.role = 'shadow'"
+        + f" FROM {EXCHANGES} x{joins} WHERE x.experiment = $experiment AND x.role = 'shadow'"
         " AND x.phase >= $first AND x.rowid < $cut),"
         " controls AS (SELECT x.exchange_id"
         + sides.format(side="primary")
-        + f" FROM exchanges x{joins} WHERE x.role = 'primary' AND x.origin = 'live'"
+        + f" FROM {EXCHANGES} x{joins} WHERE x.role = 'primary' AND x.origin = 'live'"
         " AND x.rowid < $cut AND x.exchange_id IN (SELECT pair_id FROM shadows))"
         " SELECT s.phase, coalesce(s.unit, s.pair_id) AS cluster, s.started_at"
         + columns

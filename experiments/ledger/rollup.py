@@ -20,7 +20,8 @@ from duckdb import DuckDBPyConnection
 
 from ..evidence import AnalysisSpec, Cut
 from ..metrics import Metric
-from .layout import COUNTED, RECORDED, SLOT, Columns, Layout, bin_of, layout_of
+from .facts import COUNTED, EXCHANGES, RECORDED, SLOT
+from .layout import Columns, Layout, bin_of, layout_of
 from .said import Said
 
 #: 2 * phase + 1 for the candidate, 2 * phase for the control.
@@ -83,10 +84,13 @@ class Rollup:
             lambda: defaultdict(int)
         )
         self.in_two_arms = 0
-        columns = ", ".join(f"{name} BIGINT" for name in self.layout.names)
-        cursor.execute(
-            f"CREATE OR REPLACE TEMP TABLE totals (h UBIGINT, slot INTEGER, flags BIGINT, {columns})"
-        )
+        # Of exchanges, a unit has fewer than 2^31.
+        kinds = {"y": "BIGINT", "w": "INTEGER"}
+        columns = ", ".join(f"{name} {kinds[name[0]]}" for name in self.layout.names)
+        for table in ("totals", "fresh"):
+            cursor.execute(
+                f"CREATE OR REPLACE TEMP TABLE {table} (h UBIGINT, slot INTEGER, flags BIGINT, {columns})"
+            )
         self.said = Said(cursor, self.layout)
 
     def take_in(self, until: Cut) -> None:
@@ -94,141 +98,201 @@ class Rollup:
         then this rollup is spent, and another must be made."""
         if until == self.cut:
             return
-        self._read(until)
-        if self.cut == Cut() and not self.layout.said:
-            self._cursor.execute("INSERT INTO totals SELECT * FROM fresh")
-            self._count("totals", 1)
+        scope = {**self._scope, "since": self.cut.exchanges, "until": until.exchanges}
+        self._cursor.execute("TRUNCATE fresh")
+        phases = self._count_rows(scope)
+        if self.cut == Cut():
+            self._read_units("totals", phases, scope)
+            self._count("(SELECT 1 AS sign, true AS changed, * FROM totals)")
         else:
-            self._merge()
+            self._read_units("fresh", phases, scope)
+        self._hear(scope, until)
+        self._merge()
         self.cut = until
 
     # -- reading -----------------------------------------------------------------------------------------
 
-    def _read(self, until: Cut) -> None:
-        """The table `fresh`: what the new rows amount to, by unit and slot."""
-        scope = {**self._scope, "since": self.cut.exchanges, "until": until.exchanges}
-        self._cursor.execute(
-            f"CREATE OR REPLACE TEMP TABLE fresh AS SELECT hash(x.unit) AS h, {SLOT} AS slot,"
-            f" {self.layout.of_exchanges()} {COUNTED} GROUP BY ALL",
+    def _count_rows(self, scope: dict[str, Any]) -> list[int]:
+        """Count rows: exchanges, those that lack a value, and the histograms' bins. Their phases."""
+        row = self._cursor.execute(
+            f"SELECT count(*) FROM {EXCHANGES} x {RECORDED}",
+            {name: scope[name] for name in ("experiment", "first", "since", "until")},
+        ).fetchone()
+        if row is None or not row[0]:
+            return []
+        self.recorded += row[0]
+        of_rows = self.layout.of[: len(self.layout.of) - len(self.layout.said)]
+        lacking = {one.lacking for one in of_rows if one.lacking is not None}
+        bins = [f"b{index}" for index in range(len(self.layout.histograms))]
+        binned = "".join(
+            f", CASE WHEN s{seen} THEN {bin_of(value)} END AS {bin_}"
+            for bin_, (value, seen) in zip(bins, self.layout.histograms, strict=True)
+        )
+        keys = ("flags", *bins)
+        # One pass for all: rows by their flags, then rows by each histogram's bin.
+        found = self._cursor.execute(
+            f"SELECT slot, count(*), {', '.join(f'grouping({key}), {key}' for key in keys)}"
+            f" FROM (SELECT slot, flags{binned} FROM ({self.layout.rows(f'{SLOT} AS slot', COUNTED)}) x)"
+            f" GROUP BY GROUPING SETS ({', '.join(f'(slot, {key})' for key in keys)})",
             scope,
         )
-        self._count_rows(scope)
-        for index, (value, seen) in enumerate(self.layout.histograms):
-            found = self._cursor.execute(
-                f"SELECT {SLOT} AS slot, {bin_of(value)} AS bin, count(*) {COUNTED} AND ({seen})"
-                " GROUP BY ALL",
-                scope,
+        phases = set()
+        for slot, count, *groups in found.fetchall():
+            phases.add(slot // 2)
+            key = groups[::2].index(0)
+            value = groups[2 * key + 1]
+            if key:
+                if value is not None:
+                    self.histograms[key - 1, slot][value] += count
+                continue
+            self.exchanges[slot] += count
+            for bit in lacking:
+                if value >> bit & 1:
+                    self.lacking[bit, slot] += count
+        return sorted(phases)
+
+    def _read_units(self, table: str, phases: Sequence[int], scope: dict[str, Any]) -> None:
+        """What the new rows amount to, by unit and slot: phase by phase, since no unit's row is of two, and
+        each phase's rows lie close together."""
+        rows = self.layout.rows(f"hash(x.unit) AS h, {SLOT} AS slot", f"{COUNTED} AND x.phase = $phase")
+        for phase in phases:
+            self._cursor.execute(
+                f"INSERT INTO {table} SELECT h, slot, {self.layout.totals()}"
+                f" FROM ({self.layout.values(rows)}) GROUP BY h, slot",
+                {**scope, "phase": phase},
             )
-            for slot, bin_, count in found.fetchall():
-                self.histograms[index, slot][bin_] += count
+
+    def _hear(self, scope: dict[str, Any], until: Cut) -> None:
+        """What is said of exchanges, old or new."""
         self.said.take_in(scope, self.cut, until)
         for counts, mine in ((self.said.lacking, self.lacking), (self.said.firsts, self.firsts)):
             for place in [place for place in mine if place[0] >= len(self.layout.bits)]:
                 del mine[place]
             mine.update(counts)
 
-    def _count_rows(self, scope: dict[str, Any]) -> None:
-        """What is counted by rows: exchanges, and those that lack a value."""
-        row = self._cursor.execute(
-            f"SELECT count(*) FROM exchanges x {RECORDED}",
-            {name: scope[name] for name in ("experiment", "first", "since", "until")},
-        ).fetchone()
-        self.recorded += row[0] if row else 0
-        of_rows = self.layout.of[: len(self.layout.of) - len(self.layout.said)]
-        lacking = sorted({one.lacking for one in of_rows if one.lacking is not None})
-        counts = "".join(f", count(*) FILTER ({self.layout.bits[bit]})" for bit in lacking)
-        found = self._cursor.execute(
-            f"SELECT {SLOT} AS slot, count(*){counts} {COUNTED} GROUP BY slot", scope
-        )
-        for slot, exchanges, *lacks in found.fetchall():
-            self.exchanges[slot] += exchanges
-            for bit, count in zip(lacking, lacks, strict=True):
-                self.lacking[bit, slot] += count
-
     # -- adding up ---------------------------------------------------------------------------------------
 
     def _merge(self) -> None:
         """Take the units that `fresh` concerns out of the sums, and put them in as they are now."""
         run = self._cursor.execute
-        added = ", ".join(f"CAST(sum({name}) AS BIGINT) AS {name}" for name in self.layout.names)
+        if run("SELECT 1 FROM fresh LIMIT 1").fetchone() is None:
+            return
+        added = ", ".join(f"sum({name}) AS {name}" for name in self.layout.names)
         run("CREATE OR REPLACE TEMP TABLE old AS SELECT * FROM totals WHERE h IN (SELECT h FROM fresh)")
         run(
             f"CREATE OR REPLACE TEMP TABLE new AS SELECT h, slot, bit_or(flags) AS flags, {added}"
             " FROM (SELECT * FROM old UNION ALL SELECT * FROM fresh) GROUP BY h, slot"
         )
-        self._count("old", -1)
-        self._count("new", 1)
-        run("DELETE FROM totals WHERE h IN (SELECT h FROM old)")
+        # What stayed as it was would be taken out and put in again.
+        run(
+            "CREATE OR REPLACE TEMP TABLE moved AS"
+            " SELECT *, (h, slot) IN (SELECT (h, slot) FROM fresh) AS changed"
+            " FROM (SELECT -1 AS sign, * FROM old UNION ALL SELECT 1 AS sign, * FROM new)"
+        )
+        self._count("moved")
+        row = run("DELETE FROM totals WHERE h IN (SELECT h FROM old)").fetchone()
         run("INSERT INTO totals SELECT * FROM new")
-        row = run("SELECT count(*) FROM old").fetchone()
         self._dead += row[0] if row else 0
         if self._dead > _TIDY_AT:
             run("CREATE OR REPLACE TEMP TABLE totals AS SELECT * FROM totals")
             self._dead = 0
 
-    def _count(self, table: str, sign: int) -> None:
-        """Add to the sums, or take from them, all units of a table of rows like `totals`."""
-        self._add_sums(table, sign)
-        self._add_firsts(table, sign)
-        self._add_overlaps(table, sign)
+    def _count(self, table: str) -> None:
+        """Add to the sums all units of a table of rows like `totals`, or take them out, by their sign."""
+        largest = self._largest(table)
+        self._add_sums(table, largest)
+        self._add_firsts(table)
+        self._add_overlaps(table, largest)
 
-    def _add_sums(self, table: str, sign: int) -> None:
+    def _largest(self, table: str) -> Largest:
+        """The largest magnitude in each column."""
+        names = self.layout.names
+        row = self._cursor.execute(
+            f"SELECT {', '.join(f'greatest(max({name}), -min({name}), 0)' for name in names)} FROM {table}"
+        ).fetchone()
+        return Largest(dict(zip(names, row or (), strict=True)))
+
+    def _add_sums(self, table: str, largest: Largest) -> None:
         columns = []
         for one in self.layout.of:
             y, m, seen = _terms(one)
-            y = "CAST(0 AS HUGEINT)" if one.value is None else y
-            columns.append(f"count(*) FILTER (w{one.seen} > 0)")
-            columns += [
-                f"coalesce(sum({each}), 0)" for each in (y, m, f"{y} * {y}", f"{m} * {m}", f"{y} * {m}", seen)
-            ]
+            squares = [largest.product(a, b) for a, b in ((y, y), (m, m), (y, m))]
+            columns.append(f"count(*) FILTER ({seen} > 0)")
+            columns += [f"coalesce(sum({each}), 0)" for each in (y, m, *squares, seen)]
         added = ", ".join(("count(*)", *columns))
-        found = self._cursor.execute(f"SELECT slot, {added} FROM {table} GROUP BY slot").fetchall()
-        for slot, present, *values in found:
+        found = self._cursor.execute(
+            f"SELECT sign, slot, {added} FROM {table} WHERE changed GROUP BY sign, slot"
+        ).fetchall()
+        for sign, slot, present, *values in found:
             self.present[slot] += sign * present
-            for index in range(len(self.layout.of)):
+            for index, one in enumerate(self.layout.of):
                 units, y, m, yy, mm, ym, seen = values[7 * index : 7 * index + 7]
-                self.sums[index, slot] = self.sums[index, slot].plus((units, y, m, yy, mm, ym), sign)
+                mine = (units, y, m, yy, mm, ym) if one.value is not None else (units, 0, m, 0, mm, 0)
+                self.sums[index, slot] = self.sums[index, slot].plus(mine, sign)
                 self.observed[index, slot] += sign * int(seen)
 
-    def _add_firsts(self, table: str, sign: int) -> None:
+    def _add_firsts(self, table: str) -> None:
         bits = range(len(self.layout.bits))
+        keys = ("s", *(f"s{bit}" for bit in bits))
         columns = "".join(f", min(slot) FILTER (flags & {1 << bit} <> 0) AS s{bit}" for bit in bits)
-        self._cursor.execute(
-            f"CREATE OR REPLACE TEMP TABLE firsts AS SELECT min(slot) AS s{columns} FROM {table} GROUP BY h"
+        found = self._cursor.execute(
+            f"SELECT sign, count(*), {', '.join(keys)}"
+            f" FROM (SELECT sign, min(slot) AS s{columns} FROM {table} GROUP BY sign, h)"
+            f" GROUP BY GROUPING SETS ({', '.join(f'(sign, {key})' for key in keys)})"
         )
-        for bit, column in ((-1, "s"), *((bit, f"s{bit}") for bit in bits)):
-            found = self._cursor.execute(
-                f"SELECT {column}, count(*) FROM firsts WHERE {column} IS NOT NULL GROUP BY ALL"
-            )
-            for slot, count in found.fetchall():
-                self.firsts[bit, slot] += sign * count
+        for sign, count, *slots in found.fetchall():
+            for bit, slot in enumerate(slots, -1):
+                if slot is not None:
+                    self.firsts[bit, slot] += sign * count
 
-    def _add_overlaps(self, table: str, sign: int) -> None:
-        summed = [(index, one) for index, one in enumerate(self.layout.of) if one.value is not None]
+    def _add_overlaps(self, table: str, largest: Largest) -> None:
+        """What units amount to together that were seen in two phases, or in two arms of one."""
+        summed = [
+            (index, one)
+            for index, one in enumerate(self.layout.of)
+            if one.value is not None and one.metric.kind != "quantile"
+        ]
         columns = []
         for _, one in summed:
-            (y1, m1, _), (y2, m2, _) = _terms(one, "a."), _terms(one, "b.")
-            columns += [f"sum({a} * {b})" for a, b in ((y1, y2), (y1, m2), (m1, y2), (m1, m2))]
+            y, m, _ = _terms(one)
+            columns += [
+                f"sum({largest.product(a, b, 'a.', 'b.')})" for a, b in ((y, y), (y, m), (m, y), (m, m))
+            ]
+        # One later phase after the other: a hash table of its units alone, and each pair once.
+        for phase in sorted({slot // 2 for slot in self.exchanges})[1:]:
+            found = self._cursor.execute(
+                f"SELECT a.sign, a.slot, b.slot, count(*){''.join(f', {column}' for column in columns)}"
+                f" FROM {table} a JOIN (FROM {table} WHERE slot // 2 = {phase}) b"
+                f" ON a.h = b.h AND a.sign = b.sign"
+                f" WHERE a.slot < {2 * phase} AND (a.changed OR b.changed) GROUP BY ALL"
+            ).fetchall()
+            for sign, a, b, units, *values in found:
+                self.shared[a, b] += sign * units
+                for place, (index, _) in enumerate(summed):
+                    total = self.overlaps[index, a, b]
+                    for i, value in enumerate(values[4 * place : 4 * place + 4]):
+                        total[i] += sign * int(value)
         found = self._cursor.execute(
-            f"SELECT a.slot, b.slot, count(*){''.join(f', {column}' for column in columns)}"
-            f" FROM {table} a JOIN {table} b ON a.h = b.h AND a.slot < b.slot GROUP BY ALL"
+            f"SELECT a.sign, count(DISTINCT a.h) FROM {table} a JOIN {table} b"
+            " ON a.h = b.h AND a.sign = b.sign AND a.slot + 1 = b.slot"
+            " WHERE a.slot % 2 = 0 AND b.slot % 2 = 1 GROUP BY a.sign"
         ).fetchall()
-        for a, b, units, *values in found:
-            self.shared[a, b] += sign * units
-            for place, (index, _) in enumerate(summed):
-                total = self.overlaps[index, a, b]
-                for i, value in enumerate(values[4 * place : 4 * place + 4]):
-                    total[i] += sign * int(value)
-        row = self._cursor.execute(
-            f"SELECT count(DISTINCT a.h) FROM {table} a JOIN {table} b"
-            " ON a.h = b.h AND a.slot + 1 = b.slot AND a.slot % 2 = 0"
-        ).fetchone()
-        self.in_two_arms += sign * (row[0] if row else 0)
+        self.in_two_arms += sum(sign * units for sign, units in found)
 
 
-def _terms(one: Columns, of: str = "") -> tuple[str, str, str]:
-    """A unit's y, its m and how many exchanges were observed, as HUGEINT: their products are exact."""
-    seen = f"CAST({of}w{one.seen} AS HUGEINT)"
-    y = seen if one.value is None else f"CAST({of}y{one.value} AS HUGEINT)"
-    m = seen if one.weight is None else f"CAST({of}y{one.weight} AS HUGEINT)"
+class Largest(dict[str, int]):
+    """The largest magnitude of each column: whether products of two fit into 64 bits."""
+
+    def product(self, a: str, b: str, of_a: str = "", of_b: str = "") -> str:
+        """Two columns' product, exact. What 128 bits cost is four times as much, and seldom needed."""
+        if self[a] * self[b] < 2**63:
+            return f"CAST({of_a}{a} AS BIGINT) * {of_b}{b}"
+        return f"CAST({of_a}{a} AS HUGEINT) * {of_b}{b}"
+
+
+def _terms(one: Columns) -> tuple[str, str, str]:
+    """The columns of a unit's y, its m and of how many exchanges were observed."""
+    seen = f"w{one.seen}"
+    y = seen if one.value is None else f"y{one.value}"
+    m = seen if one.weight is None else f"y{one.weight}"
     return y, m, seen

@@ -14,7 +14,8 @@ from duckdb import DuckDBPyConnection
 
 from ..evidence import Cut, Instrument
 from ..metrics import Metric
-from .layout import COUNTED, ELIGIBLE, SCALE, SLOT, Layout, whole
+from .facts import COUNTED, ELIGIBLE, EXCHANGES, SLOT
+from .layout import SCALE, Layout, whole
 
 #: By source, among what had arrived in time: the latest word on each request, or what each version of an
 #: evaluator made of each exchange that concerned it (no value: it could not score it). When a request began
@@ -84,7 +85,7 @@ class Said:
             f"CREATE OR REPLACE TEMP TABLE spoken AS SELECT {number} AS said, key, version, last,"
             f" hash(x.unit) AS h, {SLOT} AS slot,"
             f" CASE WHEN value IS NOT NULL THEN {whole('value')} END AS value"
-            f" FROM exchanges x JOIN word ON key = {key} {ELIGIBLE}"
+            f" FROM {EXCHANGES} x JOIN word ON key = {key} {ELIGIBLE}"
             f" AND key IN (SELECT key FROM concerned) AND {metric.observed_sql}",
             {**scope, "since": 0},
         )

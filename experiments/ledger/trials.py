@@ -288,9 +288,3 @@ def candidate_units(store: Store, experiment: str, phase: int) -> int:
         [experiment, phase],
     )
     return int(rows[0]["units"])
-
-
-def last_request_ns(store: Store, experiment: str) -> int | None:
-    """When the experiment's latest request began (unix nanoseconds), None before the first."""
-    rows = store.read("SELECT max(started_at) AS latest FROM exchanges WHERE experiment = ?", [experiment])
-    return None if rows[0]["latest"] is None else nanoseconds(rows[0]["latest"])

@@ -523,3 +523,50 @@ def test_a_look_that_fails_leaves_no_half_taken_sums(store: Store) -> None:
     assert gather(store, declared, as_of_ns=END_NS, rollups=rollups) == gather(
         store, declared, as_of_ns=END_NS
     )
+
+
+@pytest.mark.parametrize("ms", [3, 900_000_000])
+def test_products_are_exact_however_large_the_values(store: Store, ms: int) -> None:
+    """Sums of products of 64 bits where they suffice, of 128 where they do not: to the last digit."""
+    declare(store, "canary", {1: 500_000, 2: 500_000})
+    chance = random.Random(ms)
+    rows = [
+        record(
+            number,
+            experiment="e",
+            phase=1 + number % 2,
+            unit=f"u{number % 7}",
+            assigned_arm="control",
+            duration_us=ms * 1000 + chance.randrange(1000),
+        )
+        for number in range(60)
+    ]
+    totals: dict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0])
+    for row in rows:
+        total = totals[row.phase, str(row.unit)]
+        total[0] += row.duration_us * 1000  # millionths of a millisecond
+        total[1] += 1
+    rollups, declared = Rollups(store), spec("canary", "latency_mean")
+    for part in (rows[:31], rows[31:]):
+        collect(store, *part)
+        evidence = gather(store, declared, as_of_ns=END_NS, rollups=rollups)
+    for found in evidence.sums:
+        mine = [total for (phase, _), total in totals.items() if phase == found.phase]
+        assert found.y == sum(y for y, _ in mine) / 10**6
+        assert found.yy == sum(y * y for y, _ in mine) / 10**12
+        assert found.ym == sum(y * m for y, m in mine) / 10**6
+    (overlap,) = evidence.overlaps
+    pairs = [(totals[1, f"u{unit}"], totals[2, f"u{unit}"]) for unit in range(7)]
+    assert overlap.yy == sum(one[0] * two[0] for one, two in pairs) / 10**12
+    assert overlap.ym == sum(one[0] * two[1] for one, two in pairs) / 10**6
+
+
+def test_other_experiments_rows_change_nothing(store: Store) -> None:
+    declare(store, "canary", {1: 100_000, 2: 300_000, 3: 600_000})
+    collect(store, *random_split(31, 100))
+    rollups, declared = Rollups(store), spec("canary", *ALL)
+    before = gather(store, declared, as_of_ns=END_NS, rollups=rollups)
+    collect(store, *(record(1000 + n, experiment="other", phase=1, unit=f"u{n}") for n in range(5)))
+    after = gather(store, declared, as_of_ns=END_NS, rollups=rollups)
+    assert after == replace(before, cut=after.cut)
+    assert after.cut != before.cut
