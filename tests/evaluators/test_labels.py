@@ -14,18 +14,23 @@ from hypothesis import strategies as st
 from evaluators.comparison import compare
 from evaluators.errors import EvaluatorError
 from evaluators.golden import GoldenSet
+from evaluators.labels.cases import cases_of
 from evaluators.labels.correction import correction, sample_of
 from evaluators.labels.draw import in_order, level, seed_of
 from evaluators.labels.label import People
 from evaluators.labels.ledger import LabelLedger
-from evaluators.labels.task import grading, preferring
+from evaluators.labels.task import Task, grading, preferring
 from evaluators.labels.worksheet import CANNOT_TELL, Pen, read, waiting, write
 from evaluators.loading import load_golden_set
+from evaluators.models import Services
+from evaluators.preferences import judged_pairs
 from evaluators.score import Output
 from evaluators.summary import RunResults
 
+from .attacks import RIGHT, Gullible
 from .labelled import KEY, YAML, by_people, cases, draws, judged_run, judged_set, labelled
 from .sets import one_item, said
+from .test_preferences import answers, golden_set, right
 
 N = 60
 GOOD = ["good a"] * N
@@ -294,6 +299,55 @@ def test_the_last_word_of_a_labeller_counts(golden: GoldenSet) -> None:
     people = People.of(declared, [*first, *labelled(golden, found, declared, truly)])
     assert all(set(said) == {"ann"} for said in people.said.values())
     assert {label.grade for said in people.said.values() for label in said.values()} == {"pass"}
+
+
+# pairs
+
+
+async def test_a_judge_of_pairs_is_set_right_too(tmp_path: Path) -> None:
+    """It ties whatever it sees, by its place; people prefer the candidate in two of three."""
+    golden = golden_set(tmp_path, N, "metrics: {pairwise: {margin: 0.1}}\n", gate=True)
+    control = answers(golden, right, version=1)
+    candidate = answers(golden, lambda n, r: f"{'better' if n % 3 else 'worse'} {n}", version=2)
+    services = Services(judge=Gullible(prefers_first=1.0))
+    preferences = await judged_pairs(golden, control, candidate, services=services)
+    found = cases_of("pairwise", golden.items, control, candidate, golden.policy, preferences)
+    assert {case.judged for case in found.cases} == {0.0}
+    blind = cases_of("pairwise", golden.items, control, candidate, golden.policy)
+    assert list(blind.open) == list(found.open), "the sample is the same, whatever the judge says"
+    declared = [
+        replace(draw, evaluator="pairwise", seed=found.seed) for draw in draws(control, candidate, 40)
+    ]
+    pen = Pen(golden=golden, draw=declared[0], labeller="ann")
+
+    def preferred(task: Task) -> str:
+        (ours,) = (place for place, one in enumerate(task.answers) if not one.text.startswith(RIGHT))
+        good = task.answers[ours].text.startswith("better")
+        return ("first", "second")[ours if good else 1 - ours]
+
+    tasks = [case.terms[0].task for case in sample_of(found, declared)]
+    people = People.of(declared, [pen.label(task, preferred(task)) for task in tasks])
+    judged = correction(found, people, alpha=0.05)
+    assert judged.effect is not None
+    assert judged.effect.lower < 1 / 3 < judged.effect.upper, "two of three won, one of three lost"
+    verdict = compare(golden, control, candidate, preferences, people)
+    assert verdict.verdict == "pass", verdict.sentence
+
+
+def test_the_better_answer_is_the_candidates_or_the_controls(tmp_path: Path) -> None:
+    golden = golden_set(tmp_path, 2, gate=True)
+    control = answers(golden, lambda n, r: ("x", "y")[n], version=1)
+    candidate = answers(golden, lambda n, r: ("y", "x")[n], version=2)
+    found = cases_of("pairwise", golden.items, control, candidate, golden.policy)
+    assert [case.terms[0].task.answers[0].text for case in found.cases] in (["x", "x"], ["y", "y"])
+    for grade, signs in (("first", (-1.0, 1.0)), ("tie", (0.0, 0.0)), ("second", (1.0, -1.0))):
+        draw = draws(control, candidate, 2)[0]
+        pen = Pen(golden=golden, draw=draw, labeller="ann")
+        people = People.of([draw], [pen.label(case.terms[0].task, grade) for case in found.cases])
+        ends = [case.ends(people) for case in found.cases]
+        if found.cases[0].terms[0].task.answers[0].text == "y":
+            ends = ends[::-1]
+        assert ends == [(sign, sign) for sign in signs]
 
 
 # worksheets
