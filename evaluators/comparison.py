@@ -16,11 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 from evaluators.changes import Change, changes
-from evaluators.deciding import conclude, decide, items_needed
-from evaluators.golden import GoldenSet, Policy
+from evaluators.deciding import conclude, decide, gauge, items_needed
+from evaluators.golden import GoldenItem, GoldenSet, Policy
+from evaluators.judges.health import JudgeHealth, judge_health
+from evaluators.labels.cases import cases_of
+from evaluators.labels.correction import Correction, correction
+from evaluators.labels.label import NOBODY, People
 from evaluators.metrics import MetricRow, metric_row, metric_rows
 from evaluators.pairing import match_items, pair_of
 from evaluators.preferences import NO_PREFERENCES, Preferences
@@ -51,6 +56,8 @@ class Comparison:
     newly_passing: tuple[Change, ...]
     more_items: int | None
     preferences: Preferences = NO_PREFERENCES
+    corrections: tuple[Correction, ...] = ()
+    judges: tuple[JudgeHealth, ...] = ()
 
     @property
     def missing(self) -> int:
@@ -85,6 +92,8 @@ class Comparison:
             "newly_failing": [change.to_json() for change in self.newly_failing],
             "newly_passing": [change.to_json() for change in self.newly_passing],
             "more_items": self.more_items,
+            "judges": [judge.to_json() for judge in self.judges],
+            "labels": [found.to_json() for found in self.corrections],
             **({"preferences": self.preferences.to_json()} if self.preferences.pairs else {}),
         }
 
@@ -94,9 +103,10 @@ def compare(
     control: RunResults,
     candidate: RunResults,
     preferences: Preferences = NO_PREFERENCES,
+    people: People = NOBODY,
 ) -> Comparison:
-    """Compare two runs of `golden`, with what a judge of pairs prefers (`evaluators.preferences`). Items that
-    changed since a run, or that it lacks, are listed apart."""
+    """Compare two runs of `golden`, with what a judge of pairs prefers (`evaluators.preferences`) and what
+    people said (`evaluators.labels`). Items that changed since a run, or that it lacks, are listed apart."""
     comparable, changed, only_control, only_candidate = match_items(golden, control, candidate)
     policy = golden.policy
     pairs = [
@@ -106,12 +116,17 @@ def compare(
     ]
     gate = metric_row(ITEMS, "1", pairs, alpha=policy.alpha, gate=True, margin=policy.margin)
     metrics = metric_rows(golden, comparable, control, candidate, preferences)
-    gates = [(gate, pairs), *((row, found) for row, found in metrics if row.margin is not None)]
+    corrections = _corrections(golden, comparable, control, candidate, preferences, people)
+    gauges = [
+        gauge(row, found, corrections.get(row.evaluator), alpha=policy.alpha)
+        for row, found in ((gate, pairs), *metrics)
+        if row.margin is not None
+    ]
     planned = sum(pair.control.planned for pair in pairs)
     observed = sum(min(pair.control.observed, pair.candidate.observed) for pair in pairs)
     coverage = observed / planned if planned else 0.0
     reasons = _reasons(golden, control, candidate, changed)
-    verdict, sentence, more = conclude(policy, gates, coverage, summarise(golden, candidate), reasons)
+    verdict, sentence, more = conclude(policy, gauges, coverage, summarise(golden, candidate), reasons)
     return Comparison(
         set_name=golden.name,
         set_hash=golden.hash,
@@ -130,7 +145,30 @@ def compare(
         newly_passing=tuple(changes(pairs, better=candidate, worse=control)),
         more_items=more,
         preferences=preferences,
+        corrections=tuple(corrections.values()),
+        judges=judge_health(
+            chain(control.verdicts(), candidate.verdicts(), preferences.verdicts(golden.evaluators))
+        ),
     )
+
+
+def _corrections(
+    golden: GoldenSet,
+    comparable: Sequence[GoldenItem],
+    control: RunResults,
+    candidate: RunResults,
+    preferences: Preferences,
+    people: People,
+) -> dict[str, Correction]:
+    """What people's labels make of each judge's check, by its key."""
+    return {
+        key: correction(
+            cases_of(key, comparable, control, candidate, golden.policy, preferences),
+            people,
+            alpha=golden.policy.alpha,
+        )
+        for key in golden.judged
+    }
 
 
 def _reasons(

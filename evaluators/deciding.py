@@ -3,7 +3,8 @@
 Pass needs every gate to be non-inferior: each alone is tested at the full alpha, for all of them must hold
 (the intersection-union principle). Fail needs one to be worse: there Holm's adjustment over the gates keeps
 the chance of failing a version that is worse in none of them at alpha. Anything else is inconclusive. A judge
-decides nothing until people's labels hold it to account: it can only keep the verdict inconclusive.
+decides nothing until people's labels hold it to account (`evaluators.labels`): it can only keep the verdict
+inconclusive. From then on its gate is the effect that the labels make of it, never its own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 
 from evaluators.estimates import Effect, paired_effect
 from evaluators.golden import Policy
+from evaluators.labels.correction import Correction
 from evaluators.metrics import MetricRow
 from evaluators.pairing import Pair, imputed
 from evaluators.summary import ITEMS, Gate, Summary
@@ -30,6 +32,41 @@ class Bar:
 
     effect: Effect | None
     margin: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gauge:
+    """One gate of a comparison: its row, its effect, and what that were with all that is missing at its worst
+    and at its best for the candidate. A judge has a `correction`, whose effect stands for its own."""
+
+    row: MetricRow
+    effect: Effect | None
+    worst: Effect | None
+    best: Effect | None
+    correction: Correction | None = None
+
+    @property
+    def margin(self) -> float:
+        return self.row.margin or 0.0
+
+    def bar(self, worst: bool | None = None) -> Bar:
+        """What it says, or would say at the worst or best."""
+        effect = self.effect if worst is None else self.worst if worst else self.best
+        return Bar(effect=effect, margin=self.margin)
+
+
+def gauge(row: MetricRow, pairs: Sequence[Pair], correction: Correction | None, *, alpha: float) -> Gauge:
+    """The gate of a row; a judge's by its correction."""
+    if correction is not None:
+        return Gauge(
+            row=row,
+            effect=correction.effect,
+            worst=correction.worst,
+            best=correction.best,
+            correction=correction,
+        )
+    worst, best = (paired_effect(imputed(pairs, worst=at), alpha=alpha) for at in (True, False))
+    return Gauge(row=row, effect=row.effect, worst=worst, best=best)
 
 
 def decide(effect: Effect | None, margin: float) -> Gate:
@@ -73,7 +110,7 @@ def items_needed(effect: Effect, n: int, margin: float) -> int | None:
 
 def conclude(
     policy: Policy,
-    gates: Sequence[tuple[MetricRow, Sequence[Pair]]],
+    gauges: Sequence[Gauge],
     coverage: float,
     own: Summary,
     reasons: list[Reason],
@@ -87,9 +124,10 @@ def conclude(
         reasons.append(Reason(code=code, severity="block", text=text))
         return verdict, f"{verdict.capitalize()}: {text}", None
 
-    items, _ = gates[0]
-    judged = [row.evaluator for row, _ in gates if row.kind != "code"]
-    gates = [(row, pairs) for row, pairs in gates if row.kind == "code"]
+    items = gauges[0]
+    # A judge that is not held to account is no instrument: the rest may fail the candidate without it.
+    lacking = [text for one in gauges if one.correction and (text := _lacks(one.correction))]
+    gauges = [one for one in gauges if one.correction is None or not _lacks(one.correction)]
     if items.effect is None:
         return blocked("inconclusive", "no_pairs", "no item was scored in both versions.")
     if policy.min_pass_rate is not None and own.gate == "fail":
@@ -98,75 +136,96 @@ def conclude(
         needed = f"{policy.coverage_floor:.0%} are needed"
         text = f"{coverage:.1%} of the answers are scored in both versions, {needed}."
         return blocked("inconclusive", "coverage", text)
-    bars = [Bar(effect=row.effect, margin=row.margin or 0.0) for row, _ in gates]
-    decision = decide_all(bars, policy.alpha)
-    if {_extreme(policy, gates, worst=worst) for worst in (True, False)} != {decision}:
+    decision = decide_all([one.bar() for one in gauges], policy.alpha)
+    extremes = {decide_all([one.bar(worst) for one in gauges], policy.alpha) for worst in (True, False)}
+    if extremes != {decision}:
         text = "what the missing answers would have been decides: at worst and at best they say otherwise."
         return blocked("inconclusive", "missing_decides", text)
     if policy.min_pass_rate is not None and own.gate == "inconclusive":
         return blocked("inconclusive", "floor_undecided", own.sentence.removeprefix("Inconclusive: "))
     if decision == "fail":
-        row = next(row for row, _ in gates if _worse(row))
-        return "fail", f"Fail: {_numbers(row)}; the candidate is worse.", None
-    if judged:
-        text = (
-            f"the judge of {', '.join(judged)} gates, but no human labels of these runs hold it to account."
-        )
-        return blocked("inconclusive", "judge_unlabelled", text)
+        worse = next(one for one in gauges if _worse(one))
+        return "fail", f"Fail: {_numbers(worse)}; the candidate is worse.", None
+    if lacking:
+        return blocked("inconclusive", "judge_unlabelled", " ".join(lacking))
     if decision == "pass":
-        worse = " It is worse, but within what is tolerated." if items.effect.upper < 0 else ""
-        also = "".join(f"; {_numbers(row)}" for row, _ in gates[1:])
+        remark = " It is worse, but within what is tolerated." if items.effect.upper < 0 else ""
+        also = "".join(f"; {_numbers(one)}" for one in gauges[1:])
         margin = _points(policy.margin)
-        return "pass", f"Pass: {_numbers(items)}{also}; no drop beyond the margin of {margin}.{worse}", None
-    return _undecided(gates, reasons)
+        return "pass", f"Pass: {_numbers(items)}{also}; no drop beyond the margin of {margin}.{remark}", None
+    return _undecided(gauges, reasons)
 
 
-def _undecided(
-    gates: Sequence[tuple[MetricRow, Sequence[Pair]]], reasons: list[Reason]
-) -> tuple[Gate, str, int | None]:
-    undecided = [row for row, _ in gates if decide(row.effect, row.margin or 0.0) != "pass"]
-    needs = [
-        None if row.effect is None else items_needed(row.effect, row.n, row.margin or 0.0)
-        for row in undecided
-    ]
-    more = None if None in needs else max((need for need in needs if need is not None), default=None)
-    row = undecided[0]
-    advice = (
-        f"needs about {more} more items" if more is not None else "no number of such items would decide it"
+def _lacks(found: Correction) -> str | None:
+    """What keeps a judge from gating, and what to do about it; None if nothing does."""
+    if len(found.judges) > 1:
+        return (
+            f"{found.evaluator} was judged by {' and by '.join(found.judges)}: two instruments are no "
+            "comparison; run it again with --fresh."
+        )
+    if not found.items:
+        return f"{found.evaluator} has no item with answers in both versions."
+    if found.labelled == found.drawn >= found.needed:
+        return None
+    size = max(found.needed, found.drawn)
+    return (
+        f"the judge of {found.evaluator} gates once people have labelled {size} drawn items, of which "
+        f"{size - found.labelled} are missing: turnout golden label."
     )
-    margin = _points(row.margin or 0.0)
-    text = f"{_numbers(row)}; the margin of {margin} lies inside the interval; {advice}."
+
+
+def _undecided(gauges: Sequence[Gauge], reasons: list[Reason]) -> tuple[Gate, str, int | None]:
+    undecided = [one for one in gauges if decide(one.effect, one.margin) != "pass"]
+    needs = [
+        None if one.effect is None else items_needed(one.effect, _size(one), one.margin) for one in undecided
+    ]
+    known = [need for need in needs if need is not None]
+    first = undecided[0]
+    unit = "items" if first.correction is None else "labelled items"
+    more = max(known) if known and len(known) == len(needs) else None
+    advice = (
+        f"needs about {more} more {unit}" if more is not None else f"no number of such {unit} would decide it"
+    )
+    text = f"{_numbers(first)}; the margin of {_points(first.margin)} lies inside the interval; {advice}."
     reasons.append(Reason(code="underpowered", severity="block", text=text))
     return "inconclusive", f"Inconclusive: {text}", more
 
 
-def _extreme(policy: Policy, gates: Sequence[tuple[MetricRow, Sequence[Pair]]], *, worst: bool) -> Gate:
-    """The decision with all that is missing at its worst (or best) for the candidate."""
-    bars = [
-        Bar(effect=paired_effect(imputed(pairs, worst=worst), alpha=policy.alpha), margin=row.margin or 0.0)
-        for row, pairs in gates
-    ]
-    return decide_all(bars, policy.alpha)
+def _size(one: Gauge) -> int:
+    """What the interval's width goes with: items, or labelled ones while some are left to label."""
+    return one.row.n if one.correction is None else one.correction.labelled or one.row.n
 
 
-def _worse(row: MetricRow) -> bool:
-    return row.effect is not None and row.effect.upper < 0 and row.effect.lower <= -(row.margin or 0.0)
+def _worse(one: Gauge) -> bool:
+    return one.effect is not None and one.effect.upper < 0 and one.effect.lower <= -one.margin
 
 
-def _numbers(row: MetricRow) -> str:
-    if row.effect is None:
+def _numbers(one: Gauge) -> str:
+    row, effect = one.row, one.effect
+    if effect is None:
         return f"{row.evaluator} was scored in no item of both versions"
-    effect = row.effect
     estimate, lower, upper = (
         _points(end, sign=True) for end in (effect.estimate, effect.lower, effect.upper)
     )
-    interval = f"difference {estimate} ({effect.level:.0%} interval {lower} to {upper})"
+    interval = f"difference {estimate} ({100 * effect.level:.4g}% interval {lower} to {upper})"
+    if one.correction is not None:
+        return f"{row.evaluator}: {interval} by {_source(one.correction)}{_opinion(row)}"
     if row.evaluator != ITEMS:
         return f"{row.evaluator}: mean {row.candidate:.3f} against {row.control:.3f}, {interval}"
     return (
         f"{row.candidate:.1%} of {row.n} items pass with the candidate, {row.control:.1%} with the "
         f"control, {interval}"
     )
+
+
+def _source(found: Correction) -> str:
+    if found.labelled == found.open:
+        return f"people's labels of all {found.open} items whose answers differ"
+    return f"{found.labelled} labelled items and the judge's {found.items}"
+
+
+def _opinion(row: MetricRow) -> str:
+    return "" if row.effect is None else f" (the judge alone says {_points(row.effect.estimate, sign=True)})"
 
 
 def _points(share: float, *, sign: bool = False) -> str:

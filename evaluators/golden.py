@@ -166,6 +166,14 @@ class GoldenSet:
         return dict(sorted(found.items()))
 
     @property
+    def judged(self) -> dict[str, bool]:
+        """The checks that are judged and not computed, by key; true for those that gate."""
+        checks = [check for item in self.items for check in item.checks if check.kind != "code"]
+        gating = {check.key for check in checks if check.gate}
+        gating |= {key for key, metric in self.policy.metrics.items() if metric.gate}
+        return {key: key in gating for key in sorted({check.key for check in checks})}
+
+    @property
     def compares(self) -> bool:
         """Whether a judge is to be shown both versions' answers at once."""
         return any(check.kind == "pairwise" for item in self.items for check in item.checks)

@@ -71,6 +71,11 @@ class GoldenLedger:
     def __init__(self, api: ControlApi) -> None:
         self._api = api
 
+    @property
+    def api(self) -> ControlApi:
+        """The control API itself."""
+        return self._api
+
     def subject(self, model: str, reference: str) -> Subject:
         """The version that a number or an alias names. Raises UnknownVersion, which lists those there are."""
         view = self._api.get(f"/api/models/{model}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from evaluators.golden import Check, GoldenItem, GoldenSet
+from evaluators.judges.health import Verdict
 from evaluators.models import NO_SERVICES, Services
 from evaluators.pairing import Pair, match_items
 from evaluators.runner import RunLimits
@@ -86,6 +87,13 @@ class Preferences:
             if pair.evaluator == evaluator and pair.found.score.status != "skipped":
                 found.setdefault(pair.item_id, []).append(pair.found.score)
         return found
+
+    def verdicts(self, versions: Mapping[str, str]) -> Iterator[Verdict]:
+        """Every pair, as a judge's health sees it; `versions` are the checks' evaluators."""
+        return (
+            Verdict.of_score(pair.evaluator, versions.get(pair.evaluator, ""), pair.found.score)
+            for pair in self.pairs
+        )
 
     def tallies(self) -> tuple[PreferenceTally, ...]:
         """The numbers of each check."""

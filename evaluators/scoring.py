@@ -167,12 +167,16 @@ def _settled(check: Check, evaluator: Evaluator, score: Score) -> Score:
             check.key, "out_of_range", f"the scorer {check.type!r} gave {score.value:g}; scores lie in [0, 1]"
         )
     value = min(1.0, max(0.0, score.value))
-    if evaluator.direction == "min":
-        value = 1.0 - value
+    value = settled_value(check, 1.0 - value if evaluator.direction == "min" else value)
     if check.negate:
-        # The opposite of a mere number means nothing: `not` asks that the check does not pass.
-        value = 1.0 - value if value in (0.0, 1.0) else float(not check.passes(value))
-        return replace(
-            score, value=value, explanation=f"not: {score.explanation}" if score.explanation else None
-        )
+        explanation = f"not: {score.explanation}" if score.explanation else None
+        return replace(score, value=value, explanation=explanation)
     return score if value == score.value else replace(score, value=value)
+
+
+def settled_value(check: Check, value: float) -> float:
+    """What the check makes of its scorer's value in [0, 1], the more the better: `not` applied."""
+    if not check.negate:
+        return value
+    # The opposite of a mere number means nothing: `not` asks that the check does not pass.
+    return 1.0 - value if value in (0.0, 1.0) else float(not check.passes(value))

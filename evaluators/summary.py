@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from evaluators.golden import Check, GoldenItem, GoldenSet, ItemScore
+from evaluators.judges.health import JudgeHealth, Verdict, judge_health
 from evaluators.results import ResultRow
 
 Gate = Literal["pass", "fail", "inconclusive"]
@@ -87,6 +88,10 @@ class RunResults:
         self._found[item.id] = (item, rows)
         return rows
 
+    def verdicts(self) -> Iterator[Verdict]:
+        """Every row, as a judge's health sees it."""
+        return (Verdict.of_row(row) for rows in self.rows.values() for row in rows)
+
     def tally(
         self, item: GoldenItem, checks: Iterable[Check] | None = None, *, score: ItemScore = "all"
     ) -> Tally | None:
@@ -151,6 +156,7 @@ class Summary:
     outcomes: Mapping[str, int] = field(default_factory=dict)
     gate: Gate
     sentence: str
+    judges: tuple[JudgeHealth, ...] = ()
 
     @property
     def missing(self) -> int:
@@ -186,6 +192,7 @@ class Summary:
             "outcomes": dict(self.outcomes),
             "gate": self.gate,
             "sentence": self.sentence,
+            "judges": [judge.to_json() for judge in self.judges],
         }
 
 
@@ -206,6 +213,7 @@ def summarise(golden: GoldenSet, results: RunResults) -> Summary:
         outcomes=_outcomes(golden, results),
         gate=gate,
         sentence=sentence,
+        judges=judge_health(results.verdicts()),
     )
 
 

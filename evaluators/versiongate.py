@@ -27,6 +27,7 @@ from evaluators.golden import GoldenSet
 from evaluators.journal import JOURNAL_FOLDER
 from evaluators.judges.cache import CACHE_FILE
 from evaluators.judges.services import open_services
+from evaluators.labels.ledger import LabelLedger, people_of
 from evaluators.ledger import ControlApi, GoldenLedger, Subject
 from evaluators.loading import load_golden_set
 from evaluators.models import Services
@@ -115,7 +116,8 @@ class VersionGate:
         except NotServed:
             return None  # production has no endpoint just now: nothing to hold it against
         prints = [await fingerprint_of(one) or "unknown" for one in (control, candidate)]
-        key = content_hash([known, prints]).removeprefix("sha256:")[:16]
+        labels = await asyncio.to_thread(LabelLedger(self.api).mark, golden)
+        key = content_hash([known, prints, *labels]).removeprefix("sha256:")[:16]
         tags = version.get("tags") or {}
         said = None
         if tags.get("gate.key") != key or tags.get("gate.state") not in _CONCLUDED:
@@ -161,7 +163,8 @@ class VersionGate:
             control_run, candidate_run = (run.results for run in runs)
             limits = RunLimits(concurrency=self.rule.concurrency)
             found = await judged_pairs(golden, control_run, candidate_run, services=services, limits=limits)
-        comparison = compare(golden, control_run, candidate_run, found)
+            people = await asyncio.to_thread(people_of, ledger, golden, control_run, candidate_run)
+        comparison = compare(golden, control_run, candidate_run, found, people)
         await asyncio.to_thread(ledger.save, self.rule.model, comparison, runs[0].run, runs[1].run)
         return comparison
 

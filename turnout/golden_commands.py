@@ -7,6 +7,7 @@ files, a service that is away). Progress and remarks go to stderr, results to st
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, closing, contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from evaluators.golden import GoldenSet
 from evaluators.journal import JOURNAL_FOLDER
 from evaluators.judges.cache import CACHE_FILE
 from evaluators.judges.services import open_services
+from evaluators.labels.ledger import people_of
 from evaluators.ledger import GoldenLedger, Subject
 from evaluators.loading import load_golden_set
 from evaluators.models import Services
@@ -167,6 +169,10 @@ def compare_command(
         _print_json(comparison.to_json())
     else:
         print_comparison(Console(), comparison, runs, show_all=show_all)
+        if any(reason.code == "judge_unlabelled" for reason in comparison.reasons):
+            against = [] if control == "production" else ["--control", control]
+            words = ["turnout", "golden", "label", set_, "--model", model, "--candidate", candidate, *against]
+            typer.echo(shlex.join(words))
     raise typer.Exit(EXIT_CODES[comparison.verdict])
 
 
@@ -298,7 +304,8 @@ class Desk:
             runs = [await self._finished(golden_set, subject, effort, services) for subject in subjects]
             control, candidate = (run.results for run in runs)
             preferences = await self._preferences(golden_set, control, candidate, effort.limits, services)
-        return runs, compare(golden_set, control, candidate, preferences)
+        people = people_of(self.ledger, golden_set, control, candidate)
+        return runs, compare(golden_set, control, candidate, preferences, people)
 
     async def _preferences(
         self,

@@ -25,6 +25,7 @@ from evaluators.runs import FinishedRun
 from evaluators.summary import ITEMS, Gate, Summary
 from experiments.statistics.pairwise import position_bias_p
 
+from .judge_report import print_correction, print_judges
 from .terminal import plain
 
 _STYLES: Final[dict[Gate, str]] = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
@@ -99,6 +100,7 @@ def print_summary(console: Console, golden: GoldenSet, subject: Subject, finishe
         "[bold]answers[/]", f"{summary.scored}", f"{summary.passed:g}", rate, f"{summary.missing}", ""
     )
     console.print(table)
+    print_judges(console, summary.judges)
     console.print(f"Answers ended: {_outcomes(summary)}.")
     if finished.mlflow_run_id:
         console.print(f"MLflow run {finished.mlflow_run_id}", highlight=False)
@@ -125,6 +127,9 @@ def print_comparison(
     table.add_row(*_cells(comparison.gate), style="bold")
     console.print(table)
     _print_preferences(console, comparison.preferences, show_all)
+    print_judges(console, comparison.judges)
+    for found in comparison.corrections:
+        print_correction(console, found, comparison.policy.alpha)
     _print_changes(console, "Newly failing", comparison.newly_failing, show_all)
     if comparison.newly_passing:
         ids = ", ".join(dict.fromkeys(change.item_id for change in comparison.newly_passing))

@@ -12,6 +12,7 @@ from ..answers import GoldenComparison, GoldenResult, GoldenRun, GoldenRunResult
 from ..client import path
 from ..inert import label, one_line
 from ..live import Loaded, load, refreshed, usable
+from . import judges
 from .outputs import MAX_SHOWN
 
 # More items than this make a grid nobody reads; what fails is shown first.
@@ -75,6 +76,7 @@ def _comparisons(comparisons: Sequence[GoldenComparison]) -> None:
             if said:
                 st.text(str(said)[:600])
             _newly_failing(one)
+            judges.show(one)
 
 
 def _newly_failing(one: GoldenComparison) -> None:

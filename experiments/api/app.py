@@ -15,7 +15,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ..controller import Controller
-from . import apply, evaluations, events, experiments, golden, models, recorded, records, refusals
+from . import (
+    apply,
+    evaluations,
+    events,
+    experiments,
+    golden,
+    human_labels,
+    models,
+    recorded,
+    records,
+    refusals,
+)
 from .gate import BodyLimit, Known
 
 #: A page of another site that resolves its own name to 127.0.0.1 must not read anybody's prompts.
@@ -48,7 +59,7 @@ def create_app(
     app.add_middleware(BodyLimit)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)
     refusals.install(app)
-    for part in (models, experiments, apply, recorded, golden, evaluations, records, events):
+    for part in (models, experiments, apply, recorded, golden, human_labels, evaluations, records, events):
         app.include_router(part.router)
     app.add_api_route("/healthz", alive, tags=["process"], summary="Whether the controller lives")
     app.add_api_route(

@@ -163,6 +163,42 @@ class Comparison(BaseModel):
     result: dict[str, Any]
 
 
+class LabelDraw(BaseModel):
+    """So many items of two runs, in the order that the seed gives, are to be labelled for one check."""
+
+    draw_id: Identity
+    control_run: Identity
+    candidate_run: Identity
+    evaluator: Short
+    seed: Short
+    size: int = Field(ge=1, le=100_000)
+    declared_by: Short = "operator"
+
+
+class HumanLabel(BaseModel):
+    """What somebody said of a task: a hash of all that was shown. A grade of null is "cannot tell"."""
+
+    label_id: Identity
+    task: Short
+    labeller: Short
+    grade: Short | None
+    note: Annotated[str, StringConstraints(max_length=4000)] | None = None
+    set_name: Short
+    item_id: Short
+    item_hash: Short
+    evaluator: Short
+    evaluator_version: Short
+    judge: Short | None = None
+    criterion: Short
+    draw_id: Identity
+
+
+class HumanLabels(BaseModel):
+    """At most 500 labels."""
+
+    labels: list[HumanLabel] = Field(max_length=500)
+
+
 class Preflight(BaseModel):
     """A candidate held against a control before it has traffic; `result` has the findings."""
 

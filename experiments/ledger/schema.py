@@ -210,6 +210,26 @@ def feedback_of_units(connection: DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE feedback ADD COLUMN key VARCHAR")
 
 
+def human_labels(connection: DuckDBPyConnection) -> None:
+    """Which items of two golden runs people are to label, and what they said. Labels are only added; `number`
+    is the order in which they came. A grade of NULL is "cannot tell"."""
+    connection.execute("""
+        CREATE TABLE label_draws (
+            draw_id VARCHAR PRIMARY KEY, control_run VARCHAR NOT NULL, candidate_run VARCHAR NOT NULL,
+            evaluator VARCHAR NOT NULL, seed VARCHAR NOT NULL, size INTEGER NOT NULL,
+            declared_by VARCHAR NOT NULL, "at" TIMESTAMP NOT NULL)
+    """)
+    connection.execute("CREATE SEQUENCE label_numbers")
+    connection.execute("""
+        CREATE TABLE human_labels (
+            label_id VARCHAR PRIMARY KEY, number BIGINT DEFAULT nextval('label_numbers'),
+            task VARCHAR NOT NULL, labeller VARCHAR NOT NULL, grade VARCHAR, note VARCHAR,
+            set_name VARCHAR NOT NULL, item_id VARCHAR NOT NULL, item_hash VARCHAR NOT NULL,
+            evaluator VARCHAR NOT NULL, evaluator_version VARCHAR NOT NULL, judge VARCHAR,
+            criterion VARCHAR NOT NULL, draw_id VARCHAR NOT NULL, "at" TIMESTAMP NOT NULL)
+    """)
+
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     traffic,
     trials,
@@ -220,6 +240,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     evaluations,
     events,
     feedback_of_units,
+    human_labels,
 )
 
 

@@ -9,6 +9,7 @@ comparison of two versions, y and f are the differences.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .estimate import Estimate, StatisticsError, lacking
@@ -91,3 +92,58 @@ def mean(
         return lacking("insufficient_data", method, value)
     df = math.inf if normal else n - 1.0
     return t_estimate(value, variance, df, alpha=alpha, method=method, alternative=alternative, null=null)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSums:
+    """One cluster's sums over its items, each with its weight m: the labelled ones with the human's y and the
+    judge's f; those that only the judge has seen (`rest_`); and those whose y is known without a label."""
+
+    m: float = 0.0
+    y: float = 0.0
+    f: float = 0.0
+    rest_m: float = 0.0
+    rest_f: float = 0.0
+    known_m: float = 0.0
+    known_y: float = 0.0
+
+
+def clustered_mean(clusters: Sequence[ClusterSums], *, alpha: float = 0.05) -> Estimate:
+    """The same over clusters, beside items whose y is known: w (mean(y) - lam (mean(f labelled) - mean(f
+    all))) + (1 - w) mean(y known), with a robust error.
+
+    w is the share of the items whose y is not known; the labelled ones are a random sample of those, and
+    "all" are all of those. The standard error is that of the sum over clusters of their influence (CR1 with
+    the labelled clusters, t with one less), and lam minimises it: without clusters and known items this is
+    F14, whose lam is N / (n + N) times this one. Taking f's mean over all, and not over the rest, keeps the
+    error honest where few are left unlabelled.
+    """
+    method = "ppi++-clustered"
+    m, known = math.fsum(one.m for one in clusters), math.fsum(one.known_m for one in clusters)
+    total = m + math.fsum(one.rest_m for one in clusters)
+    labelled = sum(one.m > 0.0 for one in clusters)
+    if m <= 0.0:
+        return lacking("no_data", method)
+    y = math.fsum(one.y for one in clusters) / m
+    all_f = math.fsum(one.f + one.rest_f for one in clusters) / total
+    of_y = [(one.y - one.m * y) / m for one in clusters]
+    of_f = [
+        (one.f - one.m * all_f) / m - (one.f + one.rest_f - (one.m + one.rest_m) * all_f) / total
+        for one in clusters
+    ]
+    squares = math.fsum(b * b for b in of_f)
+    cross = math.fsum(a * b for a, b in zip(of_y, of_f, strict=True))
+    lam = min(1.0, max(0.0, cross / squares)) if squares > 1e-15 else 0.0
+    there = y - lam * (math.fsum(one.f for one in clusters) / m - all_f)
+    value = (total * there + math.fsum(one.known_y for one in clusters)) / (total + known)
+    if labelled < 2:
+        return lacking("insufficient_data", method, value)
+    influence = [
+        total * (a - lam * b)
+        + ((one.m + one.rest_m) * there + one.known_y - (one.m + one.rest_m + one.known_m) * value)
+        for one, a, b in zip(clusters, of_y, of_f, strict=True)
+    ]
+    variance = labelled / (labelled - 1) * math.fsum(one * one for one in influence) / (total + known) ** 2
+    if variance <= 1e-15 * max(1.0, value * value):
+        return lacking("insufficient_data", method, value)
+    return t_estimate(value, variance, labelled - 1.0, alpha=alpha, method=method)

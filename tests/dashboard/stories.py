@@ -362,6 +362,35 @@ def golden_runs() -> list[Json]:
     return [one(version) for version in (1, 2, 3)]
 
 
+def judged(candidate: int) -> Json:
+    """A judge that prefers the candidate, and what people's labels make of it."""
+    if candidate != 3:
+        return {}
+    judge = {
+        "evaluator": "helpful", "evaluator_version": "judge@1", "judge": "examiner@4", "asked": 48,
+        "unparseable": 2, "errors": 1, "cached": 24, "cost_usd": 0.0312, "tokens": 18_400,
+        "latency_p50_ms": 412.0, "latency_p95_ms": 1890.0, "flips": None, "position_bias_p": None,
+    }  # fmt: skip
+    kappa = {
+        "raters": ["examiner@4", "people"],
+        "n": 44,
+        "raw": 0.82,
+        "kappa": 0.58,
+        "lower": 0.34,
+        "upper": 0.82,
+    }
+    among = {"raters": ["ann", "bob"], "n": 20, "raw": 0.9, "kappa": 0.77, "lower": 0.5, "upper": 1.0}
+    labels = {
+        "evaluator": "helpful", "drawn": 22, "labelled": 22, "open": 22, "agreement": kappa, "among": [among],
+        "effect": {"estimate": 0.01, "lower": -0.04, "upper": 0.06, "level": 0.95},
+    }  # fmt: skip
+    metric = {
+        "evaluator": "helpful",
+        "effect": {"estimate": 0.11, "lower": 0.03, "upper": 0.19, "level": 0.95},
+    }
+    return {"judges": [judge], "labels": [labels], "metrics": [metric]}
+
+
 def golden_comparisons() -> list[Json]:
     def one(candidate: int, found: str, sentence: str, broken: list[int]) -> Json:
         changes = [
@@ -387,7 +416,7 @@ def golden_comparisons() -> list[Json]:
             "verdict": found,
             "at": ago(5000 - candidate * 1000),
             "set_name": "support",
-            "result": {"sentence": sentence, "newly_failing": changes, "items": counts},
+            "result": {"sentence": sentence, "newly_failing": changes, "items": counts, **judged(candidate)},
         }
 
     return [

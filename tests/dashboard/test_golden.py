@@ -2,8 +2,10 @@
 
 import pytest
 
+from dashboard import figures
 from dashboard.answers import GoldenComparison, GoldenResult, GoldenRun, GoldenRunResults
 from dashboard.screens.golden import controls, grid_rows, passed, states, summary
+from dashboard.screens.judges import judge_rows
 
 
 def result(item: str, value: float | None, status: str = "scored", label: str | None = None) -> GoldenResult:
@@ -60,3 +62,21 @@ def test_newly_is_measured_against_the_version_that_it_was_compared_with() -> No
 def test_a_summary_says_what_is_missing() -> None:
     assert summary({"passed": 21, "scored": 23, "missing": 1}) == "21 of 23 passed, 1 missing"
     assert summary({}) == "–"
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {},
+        {"judges": None, "labels": "x", "metrics": 3},
+        {"judges": [1, {"evaluator": None, "asked": "many", "latency_p50_ms": float("nan")}]},
+        {
+            "labels": [
+                {"evaluator": "a", "agreement": [], "effect": {"estimate": None}, "among": [{"raters": 1}]}
+            ]
+        },
+    ],
+)
+def test_a_comparison_of_another_shape_breaks_no_table_of_judges(result: dict[str, object]) -> None:
+    rows = judge_rows(GoldenComparison(result=result))
+    assert all(row["Kappa"] == figures.DASH for row in rows)

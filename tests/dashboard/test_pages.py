@@ -149,8 +149,24 @@ def test_outputs_are_filtered_and_their_differing_words_marked(
 
 def test_newly_failing_items_are_named(control: FakeControlApi, open_page: OpenPage) -> None:
     app = open_page("golden")
-    assert [box.label for box in app.expander] == ["6 items newly failing"]
+    assert [box.label for box in app.expander] == ["Judges", "6 items newly failing"]
     assert "support/001" in texts(app)
+
+
+def test_judges_are_shown_beside_what_people_say_of_them(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    app = open_page("golden")
+    [judged] = [frame.value for frame in app.dataframe if "Judge alone" in frame.value.columns]
+    [row] = judged.to_dict("records")
+    assert (row["Judge"], row["Labelled items"], row["People agree"]) == (
+        "examiner@4",
+        "22 of 22",
+        "82\u202f%",
+    )
+    assert row["Judge alone"] == "+11.0 (+3.0 to +19.0)"
+    assert row["Corrected by labels"] == "+1.0 (−4.0 to +6.0)"
+    assert "ann and bob agree with kappa +0.77" in texts(app).replace("\\", "")
 
 
 def test_without_a_token_the_buttons_explain_themselves(control: FakeControlApi, open_page: OpenPage) -> None:

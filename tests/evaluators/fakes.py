@@ -62,6 +62,8 @@ class FakeTurnout:
     rows: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     redact: list[str] = field(default_factory=list)
+    draws: list[dict[str, Any]] = field(default_factory=list)
+    labels: list[dict[str, Any]] = field(default_factory=list)
     fail_results: int = 0  # so many posts of results are answered 503
     url: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -93,6 +95,12 @@ class FakeTurnout:
                 if all(str(run[key]) == str(value) for key, value in params.items())
             ]
             return found
+        if path == "/api/golden/comparisons":
+            return self.comparisons[-1:]
+        if path == "/api/golden/draws":
+            return self.draws
+        if path == "/api/golden/labels":
+            return self.labels
         run_id = path.removeprefix("/api/golden/runs/")
         return {"run": self.runs[run_id], "results": list(self.rows[run_id].values())}
 
@@ -108,6 +116,12 @@ class FakeTurnout:
         if path == "/api/golden/comparisons":
             self.comparisons.append(body)
             return body
+        if path == "/api/golden/draws":
+            self.draws.append(body)
+            return body
+        if path == "/api/golden/labels":
+            self.labels.extend(body["labels"])
+            return {"stored": len(body["labels"]), "ignored": 0}
         run_id, verb = path.removeprefix("/api/golden/runs/").split("/")
         if verb == "finish":
             self.runs[run_id] |= {

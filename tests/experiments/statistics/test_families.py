@@ -38,6 +38,7 @@ from experiments.statistics import (
 from experiments.statistics.estimate import Estimate, Interval
 from experiments.statistics.moments import Cluster, Moments
 from experiments.statistics.paired import PairTable
+from experiments.statistics.prediction_powered import ClusterSums
 
 HUGE = 10**9
 
@@ -419,6 +420,51 @@ class TestJudges:
             assert low <= tuned.se / alone.se <= high
         nobody = prediction_powered.Labelled(y=moments([]), f=moments([]), yf=0.0)
         assert prediction_powered.mean(nobody, moments([1.0, 2.0])).status == "no_data"
+
+    def test_over_clusters_of_one_it_is_the_same(self) -> None:
+        rng = np.random.default_rng(3)
+        y = rng.integers(-1, 2, 400).astype(float)
+        f = np.where(rng.random(400) < 0.3, rng.integers(-1, 2, 400), y)
+        labelled = prediction_powered.Labelled(
+            y=moments(y[:40].tolist()), f=moments(f[:40].tolist()), yf=float(y[:40] @ f[:40])
+        )
+        plain = prediction_powered.mean(labelled, moments(f[40:].tolist()))
+        clusters = [
+            *(ClusterSums(m=1.0, y=float(a), f=float(b)) for a, b in zip(y[:40], f[:40], strict=True)),
+            *(ClusterSums(rest_m=1.0, rest_f=float(b)) for b in f[40:]),
+        ]
+        found = prediction_powered.clustered_mean(clusters)
+        assert (found.value, found.se) == (
+            pytest.approx(plain.value, rel=0.03),
+            pytest.approx(plain.se, rel=0.03),
+        )
+        assert found.df == plain.df == 39.0
+
+    def test_without_a_judge_of_use_the_labels_speak_alone(self) -> None:
+        clusters = [ClusterSums(m=2.0, y=float(k % 3), f=1.0) for k in range(30)]
+        values = [float(k % 3) / 2.0 for k in range(30)]
+        found = prediction_powered.clustered_mean([*clusters, ClusterSums(rest_m=100.0, rest_f=50.0)])
+        assert found.value == pytest.approx(np.mean(values))
+        assert found.se == pytest.approx(np.std(values, ddof=1) / math.sqrt(30))
+
+    def test_what_is_known_dilutes_the_difference_and_its_error(self) -> None:
+        clusters = [ClusterSums(m=1.0, y=float(k % 2)) for k in range(40)]
+        alone = prediction_powered.clustered_mean(clusters)
+        known = [ClusterSums(known_m=1.0) for _ in range(40)]
+        found = prediction_powered.clustered_mean([*clusters, *known])
+        assert (alone.value, found.value) == (0.5, 0.25)
+        assert alone.se is not None
+        assert found.se is not None
+        assert alone.se / 2.0 < found.se < alone.se, "which items are known is chance too"
+        won = [ClusterSums(known_m=1.0, known_y=1.0) for _ in range(40)]
+        assert prediction_powered.clustered_mean([*clusters, *won]).value == 0.75
+
+    def test_nothing_labelled_is_no_data_and_one_cluster_too_few(self) -> None:
+        rest = ClusterSums(rest_m=5.0, rest_f=1.0)
+        assert prediction_powered.clustered_mean([rest]).status == "no_data"
+        assert (
+            prediction_powered.clustered_mean([ClusterSums(m=3.0, y=1.0), rest]).status == "insufficient_data"
+        )
 
     @given(st.lists(st.lists(st.integers(0, 50), min_size=3, max_size=3), min_size=3, max_size=3))
     def test_kappa_is_symmetric_and_at_most_one(self, table: list[list[int]]) -> None:

@@ -1,0 +1,104 @@
+"""People's labels of golden runs: which items are to be labelled, and what was said. Stored for the client
+that draws."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Response
+
+from .. import views
+from ..controller import Controller
+from ..errors import Conflict, NotFound
+from ..ledger import golden, human_labels
+from ..ledger.store import instant
+from .bodies import HumanLabels, LabelDraw
+from .gate import Known, require_token
+from .refusals import documented
+
+router = APIRouter(prefix="/api/golden", tags=["golden"])
+
+Limit = Annotated[int, Query(ge=1, le=100_000)]
+
+
+@router.post(
+    "/draws",
+    status_code=201,
+    summary="Declare how many drawn items of two runs are to be labelled by people",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 404, 409),
+)
+def declare(body: LabelDraw, controller: Known, response: Response) -> dict[str, Any]:
+    for run_id in (body.control_run, body.candidate_run):
+        if golden.run(controller.store, run_id) is None:
+            raise NotFound(f"no golden run {run_id!r}", code="unknown_golden_run", param="run_id")
+    earlier = _draws(controller, body)
+    if body.draw_id not in [draw["draw_id"] for draw in earlier]:
+        _refuse_another(body, earlier)
+    now = instant(controller.junction.now_ns())
+    new = controller.store.write(
+        lambda connection: human_labels.declare(connection, body.model_dump(), at=now)
+    )
+    if not new:
+        response.status_code = 200
+    return views.row(human_labels.draws(controller.store, draw_id=body.draw_id)[0])
+
+
+def _draws(controller: Controller, body: LabelDraw) -> list[dict[str, Any]]:
+    return human_labels.draws(
+        controller.store,
+        control_run=body.control_run,
+        candidate_run=body.candidate_run,
+        evaluator=body.evaluator,
+    )
+
+
+def _refuse_another(body: LabelDraw, earlier: list[dict[str, Any]]) -> None:
+    """A sample may grow, and is never drawn anew: whoever may draw twice may choose."""
+    if not earlier:
+        return
+    last = earlier[-1]
+    if last["seed"] != body.seed:
+        message = f"these runs' items are drawn already, with the seed {last['seed']}"
+        raise Conflict(message, code="labels_drawn", param="seed")
+    if body.size <= last["size"]:
+        message = f"{last['size']} items are to be labelled already: a further draw is greater"
+        raise Conflict(message, code="labels_drawn", param="size")
+
+
+@router.get("/draws", summary="Draws of items to be labelled, the first declared first")
+def list_draws(
+    controller: Known,
+    control_run: str | None = None,
+    candidate_run: str | None = None,
+    evaluator: str | None = None,
+) -> list[dict[str, Any]]:
+    found = human_labels.draws(
+        controller.store, control_run=control_run, candidate_run=candidate_run, evaluator=evaluator
+    )
+    return [views.row(one) for one in found]
+
+
+@router.post(
+    "/labels",
+    summary="Append labels; one that is there already stays as it is",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 404),
+)
+def append(body: HumanLabels, controller: Known) -> dict[str, int]:
+    for draw_id in {label.draw_id for label in body.labels}:
+        if not human_labels.draws(controller.store, draw_id=draw_id):
+            message = f"no draw {draw_id!r}: only what was drawn can be labelled"
+            raise NotFound(message, code="unknown_draw", param="draw_id")
+    rows = [label.model_dump() for label in body.labels]
+    now = instant(controller.junction.now_ns())
+    stored = controller.store.write(lambda connection: human_labels.add_labels(connection, rows, at=now))
+    return {"stored": stored, "ignored": len(rows) - stored}
+
+
+@router.get("/labels", summary="What each labeller said last of each task, the first said first")
+def list_labels(
+    controller: Known, set_name: str | None = None, evaluator: str | None = None, limit: Limit = 10_000
+) -> list[dict[str, Any]]:
+    found = human_labels.labels(controller.store, set_name=set_name, evaluator=evaluator, limit=limit)
+    return [views.row(one) for one in found]

@@ -1,0 +1,89 @@
+"""What did people say of golden runs' answers, and which answers were they to look at?
+
+Storage only: the client draws and works out what follows. Writes take the connection of a `Store.write` and
+are safe to repeat. A label is never changed: the next one of the same labeller on the same task stands for
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from duckdb import DuckDBPyConnection
+
+from .store import Row, Store
+
+_DRAW: Final = ("draw_id", "control_run", "candidate_run", "evaluator", "seed", "size", "declared_by")
+_LABEL: Final = (
+    "label_id", "task", "labeller", "grade", "note", "set_name", "item_id", "item_hash", "evaluator",
+    "evaluator_version", "judge", "criterion", "draw_id",
+)  # fmt: skip
+
+
+def declare(connection: DuckDBPyConnection, draw: Mapping[str, Any], *, at: datetime) -> bool:
+    """Enter a draw; False if its id is there already, and then nothing is changed."""
+    found = connection.execute(
+        """
+        INSERT INTO label_draws
+            (draw_id, control_run, candidate_run, evaluator, seed, size, declared_by, "at")
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING draw_id
+        """,
+        [*(draw[name] for name in _DRAW), at],
+    ).fetchall()
+    return bool(found)
+
+
+def draws(
+    store: Store,
+    *,
+    draw_id: str | None = None,
+    control_run: str | None = None,
+    candidate_run: str | None = None,
+    evaluator: str | None = None,
+) -> list[Row]:
+    """Draws, in the order in which they were declared. None means any."""
+    return store.read(
+        """
+        SELECT * FROM label_draws
+        WHERE (CAST($draw AS VARCHAR) IS NULL OR draw_id = $draw)
+            AND (CAST($control AS VARCHAR) IS NULL OR control_run = $control)
+            AND (CAST($candidate AS VARCHAR) IS NULL OR candidate_run = $candidate)
+            AND (CAST($evaluator AS VARCHAR) IS NULL OR evaluator = $evaluator)
+        ORDER BY "at", size, draw_id
+        """,
+        {"draw": draw_id, "control": control_run, "candidate": candidate_run, "evaluator": evaluator},
+    )
+
+
+def add_labels(connection: DuckDBPyConnection, labels: Sequence[Mapping[str, Any]], *, at: datetime) -> int:
+    """Append labels; how many were new. One whose id is there already stays as it is."""
+    stored = 0
+    for label in labels:
+        stored += len(
+            connection.execute(
+                f"""
+                INSERT INTO human_labels ({", ".join(_LABEL)}, "at")
+                VALUES ({", ".join("?" * len(_LABEL))}, ?) ON CONFLICT DO NOTHING RETURNING label_id
+                """,
+                [*(label.get(name) for name in _LABEL), at],
+            ).fetchall()
+        )
+    return stored
+
+
+def labels(
+    store: Store, *, set_name: str | None = None, evaluator: str | None = None, limit: int = 100_000
+) -> list[Row]:
+    """What each labeller said last of each task, in the order in which it was said. None means any."""
+    return store.read(
+        """
+        SELECT * EXCLUDE (number) FROM human_labels
+        WHERE (CAST($set AS VARCHAR) IS NULL OR set_name = $set)
+            AND (CAST($evaluator AS VARCHAR) IS NULL OR evaluator = $evaluator)
+        QUALIFY row_number() OVER (PARTITION BY task, labeller ORDER BY number DESC) = 1
+        ORDER BY number LIMIT $limit
+        """,
+        {"set": set_name, "evaluator": evaluator, "limit": limit},
+    )

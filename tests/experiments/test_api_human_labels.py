@@ -1,0 +1,98 @@
+"""Draws and labels over HTTP: declared once, grown but never drawn anew, and never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from experiments.api import create_app
+
+from .plane import TOKEN, Plane
+
+RUN, OTHER, DRAW, GREATER = "a" * 32, "b" * 32, "c" * 32, "d" * 32
+
+
+@pytest.fixture
+def api(plane: Plane) -> Iterator[TestClient]:
+    client = TestClient(create_app(plane.controller), raise_server_exceptions=False)
+    client.headers["authorization"] = f"Bearer {TOKEN}"
+    for run_id, version in ((RUN, 1), (OTHER, 2)):
+        run = {"run_id": run_id, "set_name": "support", "set_hash": "golden@sha256:1", "model": "chat"}
+        assert client.post("/api/golden/runs", json={**run, "version": version}).status_code == 201
+    yield client
+    client.close()
+
+
+def draw(**fields: Any) -> dict[str, Any]:
+    base = {"draw_id": DRAW, "control_run": RUN, "candidate_run": OTHER, "evaluator": "kind", "seed": "s"}
+    return base | {"size": 30, "declared_by": "ann"} | fields
+
+
+def label(number: int = 0, **fields: Any) -> dict[str, Any]:
+    base = {
+        "label_id": f"{number:032x}", "task": "sha256:t", "labeller": "ann", "grade": "pass",
+        "note": None, "set_name": "support", "item_id": "i1", "item_hash": "sha256:i", "evaluator": "kind",
+        "evaluator_version": "judge@1", "judge": "examiner@1", "criterion": "sha256:c", "draw_id": DRAW,
+    }  # fmt: skip
+    return base | fields
+
+
+def post(api: TestClient, *labels: dict[str, Any]) -> Any:
+    return api.post("/api/golden/labels", json={"labels": list(labels)})
+
+
+def listed(api: TestClient, **query: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = api.get("/api/golden/labels", params=query).json()
+    return found
+
+
+def test_a_draw_is_declared_once_and_may_only_grow(api: TestClient) -> None:
+    assert api.post("/api/golden/draws", json=draw()).status_code == 201
+    again = api.post("/api/golden/draws", json=draw(size=99))
+    assert (again.status_code, again.json()["size"]) == (200, 30), "sent twice, it is the same"
+    for change in ({"size": 30}, {"size": 10}, {"size": 60, "seed": "luckier"}):
+        answer = api.post("/api/golden/draws", json=draw(draw_id=GREATER, **change))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "labels_drawn")
+    assert api.post("/api/golden/draws", json=draw(draw_id=GREATER, size=60)).status_code == 201
+    assert [one["size"] for one in api.get("/api/golden/draws", params={"control_run": RUN}).json()] == [
+        30,
+        60,
+    ]
+    assert api.get("/api/golden/draws", params={"evaluator": "other"}).json() == []
+
+
+def test_a_draw_is_of_runs_that_there_are(api: TestClient) -> None:
+    answer = api.post("/api/golden/draws", json=draw(candidate_run="f" * 32))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_golden_run")
+
+
+def test_a_label_is_never_changed_and_the_last_word_counts(api: TestClient) -> None:
+    assert post(api, label()).json()["error"]["code"] == "unknown_draw"
+    api.post("/api/golden/draws", json=draw())
+    assert post(api, label(0), label(1, task="sha256:u", grade=None, note="who knows")).json() == {
+        "stored": 2,
+        "ignored": 0,
+    }
+    assert post(api, label(0, grade="fail")).json() == {"stored": 0, "ignored": 1}
+    post(api, label(2, grade="fail"), label(3, labeller="bob"))
+    assert [(one["task"], one["labeller"], one["grade"]) for one in listed(api, set_name="support")] == [
+        ("sha256:u", "ann", None),
+        ("sha256:t", "ann", "fail"),
+        ("sha256:t", "bob", "pass"),
+    ]
+    assert listed(api, set_name="other") == []
+    assert {one["judge"] for one in listed(api, evaluator="kind")} == {"examiner@1"}
+    assert all(one["at"].endswith("Z") for one in listed(api))
+
+
+@pytest.mark.parametrize(
+    "bad", [{"label_id": "../x"}, {"labeller": ""}, {"note": "x" * 5000}, {"grade": ""}, {"task": "x" * 300}]
+)
+def test_a_label_that_is_none_is_refused(api: TestClient, bad: dict[str, Any]) -> None:
+    api.post("/api/golden/draws", json=draw())
+    answer = post(api, label(**bad))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
+    assert listed(api) == []
