@@ -8,6 +8,8 @@ a provider says of a refused request is passed on without anything that could be
 from __future__ import annotations
 
 import re
+import struct
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -38,6 +40,8 @@ _ADDRESS: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
 _CLIENTS: Final = frozenset((400, 404, 409, 413, 422))
 _LONGEST: Final = 500
 _LITELLM_PREFIX: Final = re.compile(r"^(?:litellm\.)?(?:\w*(?:Error|Exception)(?::|\s-)\s*)+")
+#: What litellm's own users could set; nobody can here.
+_HINT: Final = re.compile(r"\s*To drop (?:these|it)\b.*", re.DOTALL)
 _MESSAGE: Final = re.compile(r'"message"\s*:\s*"((?:[^"\\]|\\.)+)"')
 #: Anything that looks like a key: after a word that announces one, or long and mixed.
 _SECRETS: Final = re.compile(
@@ -81,6 +85,13 @@ def _texts(value: Any) -> Iterable[str]:
             yield from _texts(part)
 
 
+def packed_vector(vector: Any) -> Any:
+    """A vector in base64, as the bytes of float32: what OpenAI's own client asks for."""
+    if not isinstance(vector, list):
+        return vector
+    return b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
 def event(chunk: dict[str, Any]) -> bytes:
     """One event of a stream. Token counts come without choices, as OpenAI sends them."""
     choices = chunk.get("choices") or []
@@ -112,11 +123,16 @@ def refusal(status: int, said: str, secrets: Iterable[str]) -> Refusal:
     return Refusal(status, "provider_failed", f"The provider failed with status {status}.")
 
 
+def unsupported(said: str) -> Refusal:
+    """What a client reads where litellm knows that a provider's model does not take a field."""
+    return Refusal(400, "unsupported_field", scrubbed(said, ()))
+
+
 def scrubbed(said: str, secrets: Iterable[str]) -> str:
     """A provider's words without what could be a key, in one line."""
     for secret in secrets:
         said = said.replace(secret, "[secret]")
     inner = _MESSAGE.search(said)
     said = inner[1].replace('\\"', '"') if inner else _LITELLM_PREFIX.sub("", said)
-    text = _SECRETS.sub("[secret]", " ".join(said.split()))
+    text = _SECRETS.sub("[secret]", " ".join(_HINT.sub("", said).split()))
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

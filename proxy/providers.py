@@ -12,12 +12,15 @@ To a `Receiver` an answer looks as if an engine had given it: OpenAI's JSON, or 
 from __future__ import annotations
 
 import asyncio
+import gc
+import importlib
 import logging
 import os
 import re
+import sys
 import threading
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -29,15 +32,29 @@ from experiments.snapshot import Endpoint
 from .errors import Refusal
 from .heads import answer_head
 from .limits import Limits
-from .provider_terms import CHAT, event, keywords, refusal
+from .provider_terms import CHAT, event, keywords, packed_vector, refusal, unsupported
 from .upstream import Receiver
 
 log = logging.getLogger("turnout.proxy")
 
 _JSON: Final = [(b"content-type", b"application/json")]
 _EVENTS: Final = [(b"content-type", b"text/event-stream; charset=utf-8")]
-#: These are spoken to by the openai package, which takes no HTTP client of litellm's.
-_OPENAI_CLIENT: Final = ("openai/", "together_ai/", "azure/")
+#: What litellm and its kin import no sooner than at a first call, on the loop that relays: a second of CPU.
+#: A name that is there no more costs that call some milliseconds, and nothing else.
+_LATER: Final = (
+    "anyio._backends._asyncio", "botocore.auth", "botocore.eventstream", "botocore.loaders", "botocore.model",
+    "botocore.parsers", "jiter", "litellm.integrations.prometheus_services",
+    "litellm.litellm_core_utils.default_encoding", "openai.resources",
+)  # fmt: skip
+#: While litellm is imported, another thread that wants to run waits so long at most, where it can be let.
+_SWITCH_SECONDS: Final = 0.0005
+#: These are spoken to by the openai package, which takes no HTTP client of litellm's: for chats, for vectors.
+_OPENAI_CLIENT: Final = (
+    "openai/", "azure/", "cerebras/", "nvidia_nim/", "perplexity/", "sambanova/", "together_ai/",
+)  # fmt: skip
+_OPENAI_CLIENT_VECTORS: Final = (
+    "openai/", "azure/", "azure_ai/", "fireworks_ai/", "mistral/", "nvidia_nim/", "together_ai/",
+)  # fmt: skip
 
 
 class Providers:
@@ -52,7 +69,11 @@ class Providers:
 
     def _import(self) -> None:
         try:
-            found: Any = _litellm()
+            with _unobtrusively():
+                found: Any = _litellm()
+                for name in _LATER:
+                    with suppress(ImportError):
+                        importlib.import_module(name)
         except Exception as error:  # a broken installation fails these calls, and nothing else
             log.exception("litellm cannot be imported")
             found = error
@@ -72,6 +93,10 @@ class Providers:
         """litellm, once it is there."""
         found: Client = await asyncio.shield(self._ready)
         return found
+
+    async def ready(self, seconds: float) -> None:
+        """Until litellm is there, or cannot be had, or for so long."""
+        await asyncio.wait([self._ready], timeout=seconds)
 
     def call(self, endpoint: Endpoint, path: bytes, body: bytes, receiver: Receiver) -> ProviderCall:
         """Send a request; `receiver` gets the answer, never before this returns."""
@@ -207,6 +232,9 @@ class ProviderCall:
         log.warning("provider of %s: %s, status %s", self._endpoint.served_name, name, status)
         if name == "Timeout":
             self._fail("timeout", "upstream_timeout")
+        elif name == "UnsupportedParamsError":  # litellm's word for it has several statuses
+            refused = unsupported(str(getattr(error, "message", "")))
+            self._answer(refused.status, refused.body())
         elif name == "APIConnectionError" or not isinstance(status, int):
             self._fail("upstream_error", "upstream_unreachable")
         else:
@@ -231,21 +259,30 @@ class Client:
         self._litellm = litellm
         self._http = _once_only()
 
-    def _options(self, given: dict[str, Any]) -> dict[str, Any]:
+    def _options(self, given: dict[str, Any], by_openai: tuple[str, ...]) -> dict[str, Any]:
         options = {**given, "num_retries": 0, "max_retries": 0}
-        if not given["model"].startswith(_OPENAI_CLIENT):
+        if not given["model"].startswith(by_openai):
             options["client"] = self._http
         return options
 
+    async def _chat(self, given: dict[str, Any]) -> Any:
+        options = self._options(given, _OPENAI_CLIENT)
+        # Else a request with tools goes through litellm's MCP gateway, which is neither here nor wanted.
+        return await self._litellm.acompletion(**options, _skip_mcp_handler=True)
+
     async def complete(self, given: dict[str, Any]) -> bytes:
         """A chat answer as OpenAI's JSON."""
-        answer = await self._litellm.acompletion(**self._options(given))
+        answer = await self._chat(given)
         return orjson.dumps(answer.model_dump(mode="json"))
 
     async def embed(self, given: dict[str, Any]) -> bytes:
-        """Vectors as OpenAI's JSON."""
-        answer = await self._litellm.aembedding(**self._options(given))
-        return orjson.dumps(answer.model_dump(mode="json"))
+        """Vectors as OpenAI's JSON: in base64 where that is asked for, whatever the provider sends."""
+        packed = given.pop("encoding_format", None) == "base64"
+        answer = await self._litellm.aembedding(**self._options(given, _OPENAI_CLIENT_VECTORS))
+        said = answer.model_dump(mode="json")
+        for item in said["data"] if packed else ():
+            item["embedding"] = packed_vector(item["embedding"])
+        return orjson.dumps(said)
 
     async def stream(self, given: dict[str, Any]) -> AsyncIterator[bytes]:
         """A chat answer as events, up to `[DONE]`. Raises Truncated where the provider's stream was cut.
@@ -255,7 +292,7 @@ class Client:
         """
         gemini = _GeminiEnd()
         _WATCHING.set(gemini)
-        answer = await self._litellm.acompletion(**self._options(given))
+        answer = await self._chat(given)
         try:
             async for chunk in answer:
                 said = chunk.model_dump(mode="json", exclude_none=True)
@@ -292,6 +329,21 @@ class _GeminiEnd:
 
 #: Whose answer the HTTP client is fetching: set by the task that asks.
 _WATCHING: Final[ContextVar[_GeminiEnd | None]] = ContextVar("watching", default=None)
+
+
+@contextmanager
+def _unobtrusively() -> Iterator[None]:
+    """Let the loop's thread run often, and look for no garbage among all that is being made."""
+    interval, collecting = sys.getswitchinterval(), gc.isenabled()
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()  # modules stay: collections look at requests only
+        if collecting:
+            gc.enable()
+        sys.setswitchinterval(interval)
 
 
 def _litellm() -> Any:

@@ -249,6 +249,11 @@ class Upstreams:
 
             self._providers = Providers(self.limits)
 
+    async def prepared(self, seconds: float) -> None:
+        """Until what `prepare` loads is there, or for so long."""
+        if self._providers is not None:
+            await self._providers.ready(seconds)
+
     def replica(self, url: str) -> Replica:
         """The pool of a replica's URL, made on first use."""
         found = self._replicas.get(url)

@@ -42,6 +42,8 @@ log = logging.getLogger("turnout.proxy")
 SEAL_SECONDS = 0.5
 #: How long a worker without any snapshot asks for one before it listens all the same, to say so.
 UNINFORMED_SECONDS = 2.0
+#: How long it waits for what providers need: to import it before there are requests stalls none of them.
+PREPARING_SECONDS = 60.0
 
 #: Of the clients that are too many, so many are told so at a time; the others find the door shut.
 _REFUSED_IN_WORDS = 64
@@ -291,6 +293,7 @@ class Worker:
             # Requests are better off in the queue, or with another worker, than with one that knows no model.
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._informed.wait(), UNINFORMED_SECONDS)
+        await self._prepared(stop)
         doorway = Doorway(self.loop, listener, lambda: ClientConnection(self))
         gc.collect()
         gc.freeze()  # what is there now stays: collections look at requests only
@@ -305,6 +308,17 @@ class Worker:
                     await asyncio.wait_for(stop.wait(), 1.0)
         finally:
             await self.stop(doorway, background)
+
+    async def _prepared(self, stop: asyncio.Event) -> None:
+        """Until what the endpoints need is loaded, or patience has ended, or this worker is to stop."""
+        waiting = [
+            self.loop.create_task(self.upstreams.prepared(PREPARING_SECONDS)),
+            self.loop.create_task(stop.wait()),
+        ]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _seal_regularly(self) -> None:
         while True:

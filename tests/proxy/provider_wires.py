@@ -71,20 +71,20 @@ def gemini_answer() -> Any:
     return _gemini(TEXT, "STOP")
 
 
-def _chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+def openai_chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
     return {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
 
 
-_USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
 
 
 def openai_events() -> list[bytes]:
     return sse(
-        _chunk({"role": "assistant", "content": ""}),
-        *(_chunk({"content": word}) for word in WORDS),
-        _chunk({}, "stop"),
-        _chunk({}) | {"choices": [], "usage": _USAGE},
+        openai_chunk({"role": "assistant", "content": ""}),
+        *(openai_chunk({"content": word}) for word in WORDS),
+        openai_chunk({}, "stop"),
+        openai_chunk({}) | {"choices": [], "usage": USAGE},
         "[DONE]",
     )
 
@@ -93,11 +93,11 @@ def openai_answer() -> Any:
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": TEXT}}
     return {
         "id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice],
-        "usage": _USAGE,
+        "usage": USAGE,
     }  # fmt: skip
 
 
-def _aws(kind: str, payload: Any) -> bytes:
+def aws_event(kind: str, payload: Any) -> bytes:
     """One message of AWS's binary event stream: lengths, CRC, headers, payload, CRC."""
     headers = b"".join(
         struct.pack("!B", len(name)) + name + b"\x07" + struct.pack("!H", len(value)) + value
@@ -116,11 +116,14 @@ def _aws(kind: str, payload: Any) -> bytes:
 def bedrock_events() -> list[bytes]:
     usage = {"inputTokens": 7, "outputTokens": 5, "totalTokens": 12}
     return [
-        _aws("messageStart", {"role": "assistant"}),
-        *(_aws("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": word}}) for word in WORDS),
-        _aws("contentBlockStop", {"contentBlockIndex": 0}),
-        _aws("messageStop", {"stopReason": "end_turn"}),
-        _aws("metadata", {"usage": usage, "metrics": {"latencyMs": 1}}),
+        aws_event("messageStart", {"role": "assistant"}),
+        *(
+            aws_event("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": word}})
+            for word in WORDS
+        ),
+        aws_event("contentBlockStop", {"contentBlockIndex": 0}),
+        aws_event("messageStop", {"stopReason": "end_turn"}),
+        aws_event("metadata", {"usage": usage, "metrics": {"latencyMs": 1}}),
     ]
 
 
@@ -167,7 +170,7 @@ WIRES = {
         base="TOGETHER_AI_API_BASE", events=openai_events, answer=openai_answer, ends=3,
     ),
     "fireworks_ai": Wire(
-        served_name="fireworks_ai/accounts/fireworks/models/llama-v3p1-8b-instruct",
+        served_name="fireworks_ai/accounts/fireworks/models/deepseek-v3p2",
         credential="FIREWORKS_API_KEY", base="FIREWORKS_API_BASE", events=openai_events,
         answer=openai_answer, ends=3,
     ),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
+import struct
 import subprocess
 import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,7 @@ from proxy.providers import ProviderCall, _litellm
 from registry import names
 
 from .harness import Engine, Proxy, ask, json_answer, post, running_proxy, snapshot
+from .provider_tools import ARGUMENTS, EMBEDDERS, TOOL, TOOL_CALLS, TOOLS, VECTORS
 from .provider_wires import TEXT, WIRES, Wire, asks_for_stream, write_stream
 
 pytestmark = [
@@ -122,6 +126,147 @@ async def test_an_answer_is_openais_whoever_gave_it(
             assert told.chunks >= 3
             assert b"data: [DONE]" in answer
             assert b'"usage"' not in answer  # nobody asked for it
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+@pytest.mark.parametrize("name", WIRES)
+async def test_a_tool_call_is_openais_whoever_made_it(
+    name: str, stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire, (events, whole) = WIRES[name], TOOL_CALLS[name]
+    calling = replace(wire, events=events, answer=whole)
+    async with asked(calling, well(calling), tmp_path, monkeypatch) as (proxy, engine):
+        body = ask(stream=stream, tools=TOOLS, tool_choice="auto", max_tokens=50)
+        answer = await proxy.post(body)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        told = said(proxy)
+        assert (told.outcome, told.finish_reason) == ("complete", "tool_calls")
+        [call] = told.tool_calls
+        assert (call.name, json.loads(call.arguments)) == (TOOL, ARGUMENTS)
+        assert (told.prompt_tokens, told.completion_tokens) == (7, 5)
+        assert TOOL.encode() in engine.requests[0]
+
+
+@pytest.mark.parametrize("name", WIRES)
+async def test_a_tool_call_that_was_cut_is_no_answer(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire, (events, _) = WIRES[name], TOOL_CALLS[name]
+
+    async def cut(request: bytes, writer: asyncio.StreamWriter) -> None:
+        await write_stream(writer, wire, events()[: -wire.ends])
+
+    async with asked(wire, cut, tmp_path, monkeypatch) as (proxy, engine):
+        answer = await proxy.post(ask(stream=True, tools=TOOLS))
+        assert not answer.endswith(b"0\r\n\r\n") or not answer.startswith(b"HTTP/1.1 200")
+        assert b'finish_reason":"' not in answer
+        assert said(proxy).outcome in ("truncated", "upstream_error")
+        assert len(engine.requests) == 1
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["floats", "base64"])
+@pytest.mark.parametrize("name", EMBEDDERS)
+async def test_vectors_are_openais_whoever_gave_them(
+    name: str, packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = EMBEDDERS[name]
+    wire = replace(WIRES[embedder.wire], served_name=embedder.served_name)
+
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(json_answer(json.dumps(embedder.answer(request)).encode()))
+
+    async with asked(wire, answer, tmp_path, monkeypatch) as (proxy, engine):
+        body = {
+            "model": "chat",
+            "input": ["eins", "zwei"],
+            **({"encoding_format": "base64"} if packed else {}),
+        }
+        raw = await proxy.post(body, "/v1/embeddings")
+        assert raw.startswith(b"HTTP/1.1 200 ")
+        document = json.loads(raw.partition(b"\r\n\r\n")[2])
+        vectors = [one["embedding"] for one in document["data"]]
+        if packed:
+            vectors = [list(struct.unpack("<3f", base64.b64decode(one))) for one in vectors]
+        assert vectors == list(VECTORS)
+        assert [one["index"] for one in document["data"]] == [0, 1]
+        assert document["object"] == "list"
+        [record] = proxy.exchanges()
+        assert (record.outcome, len(engine.requests)) == ("complete", 1)
+
+
+async def test_who_gives_no_vectors_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = WIRES["anthropic"]
+    async with asked(wire, well(wire), tmp_path, monkeypatch) as (proxy, engine):
+        answer = await proxy.post({"model": "chat", "input": "hi"}, "/v1/embeddings")
+        assert answer.split(b" ", 2)[1] == b"400"
+        assert b"provider_rejected" in answer
+        assert engine.requests == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/messages", "/v1/responses", "/v1/completions", "/v1/rerank", "/tokenize"]
+)
+async def test_a_path_that_providers_are_not_asked_by_names_those_that_are(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = WIRES["anthropic"]
+    async with asked(wire, well(wire), tmp_path, monkeypatch) as (proxy, engine):
+        body = {"model": "chat", "messages": [], "input": "hi", "prompt": "hi", "documents": ["hi"]}
+        answer = await proxy.post(body, path)
+        assert answer.split(b" ", 2)[1] == b"400"
+        assert b"unsupported_by_provider" in answer
+        assert b"/v1/chat/completions, /v1/embeddings" in answer
+        assert engine.requests == []
+
+
+async def test_several_choices_come_from_who_gives_them_and_are_refused_by_who_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = WIRES["openai"].answer()
+    twice = {**whole, "choices": [{**whole["choices"][0], "index": n} for n in (0, 1)]}
+    several = replace(WIRES["openai"], answer=lambda: twice)
+    async with asked(several, well(several), tmp_path / "openai", monkeypatch) as (proxy, engine):
+        assert (await proxy.post(ask(n=2))).startswith(b"HTTP/1.1 200 ")
+        assert (said(proxy).choices, said(proxy).text) == (2, TEXT)
+        assert b'"n":2' in engine.requests[0].replace(b" ", b"")
+    one = WIRES["anthropic"]
+    async with asked(one, well(one), tmp_path / "anthropic", monkeypatch) as (proxy, engine):
+        answer = await proxy.post(ask(n=2))
+        assert answer.split(b" ", 2)[1] == b"400"
+        assert b"unsupported_field" in answer
+        assert b"litellm" not in answer
+        assert engine.requests == []
+
+
+async def test_token_counts_come_to_who_asks_for_them(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asked(wire, well(wire), tmp_path, monkeypatch) as (proxy, _):
+        answer = await proxy.post(ask(stream=True, stream_options={"include_usage": True}))
+        counted = [line for line in answer.split(b"\n") if b'"usage":{' in line]
+        assert len(counted) == 1
+        assert b'"choices":[]' in counted[0]
+        assert b'"prompt_tokens":7' in counted[0]
+
+
+async def test_a_provider_can_be_a_shadow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = WIRES["anthropic"]
+    dark, control = Engine(well(wire)), Engine(well(WIRES["openai"]))
+    async with dark.running(), control.running():
+        point_at(wire, dark, monkeypatch)
+        plain = snapshot({1: control.url, 2: dark.url}, share_ppm=1_000_000)
+        table = replace(plain, endpoints={**plain.endpoints, ("chat", 2): provider(wire, 2)})
+        async with running_proxy(tmp_path, table) as proxy:
+            for stream in (False, True):
+                assert TEXT.split()[0].encode() in await proxy.post(ask(stream=stream))
+                while proxy.worker.shadows._copies:
+                    await asyncio.sleep(0.01)
+            rows = proxy.exchanges()
+            assert [row.outcome for row in rows] == ["complete"] * 4
+            copies = [row for row in rows if row.role == "shadow"]
+            assert [row.served_version for row in copies] == [2, 2]
+            assert all(KEY not in repr(row) for row in rows)
+            assert (len(control.requests), len(dark.requests)) == (2, 2)
 
 
 async def test_a_stream_that_was_cut_is_no_answer(
