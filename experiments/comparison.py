@@ -132,6 +132,7 @@ def _failures(spec: AnalysisSpec, evidence: Evidence, goal: Goal, phases: Phases
         z_better=_share_z(pairs) if estimate.status == "ok" else None,
         z_noninferior=None if z_margin is None else -z_margin,
         z_equivalent=None if z_margin is None or z_gain is None else min(-z_margin, z_gain),
+        information=strata.cmh_information(pairs),
         missing_log_e=_missing_log_e(spec, evidence, phases),
     )
 

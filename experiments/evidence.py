@@ -8,7 +8,8 @@ exchanges cost as much as ten. This module holds the shapes; `ledger.evidence` f
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final, Literal
 
@@ -273,9 +274,10 @@ class Look:
     """A scheduled look that was taken, and how many units there were.
 
     `effective` is 4 * sum over phases of n1*n0/(n1+n0): what the units are worth, told as
-    units of an even split.
+    units of an even split. `information` is what was known of a metric then, where that is more than units.
     """
 
     at_ns: int
     units: int
     effective: float
+    information: Mapping[str, float] = field(default_factory=dict)

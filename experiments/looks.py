@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from .evidence import SMALLEST_SHARE, AnalysisSpec, Evidence, Look
@@ -37,7 +38,13 @@ def look_taken(document: Mapping[str, Any]) -> Look | None:
     look = document["look"]
     if not look["scheduled"]:
         return None
-    return Look(at_ns=document["as_of_ns"], units=look["units"], effective=look["effective"])
+    known = {card["metric"]: card.get("information") for card in document["metrics"]}
+    return Look(
+        at_ns=document["as_of_ns"],
+        units=look["units"],
+        effective=look["effective"],
+        information={name: value for name, value in known.items() if value is not None},
+    )
 
 
 def units_so_far(spec: AnalysisSpec, evidence: Evidence) -> tuple[int, float]:
@@ -90,16 +97,29 @@ def look_state(
 
 
 def bounds_now(
-    spec: AnalysisSpec, look: LookState, past: tuple[Look, ...], *, alpha: float, sides: int
+    spec: AnalysisSpec,
+    look: LookState,
+    past: tuple[Look, ...],
+    *,
+    alpha: float,
+    sides: int,
+    metric: str = "",
+    information: float | None = None,
 ) -> float:
-    """What z must pass at this look, if this much may be spent over all of them; infinite between looks."""
+    """What z must pass at this look, if this much may be spent over all of them; infinite between looks.
+
+    `information` is what is known of the `metric` now; where it, or a former look's, is not there or did not
+    grow, the looks hang together by what their units are worth.
+    """
     if not look.scheduled:
         return math.inf
     fractions = [min(1.0, each / spec.horizon) for each in (*(one.units for one in past), look.units)]
-    information = [*(one.effective for one in past), look.effective]
-    return group_sequential.bounds(
-        fractions, alpha=alpha, sides=sides, information=information, final=look.final
-    )[-1]
+    known = [*(one.information.get(metric, 0.0) for one in past), information or 0.0]
+    if not all(earlier < later for earlier, later in pairwise([0.0, *known])):
+        known = [*(one.effective for one in past), look.effective]
+    return group_sequential.bounds(fractions, alpha=alpha, sides=sides, information=known, final=look.final)[
+        -1
+    ]
 
 
 def _share_now(spec: AnalysisSpec, evidence: Evidence) -> float:

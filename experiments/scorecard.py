@@ -65,6 +65,7 @@ class MetricResult:
     """A metric's card, in JSON's terms. `margin` is on the effect's scale, `e_value` tests for harm.
 
     `instrument` is the evaluator's version that a score is of: with another one it is another metric.
+    `information` is what a later look is held against (of shares: CMH's variance).
     `adjusted_p` is of an exploratory metric at this look, among all of them (false-discovery rate).
     """
 
@@ -88,6 +89,7 @@ class MetricResult:
     text: str
     instrument: str | None = None
     adjusted_p: float | None = None
+    information: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +99,7 @@ class Comparison:
     `harm_log_e` is ln of the e-value against "no worse than tolerated". `z_better` is positive where the
     candidate is better, `z_noninferior` where it is less bad than the margin, `z_equivalent` where it is
     neither better nor worse by the margin (the lesser of two one-sided tests); None if unknown.
+    `information` is what this look knows, on any scale; None: what its units are worth.
     `missing_log_e` tells whether values are missing more often in one arm.
     """
 
@@ -109,6 +112,7 @@ class Comparison:
     z_better: float | None = None
     z_noninferior: float | None = None
     z_equivalent: float | None = None
+    information: float | None = None
     missing_log_e: float = 0.0
 
 
@@ -148,6 +152,7 @@ def card(
         text=describe(goal, found),
         instrument=instrument,
         adjusted_p=adjusted_p,
+        information=found.information,
     )
 
 

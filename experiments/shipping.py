@@ -71,7 +71,7 @@ def _blocking(case: Case) -> list[Reason]:
         found.append(Reason(code="golden_not_passed", severity="block", text=f"The golden set {state}."))
     for goal, comparison in case.of("guardrail"):
         z = comparison.z_noninferior
-        if z is None or z < case.guardrail_bound:
+        if z is None or z < case.margin_bounds[goal.metric.name]:
             found.append(
                 Reason(
                     code="guardrail_not_shown_safe",
@@ -121,14 +121,18 @@ def _sublabel(case: Case) -> str:
         return "no_data"
     bound = case.look.z_bound or quantile(1.0 - case.spec.alpha / 2.0)
     zs = [comparison.z_better or 0.0 for _, comparison in case.of("success")]
-    unsafe = [c for _, c in case.of("guardrail") if (c.z_noninferior or 0.0) < case.guardrail_bound]
+    unsafe = [
+        comparison
+        for goal, comparison in case.of("guardrail")
+        if (comparison.z_noninferior or 0.0) < case.margin_bounds[goal.metric.name]
+    ]
     if case.crossed and (unsafe or any(z <= -bound for z in zs)):
         return "mixed"
     if any(z <= -bound for z in zs):
         return "worse"
     if any(_wider_than_margin(comparison) for comparison in unsafe):
         return "underpowered"
-    if all(_within_margin(case, comparison) for _, comparison in decisive):
+    if all(_within_margin(case, goal, comparison) for goal, comparison in decisive):
         return "equivalent"
     return "no_improvement" if case.of("success") else "not_shown_safe"
 
@@ -146,9 +150,9 @@ def _wider_than_margin(comparison: Comparison) -> bool:
     return found is None or (found[1] - found[0]) / 2.0 > found[2]
 
 
-def _within_margin(case: Case, comparison: Comparison) -> bool:
+def _within_margin(case: Case, goal: Goal, comparison: Comparison) -> bool:
     """Two one-sided tests (TOST) against the margin on either side, each at alpha."""
-    return (comparison.z_equivalent or -math.inf) >= case.guardrail_bound
+    return (comparison.z_equivalent or -math.inf) >= case.margin_bounds[goal.metric.name]
 
 
 def _next_look(case: Case) -> int:

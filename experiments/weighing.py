@@ -40,8 +40,8 @@ class Case:
     cards: tuple[MetricResult, ...]
     srm: SampleRatio
     look: LookState
-    #: What z must pass for a guardrail at this look; infinite between looks.
-    guardrail_bound: float
+    #: What z must pass to be within a margin at this look, by metric; infinite between looks.
+    margin_bounds: Mapping[str, float]
     #: The success metrics that have crossed their bound at this look, by name.
     crossed: frozenset[str]
 
@@ -59,7 +59,10 @@ def weigh(spec: AnalysisSpec, evidence: Evidence, past_looks: tuple[Look, ...]) 
     harm_alpha = spec.rollback_alpha / guardrails
     found = tuple((goal, compare(spec, evidence, goal, harm_alpha=harm_alpha)) for goal in spec.goals)
     look, past = look_state(spec, evidence, past_looks)
-    guardrail_bound = bounds_now(spec, look, past, alpha=spec.alpha, sides=1)
+    margin_bounds = {
+        goal.metric.name: _bound(spec, look, past, goal, comparison, alpha=spec.alpha, sides=1)
+        for goal, comparison in found
+    }
     bounds = _success_bounds(spec, found, look, past)
     adjusted = _adjusted(found)
     # Between looks nothing is called better: the fixed-look level is for the eye, and exploratory.
@@ -90,7 +93,7 @@ def weigh(spec: AnalysisSpec, evidence: Evidence, past_looks: tuple[Look, ...]) 
         cards=tuple(cards),
         srm=sample_ratio_of(spec, evidence),
         look=look,
-        guardrail_bound=guardrail_bound,
+        margin_bounds=margin_bounds,
         crossed=frozenset(
             goal.metric.name
             for goal, comparison in found
@@ -103,6 +106,20 @@ def _strength(goal: Goal, comparison: Comparison) -> float:
     """The z by which a success metric is a success."""
     found = comparison.z_equivalent if goal.equivalent else comparison.z_better
     return -math.inf if found is None else found
+
+
+def _bound(
+    spec: AnalysisSpec,
+    look: LookState,
+    past: tuple[Look, ...],
+    goal: Goal,
+    comparison: Comparison,
+    *,
+    alpha: float,
+    sides: int,
+) -> float:
+    known = comparison.information
+    return bounds_now(spec, look, past, alpha=alpha, sides=sides, metric=goal.metric.name, information=known)
 
 
 def _success_bounds(
@@ -122,7 +139,7 @@ def _success_bounds(
     left = len(goals)
     for goal, comparison in goals:
         sides = 1 if goal.equivalent else 2
-        bound = bounds_now(spec, look, past, alpha=spec.alpha / left, sides=sides)
+        bound = _bound(spec, look, past, goal, comparison, alpha=spec.alpha / left, sides=sides)
         bounds[goal.metric.name] = bound
         if _strength(goal, comparison) >= bound:
             left = max(1, left - 1)

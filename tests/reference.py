@@ -23,7 +23,9 @@ from typing import Any
 from tests.reference_data import Collection
 from tests.reference_kinds import ADAPTERS, Answer
 
-FAMILIES = ("means", "shares", "sequential", "quality", "simulation")
+FAMILIES = (
+    "means", "pairs", "shares", "counts", "sequential", "betting", "quality", "simulation",
+)  # fmt: skip
 for _family in FAMILIES:
     importlib.import_module(f"tests.reference_{_family}")
 

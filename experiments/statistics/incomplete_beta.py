@@ -25,11 +25,11 @@ def log_upper_tail(
     a_, b_ = np.broadcast_arrays(np.asarray(a, np.float64), np.asarray(b, np.float64))
     log_y = math.log1p(-x) if log_complement is None else log_complement
     with np.errstate(divide="ignore"):
-        found = np.log(special.betaincc(a_, b_, x))
+        found = np.array(np.log(special.betaincc(a_, b_, x)), np.float64)
     small = (found < -600.0) | (x == 1.0)
-    if np.any(small):
-        found = np.where(small, _log_small_tail(b_, a_, log_y, math.log(x)), found)
-    return np.asarray(found, np.float64)
+    if np.any(small):  # and nowhere else: the fraction does not converge near the mean
+        found[small] = _log_small_tail(b_[small], a_[small], log_y, math.log(x))
+    return found
 
 
 def _log_small_tail(p: Floats, q: Floats, log_y: float, log_x: float) -> Floats:

@@ -34,14 +34,25 @@ def harmonic(n1: int, n0: int) -> float:
 
 def cmh(strata: Sequence[Stratum]) -> float | None:
     """The Cochran-Mantel-Haenszel z of equal shares in every stratum (F16); None if no stratum can tell."""
-    excess = variance = 0.0
+    excess = sum(
+        x1 - n1 * (x1 + x0) / (n1 + n0) for (x1, n1), (x0, n0) in strata if n1 and n0 and n1 + n0 > 1
+    )
+    variance = cmh_information(strata)
+    return excess / math.sqrt(variance) if variance > 0.0 else None
+
+
+def cmh_information(strata: Sequence[Stratum]) -> float:
+    """The variance of CMH's excess of events: what looks at a growing ramp know of each other.
+
+    A stratum in which events are rare says little, however many units it has; numbers of units alone would
+    let a rate that drifts along the ramp change the error of a plan of looks.
+    """
+    found = 0.0
     for (x1, n1), (x0, n0) in strata:
         n, m = n1 + n0, x1 + x0
-        if n1 == 0 or n0 == 0 or n < 2:
-            continue
-        excess += x1 - n1 * m / n
-        variance += n1 * n0 * (m / n) * ((n - m) / n) / (n - 1)
-    return excess / math.sqrt(variance) if variance > 0.0 else None
+        if n1 and n0 and n > 1:
+            found += n1 * n0 * (m / n) * ((n - m) / n) / (n - 1)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

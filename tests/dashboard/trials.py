@@ -71,6 +71,7 @@ def metric(
         "text": text,
         "instrument": None,
         "adjusted_p": None,
+        "information": None,
     }
 
 

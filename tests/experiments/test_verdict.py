@@ -14,6 +14,7 @@ from scipy import stats
 
 from experiments.evidence import Instrument
 from experiments.metrics import metric
+from experiments.statistics import group_sequential
 from experiments.verdict import (
     AnalysisSpec,
     ArmCount,
@@ -25,6 +26,7 @@ from experiments.verdict import (
     conclude,
     look_taken,
 )
+from experiments.weighing import weigh
 
 SECOND = 1_000_000_000
 GOALS = (
@@ -401,6 +403,23 @@ class TestTotality:
                     assert not math.isnan(shown.lower)
                     assert shown.lower <= shown.estimate <= shown.upper
         json.loads(verdict.to_json())
+
+
+def test_a_look_hangs_together_with_the_former_ones_by_what_was_known_of_the_failures() -> None:
+    """In a ramp along which errors became frequent, the first look knew much less than its units say."""
+    rails = spec(goals=(Goal(metric=metric("error_rate"), role="guardrail", margin=0.05),))
+    first = evidence(n=(1000, 1000), x=(5, 5), as_of_ns=10**9)
+    look = look_taken(conclude(rails, first).document())
+    assert look is not None
+    known = 1000 * 1000 * 10 * 1990 / (2000**2 * 1999)
+    assert look.information == {"error_rate": pytest.approx(known)}
+    later = evidence(n=(2500, 2500), x=(200, 200))
+    now = 2500 * 2500 * 400 * 4600 / (5000**2 * 4999)
+    bound = weigh(rails, later, (look,)).margin_bounds["error_rate"]
+    expected = group_sequential.bounds([0.4, 1.0], alpha=0.05, sides=1, information=[known, now])[-1]
+    assert bound == pytest.approx(expected)
+    by_units = weigh(rails, later, (replace(look, information={}),)).margin_bounds["error_rate"]
+    assert by_units != pytest.approx(expected, abs=1e-4)
 
 
 class TestSeveralMetrics:

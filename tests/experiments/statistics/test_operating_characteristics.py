@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 
+from bench.operating import ramps
 from experiments.statistics import confidence_sequence, failures, group_sequential, sample_ratio
 
 REPLICATIONS = 1000
@@ -93,3 +95,18 @@ def test_a_mismatch_of_53_to_47_is_found_in_most_runs() -> None:
     each = [sample_ratio.log_e(counts, (0.5, 0.5), concentration=k) for k in sample_ratio.CONCENTRATIONS]
     mixed = np.logaddexp.reduce(each, axis=0) - math.log(len(each))
     assert float(np.mean((mixed >= math.log(100)).any(axis=1))) >= 0.73
+
+
+@pytest.mark.parametrize("ramp", ramps.RAMPS, ids=lambda ramp: ramp.name)
+def test_looks_at_a_ramp_spend_alpha_whatever_the_base_rate_does(ramp: ramps.Ramp) -> None:
+    by_variance, _ = ramps.rejections(ramp, replications=10_000)
+    assert abs(by_variance - 0.05) < 0.004 + 3 * (0.05 * 0.95 / 10_000) ** 0.5
+
+
+def test_by_units_alone_looks_at_a_ramp_err_too_often_or_lose_power() -> None:
+    steep, falling = (
+        next(r for r in ramps.RAMPS if r.name == f"errors {way}") for way in (".005 to .3", ".2 to .005")
+    )
+    assert ramps.rejections(steep)[1] > 0.056
+    with_variance, by_units = ramps.rejections(falling, factor=1.4)
+    assert with_variance > by_units + 0.02

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,68 @@ def test_inputs_refer_to_other_cases_and_to_files() -> None:
     stored = known.resolved({"control": "reference_lognormal_2000.json la[:3]"})
     assert len(stored["control"]) == 3
     assert known.resolved({"note": "see the file x.json later"}) == {"note": "see the file x.json later"}
+
+
+NOTHING = {"n": 0, "sum": 0, "sum_squares": 0}
+SOME = {"n": 5, "sum": 15.0, "sum_squares": 49.0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "path", "value"),
+    [
+        ("mean/two_sample_welch", {"control": NOTHING, "treatment": SOME}, "error", "no_data"),
+        (
+            "mean/two_sample_welch",
+            {"control": SOME | {"sum": math.nan}, "treatment": SOME},
+            "error",
+            "not_finite",
+        ),
+        (
+            "mean/two_sample_welch",
+            {"control": {"n": 1, "sum": 3.0, "sum_squares": 9.0}, "treatment": SOME},
+            "error",
+            "insufficient_data",
+        ),
+        ("latency/rank", {"control": [], "candidate": [1.0]}, "brunner_munzel", None),
+        ("latency/rank", {"control": [1.0] * 4, "candidate": [1.0] * 4}, "prob_ci", None),
+        ("paired_mean/battery", {"control": [], "candidate": [], "alpha": 0.05}, "mean_diff", None),
+        ("binary/two_sample_ci", {"candidate": [0, 0], "control": [3, 10], "alpha": 0.05}, "newcombe", None),
+        # scipy's binomtest has 5.57201e-09 here; the chi-square's quantile over 2n says otherwise.
+        (
+            "binary/one_sample_ci",
+            {"successes": 1, "n": 10**9, "alpha": 0.05},
+            "clopper_pearson",
+            5.5716434e-9,
+        ),
+        ("pairwise/bradley_terry", {"wins": [[0, 10], [0, 0]]}, "log_strength_centered", None),
+        ("stratified/cmh", {"strata": []}, "p", None),
+        ("agreement/cohen_kappa", {"table": [[10, 0], [0, 0]]}, "kappa", None),
+        ("sequential/bernoulli_cs", {"successes": 0, "n": 0, "alpha": 0.05, "t_opt": 100}, "ci", [0.0, 1.0]),
+    ],
+)
+def test_awkward_inputs_get_a_state_or_no_number(
+    kind: str, inputs: dict[str, Any], path: str, value: Any
+) -> None:
+    found = ADAPTERS[kind]({"alpha": 0.05, "difference": "absolute"} | inputs).values[path]
+    if path == "clopper_pearson":
+        assert found[1] == pytest.approx(value, rel=1e-7)
+    else:
+        assert found == value
+
+
+def test_an_e_process_of_millions_of_failures_is_finite() -> None:
+    points = [(0, 0), (10**6, 9 * 10**6), (5000, 0), (0, 10**7), (10**6 + 5000, 9 * 10**6)]
+    inputs = {
+        "points": [{"canary_failures": one, "control_failures": zero} for one, zero in points],
+        "canary_share": 0.1, "k": 10, "margin_rate_ratio": [1.0, 1.25],
+    }  # fmt: skip
+    values = ADAPTERS["guardrail/one_sided_e_process"](inputs).values
+    for name in ("log_e_margin_1", "log_e_margin_1_25"):
+        log_e = values[name]
+        assert all(map(math.isfinite, log_e))
+        assert log_e[0] == 0.0
+        assert log_e[2] > 10_000.0
+        assert log_e[3] < 0.0
+    # Five standard deviations more than its share, of the rate itself: evidence, but none beyond the margin.
+    assert values["log_e_margin_1"][4] > 5.0
+    assert values["log_e_margin_1_25"][4] < 0.0
