@@ -176,6 +176,15 @@ def settings() -> str:
             "| key | meaning |\n| --- | --- |",
             *webhooks,
             "",
+            "## MLflow's own webhooks: `registry` in the same file\n",
+            "```yaml\nregistry: {secret_env: MLFLOW_HOOK_SECRET}\n```\n",
+            "What others change in MLflow is seen within three seconds. A webhook of MLflow makes it"
+            " sooner: let it post the events `model_version_alias.created`, `model_version_alias.deleted` and"
+            " `model_version.created` to `/api/models/changed` of the controller, with the secret in that"
+            " variable of the controller's environment. It is a hint only: the registry is asked, whatever"
+            " was posted. MLflow posts to private addresses only with"
+            " `MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS=true`, and without TLS only with"
+            " `MLFLOW_WEBHOOK_ALLOWED_SCHEMES=http,https`.\n",
         ]
     )
 

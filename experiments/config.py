@@ -6,6 +6,7 @@
       - {tenant: acme, sha256: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae}
     notify:
       - {url: https://example.com/hook, secret_env: HOOK_SECRET}
+    registry: {secret_env: MLFLOW_HOOK_SECRET}
 
 Read again whenever the file changes; a file that is torn, empty or wrong never replaces a good one, not even
 at a restart: the last good text is kept beside it. Without a file everything is recorded in full and kept,
@@ -90,6 +91,9 @@ def _web_address(value: object) -> object:
     return value
 
 
+_VARIABLE: Final = r"^[A-Z_][A-Z0-9_]{0,63}$"
+
+
 class _Webhook(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -97,8 +101,17 @@ class _Webhook(BaseModel):
         description="where every decision is posted to: http or https, without credentials"
     )
     secret_env: str = Field(
-        pattern=r"^[A-Z_][A-Z0-9_]{0,63}$",
+        pattern=_VARIABLE,
         description="the environment variable of the controller that holds the secret to sign with",
+    )
+
+
+class _Registry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    secret_env: str = Field(
+        pattern=_VARIABLE,
+        description="the environment variable of the controller with the secret of MLflow's webhook",
     )
 
 
@@ -112,15 +125,21 @@ class _File(BaseModel):
     notify: list[_Webhook] = Field(
         default=[], description="a list of {url, secret_env}: who is told of every decision"
     )
+    registry: _Registry | None = Field(
+        default=None, description="{secret_env}: how MLflow signs what it posts to /api/models/changed"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
-    """What a file says: policies by model, tenants by their keys' SHA-256, secrets' variables by webhook."""
+    """What a file says: policies by model, tenants by their keys' SHA-256, secrets' variables by webhook, and
+    the variable with the secret of the registry's own webhook ("": it has none).
+    """
 
     policies: Mapping[str, RecordingPolicy] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
     webhooks: Mapping[str, str] = field(default_factory=dict)
+    registry_secret: str = ""
 
 
 def read_config(text: str, file: str) -> Declared:
@@ -143,6 +162,7 @@ def read_config(text: str, file: str) -> Declared:
         policies={name: _policy(entry) for name, entry in parsed.models.items()},
         keys={key.sha256: key.tenant for key in parsed.keys},
         webhooks={hook.url: hook.secret_env for hook in parsed.notify},
+        registry_secret=parsed.registry.secret_env if parsed.registry else "",
     )
 
 
@@ -241,6 +261,10 @@ class Config(Mapping[str, RecordingPolicy]):
     def webhooks(self) -> Mapping[str, str]:
         """Who is told of decisions: the environment variables of the secrets by URL."""
         return self.declared.webhooks
+
+    def registry_secret(self) -> str:
+        """The environment variable with the secret that the registry signs with; "" if none is declared."""
+        return self._declared.registry_secret
 
     def reload(self) -> bool:
         """Take the file up if it has changed and is good; whether anything is different now.

@@ -50,6 +50,8 @@ SNAPSHOT_SETTING: Final = "snapshot_version"
 UNRECORDED_VERSIONS: Final = 1000
 #: How long a controller without any model waits for the registry's first answer (MLflow's tables are made).
 FIRST_ANSWER_S: Final = 30.0
+#: However many hints come, the registry is not asked more often than this because of them.
+HINTS_APART_S: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +126,7 @@ class Controller:
             raise
         self.collected = Collected()
         self._stopping = threading.Event()
+        self._hinted = threading.Event()
         self._asked = threading.Event()
         self._accounts: dict[str, tuple[int, dict[str, Any]]] = {}
         self.revision = 0
@@ -159,6 +162,7 @@ class Controller:
         else:
             self._begin("collect", self.collect, self.options.collect_every_s, yields=False)
             self._begin("reconcile", self.reconcile, self.options.reconcile_every_s)
+            self._begin("heed", self.heed, HINTS_APART_S)
             self._begin("look", self.watch.look, self.options.look_every_s)
             self._begin("protect", self.protection.look, self.options.look_every_s)
             self._begin("tell", self.notices.tell, self.options.look_every_s)
@@ -242,6 +246,16 @@ class Controller:
             self._asked.set()
         self._registry_error = None
         self._registry_ok_at = time.monotonic()
+
+    def hint(self) -> None:
+        """Somebody says that the registry has changed: look soon, whoever says it and however often."""
+        self._hinted.set()
+
+    def heed(self) -> None:
+        """Wait a while for a hint; what it says is not believed, the registry is asked."""
+        if self._hinted.wait(1.0):
+            self._hinted.clear()
+            self.reconcile()
 
     def pulse(self) -> None:
         """What should not wait: settings that changed, a snapshot not on disk yet, a worker that is ahead."""

@@ -7,6 +7,9 @@ so that neither its length nor odd characters tell anything. Knows no route.
 from __future__ import annotations
 
 import hmac
+import os
+import time
+from base64 import b64decode
 from hashlib import sha256
 from typing import Annotated, Final
 
@@ -20,6 +23,10 @@ from .refusals import refusal
 
 #: A batch of 500 golden results with their answers is the largest thing anyone sends.
 MAX_BODY_BYTES: Final = 32 * 1024 * 1024
+
+
+#: A signed message that is older was perhaps recorded and sent again.
+SIGNATURE_GOOD_FOR_S: Final = 300
 
 
 class Unauthorized(ExperimentsError):
@@ -48,6 +55,37 @@ def require_token(
         raise Unauthorized(
             "this changes state and needs the control token: send `Authorization: Bearer TOKEN` with what is "
             "in the file `token` of the data folder"
+        )
+
+
+async def require_signature(request: Request) -> None:
+    """Raises Unauthorized unless the request has the control token, or MLflow's signature of its webhooks.
+
+    `x-mlflow-signature: v1,BASE64` of HMAC-SHA256(secret, "DELIVERY-ID.UNIX-SECONDS.BODY").
+    """
+    headers = request.headers
+    if "x-mlflow-signature" not in headers:
+        require_token(request, headers.get("authorization"))
+        return
+    variable = controller_of(request).config.registry_secret()
+    secret = os.environ.get(variable, "") if variable else ""
+    if not secret:
+        raise Unauthorized(
+            "MLflow's webhook is signed, but there is no secret to check it with: name its variable in "
+            "turnout.yaml (registry: {secret_env: NAME}), and set it in the controller's environment"
+        )
+    stamp, given = headers.get("x-mlflow-timestamp", ""), headers["x-mlflow-signature"].partition(",")
+    signed = f"{headers.get('x-mlflow-delivery-id', '')}.{stamp}.".encode("latin-1") + await request.body()
+    wanted = hmac.new(secret.encode(), signed, sha256).digest()
+    try:
+        good = given[0] == "v1" and hmac.compare_digest(b64decode(given[2], validate=True), wanted)
+        fresh = abs(time.time_ns() // 1_000_000_000 - int(stamp)) <= SIGNATURE_GOOD_FOR_S
+    except ValueError:
+        good = fresh = False
+    if not good or not fresh:
+        raise Unauthorized(
+            "the signature of MLflow's webhook is wrong or older than five minutes: is the webhook's secret "
+            f"that of {variable} in the controller's environment, and are both clocks right?"
         )
 
 

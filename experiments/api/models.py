@@ -13,7 +13,7 @@ from ..control import Author
 from ..errors import Conflict, ExperimentsError
 from ..ledger.recording import RecordingPolicy
 from .bodies import NewVersion, Promote, Rollback, Why
-from .gate import Known, require_token
+from .gate import Known, require_signature, require_token
 from .refusals import documented
 
 router = APIRouter(prefix="/api/models", tags=["models"])
@@ -22,6 +22,20 @@ router = APIRouter(prefix="/api/models", tags=["models"])
 @router.get("", summary="Every model with its versions")
 def list_models(controller: Known) -> list[dict[str, Any]]:
     return [views.model(model) for model in controller.junction.models()]
+
+
+@router.post(
+    "/changed",
+    status_code=202,
+    summary="A hint that the registry has changed",
+    description="For MLflow's webhooks, which sign what they send (`registry` in turnout.yaml); or with the "
+    "token. What it says is not believed: the registry is asked at once instead of at the next poll.",
+    dependencies=[Depends(require_signature)],
+    responses=documented(401),
+)
+def changed(controller: Known) -> dict[str, bool]:
+    controller.hint()
+    return {"accepted": True}
 
 
 @router.get("/{model}", summary="One model with its versions", responses=documented(404))
