@@ -56,7 +56,7 @@ class Store:
     def __init__(self, path: Path, *, memory_limit: str = "2GB", threads: int | None = None) -> None:
         self.path = path
         self._log = path.with_name(path.name + ".wal")
-        # What a commit or a checkpoint needed for a moment goes back to the system, and not only when asked for.
+        # What a commit or a checkpoint needed for a moment goes back to the system without being asked for.
         config: dict[str, Any] = {"memory_limit": memory_limit, "allocator_background_threads": True}
         if threads is not None:
             config["threads"] = threads
