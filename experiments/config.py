@@ -264,7 +264,7 @@ class Config(Mapping[str, RecordingPolicy]):
 
     def registry_secret(self) -> str:
         """The environment variable with the secret that the registry signs with; "" if none is declared."""
-        return self._declared.registry_secret
+        return self.declared.registry_secret
 
     def reload(self) -> bool:
         """Take the file up if it has changed and is good; whether anything is different now.
