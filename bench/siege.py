@@ -7,7 +7,8 @@ attackers in a third process, who come back whenever they are thrown out: some s
 body byte by byte, idle on a connection after one request, never read a long stream; others send heads of
 megabytes, ambiguous framing, or JSON that is made to be slow to read. An open-loop client asks with and
 without them, in turn. Prints one line of JSON: p50 and p99 of both, their differences with a bootstrap
-interval over stretches of a second, failures, the worker's memory, and how long each kind of attacker was
+interval over stretches of a second, failures, the worker's share of a core and its
+memory, and how long each kind of attacker was
 borne at most. Exit code 1 if a bar is missed: no failure, p99 at most 10 % or 2 ms above the calm, memory
 growth at most 64 MB, whoever sends half a head gone within 10 s and whoever sends half a body within 60 s.
 """
@@ -164,19 +165,33 @@ async def stretches(port: int, given: argparse.Namespace) -> list[list[tuple[int
     return [await one_round(port, given.rate, 1.0) for _ in range(given.seconds)]
 
 
+def cpu_seconds(pid: int) -> float:
+    """What the worker's processes have used of a core, by what the system says."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    fields = [
+        Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split() for one in (str(pid), *children)
+    ]
+    return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
+
+
 async def measure(port: int, pid: int, given: argparse.Namespace) -> dict[str, object]:
     await until_ready(port)
     await one_round(port, given.rate, 2.0)
     calm: list[list[tuple[int, float]]] = []
     besieged: list[list[tuple[int, float]]] = []
     memory, borne, came = [resident_mb(pid)], dict.fromkeys(given.kinds, 0.0), Counter[str]()
+    used = [0.0, 0.0]
     for _ in range(given.rounds):
+        used[0] -= cpu_seconds(pid)
         calm += await stretches(port, given)
+        used[0] += cpu_seconds(pid)
         command = [sys.executable, "-m", "bench.siege", "--attack", str(port), "--kinds", *given.kinds]
         attackers = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         assert attackers.stdout is not None
         await attackers.stdout.readline()  # all of them are there
+        used[1] -= cpu_seconds(pid)
         besieged += await stretches(port, given)
+        used[1] += cpu_seconds(pid)
         memory.append(resident_mb(pid))
         attackers.terminate()
         said, _ = await attackers.communicate()
@@ -187,6 +202,8 @@ async def measure(port: int, pid: int, given: argparse.Namespace) -> dict[str, o
     failures = [sum(status != 200 for stretch in side for status, _ in stretch) for side in (calm, besieged)]
     sides = [[[ms for _, ms in stretch] for stretch in side] for side in (calm, besieged)]
     report: dict[str, object] = {"requests": [sum(map(len, side)) for side in sides], "failures": failures}
+    spent = given.rounds * given.seconds
+    report |= {"worker_cpu_share": [round(one / spent, 3) for one in used]}
     report |= {"rss_mb": [round(one) for one in memory], "borne_s": borne, "came": dict(came)}
     passed = not failures[1] and max(memory) - memory[0] <= LARGEST_GROWTH_MB
     passed &= all(borne.get(kind, 0.0) <= most for kind, most in BORNE.items())
