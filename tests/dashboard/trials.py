@@ -126,6 +126,7 @@ def verdict(
     units: int,
     horizon: int,
     srm: Json | None = None,
+    turns: list[Json] | None = None,
 ) -> Json:
     return {
         "experiment": "",
@@ -163,6 +164,8 @@ def verdict(
         "golden": None,
         "exhausted": False,
         "digest": "9f2c4e71ab03d5587712",
+        "accounting": None,
+        "turns": turns or [],
     }
 
 
@@ -171,19 +174,34 @@ def reason(code: str, severity: str, text: str) -> Json:
 
 
 def accounting(
-    eligible: int, recorded: int, lost: int, by_arm: dict[str, tuple[int, int, int, int]], shed: int = 0
+    lost: int, by_arm: dict[str, tuple[int, int, int]], *, shed: int = 0, missing: int = 0
 ) -> Json:
+    """`by_arm`: rows, failed and fallen back; `shed` and `missing` are the candidate's."""
+    outside = {"no_unit": 37, "excluded": 0, "holdout": 12, "exclusive": 0} if by_arm and not shed else {}
+    arms = {
+        arm: _account(*row, *((shed, missing) if arm != "control" else (0, 0))) for arm, row in by_arm.items()
+    }
+    eligible = sum(arm["assigned"] for arm in arms.values()) + sum(outside.values())
     return {
         "eligible": eligible,
-        "no_unit": 37,
-        "recorded": recorded,
+        "recorded": eligible - missing,
+        "missing": missing,
         "lost": lost,
-        "shed": shed,
-        "shed_by_reason": {"engine_pressure": shed} if shed else {},
-        "by_arm": {
-            arm: dict(zip(("assigned", "served", "failed", "fell_back"), row, strict=True))
-            for arm, row in by_arm.items()
-        },
+        "by_arm": arms,
+        "outside": outside,
+        "not_copied": 720 if shed else None,
+    }
+
+
+def _account(rows: int, failed: int, fell_back: int, shed: int, missing: int) -> Json:
+    ends = {"complete": rows - failed, "upstream_error": failed, "shed": shed}
+    return {
+        "assigned": rows + shed + missing,
+        "outcomes": {end: count for end, count in ends.items() if count},
+        "failed": failed,
+        "fell_back": fell_back,
+        "shed": {"engine_pressure": shed} if shed else {},
+        "missing": missing,
     }
 
 
@@ -315,13 +333,30 @@ def experiments() -> list[Json]:
                 [latency("success", (1, 3)), helpful, errors((1, 3)), truncated, tokens],
                 2392,
                 5000,
+                turns=[
+                    {
+                        "metric": "latency",
+                        "first": {
+                            "arms": arms((1188, 1188, 0, 412.0), (1204, 1204, 0, 371.0), (1, 3)),
+                            "effect": effect("ratio", 0.9, 0.87, 0.93, "welch-log"),
+                            "text": "latency on first turns",
+                        },
+                        "later": {
+                            "arms": arms((801, 2387, 11, 498.0), (811, 2425, 9, 440.0), (1, 3)),
+                            "effect": effect("ratio", 0.88, 0.85, 0.92, "welch-log"),
+                            "text": "latency on later turns",
+                        },
+                        "log_e": -1.2,
+                        "threshold": 20.0,
+                        "state": "alike",
+                        "text": "First turns: ... Later turns: ...",
+                    }
+                ],
             ),
             units=2392,
             horizon=5000,
             guardrails=[("error_rate", "ok"), ("truncation_rate", "no_data")],
-            books=accounting(
-                7241, 7204, 0, {"control": (3575, 3575, 40, 0), "candidate": (3629, 3611, 45, 18)}
-            ),
+            books=accounting(0, {"control": (3575, 40, 0), "candidate": (3629, 45, 18)}),
             age_s=93_600,
             days_left=0.9,
             data_age_s=3.2,
@@ -351,9 +386,7 @@ def experiments() -> list[Json]:
             units=533,
             horizon=2000,
             guardrails=[("error_rate", "crossed"), ("latency", "ok")],
-            books=accounting(
-                1700, 1692, 4, {"control": (1290, 1290, 13, 0), "candidate": (402, 371, 33, 31)}
-            ),
+            books=accounting(4, {"control": (1290, 13, 0), "candidate": (402, 33, 31)}, missing=4),
             age_s=5_460,
             days_left=None,
             data_age_s=2_880.0,
@@ -383,9 +416,7 @@ def experiments() -> list[Json]:
             units=180,
             horizon=2080,
             guardrails=[("latency", "insufficient_data"), ("error_rate", "ok")],
-            books=accounting(
-                900, 180, 0, {"control": (900, 900, 8, 0), "candidate": (180, 180, 1, 0)}, shed=12
-            ),
+            books=accounting(0, {"candidate": (180, 1, 0)}, shed=12),
             age_s=2_640,
             days_left=2.4,
             data_age_s=4.0,
@@ -423,9 +454,7 @@ def experiments() -> list[Json]:
             units=2532,
             horizon=4000,
             guardrails=[("error_rate", "ok")],
-            books=accounting(
-                8000, 7990, 10, {"control": (4400, 4400, 40, 0), "candidate": (3590, 3590, 41, 0)}
-            ),
+            books=accounting(10, {"control": (4400, 40, 0), "candidate": (3541, 41, 0)}),
             age_s=266_400,
             days_left=1.1,
             data_age_s=5.0,
@@ -441,7 +470,7 @@ def experiments() -> list[Json]:
             units=0,
             horizon=3000,
             guardrails=[("error_rate", "no_data")],
-            books=accounting(0, 0, 0, {}),
+            books=accounting(0, {}),
             age_s=40,
             days_left=None,
             data_age_s=None,

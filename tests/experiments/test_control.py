@@ -369,7 +369,7 @@ def test_experiments_of_a_group_have_no_unit_in_common(plane: Plane) -> None:
     for number in range(500):
         unit = unit_id(f"unit-{number}")
         mirrored = bool(snapshot.mirrors("chat", unit, "r"))
-        assigned = snapshot.route("chat", unit).experiment is not None
+        assigned = snapshot.route("chat", unit).arm is not None
         assert not (mirrored and assigned)
     assert route.split is not None
 
