@@ -135,13 +135,14 @@ def replay(selection: Selection, found: Progress) -> Json:
 
 def _waiting_for(controller: Controller, experiment: Experiment) -> str | None:
     """What goes on without anybody, or whose word it takes; None where nothing is awaited."""
-    if experiment.state == "concluded" and experiment.has_traffic:
+    waits = controller.watch.waiting_for(experiment)
+    if experiment.state == "concluded" and experiment.has_traffic and waits is None:
         word = f"`turnout promote {experiment.model}`" if experiment.routes else "real traffic"
         return f"{word}, or the end of it: `turnout experiment stop {experiment.name}`"
     left = controller.accounting(experiment).get("replay", {}).get("remaining", 0)
     if experiment.has_traffic and experiment.stage.recorded is not None and left:
         return f"`turnout replay {experiment.name}`, which asks the {left:,} recorded requests that remain"
-    return controller.watch.waiting_for(experiment)
+    return waits
 
 
 def _stages(experiment: Experiment) -> list[Json]:
