@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from .comparison import BURN_IN_ARM, BURN_IN_UNITS, compare
+from .comparison import compare
+from .contrast import BURN_IN_ARM, BURN_IN_UNITS
 from .evidence import AnalysisSpec, Evidence, Goal
 from .metrics import Metric, on_turns
 from .scorecard import ArmResult, Comparison, Effect, describe
