@@ -214,6 +214,23 @@ class Accounting(Answer):
     not_copied: int | None = None
 
 
+class Permission(Answer):
+    """What let a candidate into a stage."""
+
+    reason: str | None = None
+    verdict_hash: str | None = None
+
+
+class Step(Answer):
+    """A stage of an experiment, or the promotion at its end."""
+
+    stage: str
+    state: str = "to_come"
+    time_s: float | None = None
+    verdict: Verdict | None = None
+    permission: Permission | None = None
+
+
 class Phase(Answer):
     phase: int
     started_at: Instant | None = None
@@ -247,6 +264,7 @@ class Experiment(Answer):
     accounting: Accounting | None = None
     spec_yaml: str | None = None
     phases: Annotated[tuple[Phase, ...], BeforeValidator(_sequence)] = ()
+    pipeline: Annotated[tuple[Step, ...], BeforeValidator(_sequence)] = ()
 
     @property
     def candidate(self) -> ArmAnswer | None:

@@ -18,6 +18,7 @@ from .ledger import decisions, golden, traffic, trials
 from .ledger.recorded import Progress, Selection
 from .ledger.store import Row, instant, nanoseconds
 from .lifecycle import CANDIDATE, Experiment
+from .pipeline import pipeline
 from .recorded import selection_of
 from .routing import CatalogModel
 from .snapshot import Endpoint
@@ -196,6 +197,7 @@ def experiment(controller: Controller, found: Experiment) -> Json:
         **summary(controller, found),
         "spec_yaml": found.spec_yaml,
         "phases": phases,
+        "pipeline": pipeline(controller.store, found, controller.junction.now_ns()),
         "verdict": verdict(document),
     }
 

@@ -94,8 +94,8 @@ def export_rows(store: Store, spec: AnalysisSpec, cut: Cut, folder: Path) -> Non
 def regather(folder: Path, spec: AnalysisSpec, told: Evidence) -> Evidence:
     """The evidence that the rows in the folder make, by the same SQL that made it of the ledger.
 
-    What is not in the rows (the instants, the cut, what was lost, what a shadow did not copy, the golden sets,
-    whether more will come) is as it was `told`.
+    What is not in the rows (the instants, the cut, what was lost, what a shadow did not copy, the golden
+    sets, whether more will come) is as it was `told`.
     Raises LookupError if the folder's rows cannot be read.
     """
     with TemporaryDirectory() as place, Store(Path(place) / "again.duckdb") as store:

@@ -205,6 +205,12 @@ def _account(rows: int, failed: int, fell_back: int, shed: int, missing: int) ->
     }
 
 
+def step(stage: str, state: str, time_s: float | None, found: Json | None, reason: str | None) -> Json:
+    """A stage on the way to production."""
+    permission = {"at_ns": 0, "reason": reason, "verdict_hash": "9f2c4e71"} if reason else None
+    return {"stage": stage, "state": state, "time_s": time_s, "verdict": found, "permission": permission}
+
+
 def experiment(
     name: str,
     model: str,
@@ -221,6 +227,7 @@ def experiment(
     age_s: float,
     days_left: float | None,
     data_age_s: float | None,
+    way: list[tuple[str, str, float | None, Json | None, str | None]] | None = None,
 ) -> Json:
     return {
         "name": name,
@@ -251,6 +258,7 @@ def experiment(
         "spec_yaml": f"experiment: {name}\nmodel: {model}\nmode: {mode}\ncontrol: production\ncandidate: {versions[1]}\nunit: user\n"
         "traffic: {weight: 50}\nmetrics:\n  success: [{metric: latency, mde: 5%}]\n"
         "  guardrails: [{metric: error_rate, tolerated_ratio: 1.25}]\n",
+        "pipeline": [step(*one) for one in (way or [(mode, "running", age_s, None, "started")])],
         "phases": [
             {"phase": 1, "started_at": ago(age_s), "ended_at": ago(age_s / 2), "candidate_pct": 5},
             {"phase": 2, "started_at": ago(age_s / 2), "ended_at": None, "candidate_pct": weights[1]},
@@ -390,6 +398,25 @@ def experiments() -> list[Json]:
             age_s=5_460,
             days_left=None,
             data_age_s=2_880.0,
+            way=[
+                ("golden", "passed", 380.0, None, None),
+                (
+                    "shadow",
+                    "passed",
+                    7_900.0,
+                    {"kind": "ship", "label": "Ship", "sentence": "It may go on to real traffic."},
+                    "the golden set 'support' passed",
+                ),
+                (
+                    "canary",
+                    "rolled_back",
+                    5_460.0,
+                    {"kind": "roll_back", "label": "Roll back", "sentence": "It fails more often."},
+                    "shadow passed, canary begins. Ship",
+                ),
+                ("ab", "to_come", None, None, None),
+                ("promote", "to_come", None, None, None),
+            ],
         ),
         experiment(
             "summarise-shadow",
