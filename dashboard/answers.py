@@ -143,12 +143,28 @@ class Look(Answer):
     information: float | None = None
 
 
+class TurnStratum(Answer):
+    """A metric on the first turns of conversations, or on the later ones."""
+
+    arms: Annotated[tuple[MetricArm, ...], BeforeValidator(_sequence)] = ()
+    effect: Effect | None = None
+    text: str | None = None
+
+
+class Turn(Answer):
+    metric: str
+    first: TurnStratum
+    later: TurnStratum
+    state: str = "insufficient_data"
+
+
 class Verdict(Answer):
     kind: str
     label: str | None = None
     sentence: str | None = None
     reasons: Annotated[tuple[Reason, ...], BeforeValidator(_sequence)] = ()
     metrics: Annotated[tuple[Metric, ...], BeforeValidator(_sequence)] = ()
+    turns: Annotated[tuple[Turn, ...], BeforeValidator(_sequence)] = ()
     srm: Srm | None = None
     look: Look | None = None
     units: int | None = None
@@ -164,9 +180,11 @@ class Guardrail(Answer):
 
 class ArmAccount(Answer):
     assigned: int | None = None
-    served: int | None = None
+    outcomes: Annotated[dict[str, int], BeforeValidator(_mapping)] = {}
     failed: int | None = None
     fell_back: int | None = None
+    shed: Annotated[dict[str, int], BeforeValidator(_mapping)] = {}
+    missing: int | None = None
 
 
 class Replay(Answer):
@@ -187,13 +205,30 @@ class Window(Answer):
 
 class Accounting(Answer):
     eligible: int | None = None
-    no_unit: int | None = None
     recorded: int | None = None
+    missing: int | None = None
     lost: int | None = None
-    shed: int | None = None
-    shed_by_reason: Annotated[dict[str, int], BeforeValidator(_mapping)] = {}
     by_arm: Annotated[dict[str, ArmAccount], BeforeValidator(_mapping)] = {}
     replay: Replay | None = None
+    outside: Annotated[dict[str, int], BeforeValidator(_mapping)] = {}
+    not_copied: int | None = None
+
+
+class Permission(Answer):
+    """What let a candidate into a stage."""
+
+    reason: str | None = None
+    verdict_hash: str | None = None
+
+
+class Step(Answer):
+    """A stage of an experiment, or the promotion at its end."""
+
+    stage: str
+    state: str = "to_come"
+    time_s: float | None = None
+    verdict: Verdict | None = None
+    permission: Permission | None = None
 
 
 class Phase(Answer):
@@ -229,6 +264,7 @@ class Experiment(Answer):
     accounting: Accounting | None = None
     spec_yaml: str | None = None
     phases: Annotated[tuple[Phase, ...], BeforeValidator(_sequence)] = ()
+    pipeline: Annotated[tuple[Step, ...], BeforeValidator(_sequence)] = ()
 
     @property
     def candidate(self) -> ArmAnswer | None:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from registry import Registry, RegistryError
 
+from .accounting import accounting_of
 from .adoption import Adoption
 from .config import Config
 from .control import Control
@@ -25,6 +26,7 @@ from .errors import NotFound
 from .journal import Journal
 from .junction import Junction
 from .ledger import decisions, traffic, trials
+from .ledger.accounts import Accounts
 from .ledger.collector import Collected, Collector
 from .ledger.recorded import progress
 from .ledger.retention import prune
@@ -128,7 +130,8 @@ class Controller:
         self._stopping = threading.Event()
         self._hinted = threading.Event()
         self._asked = threading.Event()
-        self._accounts: dict[str, tuple[int, dict[str, Any]]] = {}
+        self._accounts: dict[str, Accounts] = {}
+        self._accounts_lock = threading.Lock()
         self.revision = 0
         self._threads: list[threading.Thread] = []
         self._registry_error: str | None = "not asked yet"
@@ -290,18 +293,17 @@ class Controller:
         prune(self.store, dict(self.config), now_ns=self.junction.now_ns())
 
     def accounting(self, experiment: Experiment) -> dict[str, Any]:
-        """Where an experiment's exchanges went, and of a replay, where its recorded requests stand; counted
-        again only when something has been collected."""
-        revision = self.revision
-        known = self._accounts.get(experiment.name)
-        if known is None or known[0] != revision:
-            counted = traffic.accounting(self.store, experiment.name)
-            selection = selection_of(experiment)
-            if selection is not None:
-                counted["replay"] = asdict(progress(self.store, selection))
-            known = (revision, counted)
-            self._accounts[experiment.name] = known
-        return known[1]
+        """What became of an experiment's requests by now, in all its stages, and of a replay, where its
+        recorded requests stand; of the rows only what is new is read."""
+        name = experiment.name
+        with self._accounts_lock:
+            accounts = self._accounts.setdefault(name, Accounts(name))
+            lost = traffic.take_in(self.store, accounts, name)
+            counted = asdict(accounting_of(accounts.found(), lost=lost))
+        selection = selection_of(experiment)
+        if selection is not None:
+            counted["replay"] = asdict(progress(self.store, selection))
+        return counted
 
     # -- condition ---------------------------------------------------------------------------------------
 

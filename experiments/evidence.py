@@ -216,6 +216,23 @@ class PairQuantile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One place's rows: an arm (`inside`), or a reason for being in none.
+
+    `outcomes` count rows by how the assigned arm itself ended, `fell_back` those of them that control
+    answered in its stead, `shed` copies and requests that were not sent, by reason. `missing` are rows that
+    a worker has numbered and the ledger does not have.
+    """
+
+    place: str
+    inside: bool = True
+    outcomes: tuple[tuple[str, int], ...] = ()
+    shed: tuple[tuple[str, int], ...] = ()
+    fell_back: int = 0
+    missing: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
     """How far into the ledger something looked: how many rows of each table there were.
 
@@ -267,6 +284,9 @@ class Evidence:
     cut: Cut = NOTHING
     #: Nothing more will come: every recorded request that a replay was to ask has been asked.
     exhausted: bool = False
+    accounts: tuple[Account, ...] = ()
+    #: A shadow: the model's requests since the stage began of which no copy was to be made.
+    not_copied: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from typing import Final, Literal
 
 from .assignment import CONTROL, PPM, Range, initial_ranges, reweigh
 from .errors import Conflict
-from .snapshot import Arm, Exclusion, Gate, Mirror, Split
+from .snapshot import HOLDOUT_SALT, Arm, Exclusion, Gate, Mirror, Split
 from .spec import ExperimentSpec, ShadowTraffic, Stage
 
 State = Literal[
@@ -57,8 +57,6 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = {
     ("preflight", "keep"): "kept",
     **{(state, event): ended for state in OPEN for event, ended in _ENDINGS.items()},
 }
-
-HOLDOUT_SALT: Final = "holdout"
 
 _STATE_TEXTS: Final[Mapping[State, str]] = {
     "rolled_back": "rolled back",
@@ -214,10 +212,7 @@ class Experiment:
 
 
 def gates(spec: ExperimentSpec) -> tuple[Gate, ...]:
-    """Where a unit must lie to be in the experiment at all: outside the holdout, inside its group's part.
-
-    The holdout's salt is one for all, so that a unit held out of one experiment is held out of the next.
-    """
+    """Where a unit must lie to be in the experiment at all: outside the holdout, inside its group's part."""
     found = []
     if spec.holdout:
         found.append(Gate(salt=HOLDOUT_SALT, low=_ppm(spec.holdout), high=PPM))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from . import quantities
+from .ledger.transcript import Turn
 
 Kind = Literal["binary", "mean", "log_mean", "ratio", "quantile"]
 Direction = Literal["increase", "decrease"]
@@ -268,6 +269,12 @@ def priced(found: Metric, prices: tuple[tuple[str, Prices], ...]) -> Metric:
         for arm, each in prices
     )
     return replace(found, value_sql=f"CASE{cases} END", needs_prices=False)
+
+
+def on_turns(found: Metric, turn: Turn) -> Metric:
+    """The metric on first turns, or on later ones, only. What is missing is the whole metric's business."""
+    observed = f"({found.observed_sql}) AND x.turn = '{turn}'"
+    return replace(found, name=f"{found.name}@{turn}", observed_sql=observed, expected_sql="false")
 
 
 def _quantile(match: re.Match[str]) -> Metric:

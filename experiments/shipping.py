@@ -9,6 +9,7 @@ import math
 from typing import Final, Literal
 
 from .evidence import Goal
+from .reasons import opposed_turns
 from .scorecard import Comparison
 from .statistics.estimate import quantile
 from .statistics.planning import allocate_risks
@@ -79,6 +80,7 @@ def _blocking(case: Case) -> list[Reason]:
                     text=f"Not yet shown to be within the margin: {described(case, goal)}.",
                 )
             )
+    found += opposed_turns(case.turns)
     success = case.of("success")
     if success and not case.crossed:
         found.append(

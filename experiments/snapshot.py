@@ -16,12 +16,14 @@ from urllib.parse import urlsplit
 import orjson
 
 from .assignment import PPM, Range, point, unit_id
-from .ledger.exchange import Recording
+from .ledger.exchange import Outside, Recording
 
 FORMAT: Final = 1
 ToolPolicy = Literal["skip", "send"]
 #: The engine that is none: a provider, asked through litellm's SDK.
 LITELLM: Final = "litellm"
+#: One salt for all: a unit held out of one experiment is held out of the next.
+HOLDOUT_SALT: Final = "holdout"
 Sample = Literal["unit", "request"]
 
 
@@ -77,6 +79,11 @@ class Gate:
     def admits(self, unit: str) -> bool:
         """Whether the unit may enter."""
         return self.low <= point(self.salt, unit) < self.high
+
+    @property
+    def reason(self) -> Outside:
+        """Why a unit that it does not admit is outside."""
+        return "holdout" if self.salt == HOLDOUT_SALT else "exclusive"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +172,8 @@ class ModelRoute:
 class Route(NamedTuple):
     """Where one request goes. `fallback` is control's endpoint when another arm is asked first.
 
-    `mirrored`: the model has shadow experiments, which may want a copy.
+    `mirrored`: the model has shadow experiments, which may want a copy. A request that stays outside a
+    running experiment has the experiment and no arm, and in `outside` the reason.
     """
 
     model: str
@@ -176,13 +184,14 @@ class Route(NamedTuple):
     fallback: Endpoint | None
     recording: Recording
     mirrored: bool = False
+    outside: Outside | None = None
 
 
 class Table(NamedTuple):
     """A model's routes, prepared: `starts[i]` is the first point of `routes[i]`.
 
     `unit` is what identifies a unit now: the running experiment's word, else the model's. `outside` is the
-    route of what no experiment claims: production, in no arm.
+    route of what no experiment claims: production, in no arm; `reasons` the same where an experiment runs.
     """
 
     entry: ModelRoute
@@ -194,13 +203,17 @@ class Table(NamedTuple):
     arms: Mapping[str, Route] = MappingProxyType({})
     gates: tuple[Gate, ...] = ()
     exclude: Exclusion | None = None
+    reasons: Mapping[Outside, Route] = MappingProxyType({})
 
     def route(self, unit: str | None) -> Route:
         """Where a unit's requests go; a request without a unit is outside."""
-        if not self.starts or unit is None:
+        if not self.starts:
             return self.outside
-        if self.gates and not all(gate.admits(unit) for gate in self.gates):
-            return self.outside
+        if unit is None:
+            return self.reasons["no_unit"]
+        for gate in self.gates:
+            if not gate.admits(unit):
+                return self.reasons[gate.reason]
         return self.routes[bisect_right(self.starts, point(self.salt, unit)) - 1]
 
 
@@ -261,7 +274,12 @@ class Snapshot:
             raise SnapshotError(f"{where}.split: the arms' ranges end at {edge} instead of {PPM}")
         starts = tuple(low for low, _, _ in pieces)
         routes = tuple(route for _, _, route in pieces)
-        return Table(entry, split.unit, outside, split.salt, starts, routes, arms, split.gates, split.exclude)
+        reasons: dict[Outside, Route] = {
+            reason: outside._replace(experiment=split.experiment, phase=split.phase, outside=reason)
+            for reason in get_args(Outside)
+        }
+        who = split.gates, split.exclude, reasons
+        return Table(entry, split.unit, outside, split.salt, starts, routes, arms, *who)
 
     def model(self, name: str) -> ModelRoute:
         """The model's entry. Raises UnknownModel."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import orjson
 
+from .accounting import Accounting, accounting_of
 from .comparison import candidate_shares
 from .evidence import (
     NOTHING,
@@ -30,10 +31,12 @@ from .evidence import (
     Role,
 )
 from .looks import LookState, look_taken
+from .reasons import differing_turns, unrecorded
 from .scorecard import Comparison, MetricResult, percent
 from .shipping import LABELS, VerdictKind, days_left, progress
+from .turns import TurnResult
 from .validity import VALIDITY_THRESHOLD, SampleRatio, changed_instruments
-from .weighing import Case, Reason, Severity, described, plural, version_names, weigh
+from .weighing import Case, Reason, described, plural, version_names, weigh
 
 __all__ = [
     "AnalysisSpec",
@@ -78,6 +81,9 @@ class Verdict:
     lost: int = 0
     golden: Golden | None = None
     exhausted: bool = False
+    accounting: Accounting | None = None
+    #: Each goal on first and on later turns, where there are later ones.
+    turns: tuple[TurnResult, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The verdict as the control API shows it, with its own digest."""
@@ -137,6 +143,8 @@ def conclude(spec: AnalysisSpec, evidence: Evidence, *, past_looks: tuple[Look, 
         lost=evidence.lost,
         golden=evidence.golden,
         exhausted=evidence.exhausted,
+        accounting=accounting_of(evidence.accounts, lost=evidence.lost, not_copied=evidence.not_copied),
+        turns=case.turns,
     )
 
 
@@ -217,18 +225,7 @@ def _harm_text(case: Case, goal: Goal, comparison: Comparison) -> str:
 
 def _warnings(case: Case, kind: VerdictKind) -> list[Reason]:
     """What a reader should know, whatever the verdict."""
-    found = []
-    recorded, lost = case.evidence.recorded, case.evidence.lost
-    if lost:
-        share = lost / max(1, recorded + lost)
-        severity: Severity = "warn" if share > 0.01 else "note"
-        found.append(
-            Reason(
-                code="records_lost",
-                severity=severity,
-                text=f"{lost:,} exchanges could not be recorded ({percent(share)}).",
-            )
-        )
+    found = unrecorded(case.evidence)
     missing_share = case.spec.mode != "shadow" and not candidate_shares(case.spec, case.evidence)
     if missing_share and case.look.units:
         found.append(
@@ -243,6 +240,7 @@ def _warnings(case: Case, kind: VerdictKind) -> list[Reason]:
         for text, decisive in changed_instruments(case.spec, case.evidence)
         if not decisive
     ]
+    found += differing_turns(case.turns, told_opposed=case.look.scheduled)
     if kind in ("ship", "roll_back") and not case.look.final:
         found.append(
             Reason(

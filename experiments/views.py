@@ -18,6 +18,7 @@ from .ledger import decisions, golden, traffic, trials
 from .ledger.recorded import Progress, Selection
 from .ledger.store import Row, instant, nanoseconds
 from .lifecycle import CANDIDATE, Experiment
+from .pipeline import pipeline
 from .recorded import selection_of
 from .routing import CatalogModel
 from .snapshot import Endpoint
@@ -135,13 +136,14 @@ def replay(selection: Selection, found: Progress) -> Json:
 
 def _waiting_for(controller: Controller, experiment: Experiment) -> str | None:
     """What goes on without anybody, or whose word it takes; None where nothing is awaited."""
-    if experiment.state == "concluded" and experiment.has_traffic:
+    waits = controller.watch.waiting_for(experiment)
+    if experiment.state == "concluded" and experiment.has_traffic and waits is None:
         word = f"`turnout promote {experiment.model}`" if experiment.routes else "real traffic"
         return f"{word}, or the end of it: `turnout experiment stop {experiment.name}`"
     left = controller.accounting(experiment).get("replay", {}).get("remaining", 0)
     if experiment.has_traffic and experiment.stage.recorded is not None and left:
         return f"`turnout replay {experiment.name}`, which asks the {left:,} recorded requests that remain"
-    return controller.watch.waiting_for(experiment)
+    return waits
 
 
 def _stages(experiment: Experiment) -> list[Json]:
@@ -195,6 +197,7 @@ def experiment(controller: Controller, found: Experiment) -> Json:
         **summary(controller, found),
         "spec_yaml": found.spec_yaml,
         "phases": phases,
+        "pipeline": pipeline(controller.store, found, controller.junction.now_ns()),
         "verdict": verdict(document),
     }
 

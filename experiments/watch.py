@@ -11,9 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from registry import RegistryError
+
 from .control import Author, Control
 from .decision import CONTROLLER, Backing
-from .errors import Conflict, ExperimentsError, Refused
+from .errors import Conflict, ExperimentsError, Refused, Unavailable
 from .evidence import AnalysisSpec, Evidence
 from .ledger import trials
 from .ledger.evidence import Rollups, gather
@@ -33,6 +35,10 @@ log = logging.getLogger("turnout.watch")
 KEEP_EVERY_NS: Final = 10 * 10**9
 #: Without new rows only the clock can change a verdict (a duration that has passed): look this often.
 STALE_NS: Final = 2 * 10**9
+#: When a promotion is tried again that an endpoint or the registry stood in the way of: first, and at the
+#: longest; the wait doubles.
+AGAIN_NS: Final = 30 * 10**9
+AGAIN_AT_MOST_NS: Final = 600 * 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +48,15 @@ class Seen:
     document: dict[str, Any]
     evidence: Evidence
     waiting_for: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PutOff:
+    """A promotion that could not be carried out: why, and when it is tried again."""
+
+    reason: str
+    wait_ns: int
+    again_ns: int
 
 
 class Watch:
@@ -69,6 +84,7 @@ class Watch:
         self._told: dict[str, str] = {}
         self._waiting: dict[str, str] = {}
         self._warned: dict[str, tuple[str, ...]] = {}
+        self._put_off: dict[str, _PutOff] = {}
 
     def seen(self, experiment: str) -> Seen | None:
         """What was last seen of an experiment since the controller started."""
@@ -127,6 +143,7 @@ class Watch:
         if experiment.state == "concluded" and verdict.kind not in ("roll_back", "invalid"):
             # `ship` was said with all of alpha spent: a later look can find harm, but says nothing new about
             # shipping, and must not stand in the records as the verdict that the operator acts on.
+            self._promote_again(experiment, now_ns)
             return
         document = verdict.document()
         units = self._phase_units(experiment, spec, evidence)
@@ -223,6 +240,9 @@ class Watch:
         """What holds an experiment up, in words; None if nothing is known."""
         if experiment.state == "preflight":
             return self._waiting.get(experiment.name)
+        if experiment.state == "concluded":
+            put_off = self._put_off.get(experiment.name)
+            return None if put_off is None else f"{put_off.reason}: the promotion is tried again by itself"
         seen = self._seen.get(experiment.name)
         return seen.waiting_for if seen and experiment.has_traffic else None
 
@@ -244,10 +264,39 @@ class Watch:
             )
         try:
             self._promotion.promote(experiment.model, experiment.candidate_version, author, backing=backing)
-        except Refused:
-            # An endpoint that does not answer now: the `ship` stands, and waits for its operator.
+        except (Refused, RegistryError, Unavailable) as error:
+            # An endpoint or the registry does not answer now. The `ship` stands, it is not judged anew.
+            self._put_promotion_off(experiment.name, error)
             self._control.conclude(experiment.name, author, backing)
             raise
+
+    def _promote_again(self, experiment: Experiment, now_ns: int) -> None:
+        """Carry out what `on_ship: promote` declared and what something stood in the way of, also of an
+        earlier controller. Where production has moved meanwhile, it is left to a person."""
+        put_off = self._put_off.get(experiment.name)
+        due = put_off is None or now_ns >= put_off.again_ns
+        production = self._control.junction.model(experiment.model).production
+        if (
+            not due
+            or experiment.spec.on_ship != "promote"
+            or not experiment.routes
+            or experiment.next_stage is not None
+            or production != experiment.control_version
+        ):
+            return
+        author = Author(actor=CONTROLLER, reason="the promotion that was put off")
+        try:
+            self._promotion.promote(experiment.model, experiment.candidate_version, author)
+        except (Refused, RegistryError, Unavailable) as error:
+            self._put_promotion_off(experiment.name, error)
+            raise
+        self._put_off.pop(experiment.name, None)
+
+    def _put_promotion_off(self, name: str, error: Exception) -> None:
+        before = self._put_off.get(name)
+        wait_ns = AGAIN_NS if before is None else min(2 * before.wait_ns, AGAIN_AT_MOST_NS)
+        again_ns = self._control.junction.now_ns() + wait_ns
+        self._put_off[name] = _PutOff(reason=str(error), wait_ns=wait_ns, again_ns=again_ns)
 
     def _keep(
         self, experiment: Experiment, verdict: Verdict, document: dict[str, Any], *, acts: bool

@@ -16,6 +16,7 @@ from .looks import LookState, bounds_now, look_state
 from .scorecard import Comparison, MetricResult, card
 from .statistics.estimate import log_two_sided, quantile
 from .statistics.multiplicity import benjamini_hochberg
+from .turns import TurnResult, by_turn
 from .validity import SampleRatio, sample_ratio_of
 
 Severity = Literal["block", "warn", "note"]
@@ -44,6 +45,7 @@ class Case:
     margin_bounds: Mapping[str, float]
     #: The success metrics that have crossed their bound at this look, by name.
     crossed: frozenset[str]
+    turns: tuple[TurnResult, ...]
 
     def of(self, role: Role) -> list[tuple[Goal, Comparison]]:
         return [(goal, comparison) for goal, comparison in self.found if goal.role == role]
@@ -99,6 +101,7 @@ def weigh(spec: AnalysisSpec, evidence: Evidence, past_looks: tuple[Look, ...]) 
             for goal, comparison in found
             if goal.role == "success" and _strength(goal, comparison) >= bounds[goal.metric.name]
         ),
+        turns=by_turn(spec, evidence),
     )
 
 

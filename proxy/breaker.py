@@ -20,6 +20,7 @@ from . import wire
 from .application import Request
 from .copying import copy_body, copy_head
 from .heads import AnswerHead
+from .limits import Limits
 from .recording import outcome_of
 from .upstream import Outgoing
 
@@ -99,6 +100,16 @@ class Breaker:
         self._probe_at = self._clock() + self._probe_s
 
 
+def breaker_of(limits: Limits, clock: Callable[[], float]) -> Breaker:
+    """A closed breaker."""
+    return Breaker(
+        limit=limits.breaker_failures,
+        stall_s=limits.breaker_stall_seconds,
+        probe_s=limits.breaker_probe_seconds,
+        clock=clock,
+    )
+
+
 class Breakers:
     """A worker's breakers, one for each candidate and phase that it has sent anything to."""
 
@@ -112,13 +123,7 @@ class Breakers:
         key = (route.experiment or "", route.phase, route.endpoint.version)
         found = self._known.get(key)
         if found is None:
-            limits = self._worker.limits
-            found = self._known[key] = Breaker(
-                limit=limits.breaker_failures,
-                stall_s=limits.breaker_stall_seconds,
-                probe_s=limits.breaker_probe_seconds,
-                clock=self._worker.loop.time,
-            )
+            found = self._known[key] = breaker_of(self._worker.limits, self._worker.loop.time)
         return found
 
     def probe(self, breaker: Breaker, endpoint: Endpoint, ask: wire.Ask, request: Request) -> None:

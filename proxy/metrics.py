@@ -76,7 +76,9 @@ class Metrics:
 
     def observe(self, record: ExchangeRecord) -> None:
         """Count one exchange."""
-        labels = record.model, record.served_version, record.experiment, record.served_arm, record.role
+        arm = record.served_arm
+        experiment = record.experiment if arm is not None else None  # who stayed outside is not in it
+        labels = record.model, record.served_version, experiment, arm, record.role
         numbers = self.numbers.get(labels)  # type: ignore[call-overload]  # equal to the Labels, and sooner made
         if numbers is None:
             numbers = self.numbers[Labels(*labels)] = Numbers()

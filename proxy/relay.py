@@ -49,8 +49,8 @@ def _marks(snapshot: int, version: int | None, experiment: str | None, arm: str 
     lines = b"x-turnout-snapshot: %d\r\n" % snapshot
     if version is not None:
         lines += b"x-turnout-model-version: %d\r\n" % version
-    if experiment is not None:
-        named = experiment.encode(), (arm or "").encode()
+    if experiment is not None and arm is not None:
+        named = experiment.encode(), arm.encode()
         lines += b"x-turnout-experiment: %b\r\nx-turnout-arm: %b\r\n" % named
     return lines
 
@@ -133,6 +133,7 @@ class Relay:
         record.model, record.recording = route.model, route.recording
         record.experiment, record.phase = route.experiment, route.phase
         record.assigned_arm = record.served_arm = route.arm
+        record.outside = route.outside
         self._endpoint = endpoint = route.endpoint
         record.assigned_version = record.served_version = endpoint.version
         fallback = route.fallback
@@ -194,7 +195,7 @@ class Relay:
     def _assigned(self, table: Table, ask: wire.Ask, unit: str | None) -> Route:
         """Where the hash sends the unit, unless the experiment's rules keep this request out of it."""
         if table.exclude is not None and self._kept_out(table.exclude, ask):
-            return table.outside
+            return table.reasons["excluded"]
         return table.route(unit)
 
     def _kept_out(self, rules: Exclusion, ask: wire.Ask) -> bool:

@@ -18,6 +18,7 @@ from experiments.snapshot import Endpoint, Mirror, Snapshot
 from . import wire
 from .allowance import Allowance
 from .application import Request
+from .breaker import OPEN, Breaker, breaker_of
 from .copying import copy_body, copy_head
 from .heads import AnswerHead
 from .identity import new_id
@@ -39,6 +40,7 @@ class Shadows:
         self._upstreams = Upstreams(worker.limits)
         self._allowances: dict[str, Allowance] = {}
         self._copies: set[Copy] = set()
+        self._breakers: dict[tuple[str, int, int], Breaker] = {}
         self.gauge = PressureGauge(worker.loop.time)
         self.bytes = 0
 
@@ -113,6 +115,8 @@ class Shadows:
         head = copy_head(request.head.forwarded)
         allowance = self._allowances.setdefault(mirror.experiment, Allowance())
         copy = Copy(self, self._worker, record, mirror, allowance, len(ask.body), request.started, ended)
+        copy.breaker = self._breaker(mirror)
+        copy.breaker.admits(copy)
         try:
             copy.call = self._upstreams.call(endpoint, ask.path.encode("latin-1"), head, body, copy)
         except BaseException:
@@ -142,12 +146,23 @@ class Shadows:
             return "worker_in_flight"
         if self.bytes + len(ask.body) > limits.shadow_bytes:
             return "worker_bytes"
+        breaker = self._breaker(mirror)
+        if breaker.is_open and not breaker.wants_probe():
+            return OPEN
         # The production engine as well: the candidate may share its machine, and users wait there.
         production = self._worker.snapshot.production(model)
         replicas = (*endpoint.replicas, *(production.replicas if production else ()))
         if self.gauge.busy(replicas, waiting=mirror.waiting, kv_ppm=mirror.kv_ppm):
             return "engine_pressure"
         return None
+
+    def _breaker(self, mirror: Mirror) -> Breaker:
+        """What is known of a candidate. Where nothing at all succeeds, a copy asks again now and then."""
+        key = mirror.experiment, mirror.phase, mirror.version
+        found = self._breakers.get(key)
+        if found is None:
+            found = self._breakers[key] = breaker_of(self._worker.limits, self._worker.loop.time)
+        return found
 
     def hold(self, copy: Copy, size: int) -> None:
         """A copy holds so many bytes more."""
@@ -158,7 +173,10 @@ class Shadows:
     def overtaken(self, snapshot: Snapshot) -> None:
         """A new snapshot is in force. Copies of experiments that it does not have, and that still wait for a
         connection, are not sent."""
-        mirrored = {mirror.experiment for route in snapshot.models.values() for mirror in route.mirrors}
+        mirrors = [mirror for route in snapshot.models.values() for mirror in route.mirrors]
+        mirrored = {mirror.experiment for mirror in mirrors}
+        known = {(mirror.experiment, mirror.phase, mirror.version) for mirror in mirrors}
+        self._breakers = {key: one for key, one in self._breakers.items() if key in known}
         for copy in list(self._copies):
             if copy.mirror.experiment not in mirrored and copy.call is not None and not copy.call.sent:
                 copy.abandon("experiment_ended")
@@ -223,6 +241,7 @@ class Copy:
         self.request_size = request_size
         self.size = 0
         self.call: Outgoing | None = None
+        self.breaker: Breaker | None = None
 
     def answer(self, head: AnswerHead, body: bytes) -> None:
         self.head(head)
@@ -233,6 +252,8 @@ class Copy:
         record.status = head.status
         record.first_byte_us = microseconds_since(self._started)
         record.content_type = head.content_type
+        if self.breaker is not None and outcome_of(head.status) == "complete":
+            self.breaker.begun(self)
 
     def body(self, data: bytes) -> None:
         self._shadows.hold(self, len(data))
@@ -281,6 +302,8 @@ class Copy:
         self._recording.settle(record)
         record.outcome, record.error_code = outcome, code
         record.duration_us = microseconds_since(self._started)
+        if self.breaker is not None:
+            self.breaker.ended(self, outcome, record.status)
         if record.status == 200:
             self.allowance.spend(self.mirror, self.request_size, record.response)
         self._ended(record)

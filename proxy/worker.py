@@ -117,6 +117,7 @@ class Worker:
             ),
         )
         self._concluded: list[tuple[ExchangeRecord, Relay]] = []
+        self._serials: dict[tuple[str, int, str | None], int] = {}
         self._deserted = asyncio.Event()
         self._informed = asyncio.Event()
         self._get = {
@@ -188,6 +189,7 @@ class Worker:
 
     def append(self, record: ExchangeRecord) -> bool:
         """To the spool, and whether it is there. A loss is counted; the request goes on all the same."""
+        self._number(record)
         try:
             written = self.spool.append(record)
             self.metrics.observe(record)
@@ -203,9 +205,17 @@ class Worker:
         What has come within one turn of the loop is written together, so that the more there is to do, the
         less each record costs; no answer waits for another turn's.
         """
+        self._number(record)
         if not self._concluded:
             self.loop.call_soon(self._deliver)
         self._concluded.append((record, relay))
+
+    def _number(self, record: ExchangeRecord) -> None:
+        """Give an experiment's row its number, so that the ledger sees which arm's rows have been lost."""
+        experiment = record.experiment
+        if experiment is not None and record.origin == "live":
+            key = experiment, record.phase, record.assigned_arm or record.outside
+            record.serial = self._serials[key] = self._serials.get(key, 0) + 1
 
     def _deliver(self) -> None:
         concluded, self._concluded = self._concluded, []

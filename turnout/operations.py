@@ -16,6 +16,7 @@ from rich.text import Text
 
 from experiments.client import ControlClient, ControlError
 
+from .books import accounting
 from .settings import Settings
 from .terminal import emit, fail, out, plain, say, table
 
@@ -215,15 +216,12 @@ def show_experiment(settings: Settings, name: str, *, as_json: bool) -> None:
         say(f"\nNext step: {found['waiting_for']}")
     if found.get("note") and not (verdict and found["note"] == verdict["sentence"]):
         say(f"Note: {found['note']}")
-    accounting = found["accounting"]
-    say(
-        f"\n{accounting['eligible']} eligible requests, {accounting['no_unit']} without a unit, "
-        f"{accounting['recorded']} recorded, {accounting['lost']} lost, {accounting['shed']} shed"
-    )
-    for reason, copies in accounting.get("shed_by_reason", {}).items():
-        say(f"  shed, {reason.replace('_', ' ')}: {copies}")
-    if accounting.get("replay"):
-        say(f"Recorded requests: {replay_text(accounting['replay'])}")
+    say(f"\n{accounting(found)}")
+    for arm, account in found["accounting"]["by_arm"].items():
+        for reason, count in account["shed"].items():
+            say(f"  {arm}, shed, {reason.replace('_', ' ')}: {count}")
+    if found["accounting"].get("replay"):
+        say(f"Recorded requests: {replay_text(found['accounting']['replay'])}")
 
 
 def replay_text(progress: Json, failed: int = 0) -> str:

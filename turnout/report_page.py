@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import orjson
 
+from .books import accounting
 from .operations import SCORECARD, scorecard_row
 
 Json = dict[str, Any]
@@ -57,6 +58,9 @@ def _grounds(verdict: Json) -> Iterator[str]:
     if arms:
         yield f"- units by arm: {arms}; sample-ratio test: {srm['state'].replace('_', ' ')}"
     yield f"- golden set: {verdict['golden'] or 'none'}"
+    if verdict.get("accounting"):  # not in the verdicts of an older Turnout
+        yield f"- {_text(accounting(verdict))}"
+    yield from (f"- {turn['metric']}, {_text(turn['text'])}" for turn in verdict.get("turns", ()))
     seen = ", ".join(f"{rows:,} rows of `{table}`" for table, rows in sorted(cut.items()))
     yield f"- it saw {seen}\n- digest {verdict['digest']}\n"
 

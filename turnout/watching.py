@@ -17,6 +17,7 @@ from rich.text import Text
 
 from experiments.client import ControlClient, ControlError
 
+from .books import accounting
 from .operations import SCORECARD, Json, path_part, scorecard_row
 from .settings import Settings
 from .terminal import fail, out, plain, say
@@ -119,13 +120,6 @@ def headline(experiment: Json) -> str:
         f"{experiment['state'].replace('_', ' ')}: {arms}, "
         f"{experiment['units']} of {experiment['horizon']} units"
     )
-
-
-def accounting(experiment: Json) -> str:
-    """Where the requests went, in a line."""
-    books = experiment["accounting"]
-    counts = ("eligible", "no_unit", "recorded", "lost", "shed")
-    return ", ".join(f"{books[count]} {count.replace('_', ' ')}" for count in counts)
 
 
 def _decision(one: Json) -> tuple[object, ...]:

@@ -22,37 +22,44 @@ def tab(name: str) -> None:
     if books.replay is not None:
         _replay(books.replay)
     _totals(books, one.mode == "shadow")
-    _closes(books, one.mode == "shadow")
+    _closes(books)
     st.subheader("By arm", anchor=False)
     if books.by_arm:
         st.dataframe(by_arm(books), hide_index=True)
         st.caption(
-            "An exchange counts for the arm it was assigned to, also when control served it after a fallback."
+            "Each request counts for the arm it was assigned to, and by how that arm itself ended, also "
+            "where control answered in its stead (fell back)."
         )
+        _shed(books)
     else:
         st.info("No exchange has been counted yet.", icon=":material/hourglass_empty:")
+    if any(books.outside.values()):
+        _outside(books)
     if one.verdict is not None and one.mode != "shadow":
         _split(one.verdict)
 
 
 def _totals(books: Accounting, mirrored: bool) -> None:
+    outside = sum(books.outside.values())
+    assigned = sum(arm.assigned or 0 for arm in books.by_arm.values())
     tiles = [
         ("Eligible", books.eligible, "requests the experiment could have had"),
-        ("Without a unit", books.no_unit, "went to control, not analysed"),
+        ("In an arm", assigned, "assigned, each to one"),
+        ("Outside", outside, "answered by production, not analysed"),
         ("Recorded", books.recorded, "rows in the ledger"),
-        ("Lost", books.lost, "counted, but their rows are gone"),
-        ("Shed", books.shed, "shadow copies not sent"),
+        ("Missing", books.missing, "numbered by a worker, not in the ledger"),
+        ("Lost", books.lost, "could not be written, of any experiment"),
     ]
-    # A shadow decides over no request: it has copies, and nothing else to account for.
-    shown = tiles[2:] if mirrored else tiles[:4]
-    with st.grid(len(shown), min_column_width=150, border=True, gap="small") as grid:
-        for title, value, note in shown:
+    if mirrored:  # a shadow decides over no request: it has copies
+        tiles = [
+            ("Copies", assigned, "sent, or shed with a reason"),
+            ("Not copied", books.not_copied, "not sampled, or kept out by a rule"),
+            *tiles[3:],
+        ]
+    with st.grid(len(tiles), min_column_width=130, border=True, gap="small") as grid:
+        for title, value, note in tiles:
             with grid.cell():
                 chips.fact(title, figures.count(value), note)
-    if shed := ", ".join(
-        f"{reason} {figures.count(copies)}" for reason, copies in books.shed_by_reason.items()
-    ):
-        st.text(f"Copies not sent, by reason: {shed}")
 
 
 def _replay(progress: Replay) -> None:
@@ -73,28 +80,26 @@ def _replay(progress: Replay) -> None:
         st.text(f"Skipped, by reason: {', '.join(reasons)}")
 
 
-def _closes(books: Accounting, mirrored: bool) -> None:
-    gap = unaccounted(books, mirrored)
-    if gap is None:
+def _closes(books: Accounting) -> None:
+    if books.eligible is None:
         return
+    gap = unaccounted(books)
     if gap == 0:
         st.badge("the accounting closes", icon=":material/check:", color="green")
     else:
-        st.badge(f"{figures.count(abs(gap))} unaccounted for", icon=":material/error:", color="red")
+        st.badge(f"{figures.count(gap)} unaccounted for", icon=":material/error:", color="red")
 
 
-def unaccounted(books: Accounting, mirrored: bool) -> int | None:
-    """Requests (for a shadow: copies) of which nobody says what became of them; None if it cannot be told."""
-    assigned = [account.assigned for account in books.by_arm.values()]
-    whole = books.recorded if mirrored else books.eligible
-    if whole is None or not assigned or any(part is None for part in assigned):
-        return None
-    rest = 0 if mirrored else (books.no_unit or 0)  # a copy that was shed counts as assigned
-    return whole - sum(part or 0 for part in assigned) - rest
+def unaccounted(books: Accounting) -> int:
+    """Requests (for a shadow: copies) of which nobody says what became of them."""
+    parts = sum(arm.assigned or 0 for arm in books.by_arm.values()) + sum(books.outside.values())
+    rows = sum(sum(arm.outcomes.values()) for arm in books.by_arm.values()) + sum(books.outside.values())
+    return max(abs((books.eligible or 0) - parts), (books.eligible or 0) - rows, books.missing or 0)
 
 
 def by_arm(books: Accounting) -> list[dict[str, str]]:
-    """A row per arm: assigned, served, failed and its share, fallen back to control."""
+    """A row per arm: assigned, how its requests ended (only what has occurred), fallen back, missing."""
+    ends = sorted({end for arm in books.by_arm.values() for end in arm.outcomes}, key=_order)
     rows = []
     for arm, account in books.by_arm.items():
         known = account.failed is not None and account.assigned
@@ -102,8 +107,8 @@ def by_arm(books: Accounting) -> list[dict[str, str]]:
             {
                 "Arm": arm,
                 "Assigned": figures.count(account.assigned),
-                "Served": figures.count(account.served),
-                "Failed": figures.count(account.failed),
+                **{words(end): figures.count(account.outcomes.get(end, 0)) for end in ends},
+                "Missing": figures.count(account.missing),
                 "Failed share": figures.percent((account.failed or 0) / account.assigned, 2)
                 if known and account.assigned
                 else figures.DASH,
@@ -111,6 +116,35 @@ def by_arm(books: Accounting) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def _order(end: str) -> tuple[bool, str]:
+    """Whole answers first."""
+    return end != "complete", end
+
+
+def words(code: str) -> str:
+    """A code of the ledger's for people: `no_unit` is "No unit"."""
+    return code.replace("_", " ").capitalize()
+
+
+def _outside(books: Accounting) -> None:
+    st.subheader("Why outside", anchor=False)
+    st.dataframe(
+        [{"Why": words(why), "Requests": figures.count(count)} for why, count in books.outside.items()],
+        hide_index=True,
+    )
+    st.caption(
+        "No unit: nobody to assign. Excluded: by a rule of the file. Holdout: kept out of every experiment. "
+        "Exclusive: the unit belongs to another experiment of the group."
+    )
+
+
+def _shed(books: Accounting) -> None:
+    for arm, account in books.by_arm.items():
+        if account.shed:
+            reasons = ", ".join(f"{words(why)} {figures.count(n)}" for why, n in account.shed.items())
+            st.text(f"Not sent, {arm}, by reason: {reasons}")
 
 
 def _split(verdict: Verdict) -> None:

@@ -8,7 +8,7 @@ from ..answers import Experiment, Reason, Verdict, Window
 from ..client import path
 from ..inert import label
 from ..live import REFRESH_S, Loaded, load, refreshed, usable
-from . import accounting, actions, outputs, overtime, scorecard
+from . import accounting, actions, outputs, overtime, pipeline, scorecard
 
 OPEN = ("draft", "preflight", "running", "paused", "invalid", "concluded")
 TABS = ("Scorecard", "Over time", "Outputs", "Accounting", "Spec")
@@ -95,6 +95,7 @@ def verdict_panel(name: str) -> None:
         st.caption(label(rests_on(one), 400))
     if chips.blocked(verdict):
         _blocked(verdict)
+    pipeline.draw(one)
 
 
 def _headline(one: Experiment) -> None:

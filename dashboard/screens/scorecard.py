@@ -8,13 +8,19 @@ from collections.abc import Sequence
 import streamlit as st
 
 from .. import charts, chips, figures
-from ..answers import Effect, Experiment, Metric, MetricArm
+from ..answers import Effect, Experiment, Metric, MetricArm, TurnStratum, Verdict
 from ..client import path
 from ..inert import badge, label
 from ..live import Loaded, load, refreshed, usable
 
 DECLARED, EXPLORATORY = ("success", "guardrail"), ("exploratory",)
 NOTHING_SEEN = chips.Chip("no difference seen", ":material/drag_handle:", "gray")
+TURN_STATES = {
+    "alike": "no difference seen",
+    "differ": "they differ",
+    "opposed": "opposed",
+    "insufficient_data": "too little data",
+}
 COLUMNS = (1.7, 1.5, 1.5, 2.4, 4.2)
 
 
@@ -43,6 +49,41 @@ def tab(name: str) -> None:
                 for metric in metrics:
                     _row(metric, grey)
     _legend(verdict.metrics)
+    if verdict.turns:
+        _turns(verdict)
+
+
+def _turns(verdict: Verdict) -> None:
+    st.subheader("First and later turns", anchor=False)
+    st.dataframe(turn_rows(verdict), hide_index=True)
+    st.caption(
+        "A later turn is a request that carries an earlier answer. What comes after an arm's own first "
+        "answer is that arm's doing too: where the two differ, the figure over all turns describes neither. "
+        "While they are opposed, nothing is shipped."
+    )
+
+
+def turn_rows(verdict: Verdict) -> list[dict[str, str]]:
+    """A row per metric that was split: its difference on either kind of turn, and whether they agree."""
+    cards = {metric.metric: metric for metric in verdict.metrics}
+    return [
+        {
+            "Metric": turn.metric,
+            "First turns": _on_turns(cards[turn.metric], turn.first),
+            "Later turns": _on_turns(cards[turn.metric], turn.later),
+            "Agreement": TURN_STATES.get(turn.state, turn.state),
+        }
+        for turn in verdict.turns
+        if turn.metric in cards
+    ]
+
+
+def _on_turns(metric: Metric, stratum: TurnStratum) -> str:
+    counts = " / ".join(figures.count(arm.n) for arm in stratum.arms)
+    if stratum.effect is None:
+        return f"too little data (n = {counts})"
+    change = figures.change(metric, stratum.effect.estimate)
+    return f"{change}, {figures.interval(metric, stratum.effect)} (n = {counts})"
 
 
 def _row(metric: Metric, grey: bool) -> None:

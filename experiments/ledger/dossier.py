@@ -1,6 +1,7 @@
 """Which rows is a verdict's evidence made of, and what evidence do rows in a folder make?
 
-Rows go out as Parquet, without bodies; units become pseudonyms that mean something in this folder only.
+Rows go out as Parquet, without bodies; units and workers become pseudonyms that mean something in this
+folder only.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ _COLUMNS: Final = (
     "exchange_id, request_id, pair_id, role, origin, started_at, model, experiment, phase, assigned_arm,"
     " served_arm, assigned_version, served_version, stream, status, outcome, arm_outcome, first_byte_ms,"
     " ttft_ms, duration_ms, gap_mean_ms, gap_p99_ms, gap_max_ms, prompt_tokens, completion_tokens,"
-    " cached_tokens, finish_reason"
+    " cached_tokens, finish_reason, error_code, outside, serial, turn"
 )
-_PSEUDONYM: Final = "CASE WHEN unit IS NOT NULL THEN left(sha256($salt || unit), 32) END AS unit"
+_PSEUDONYMS: Final = (
+    "CASE WHEN unit IS NOT NULL THEN left(sha256($salt || unit), 32) END AS unit,"
+    " left(sha256($salt || worker), 16) AS worker"
+)
 
 _SPLIT: Final = """
     rowid < $cut AND experiment = $experiment AND phase >= $first AND role = 'primary' AND origin = 'live'
@@ -38,8 +42,7 @@ _SHADOW: Final = """
 """
 #: What a row of the ledger has besides and no evidence reads.
 _FILLED: Final = """
-    '-' AS path, 1 AS snapshot, 1 AS attempts, 0 AS request_bytes, 0 AS response_bytes, '-' AS worker,
-    '-' AS segment
+    '-' AS path, 1 AS snapshot, 1 AS attempts, 0 AS request_bytes, 0 AS response_bytes, '-' AS segment
 """
 
 
@@ -54,7 +57,7 @@ def export_rows(store: Store, spec: AnalysisSpec, cut: Cut, folder: Path) -> Non
     names = [metric.named for metric in distinct(spec) if metric.source == "feedback"]
     with store.reading() as cursor:
         cursor.execute(
-            f"CREATE TEMP TABLE counted AS SELECT {_COLUMNS}, {_PSEUDONYM} FROM exchanges"
+            f"CREATE TEMP TABLE counted AS SELECT {_COLUMNS}, {_PSEUDONYMS} FROM exchanges"
             f" WHERE {_SHADOW if spec.mode == 'shadow' else _SPLIT} ORDER BY rowid",
             scope,
         )
@@ -91,8 +94,8 @@ def export_rows(store: Store, spec: AnalysisSpec, cut: Cut, folder: Path) -> Non
 def regather(folder: Path, spec: AnalysisSpec, told: Evidence) -> Evidence:
     """The evidence that the rows in the folder make, by the same SQL that made it of the ledger.
 
-    What is not in the rows (the instants, the cut, what was lost, the golden sets, whether more will come) is
-    as it was `told`.
+    What is not in the rows (the instants, the cut, what was lost, what a shadow did not copy, the golden
+    sets, whether more will come) is as it was `told`.
     Raises LookupError if the folder's rows cannot be read.
     """
     with TemporaryDirectory() as place, Store(Path(place) / "again.duckdb") as store:
@@ -135,4 +138,5 @@ def regather(folder: Path, spec: AnalysisSpec, told: Evidence) -> Evidence:
         golden=told.golden,
         instruments=(*found.instruments, *goldens),
         exhausted=told.exhausted,
+        not_copied=told.not_copied,
     )

@@ -26,6 +26,7 @@ from ..evidence import (
     Overlap,
 )
 from ..metrics import Metric
+from ..turns import turn_metrics
 from .layout import SCALE, Columns
 from .pair_sums import pair_sums
 from .rollup import Rollup, Slot
@@ -50,7 +51,7 @@ class Rollups:
             cursor = self._store.cursor()
             # Sums do not care in which order the rows come, and keeping it costs half of the time.
             cursor.execute("SET SESSION preserve_insertion_order = false")
-            known = (spec, Rollup(cursor, spec, distinct(spec)), cursor)
+            known = (spec, Rollup(cursor, spec, distinct(spec), turn_metrics(spec)), cursor)
         try:
             yield known[1], known[2]
         except BaseException:
@@ -121,6 +122,7 @@ def _evidence(
     goldens = _golden_sets(cursor, spec, trial[0], golden_set, as_of_ns)
     if spec.mode == "shadow":
         scope = {"experiment": spec.experiment, "first": spec.first_phase, "cut": here.exchanges}
+        rollup.accounts.take_in(cursor, here)
         pairs = pair_sums(cursor, spec, distinct(spec), here)
         return Evidence(
             **known,
@@ -129,6 +131,8 @@ def _evidence(
             pair_quantiles=pairs.quantiles,
             instruments=(*pairs.judges, *goldens),
             recorded=_number(cursor, _RECORDED, scope),
+            accounts=rollup.accounts.found(),
+            not_copied=_number(cursor, _NOT_COPIED, {**scope, "model": trial[0]["model"], "since": started}),
         )
     rollup.take_in(here)
     named = _Named(spec)
@@ -141,6 +145,7 @@ def _evidence(
         histograms=_histograms(rollup, named),
         instruments=(*_judges(rollup), *goldens),
         units_in_two_arms=rollup.in_two_arms,
+        accounts=rollup.accounts.found(),
     )
 
 
@@ -163,6 +168,15 @@ _RECORDED: Final = """
     SELECT count(*) FROM exchanges x
     WHERE x.experiment = $experiment AND x.role = 'shadow' AND x.phase >= $first
         AND x.rowid < $cut AND x.outcome <> 'rejected'
+"""
+
+_NOT_COPIED: Final = """
+    SELECT count(*) FROM exchanges p
+    WHERE p.model = $model AND p.role = 'primary' AND p.origin = 'live' AND p.outcome <> 'rejected'
+        AND p.rowid < $cut AND p.started_at >= $since AND p.exchange_id NOT IN (
+            SELECT x.pair_id FROM exchanges x
+            WHERE x.experiment = $experiment AND x.role = 'shadow' AND x.phase >= $first
+                AND x.rowid < $cut AND x.pair_id IS NOT NULL)
 """
 
 #: Losses are a worker's, not an experiment's: whatever was lost meanwhile may have been of this one.

@@ -39,6 +39,13 @@ FAILURES: Final = frozenset(
 MISSING: Final = frozenset(("client_gone", "shed"))
 
 Role = Literal["primary", "shadow"]
+#: Why a request of an experiment's model is in none of its arms.
+Outside = Literal[
+    "no_unit",  # nothing names its unit: there is nobody to assign
+    "excluded",  # by a rule of the experiment's file
+    "holdout",  # its unit is held out of every experiment
+    "exclusive",  # its unit belongs to another experiment of the group
+]
 Origin = Literal["live", "golden", "forced", "replay"]
 Recording = Literal["full", "redacted", "numbers"]
 
@@ -53,6 +60,9 @@ class ExchangeRecord:
 
     `assigned_*` is what the hash gave the unit, `served_*` what answered: a fallback changes only the
     latter, and then `arm_outcome` keeps how the assigned arm itself ended (intention to treat).
+    A request that an experiment's rules keep out has the experiment, no arm, and in `outside` the reason.
+    `serial` counts a worker's rows of one experiment, phase and arm from 1: a number that the ledger does
+    not have is a row that was lost.
     `chunk_us[i]` is when the i-th piece of the body came, `chunk_ends[i]` the body's length after it.
     Not frozen: it is filled in while the exchange runs, and written once.
     """
@@ -86,6 +96,8 @@ class ExchangeRecord:
     content_type: str = ""
     clipped: bool = False
     recording: Recording = "full"
+    outside: Outside | None = None
+    serial: int | None = None
     request: bytes = b""
     response: bytes = b""
     chunk_us: tuple[int, ...] = ()
@@ -134,6 +146,8 @@ _EXCHANGE_FIELDS: Final = tuple(f.name for f in fields(ExchangeRecord) if f.name
 _exchange_head: Final[Callable[[ExchangeRecord], tuple[Any, ...]]] = eval(
     f"lambda record: ({', '.join(f'record.{name}' for name in _EXCHANGE_FIELDS)})"
 )
+#: Fields are added at the end: a worker that is older than its collector writes this many of them, or more.
+_FEWEST_FIELDS: Final = _EXCHANGE_FIELDS.index("outside")
 
 
 @lru_cache(maxsize=256)
@@ -180,12 +194,12 @@ def decode(buffer: bytes, offset: int) -> tuple[Record, int]:
     head = orjson.loads(buffer[body:request_at])
     if isinstance(head, dict):
         return _decode_small(head), end
-    if len(head) != len(_EXCHANGE_FIELDS):
+    if not _FEWEST_FIELDS <= len(head) <= len(_EXCHANGE_FIELDS):
         raise RecordError(f"{len(head)} fields where {len(_EXCHANGE_FIELDS)} were expected")
     chunks = array("I")
     chunks.frombytes(buffer[chunks_at:end])
     record = ExchangeRecord(
-        **dict(zip(_EXCHANGE_FIELDS, head, strict=True)),
+        **dict(zip(_EXCHANGE_FIELDS, head, strict=False)),
         request=buffer[request_at:response_at],
         response=buffer[response_at:chunks_at],
         chunk_us=tuple(chunks[:count]),

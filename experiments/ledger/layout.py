@@ -134,7 +134,9 @@ def layout_of(metrics: Sequence[Metric]) -> Layout:
                 value=None if binary else _at(sums, (value, seen)),
                 weight=_at(sums, (metric.weight_sql, seen)) if metric.kind == "ratio" else None,
                 failed=_at(bits, f"s{seen} AND ({value})") if binary else None,
-                lacking=_at(bits, f"({metric.expected_sql}) AND NOT s{seen}"),
+                lacking=None
+                if metric.expected_sql == "false"
+                else _at(bits, f"({metric.expected_sql}) AND NOT s{seen}"),
                 histogram=_at(histograms, (value, seen)) if metric.kind == "quantile" else None,
             )
         )

@@ -20,6 +20,7 @@ from duckdb import DuckDBPyConnection
 
 from ..evidence import AnalysisSpec, Cut
 from ..metrics import Metric
+from .accounts import Accounts
 from .facts import COUNTED, EXCHANGES, RECORDED, SLOT
 from .layout import Columns, Layout, bin_of, layout_of
 from .said import Said
@@ -52,20 +53,33 @@ class Rollup:
     """The sums of one experiment's units. Not safe for threads: one look at a time.
 
     `take_in` brings it up to a cut of the ledger; the attributes then hold the sums of all that was taken
-    in. Slots without any unit are not there.
+    in. Slots without any unit are not there. `by_turn` are metrics of which the sums are kept only from the
+    first later turn on: then all rows are read once more.
     """
 
-    def __init__(self, cursor: DuckDBPyConnection, spec: AnalysisSpec, metrics: Sequence[Metric]) -> None:
-        self.layout: Layout = layout_of(metrics)
-        self.cut = Cut()
+    def __init__(
+        self,
+        cursor: DuckDBPyConnection,
+        spec: AnalysisSpec,
+        metrics: Sequence[Metric],
+        by_turn: Sequence[Metric] = (),
+    ) -> None:
         self._cursor = cursor
-        self._dead = 0
+        self._metrics, self._by_turn = tuple(metrics), tuple(by_turn)
         self._scope = {
             "experiment": spec.experiment,
             "control": spec.control,
             "candidate": spec.candidate,
             "first": spec.first_phase,
         }
+        self.accounts = Accounts(spec.experiment, spec.first_phase)
+        self._begin(self._metrics)
+
+    def _begin(self, metrics: Sequence[Metric]) -> None:
+        """Nothing has been taken in, of these metrics."""
+        self.layout: Layout = layout_of(metrics)
+        self.cut = Cut()
+        self._dead = 0
         #: Live primary rows, with or without a unit; then eligible rows by slot.
         self.recorded = 0
         self.exchanges: defaultdict[Slot, int] = defaultdict(int)
@@ -88,16 +102,20 @@ class Rollup:
         kinds = {"y": "BIGINT", "w": "INTEGER"}
         columns = ", ".join(f"{name} {kinds[name[0]]}" for name in self.layout.names)
         for table in ("totals", "fresh"):
-            cursor.execute(
+            self._cursor.execute(
                 f"CREATE OR REPLACE TEMP TABLE {table} (h UBIGINT, slot INTEGER, flags BIGINT, {columns})"
             )
-        self.said = Said(cursor, self.layout)
+        self.said = Said(self._cursor, self.layout)
 
     def take_in(self, until: Cut) -> None:
         """Take in what arrived since the last time, up to the cut. All of it, or, if it raises, nothing:
         then this rollup is spent, and another must be made."""
         if until == self.cut:
             return
+        if self._by_turn and self._later_turns(until):
+            self._begin((*self._metrics, *self._by_turn))
+            self._by_turn = ()
+        self.accounts.take_in(self._cursor, until)
         scope = {**self._scope, "since": self.cut.exchanges, "until": until.exchanges}
         self._cursor.execute("TRUNCATE fresh")
         phases = self._count_rows(scope)
@@ -109,6 +127,14 @@ class Rollup:
         self._hear(scope, until)
         self._merge()
         self.cut = until
+
+    def _later_turns(self, until: Cut) -> bool:
+        """Whether there is a later turn among the new rows. Where there is none, all are first turns."""
+        found = self._cursor.execute(
+            f"SELECT 1 {COUNTED} AND x.turn = 'later' LIMIT 1",
+            {**self._scope, "since": self.cut.exchanges, "until": until.exchanges},
+        )
+        return found.fetchone() is not None
 
     # -- reading -----------------------------------------------------------------------------------------
 

@@ -64,6 +64,9 @@ EXCHANGES: Final = pa.schema(
         pa.field("response_bytes", pa.int64(), nullable=False),
         pa.field("worker", pa.string(), nullable=False),
         pa.field("segment", pa.string(), nullable=False),
+        pa.field("outside", pa.string()),
+        pa.field("serial", pa.int64()),
+        pa.field("turn", pa.string()),
     ]
 )
 BODIES: Final = pa.schema(
@@ -205,6 +208,9 @@ def _exchange_row(record: ExchangeRecord, transcript: Transcript, segment: str) 
         len(record.response),
         record.worker,
         segment,
+        record.outside,
+        record.serial,
+        transcript.turn,
     )
 
 

@@ -230,6 +230,13 @@ def human_labels(connection: DuckDBPyConnection) -> None:
     """)
 
 
+def accounting(connection: DuckDBPyConnection) -> None:
+    """Rows say why a request stayed outside, are numbered by worker and arm, and know the turn they are."""
+    connection.execute("ALTER TABLE exchanges ADD COLUMN outside VARCHAR")
+    connection.execute("ALTER TABLE exchanges ADD COLUMN serial BIGINT")
+    connection.execute("ALTER TABLE exchanges ADD COLUMN turn VARCHAR")
+
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     traffic,
     trials,
@@ -241,6 +248,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     events,
     feedback_of_units,
     human_labels,
+    accounting,
 )
 
 

@@ -6,13 +6,15 @@ the numbers mean for a decision is not decided here.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
+from ..evidence import Cut
+from .accounts import Accounts
 from .exchange import FAILURES
 from .rows import unpack
-from .store import Row, Store
+from .store import Row, Store, rows_in
 
 _FAILURES: Final = sorted(FAILURES)
 
@@ -29,58 +31,23 @@ _ROWS: Final = """
         ON s.pair_id = p.exchange_id AND p.role = 'primary')
 """
 
-#: Rows with an experiment's name are the primaries that it routed, or the copies that a shadow was to send.
-_TOTALS: Final = """
-    SELECT count(*) FILTER (WHERE outcome <> 'rejected') AS eligible,
-        count(*) FILTER (WHERE outcome <> 'rejected' AND unit IS NULL) AS no_unit,
-        count(*) AS recorded,
-        count(*) FILTER (WHERE outcome = 'shed') AS shed
-    FROM exchanges WHERE experiment = $experiment AND origin IN ('live', 'replay')
-"""
-
-_SHED: Final = """
-    SELECT coalesce(error_code, 'unknown') AS reason, count(*) AS copies FROM exchanges
-    WHERE experiment = $experiment AND origin IN ('live', 'replay') AND outcome = 'shed'
-    GROUP BY reason ORDER BY reason
-"""
-
 _LOST: Final = """
     SELECT coalesce(sum(l.count), 0)::BIGINT AS lost FROM losses l JOIN experiments e ON e.name = $experiment
     WHERE l.until >= e.started_at AND (e.ended_at IS NULL OR l.since <= e.ended_at)
 """
 
-_BY_ARM: Final = """
-    SELECT arm, sum(assigned)::BIGINT AS assigned, sum(served)::BIGINT AS served,
-        sum(failed)::BIGINT AS failed, sum(fell_back)::BIGINT AS fell_back
-    FROM (
-        SELECT assigned_arm AS arm, 1 AS assigned, 0 AS served,
-            CAST(list_contains($failures, coalesce(arm_outcome, outcome)) AS INTEGER) AS failed,
-            CAST(arm_outcome IS NOT NULL AS INTEGER) AS fell_back
-        FROM exchanges
-        WHERE experiment = $experiment AND origin IN ('live', 'replay') AND outcome <> 'rejected'
-            AND assigned_arm IS NOT NULL
-        UNION ALL
-        SELECT served_arm, 0, 1, 0, 0 FROM exchanges
-        WHERE experiment = $experiment AND origin IN ('live', 'replay')
-            AND outcome NOT IN ('rejected', 'shed') AND served_arm IS NOT NULL)
-    GROUP BY arm ORDER BY arm
-"""
+_CUT: Final = "SELECT coalesce(max(rowid), -1) + 1 AS exchanges FROM exchanges"
 
 
-def accounting(store: Store, experiment: str) -> dict[str, Any]:
-    """Where every exchange of an experiment went: eligible, without a unit, recorded, lost, shed (in all, and
-    by reason), and by arm.
-
-    `failed` and `fell_back` belong to the assigned arm, whatever answered in its place.
-    """
-    scope = {"experiment": experiment}
-    arms = store.read(_BY_ARM, {**scope, "failures": _FAILURES})
-    return {
-        **store.read(_TOTALS, scope)[0],
-        **store.read(_LOST, scope)[0],
-        "shed_by_reason": {row["reason"]: row["copies"] for row in store.read(_SHED, scope)},
-        "by_arm": {arm.pop("arm"): arm for arm in arms},
-    }
+def take_in(store: Store, accounts: Accounts, experiment: str) -> int:
+    """Bring the accounts up to date; how many rows workers could not write while the experiment ran."""
+    with store.reading() as cursor:
+        cursor.begin()
+        (cut,) = rows_in(cursor.execute(_CUT))
+        accounts.take_in(cursor, Cut(**cut))
+        (lost,) = rows_in(cursor.execute(_LOST, {"experiment": experiment}))
+        cursor.commit()
+    return int(lost["lost"])
 
 
 def timeline(store: Store, experiment: str, *, bucket_s: int = 10) -> list[Row]:

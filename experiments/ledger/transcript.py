@@ -13,9 +13,10 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import orjson
 
@@ -23,6 +24,7 @@ from .dialects import DIALECTS, MISREAD, Answer, Choice, Dialect, Usage
 from .exchange import Outcome
 from .sse import Event, events_in
 
+Turn = Literal["first", "later"]
 #: A prompt is shown, not analysed: more than this of it is cut off.
 PROMPT_CAP: Final = 4000
 _GZIP: Final = b"\x1f\x8b"
@@ -48,10 +50,12 @@ class Transcript:
     `text`, `reasoning`, `tool_calls` and `finish_reason` are those of the first choice; `choices` is how
     many there are. `chunks` counts pieces of content in a stream (0 for a JSON answer). A gap is the time
     between two such pieces, 0 where they came together. `error_code` says why
-    `outcome` differs from what the wire showed.
+    `outcome` differs from what the wire showed. `turn` is `later` where the model has answered before in the
+    same conversation, None where that is not known or the API has no turns.
     """
 
     outcome: Outcome
+    turn: Turn | None = None
     error_code: str | None = None
     prompt: str | None = None
     text: str | None = None
@@ -90,9 +94,9 @@ def decode(
     dialect = DIALECTS.get(path.partition("?")[0])
     if dialect is None:
         return Transcript(outcome=outcome)
-    prompt = _prompt(dialect, request)
+    prompt, turn = _asked(dialect, request)
     if not 200 <= status < 300 or response.startswith(_GZIP):
-        return Transcript(outcome=outcome, prompt=prompt)
+        return Transcript(outcome=outcome, prompt=prompt, turn=turn)
     answer = Answer()
     streamed = _is_stream(content_type, response)
     times: list[int] = []
@@ -103,7 +107,7 @@ def decode(
     refined, code = outcome, None
     if outcome == "complete":
         refined, code = _judge(answer, streamed=streamed, clipped=clipped)
-    return _transcript(answer, dialect.usage(answer.usage), times, prompt, refined, code)
+    return _transcript(answer, dialect.usage(answer.usage), times, (prompt, turn), refined, code)
 
 
 def _is_stream(content_type: str, response: bytes) -> bool:
@@ -205,14 +209,20 @@ def _judge(answer: Answer, *, streamed: bool, clipped: bool) -> tuple[Outcome, s
 
 
 def _transcript(
-    answer: Answer, usage: Usage, times: list[int], prompt: str | None, outcome: Outcome, code: str | None
+    answer: Answer,
+    usage: Usage,
+    times: list[int],
+    asked: tuple[str | None, Turn | None],
+    outcome: Outcome,
+    code: str | None,
 ) -> Transcript:
     first = answer.choices[min(answer.choices)] if answer.choices else Choice()
     gaps = sorted(after - before for before, after in pairwise(times))
     return Transcript(
         outcome=outcome,
         error_code=code,
-        prompt=prompt,
+        prompt=asked[0],
+        turn=asked[1],
         text="".join(first.text) if answer.choices else None,
         reasoning="".join(first.reasoning) or None,
         tool_calls=tuple(
@@ -232,12 +242,16 @@ def _transcript(
     )
 
 
-def _prompt(dialect: Dialect, request: bytes) -> str | None:
+def _asked(dialect: Dialect, request: bytes) -> tuple[str | None, Turn | None]:
+    """The prompt, and which turn of its conversation the request is."""
     payload = _loads(request)
-    try:
+    prompt: str | None = None
+    turn: Turn | None = None
+    with suppress(*MISREAD):
+        if dialect.later is not None:
+            turn = "later" if dialect.later(payload) else "first"
+    with suppress(*MISREAD):
         prompt = dialect.asked(payload)
-    except MISREAD:
-        return None
-    if not isinstance(prompt, str) or len(prompt) <= PROMPT_CAP:
-        return prompt
-    return prompt[:PROMPT_CAP] + "…"
+    if isinstance(prompt, str) and len(prompt) > PROMPT_CAP:
+        prompt = prompt[:PROMPT_CAP] + "…"
+    return prompt, turn

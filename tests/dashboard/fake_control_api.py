@@ -161,9 +161,9 @@ def summary(view: dict[str, Any]) -> dict[str, Any]:
     """What the controller lists of an experiment: no spec, no phases, of the verdict only what it says."""
     verdict = view["verdict"]
     short = None if verdict is None else {name: verdict.get(name) for name in ("kind", "label", "sentence")}
-    return {name: value for name, value in view.items() if name not in ("spec_yaml", "phases")} | {
-        "verdict": short
-    }
+    return {
+        name: value for name, value in view.items() if name not in ("spec_yaml", "phases", "pipeline")
+    } | {"verdict": short}
 
 
 def keeps(pair: dict[str, Any], wanted: str) -> bool:

@@ -19,7 +19,7 @@ TABS = {
     "Scorecard": "Difference",
     "Over time": "What was done",
     "Outputs": "pairs, newest first",
-    "Accounting": "An exchange counts for the arm",
+    "Accounting": "Each request counts for the arm",
     "Spec": "guardrails: [{metric: error_rate",
 }
 

@@ -126,6 +126,7 @@ def verdict(
     units: int,
     horizon: int,
     srm: Json | None = None,
+    turns: list[Json] | None = None,
 ) -> Json:
     return {
         "experiment": "",
@@ -163,6 +164,8 @@ def verdict(
         "golden": None,
         "exhausted": False,
         "digest": "9f2c4e71ab03d5587712",
+        "accounting": None,
+        "turns": turns or [],
     }
 
 
@@ -171,20 +174,41 @@ def reason(code: str, severity: str, text: str) -> Json:
 
 
 def accounting(
-    eligible: int, recorded: int, lost: int, by_arm: dict[str, tuple[int, int, int, int]], shed: int = 0
+    lost: int, by_arm: dict[str, tuple[int, int, int]], *, shed: int = 0, missing: int = 0
 ) -> Json:
+    """`by_arm`: rows, failed and fallen back; `shed` and `missing` are the candidate's."""
+    outside = {"no_unit": 37, "excluded": 0, "holdout": 12, "exclusive": 0} if by_arm and not shed else {}
+    arms = {
+        arm: _account(*row, *((shed, missing) if arm != "control" else (0, 0))) for arm, row in by_arm.items()
+    }
+    eligible = sum(arm["assigned"] for arm in arms.values()) + sum(outside.values())
     return {
         "eligible": eligible,
-        "no_unit": 37,
-        "recorded": recorded,
+        "recorded": eligible - missing,
+        "missing": missing,
         "lost": lost,
-        "shed": shed,
-        "shed_by_reason": {"engine_pressure": shed} if shed else {},
-        "by_arm": {
-            arm: dict(zip(("assigned", "served", "failed", "fell_back"), row, strict=True))
-            for arm, row in by_arm.items()
-        },
+        "by_arm": arms,
+        "outside": outside,
+        "not_copied": 720 if shed else None,
     }
+
+
+def _account(rows: int, failed: int, fell_back: int, shed: int, missing: int) -> Json:
+    ends = {"complete": rows - failed, "upstream_error": failed, "shed": shed}
+    return {
+        "assigned": rows + shed + missing,
+        "outcomes": {end: count for end, count in ends.items() if count},
+        "failed": failed,
+        "fell_back": fell_back,
+        "shed": {"engine_pressure": shed} if shed else {},
+        "missing": missing,
+    }
+
+
+def step(stage: str, state: str, time_s: float | None, found: Json | None, reason: str | None) -> Json:
+    """A stage on the way to production."""
+    permission = {"at_ns": 0, "reason": reason, "verdict_hash": "9f2c4e71"} if reason else None
+    return {"stage": stage, "state": state, "time_s": time_s, "verdict": found, "permission": permission}
 
 
 def experiment(
@@ -203,6 +227,7 @@ def experiment(
     age_s: float,
     days_left: float | None,
     data_age_s: float | None,
+    way: list[tuple[str, str, float | None, Json | None, str | None]] | None = None,
 ) -> Json:
     return {
         "name": name,
@@ -233,6 +258,7 @@ def experiment(
         "spec_yaml": f"experiment: {name}\nmodel: {model}\nmode: {mode}\ncontrol: production\ncandidate: {versions[1]}\nunit: user\n"
         "traffic: {weight: 50}\nmetrics:\n  success: [{metric: latency, mde: 5%}]\n"
         "  guardrails: [{metric: error_rate, tolerated_ratio: 1.25}]\n",
+        "pipeline": [step(*one) for one in (way or [(mode, "running", age_s, None, "started")])],
         "phases": [
             {"phase": 1, "started_at": ago(age_s), "ended_at": ago(age_s / 2), "candidate_pct": 5},
             {"phase": 2, "started_at": ago(age_s / 2), "ended_at": None, "candidate_pct": weights[1]},
@@ -315,13 +341,30 @@ def experiments() -> list[Json]:
                 [latency("success", (1, 3)), helpful, errors((1, 3)), truncated, tokens],
                 2392,
                 5000,
+                turns=[
+                    {
+                        "metric": "latency",
+                        "first": {
+                            "arms": arms((1188, 1188, 0, 412.0), (1204, 1204, 0, 371.0), (1, 3)),
+                            "effect": effect("ratio", 0.9, 0.87, 0.93, "welch-log"),
+                            "text": "latency on first turns",
+                        },
+                        "later": {
+                            "arms": arms((801, 2387, 11, 498.0), (811, 2425, 9, 440.0), (1, 3)),
+                            "effect": effect("ratio", 0.88, 0.85, 0.92, "welch-log"),
+                            "text": "latency on later turns",
+                        },
+                        "log_e": -1.2,
+                        "threshold": 20.0,
+                        "state": "alike",
+                        "text": "First turns: ... Later turns: ...",
+                    }
+                ],
             ),
             units=2392,
             horizon=5000,
             guardrails=[("error_rate", "ok"), ("truncation_rate", "no_data")],
-            books=accounting(
-                7241, 7204, 0, {"control": (3575, 3575, 40, 0), "candidate": (3629, 3611, 45, 18)}
-            ),
+            books=accounting(0, {"control": (3575, 40, 0), "candidate": (3629, 45, 18)}),
             age_s=93_600,
             days_left=0.9,
             data_age_s=3.2,
@@ -351,12 +394,29 @@ def experiments() -> list[Json]:
             units=533,
             horizon=2000,
             guardrails=[("error_rate", "crossed"), ("latency", "ok")],
-            books=accounting(
-                1700, 1692, 4, {"control": (1290, 1290, 13, 0), "candidate": (402, 371, 33, 31)}
-            ),
+            books=accounting(4, {"control": (1290, 13, 0), "candidate": (402, 33, 31)}, missing=4),
             age_s=5_460,
             days_left=None,
             data_age_s=2_880.0,
+            way=[
+                ("golden", "passed", 380.0, None, None),
+                (
+                    "shadow",
+                    "passed",
+                    7_900.0,
+                    {"kind": "ship", "label": "Ship", "sentence": "It may go on to real traffic."},
+                    "the golden set 'support' passed",
+                ),
+                (
+                    "canary",
+                    "rolled_back",
+                    5_460.0,
+                    {"kind": "roll_back", "label": "Roll back", "sentence": "It fails more often."},
+                    "shadow passed, canary begins. Ship",
+                ),
+                ("ab", "to_come", None, None, None),
+                ("promote", "to_come", None, None, None),
+            ],
         ),
         experiment(
             "summarise-shadow",
@@ -383,9 +443,7 @@ def experiments() -> list[Json]:
             units=180,
             horizon=2080,
             guardrails=[("latency", "insufficient_data"), ("error_rate", "ok")],
-            books=accounting(
-                900, 180, 0, {"control": (900, 900, 8, 0), "candidate": (180, 180, 1, 0)}, shed=12
-            ),
+            books=accounting(0, {"candidate": (180, 1, 0)}, shed=12),
             age_s=2_640,
             days_left=2.4,
             data_age_s=4.0,
@@ -423,9 +481,7 @@ def experiments() -> list[Json]:
             units=2532,
             horizon=4000,
             guardrails=[("error_rate", "ok")],
-            books=accounting(
-                8000, 7990, 10, {"control": (4400, 4400, 40, 0), "candidate": (3590, 3590, 41, 0)}
-            ),
+            books=accounting(10, {"control": (4400, 40, 0), "candidate": (3541, 41, 0)}),
             age_s=266_400,
             days_left=1.1,
             data_age_s=5.0,
@@ -441,7 +497,7 @@ def experiments() -> list[Json]:
             units=0,
             horizon=3000,
             guardrails=[("error_rate", "no_data")],
-            books=accounting(0, 0, 0, {}),
+            books=accounting(0, {}),
             age_s=40,
             days_left=None,
             data_age_s=None,

@@ -369,7 +369,7 @@ def test_experiments_of_a_group_have_no_unit_in_common(plane: Plane) -> None:
     for number in range(500):
         unit = unit_id(f"unit-{number}")
         mirrored = bool(snapshot.mirrors("chat", unit, "r"))
-        assigned = snapshot.route("chat", unit).experiment is not None
+        assigned = snapshot.route("chat", unit).arm is not None
         assert not (mirrored and assigned)
     assert route.split is not None
 
@@ -377,9 +377,9 @@ def test_experiments_of_a_group_have_no_unit_in_common(plane: Plane) -> None:
 def test_who_is_held_out_is_in_no_experiment(plane: Plane) -> None:
     plane.begin(AB + "holdout: 20\n")
     units = [unit_id(f"unit-{number}") for number in range(4000)]
-    outside = {unit for unit in units if plane.snapshot.route("chat", unit).experiment is None}
+    outside = {unit for unit in units if plane.snapshot.route("chat", unit).outside == "holdout"}
     assert abs(len(outside) - 800) < 100
     plane.controller.control.stop("faster", ADA)
     plane.begin(AB.replace("faster", "next") + "holdout: 30\n")
-    later = {unit for unit in units if plane.snapshot.route("chat", unit).experiment is None}
+    later = {unit for unit in units if plane.snapshot.route("chat", unit).outside == "holdout"}
     assert outside < later

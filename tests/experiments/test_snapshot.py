@@ -46,7 +46,7 @@ def test_routes_follow_the_ranges() -> None:
 
 def test_no_unit_is_production_in_no_arm() -> None:
     route = snapshot(URLS, candidate_ppm=1_000_000).route("chat", None)
-    assert (route.arm, route.experiment, route.endpoint.version) == (None, None, 1)
+    assert (route.arm, route.outside, route.endpoint.version) == (None, "no_unit", 1)
 
 
 def test_mirrors_sample_units_by_share() -> None:
@@ -134,9 +134,16 @@ def test_rules_on_who_enters_travel_with_the_snapshot() -> None:
     after = Snapshot.from_json(before.to_json())
     assert after == before
     units = [unit_id(str(number)) for number in range(2000)]
-    inside = [unit for unit in units if after.route("chat", unit).experiment]
+    routes = [after.route("chat", unit) for unit in units]
+    inside = [route for route in routes if route.arm]
     assert abs(len(inside) - 1600) < 80
-    assert after.table("chat").outside.experiment is None
+    assert {route.outside for route in inside} == {None}
+    outside = {route for route in routes if not route.arm} | {
+        after.table("chat").reasons["excluded"],
+        after.route("chat", None),
+    }
+    assert {route.outside for route in outside} == {"holdout", "excluded", "no_unit"}
+    assert {(route.experiment, route.endpoint.version) for route in outside} == {("exp", 1)}
 
 
 @pytest.mark.parametrize(

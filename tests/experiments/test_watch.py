@@ -10,8 +10,8 @@ import pytest
 
 from experiments.evidence import AnalysisSpec, Evidence
 from experiments.ledger import trials
-from experiments.verdict import Verdict, VerdictKind
-from experiments.watch import Watch
+from experiments.verdict import Reason, Verdict, VerdictKind
+from experiments.watch import AGAIN_NS, Watch
 
 from .plane import AB, ADA, CANARY, Plane, verdict
 
@@ -92,6 +92,100 @@ def test_a_ship_against_a_control_that_is_not_production_is_not_promoted(plane: 
     watched(plane, "ship").look()
     assert plane.production == 1
     assert plane.state() == "concluded"
+
+
+PROMOTES = AB + "on_ship: promote\n"
+
+
+def stand_in_the_way(plane: Plane, what: str) -> None:
+    plane.registry.away = what == "registry"
+    plane.down = {} if what == "registry" else {1 if what == "former" else 2: "connection refused"}
+
+
+@pytest.mark.parametrize("what", ["candidate", "former", "registry"])
+def test_a_promotion_that_cannot_be_carried_out_now_is_carried_out_later(plane: Plane, what: str) -> None:
+    plane.begin(PROMOTES)
+    stand_in_the_way(plane, what)
+    watch = watched(plane, "ship")
+    watch.look()
+    assert plane.state() == "concluded"  # the ship stands, production too
+    assert plane.snapshot.models["chat"].production == 1
+    assert plane.candidate_has_traffic
+    told = watch.waiting_for(plane.controller.junction.experiment("faster")) or ""
+    assert ("MLflow does not answer" if what == "registry" else "connection refused") in told
+    tried = len(plane.rows())
+    watch.look()  # not at every look
+    assert len(plane.rows()) == tried
+    plane.now_ns += AGAIN_NS
+    watch.look()  # still in the way: the next wait is longer
+    stand_in_the_way(plane, "nothing")
+    plane.down = {}
+    plane.now_ns += AGAIN_NS
+    watch.look()
+    assert plane.production == 1
+    plane.now_ns += AGAIN_NS
+    watch.look()
+    assert (plane.state(), plane.production) == ("promoted", 2)
+    assert plane.rows()[-1] == ("controller", "promote", "done")
+    watch.look()
+    assert plane.rows().count(("controller", "promote", "done")) == 1
+
+
+def test_a_promotion_that_was_put_off_outlives_the_controller(plane: Plane) -> None:
+    plane.begin(PROMOTES)
+    plane.down = {2: "connection refused"}
+    watched(plane, "ship").look()
+    plane.kill()
+    plane.down = {}
+    plane.start()
+    watched(plane, "keep_running").look()
+    assert (plane.state(), plane.production) == ("promoted", 2)
+
+
+def test_a_promotion_that_was_put_off_is_not_carried_out_over_a_production_that_has_moved(
+    plane: Plane,
+) -> None:
+    plane.begin(PROMOTES.replace("candidate: 2", "candidate: 2\ncontrol: 1"))
+    plane.down = {2: "connection refused"}
+    watch = watched(plane, "ship")
+    watch.look()
+    plane.registry.promote("chat", 3)  # by other hands
+    plane.controller.reconcile()
+    plane.down = {}
+    plane.now_ns += AGAIN_NS
+    watch.look()
+    assert plane.production == 3
+    assert ("controller", "promote", "done") not in plane.rows()
+
+
+def test_a_promotion_that_was_put_off_gives_way_to_a_rollback(plane: Plane) -> None:
+    plane.begin(PROMOTES)
+    plane.down = {2: "connection refused"}
+    watched(plane, "ship").look()
+    plane.down = {}
+    plane.now_ns += AGAIN_NS
+    watched(plane, "roll_back").look()
+    plane.settle()
+    assert (plane.state(), plane.production) == ("rolled_back", 1)
+
+
+@pytest.mark.parametrize(
+    ("policy", "state"), [("hold", "invalid"), ("roll_back", "rolled_back"), ("warn", "running")]
+)
+def test_a_changed_judge_has_its_policy(plane: Plane, policy: str, state: str) -> None:
+    plane.begin(PROMOTES + f"policies: {{judge_changed: {policy}}}\n")
+    why = Reason(code="judge_changed", severity="block", text="The judge was changed.")
+
+    def conclude(spec: AnalysisSpec, evidence: Evidence, **_: Any) -> Verdict:
+        return replace(verdict(spec.experiment, "invalid", evidence.as_of_ns), reasons=(why,))
+
+    watch = Watch(plane.controller.control, plane.controller.promotion, judge=conclude)
+    watch.look()
+    watch.look()
+    plane.settle()
+    assert (plane.state(), plane.production) == (state, 1)
+    action = {"hold": "invalidate", "roll_back": "rollback", "warn": "warn"}[policy]
+    assert plane.rows().count(("controller", action, "done")) == 1
 
 
 @pytest.mark.parametrize(

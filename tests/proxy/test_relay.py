@@ -10,8 +10,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from experiments.assignment import unit_id
-from experiments.snapshot import Exclusion
+from experiments.assignment import PPM, point, unit_id
+from experiments.snapshot import Exclusion, Gate
 from proxy.limits import Limits
 
 from .harness import ADMIN, SSE_HEAD, Engine, ask, chunk, json_answer, post, running_proxy, snapshot
@@ -428,6 +428,7 @@ async def test_requests_that_a_rule_keeps_out_are_answered_by_production_in_no_a
         route = table.models["chat"]
         assert route.split is not None
         rules = Exclusion(tenants=("acme",), headers=(("x-internal", "1"),), tags=(("tier", "gold"),))
+        held_out = Gate(salt="holdout", low=point("holdout", unit_id("ada")) + 1, high=PPM)
         split = replace(route.split, exclude=rules)
         mirrors = tuple(replace(mirror, exclude=rules) for mirror in route.mirrors)
         table = replace(table, models={"chat": replace(route, split=split, mirrors=mirrors)})
@@ -443,5 +444,16 @@ async def test_requests_that_a_rule_keeps_out_are_answered_by_production_in_no_a
                 status, found, _ = parts(await proxy.post(body, headers=headers))
                 assert (status, found.get("x-turnout-arm")) == (200, arm)
             rows = [row for row in proxy.exchanges() if row.role == "primary"]
-            assert [row.experiment for row in rows] == ["exp", None, None, None]
+            assert [(row.experiment, row.outside, row.serial) for row in rows] == [
+                ("exp", None, 1), ("exp", "excluded", 1), ("exp", "excluded", 2), ("exp", "excluded", 3),
+            ]  # fmt: skip
             assert len(control.requests) == 3
+            held = replace(split, gates=(held_out,))
+            proxy.worker.adopt(replace(table, version=2, models={"chat": replace(route, split=held)}))
+            free = {"authorization": "Bearer sk-free"}
+            assert b"x-turnout-experiment" not in await proxy.post(plainly, headers=free)
+            await proxy.post(b'{"model":"chat","messages":[]}', headers=free)
+            rows = [row for row in proxy.exchanges() if row.role == "primary"][4:]
+            assert [(row.outside, row.assigned_arm, row.served_version, row.serial) for row in rows] == [
+                ("holdout", None, 1, 1), ("no_unit", None, 1, 1),
+            ]  # fmt: skip

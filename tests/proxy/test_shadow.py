@@ -81,6 +81,32 @@ async def test_what_is_sent_and_what_is_shed_are_all_there_is(tmp_path: Path) ->
         assert one.proxy.worker.shadows.bytes == 0
 
 
+@pytest.mark.parametrize("fault", ["rst", "5xx"])
+async def test_a_candidate_that_always_fails_is_left_alone_and_asked_again_now_and_then(
+    tmp_path: Path, fault: str
+) -> None:
+    limits = Limits(breaker_failures=5, breaker_probe_seconds=0.2)
+    async with shadowed(tmp_path, fault, limits) as one:
+        for _ in range(5):
+            await one.ask()
+            await one.settled()
+        await one.ask(10)
+        asked = len([row for row in one.copies() if row.outcome != "shed"])
+        assert 5 <= asked <= 7  # a probe may have come between
+        assert one.reasons() == {"breaker_open": 15 - asked}
+        one.candidate.misbehave("ok")
+        await asyncio.sleep(0.25)
+        await one.ask()  # the probe
+        await one.settled()
+        await one.ask(3)
+        await one.settled()
+        assert [row.outcome for row in one.copies()[-4:]] == ["complete"] * 4
+        rows = one.proxy.exchanges()
+        primaries = {row.exchange_id for row in rows if row.role == "primary"}
+        assert {row.pair_id for row in one.copies()} == primaries
+        assert len(one.copies()) == len(primaries) == 19
+
+
 async def test_a_copy_that_trickles_is_given_up(tmp_path: Path) -> None:
     async with shadowed(tmp_path, "bandwidth-1", timeout_ms=150) as one:
         await one.ask()

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from experiments.client import ControlError
-from turnout import watching
+from turnout import books, watching
 from turnout.settings import Settings
 
 EXPERIMENT: dict[str, Any] = {
@@ -17,7 +17,11 @@ EXPERIMENT: dict[str, Any] = {
     "units": 10, "horizon": 100,
     "arms": [{"arm": "control", "version": 1, "weight_pct": 95.0}], "verdict": None,
     "waiting_for": "10 of 50",
-    "accounting": {"eligible": 12, "no_unit": 0, "recorded": 12, "lost": 0, "shed": 0},
+    "accounting": {
+        "eligible": 12, "recorded": 11, "missing": 1, "lost": 0, "not_copied": None,
+        "by_arm": {"control": {"assigned": 10, "outcomes": {"timeout": 2, "complete": 7}, "missing": 1}},
+        "outside": {"no_unit": 2, "excluded": 0},
+    },
 }  # fmt: skip
 STARTED: dict[str, Any] = {
     "decision_id": "1", "at": "2026-11-25T21:00:00.000Z", "actor": "ada", "action": "start",
@@ -103,3 +107,9 @@ def test_the_screen_holds_no_control_character_of_anybodys() -> None:
     assert "\x1b" not in shown
     assert "\u202e" not in shown
     assert "12 eligible" in shown
+
+
+def test_the_accounting_is_an_equation_and_a_gap_stands_out() -> None:
+    assert books.accounting(EXPERIMENT) == (
+        "12 eligible = control 10 (7 complete, 2 timeout, 1 missing) + no unit 2; 1 rows are MISSING"
+    )

@@ -86,7 +86,8 @@ class Dialect:
     """How one API speaks.
 
     `piece(answer, payload)` reads one event of a stream and says whether it brought content; `whole`
-    reads a JSON answer; `asked(request)` is the prompt, for display; `usage` reads the counts that these
+    reads a JSON answer; `asked(request)` is the prompt, for display; `later(request)` says whether it goes on
+    after an earlier answer, None where the API has no turns; `usage` reads the counts that these
     left in `answer.usage`. Where `done` is set, `data: [DONE]` ends a stream; elsewhere an event does, and
     `piece` sets `answer.ended`.
     """
@@ -94,6 +95,7 @@ class Dialect:
     whole: Callable[[Answer, Payload], None]
     asked: Callable[[Payload], str | None]
     piece: Callable[[Answer, Payload], bool] = unstreamed
+    later: Callable[[Payload], bool] | None = None
     usage: Callable[[object], Usage] = openai_usage
     done: bool = False
 
@@ -138,6 +140,11 @@ def last_asked(messages: Any) -> str | None:
     """The last message of the user; where there is none, the last message."""
     users = [message for message in messages if message.get("role") == "user"]
     return shown((users or messages)[-1].get("content"))
+
+
+def answered_before(messages: Any) -> bool:
+    """Whether the model has spoken in a list of messages: then the request is a later turn."""
+    return any(message.get("role") == "assistant" for message in messages)
 
 
 def field_asked(name: str) -> Callable[[Payload], str | None]:

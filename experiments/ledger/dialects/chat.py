@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .answer import Answer, Choice, Dialect, Payload, field_asked, index, last_asked, text
+from .answer import Answer, Choice, Dialect, Payload, answered_before, field_asked, index, last_asked, text
 
 
 def _chat_piece(answer: Answer, payload: Payload) -> bool:
@@ -78,7 +78,11 @@ def _completion_whole(answer: Answer, payload: Payload) -> None:
 
 
 CHAT: Final = Dialect(
-    piece=_chat_piece, whole=_chat_whole, asked=lambda request: last_asked(request["messages"]), done=True
+    piece=_chat_piece,
+    whole=_chat_whole,
+    asked=lambda request: last_asked(request["messages"]),
+    later=lambda request: answered_before(request["messages"]),
+    done=True,
 )
 COMPLETIONS: Final = Dialect(
     piece=_completion_piece, whole=_completion_whole, asked=field_asked("prompt"), done=True

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from .answer import Answer, Choice, Dialect, Payload, Usage, count, index, last_asked, text
+from .answer import Answer, Choice, Dialect, Payload, Usage, answered_before, count, index, last_asked, text
 
 _CALLS: Final = ("tool_use", "server_tool_use", "mcp_tool_use")
 
@@ -108,5 +108,9 @@ def _usage(usage: object) -> Usage:
 
 
 MESSAGES: Final = Dialect(
-    piece=_piece, whole=_whole, asked=lambda request: last_asked(request["messages"]), usage=_usage
+    piece=_piece,
+    whole=_whole,
+    asked=lambda request: last_asked(request["messages"]),
+    later=lambda request: answered_before(request["messages"]),
+    usage=_usage,
 )

@@ -120,4 +120,14 @@ def _asked(request: Payload) -> str | None:
     return shown(output) if isinstance(output, str | list) else orjson.dumps(given[-1]).decode()
 
 
-RESPONSES: Final = Dialect(piece=_piece, whole=_whole, asked=_asked, usage=_usage)
+def _later(request: Payload) -> bool:
+    """The conversation is the engine's (named by its last response), or in the input, answers and calls."""
+    given: Any = request["input"]
+    if request.get("previous_response_id") or request.get("conversation"):
+        return True
+    return not isinstance(given, str) and any(
+        item.get("role") == "assistant" or str(item.get("type")).endswith("_output") for item in given
+    )
+
+
+RESPONSES: Final = Dialect(piece=_piece, whole=_whole, asked=_asked, later=_later, usage=_usage)

@@ -62,8 +62,11 @@ def chat_answer(text: str | None, finish: str = "stop", **message: Any) -> bytes
     return json.dumps({"object": "chat.completion", "choices": [choice], "usage": usage(7, tokens)}).encode()
 
 
-def chat_request(prompt: str) -> bytes:
-    return json.dumps({"model": "chat", "messages": [{"role": "user", "content": prompt}]}).encode()
+def chat_request(prompt: str, *, turn: int = 1) -> bytes:
+    """A request with `turn - 1` answers before it."""
+    earlier = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}] * (turn - 1)
+    messages = [*earlier, {"role": "user", "content": prompt}]
+    return json.dumps({"model": "chat", "messages": messages}).encode()
 
 
 def even_chunks(body: bytes, size: int, *, first_us: int = 1000, step_us: int = 1000) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from experiments.ledger.spool import SpoolWriter
 from experiments.ledger.store import Store, instant
 from experiments.metrics import metric
 
-from .samples import START_NS, chat_answer, record
+from .samples import START_NS, chat_answer, chat_request, record
 
 END_NS = START_NS + 10**12
 Value = Callable[[ExchangeRecord], float | None]
@@ -73,7 +73,7 @@ OUTCOMES = ["complete"] * 6 + ["upstream_error", "timeout", "client_gone", "reje
 
 def random_split(seed: int, count: int = 400) -> list[ExchangeRecord]:
     """Traffic in three phases with every kind of row that must and must not count."""
-    chance = random.Random(seed)
+    chance, other = random.Random(seed), random.Random(seed + 1000)
     rows = []
     for number in range(count):
         unit = chance.choice([None, *(f"u{i}" for i in range(40))])
@@ -94,6 +94,9 @@ def random_split(seed: int, count: int = 400) -> list[ExchangeRecord]:
                 arm_outcome="upstream_error" if fell_back else None,
                 status=200 if outcome == "complete" else 0,
                 duration_us=chance.randrange(1000, 500_000),
+                request=chat_request("Where?", turn=other.choice([1, 1, 2])),
+                outside=None if unit else other.choice(["no_unit", "excluded", "holdout"]),
+                serial=number + 1,
             )
         )
     return rows
@@ -116,6 +119,10 @@ def unit_totals(rows: list[ExchangeRecord], value: Value) -> dict[tuple[int, str
             total[0] += found
             total[1] += 1
     return totals
+
+
+def on_turn(turn: str, value: Value) -> Value:
+    return lambda row: value(row) if (b"assistant" in row.request) == (turn == "later") else None
 
 
 def first_rows(rows: list[ExchangeRecord], chosen: Callable[[ExchangeRecord], bool]) -> list[ExchangeRecord]:
@@ -143,18 +150,22 @@ def approx_equal(found: object, expected: object) -> None:
         ),
     ],
 )
+@pytest.mark.parametrize("turn", [None, "first", "later"])
 def test_sums_over_units(
-    store: Store, seed: int, name: str, value: Value, lacking: Callable[[ExchangeRecord], bool]
+    store: Store, seed: int, name: str, value: Value, lacking: Callable[[ExchangeRecord], bool], turn: Any
 ) -> None:
     rows = random_split(seed)
     declare(store, "canary", {1: 100_000, 2: 300_000, 3: 600_000})
     collect(store, *rows)
     evidence = gather(store, spec("canary", name), as_of_ns=END_NS)
+    if turn is not None:
+        value, lacking, name = on_turn(turn, value), lambda row: False, f"{name}@{turn}"
     totals = unit_totals(rows, value)
-    failures = first_rows(rows, lambda row: value(row) == 1.0 and name == "error_rate")
+    failures = first_rows(rows, lambda row: value(row) == 1.0 and name.startswith("error_rate"))
     missing = first_rows(rows, lacking)
-    assert len(evidence.sums) == 6
-    for found in evidence.sums:
+    sums = [one for one in evidence.sums if one.metric == name]
+    assert len(sums) == 6
+    for found in sums:
         here = (found.phase, found.arm)
         mine = [total for (phase, arm, _), total in totals.items() if (phase, arm) == here]
         place = [row for row in eligible(rows) if (row.phase, row.assigned_arm) == here]
@@ -174,9 +185,28 @@ def test_sums_over_units(
             failing_units=sum((row.phase, row.assigned_arm) == here for row in failures),
             missing_units=sum((row.phase, row.assigned_arm) == here for row in missing),
         )
-        if name == "error_rate":  # of failures, units are counted, not exchanges
+        if name.startswith("error_rate"):  # of failures, units are counted, not exchanges
             expected = replace(expected, y=0.0, yy=0.0, ym=0.0)
         approx_equal(found, expected)
+
+
+def test_without_later_turns_nothing_is_split_and_the_first_one_splits_everything(store: Store) -> None:
+    declare(store, "canary", {1: 100_000, 2: 300_000, 3: 600_000})
+    rows = random_split(31)
+    declared, rollups = (
+        spec("canary", "error_rate", "latency", "latency.p95", "feedback:stars"),
+        Rollups(store),
+    )
+    opening = [row for row in rows if b"assistant" not in row.request]
+    collect(store, *opening)
+    early = gather(store, declared, as_of_ns=END_NS, rollups=rollups)
+    assert {one.metric for one in early.sums} == {one.metric.name for one in declared.goals}
+    collect(store, *(row for row in rows if b"assistant" in row.request))
+    late = gather(store, declared, as_of_ns=END_NS, rollups=rollups)
+    split = {f"{name}@{turn}" for name in ("error_rate", "latency") for turn in ("first", "later")}
+    assert {one.metric for one in late.sums} == split | {one.metric.name for one in declared.goals}
+    assert late == gather(store, declared, as_of_ns=END_NS)
+    assert early == gather(store, declared, as_of_ns=END_NS, cut=early.cut)
 
 
 def test_units_seen_in_two_phases(store: Store) -> None:
@@ -184,6 +214,7 @@ def test_units_seen_in_two_phases(store: Store) -> None:
     declare(store, "canary", {1: 100_000, 2: 300_000, 3: 600_000})
     collect(store, *rows)
     found = gather(store, spec("canary", "latency"), as_of_ns=END_NS).overlaps
+    found = tuple(one for one in found if one.metric == "latency")
     totals = unit_totals(rows, log_latency)
     expected: dict[tuple[int, str, int, str], list[float]] = defaultdict(lambda: [0.0] * 4)
     for (phase, arm, unit), (y, m) in totals.items():
