@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bench.operating import ramps
+from bench.operating import adaptive, ramps
 from experiments.statistics import confidence_sequence, failures, group_sequential, sample_ratio
 
 REPLICATIONS = 1000
@@ -110,3 +110,9 @@ def test_by_units_alone_looks_at_a_ramp_err_too_often_or_lose_power() -> None:
     assert ramps.rejections(steep)[1] > 0.056
     with_variance, by_units = ramps.rejections(falling, factor=1.4)
     assert with_variance > by_units + 0.02
+
+
+def test_where_the_share_follows_the_outcome_and_the_base_rate_drifts_only_propensities_help() -> None:
+    found = adaptive.false_alarms(adaptive=True, drift=0.15, replications=40)
+    assert found["plain means"] > 0.5
+    assert found["by propensity"] < 0.2
