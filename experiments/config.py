@@ -185,6 +185,9 @@ def differences(before: Declared, after: Declared) -> tuple[str, ...]:
         if before.webhooks.get(url) != after.webhooks.get(url):
             verb = "are posted" if url in after.webhooks else "are not posted any more"
             found.append(f"decisions {verb} to {urlsplit(url).hostname}")
+    if before.registry_secret != after.registry_secret:
+        signed = f"with the secret in {after.registry_secret}" if after.registry_secret else "by nobody"
+        found.append(f"what MLflow posts is signed {signed}")
     return tuple(found)
 
 

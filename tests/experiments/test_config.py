@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config import Config, read_config
+from experiments.config import Config, differences, read_config
 from experiments.errors import DocumentError
 from experiments.junction import Junction
 from experiments.publication import Publication
@@ -136,3 +136,19 @@ def test_keys_reach_the_proxies(tmp_path: Path) -> None:
     junction.publish()
     assert publication.last is not None
     assert dict(publication.last.keys) == {"ab" * 32: "acme"}
+
+
+def test_what_another_file_makes_different_is_said_without_secrets() -> None:
+    hook = "notify:\n  - {url: https://example.com/a-secret-path, secret_env: HOOK}\n"
+    registry = "registry: {secret_env: MLFLOW_HOOK}\n"
+    before, after = read_config(GOOD, "a"), read_config("models: {}\n" + KEYS + hook + registry, "b")
+    assert differences(before, before) == ()
+    assert differences(before, after) == (
+        "recording of 'chat': redacted, patterns '[0-9]{16}', kept for 30d, 5000000000 bytes at most -> full",
+        "recording of 'code': numbers -> full",
+        "a key of 'acme' is added",
+        "the proxy answers nobody without a key",
+        "decisions are posted to example.com",
+        "what MLflow posts is signed with the secret in MLFLOW_HOOK",
+    )
+    assert "the proxy asks nobody for a key" in differences(after, before)
