@@ -160,13 +160,16 @@ def spent(store: Store, *, evaluator: str, since: datetime) -> Row:
 
 
 def summary(store: Store, *, model: str) -> list[Row]:
-    """By evaluator, its version and the served version: how many of each status, the mean of the scored."""
+    """By evaluator, its version and the served version: how many of each status, the mean of the scored; how
+    many replies of a judge were no verdict, what it cost, and its median time in milliseconds."""
     return store.read(
         """
         SELECT s.evaluator, s.evaluator_version, e.served_version AS version, count(*) AS n,
             count(*) FILTER (WHERE s.status = 'scored') AS scored,
             count(*) FILTER (WHERE s.status = 'error') AS errors,
-            avg(s.value) FILTER (WHERE s.status = 'scored') AS mean, sum(s.cost_usd) AS cost_usd
+            count(*) FILTER (WHERE s.label = 'unparseable') AS unparseable,
+            avg(s.value) FILTER (WHERE s.status = 'scored') AS mean, sum(s.cost_usd) AS cost_usd,
+            median(s.latency_ms) AS latency_p50_ms
         FROM scores s JOIN exchanges e ON e.exchange_id = s.exchange_id
         WHERE e.model = ? GROUP BY ALL ORDER BY 1, 2, 3
         """,

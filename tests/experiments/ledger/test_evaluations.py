@@ -60,6 +60,16 @@ def test_an_errors_row_is_kept_so_that_it_is_not_tried_for_ever(store: Store, co
     assert (row["n"], row["scored"], row["errors"], row["mean"]) == (1, 0, 1, None)
 
 
+def test_what_a_judge_does_is_summed_up(store: Store, collect: Collect) -> None:
+    collect(*(record(n) for n in range(3)))
+    one, two, three = waiting(store)
+    add(store, score(one, cost_usd=0.5, latency_ms=10.0), score(two, cost_usd=0.25, latency_ms=30.0))
+    add(store, score(three, status="unscored", value=None, label="unparseable", latency_ms=20.0))
+    [row] = evaluations.summary(store, model="chat")
+    assert (row["n"], row["scored"], row["unparseable"]) == (3, 2, 1)
+    assert (row["cost_usd"], row["latency_p50_ms"]) == (1.0, 20.0)
+
+
 def test_the_sample_is_a_share_and_the_same_for_every_evaluator(store: Store, collect: Collect) -> None:
     collect(*(record(n) for n in range(400)))
     half = waiting(store, rate=0.5)
