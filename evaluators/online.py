@@ -86,15 +86,20 @@ class OnlineScorer:
 
     async def _score(self, check: Check, found: Mapping[str, Any]) -> Score:
         try:
-            exchange = await asyncio.to_thread(self.api.get, f"/api/exchanges/{found['exchange_id']}")
-            item, output = item_of(exchange, check), output_of(exchange)
-            if check.kind != "pairwise":
-                return await score_check(check, item, output, _POLICY, services=self.services)
-            primary = await asyncio.to_thread(self.api.get, f"/api/exchanges/{found['pair_id']}")
+            exchange = await self._exchange(found["exchange_id"])
+            # A copy is recorded without the question, which its primary has.
+            primary = await self._exchange(found["pair_id"]) if self.rule.role == "shadow" else exchange
+            item, output = item_of(primary, check), output_of(exchange)
         except (NotScorable, LookupError) as error:
             return Score.skipped(check.key, str(error))
+        if check.kind != "pairwise":
+            return await score_check(check, item, output, _POLICY, services=self.services)
         pair = await score_pair(check, item, output_of(primary), output, services=self.services)
         return pair.score
+
+    async def _exchange(self, exchange_id: object) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = await asyncio.to_thread(self.api.get, f"/api/exchanges/{exchange_id}")
+        return found
 
 
 def _away(score: Score) -> bool:

@@ -182,6 +182,7 @@ async def test_a_new_judge_judges_what_is_kept_again_beside_the_old_scores(tmp_p
 async def test_a_mirrored_pair_is_judged_in_both_orders(tmp_path: Path) -> None:
     api, judge = Api("one", "two"), Polite(1)
     api.pairs = {"e1": "e0"}
+    api.exchanges["e1"]["request"] = ""  # a copy is recorded without its question
     asking = {"checks": [{"type": "pairwise"}], "judge": {"model": "examiner"}, "of": "pairs"}
     scorer = OnlineScorer(rule=rule(tmp_path, **asking), api=api, services=Services(judge=judge))
     assert [await scorer.step(), await scorer.step()] == [1, 0]
