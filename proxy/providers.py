@@ -71,9 +71,7 @@ class Providers:
         try:
             with _unobtrusively():
                 found: Any = _litellm()
-                for name in _LATER:
-                    with suppress(ImportError):
-                        importlib.import_module(name)
+                _what_comes_later()
         except Exception as error:  # a broken installation fails these calls, and nothing else
             log.exception("litellm cannot be imported")
             found = error
@@ -363,6 +361,13 @@ def _litellm() -> Any:
     for name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # its messages quote requests and answers
     return litellm
+
+
+def _what_comes_later() -> None:
+    """Import what a first call would."""
+    for name in _LATER:
+        with suppress(ImportError):
+            importlib.import_module(name)
 
 
 def _once_only() -> Any:

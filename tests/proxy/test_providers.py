@@ -20,7 +20,7 @@ import pytest
 from experiments.ledger.transcript import Transcript, decode
 from experiments.snapshot import LITELLM, Endpoint, Snapshot
 from proxy.limits import Limits
-from proxy.providers import ProviderCall, _litellm
+from proxy.providers import ProviderCall, _litellm, _what_comes_later
 from registry import names
 
 from .harness import Engine, Proxy, ask, json_answer, post, running_proxy, snapshot
@@ -28,6 +28,7 @@ from .provider_tools import ARGUMENTS, EMBEDDERS, TOOL, TOOL_CALLS, TOOLS, VECTO
 from .provider_wires import TEXT, WIRES, Wire, asks_for_stream, write_stream
 
 pytestmark = [
+    pytest.mark.timeout(300),  # the first test waits for the import
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
     # aiohttp's pool, inside litellm, closes its sockets after the loop has gone
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -41,6 +42,7 @@ def litellm_is_there() -> None:
     """Importing it takes seconds: not within a test's own deadlines."""
     with warnings.catch_warnings(action="ignore"):
         _litellm()
+        _what_comes_later()
 
 
 @pytest.fixture(params=WIRES, ids=list(WIRES))
