@@ -9,6 +9,7 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -174,6 +175,16 @@ def test_sigkill_loses_nothing_that_append_returned_for(tmp_path: Path) -> None:
     numbers = [r.started_ns for p in sealed_segments(tmp_path) for r in read_segment(p).records]
     assert numbers == list(range(len(numbers)))
     assert len(numbers) in (acknowledged, acknowledged + 1)
+
+
+def test_every_field_of_a_record_travels_in_its_place() -> None:
+    """Each field has a value of its own, so that none can stand for another."""
+    filled = ExchangeRecord(**{field.name: field.name for field in fields(ExchangeRecord)})  # type: ignore[arg-type]
+    head = orjson.loads(
+        encode(replace(filled, request=b"", response=b"", chunk_us=(), chunk_ends=()))[1][16:]
+    )
+    names = [field.name for field in fields(ExchangeRecord)]
+    assert head == [name for name in names if name not in ("request", "response", "chunk_us", "chunk_ends")]
 
 
 def test_the_record_names_every_field_of_the_contract() -> None:
