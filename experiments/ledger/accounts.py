@@ -13,6 +13,7 @@ from duckdb import DuckDBPyConnection
 
 from ..evidence import Account, Cut
 
+#: The strings are compared by functions, for the reason that `facts.RECORDED` has.
 _NEW: Final = """
     SELECT x.assigned_arm IS NOT NULL AS inside, coalesce(x.assigned_arm, x.outside, 'no_unit') AS place,
         x.worker, x.phase, coalesce(x.arm_outcome, x.outcome) AS ended,
@@ -20,8 +21,8 @@ _NEW: Final = """
         count(*) AS n, count(x.arm_outcome) AS fell_back,
         count(x.serial) AS numbered, max(x.serial) AS highest
     FROM exchanges x
-    WHERE x.rowid >= $since AND x.rowid < $until AND x.experiment = $experiment AND x.phase >= $first
-        AND x.origin IN ('live', 'replay')
+    WHERE x.rowid >= $since AND x.rowid < $until AND list_contains([$experiment], x.experiment)
+        AND x.phase >= $first AND list_contains(['live', 'replay'], x.origin)
     GROUP BY ALL
 """
 
