@@ -53,7 +53,7 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 def single(name: bytes) -> bool:
-    """Whether a header may be there only once: what identifies, frames or steers a request."""
+    """Whether a header may have one value only: what identifies, frames or steers a request."""
     return name in _SINGLE or name.startswith(b"x-turnout-")
 
 

@@ -234,8 +234,8 @@ class ClientConnection(asyncio.Protocol):
         name = name.lower()
         if name not in self._headers:
             self._headers[name] = value
-        elif single(name):
-            raise _malformed(f"the header {name.decode('latin-1')!r} is there twice")
+        elif self._headers[name] != value and single(name):
+            raise _malformed(f"the header {name.decode('latin-1')!r} is there with two values")
 
     def on_headers_complete(self) -> None:
         self._head_done = True

@@ -85,6 +85,13 @@ async def test_ambiguous_frames_are_refused_and_reach_no_engine(tmp_path: Path, 
         assert not engine.requests
 
 
+async def test_a_header_that_says_the_same_twice_is_not_ambiguous(tmp_path: Path) -> None:
+    """As clients send it that are given a key, and have one of their own."""
+    async with Engine(plain).running() as engine, running_proxy(tmp_path, snapshot({1: engine.url})) as proxy:
+        twice = post(ask()).replace(b"\r\n\r\n", b"\r\nauthorization: a\r\nauthorization: a\r\n\r\n", 1)
+        assert status(await proxy.send(twice)) == 200
+
+
 @pytest.mark.parametrize(
     ("body", "expected", "param"),
     [
