@@ -183,7 +183,8 @@ async def test_all_workers_are_replaced_under_load_and_no_request_fails(tmp_path
             stop = asyncio.Event()
 
             async def user() -> None:
-                async with httpx.AsyncClient(base_url=url) as client:
+                # A machine that is busy with other things may take its time: that fails no request.
+                async with httpx.AsyncClient(base_url=url, timeout=60) as client:
                     while not stop.is_set():
                         try:
                             answer = await client.post("/v1/chat/completions", json=ask())
@@ -196,17 +197,17 @@ async def test_all_workers_are_replaced_under_load_and_no_request_fails(tmp_path
             users = [asyncio.ensure_future(user()) for _ in range(4)]
             command = [str(Path(sys.executable).with_name("turnout")), "restart", "--data", str(tmp_path)]
             restart = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-            said, _ = await asyncio.wait_for(restart.communicate(), 60)
+            said, _ = await asyncio.wait_for(restart.communicate(), 120)
             assert restart.returncode == 0
             after = children(pid)
             assert f"{before[0]}, {before[1]} -> {after[0]}, {after[1]}" in " ".join(said.decode().split())
             assert not set(before) & set(after)
             stop.set()
             await asyncio.gather(*users)
-            async with httpx.AsyncClient(base_url=url) as client, asyncio.timeout(20):
+            async with httpx.AsyncClient(base_url=url) as client, asyncio.timeout(60):
                 while await counted(client) != len(answered):  # a worker says what it has done twice a second
                     await asyncio.sleep(0.1)
-    assert not failed
+    assert not failed, [repr(error) for error in failed]
     rows = [record for path in sealed_segments(tmp_path / "spool") for record in read_segment(path).records]
     assert sorted(row.request_id for row in rows if isinstance(row, ExchangeRecord)) == sorted(answered)
 
