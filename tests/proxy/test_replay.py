@@ -80,7 +80,7 @@ async def test_the_row_is_a_live_copys_but_for_where_it_came_from(tmp_path: Path
     differing = {
         each.name for each in fields(mine) if getattr(mine, each.name) != getattr(live, each.name)
     } - {"exchange_id", "started_ns", "worker", "chunk_us", "duration_us", "first_byte_us", "response"}
-    assert differing == {"origin", "request_id", "pair_id", "unit", "tenant", "chunk_ends"} - (
+    assert differing == {"origin", "request_id", "pair_id", "unit", "tenant", "serial", "chunk_ends"} - (
         {"chunk_ends"} if mine.chunk_ends == live.chunk_ends else set()
     )
     assert (mine.origin, mine.pair_id, mine.unit, mine.tenant) == ("replay", PAIR, "a1", "acme")
