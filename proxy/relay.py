@@ -105,7 +105,7 @@ class Relay:
     def _open(self) -> None:
         head = self._request.head
         record = self.record
-        record.tenant = head.tenant if head.known_to is self._snapshot else auth.tenant(self._snapshot, head)
+        record.tenant = auth.tenant(self._snapshot, head)
         if not head.is_json:
             message = "Send the body as 'content-type: application/json', without a content-encoding."
             raise Refusal(415, "unsupported_media_type", message)
@@ -278,8 +278,7 @@ class Relay:
     def deliver(self) -> None:
         """The rest of the answer, whose record is written."""
         client, head, data = self._client, self._head, self._rest
-        self._call = None
-        self._worker.relays.discard(self)
+        self._finished()
         if not self._answered and head is not None and not head.is_stream:
             client.answer(head.status, head.lines + self._turnout_headers(), data)
             return
@@ -372,8 +371,7 @@ class Relay:
         """The record, filled in: nothing changes it any more."""
         record = self.record
         self._recorded = True
-        if self._breaker is not None:
-            self._tell_breaker(outcome)
+        self._tell_breaker(outcome)
         if self._recording is not None:
             self._recording.settle(record)
         record.outcome = outcome

@@ -447,17 +447,14 @@ class ClientConnection(asyncio.Protocol):
         """An answer is written."""
         self._responder = None
         self._busy = False
-        self._budget.held -= self._serving
+        self._budget.give(self._serving)
         self._held -= self._serving
         self._serving = 0
         if not self._keep_alive or self._application.leaving:
             self._closing = True
             self._leave()
-        elif self._paused or self._waiting or self._in_message:
-            self._between()
         else:
-            self.due = self._loop.time() + self._limits.keep_alive_seconds
-            self._otherwise = None
+            self._between()
 
     def _leave(self) -> None:
         """Close; where the client may still be sending, let it read the answer before the reset comes."""

@@ -205,8 +205,7 @@ class Call:
     def _settle(self) -> None:
         self.done = True
         self._upstreams.calls.discard(self)
-        if self._replica is not None:
-            self._release()
+        self._release()
         if self._connecting is not None:  # a handshake, which can take seconds, is not for nobody
             self._connecting.cancel()
         if self._connection is not None:
