@@ -86,8 +86,12 @@ def _chat_stream(url: str) -> tuple[Any, ...]:
                 **GREEDY,
             )
         )
-    text = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
-    return text, len(chunks), chunks[-1].usage
+    # How many tokens one chunk carries is the engine's timing (it joins what waits for a slow reader), so
+    # the tokens are compared one by one by their logprobs, and not the chunks.
+    choices = [choice for chunk in chunks for choice in chunk.choices]
+    tokens = [each.token for choice in choices if choice.logprobs for each in choice.logprobs.content or ()]
+    ends = [choice.finish_reason for choice in choices if choice.finish_reason]
+    return "".join(choice.delta.content or "" for choice in choices), tokens, ends, chunks[-1].usage
 
 
 def _completion(url: str) -> tuple[Any, ...]:
