@@ -1,7 +1,7 @@
 """Where do two answers differ, word by word?
 
-Pure, and for the terminal as well (`turnout golden compare`). It yields the words of both texts with what each
-of them has alone, and HTML in which every character of the texts is escaped: no mark-up of theirs survives.
+Pure, and for the terminal as well (`turnout golden compare`). It yields the words of both texts with what
+each of them has alone, and HTML in which every character of the texts is escaped: no mark-up survives.
 """
 
 import re

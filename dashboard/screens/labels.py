@@ -61,7 +61,7 @@ def command(one: GoldenComparison, check: str) -> str:
 
 def _whole(found: dict[str, Any]) -> bool:
     open_, drawn, done = (results.number(found.get(name)) for name in ("open", "drawn", "labelled"))
-    return open_ == 0 or bool(drawn) and done == drawn
+    return open_ == 0 or (bool(drawn) and done == drawn)
 
 
 def _since(one: GoldenComparison, found: dict[str, Any]) -> str | None:
