@@ -35,8 +35,8 @@ class RunLimits:
 
     concurrency: int = 8
     unreachable: int = 8
-    batch_rows: int = 200
-    batch_s: float = 0.5
+    batch_rows: int = 400
+    batch_s: float = 1.0
     max_cost_usd: float | None = None
     prices: Prices = FREE
 

@@ -10,13 +10,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from evaluators.errors import RunError
 from evaluators.golden import GoldenSet
 from evaluators.journal import Journal
-from evaluators.ledger import GoldenLedger, StoredRun, Subject
+from evaluators.ledger import GoldenLedger, LedgerSink, StoredRun, Subject
 from evaluators.models import NO_SERVICES, Services
 from evaluators.results import ResultRow
 from evaluators.runner import Question, RunLimits, answered, run_questions
@@ -84,12 +85,14 @@ async def finished_run(
         if effort.journal is not None:
             journal = stack.enter_context(Journal(effort.journal, run.run_id))
         done = _stored(golden, run, ledger, journal) if found else frozenset()
+        sink = ledger.sink(run)
+        finish = partial(_finish, golden, run, ledger, None if found else sink, effort.repeats)
         on_start(len(done), planned)
         try:
             tally = await run_questions(
                 golden,
                 target,
-                ledger.sink(run),
+                sink,
                 repeats=effort.repeats,
                 done=done,
                 limits=effort.limits,
@@ -99,10 +102,10 @@ async def finished_run(
             )
         except (RunError, asyncio.CancelledError):
             with suppress(Exception):  # the first error is the one to tell; any status can be resumed
-                _finish(golden, run, ledger, effort.repeats, "partial")
+                finish("partial")
             raise
         status = "partial" if tally.unasked else "complete"
-        results, summary, view = _finish(golden, run, ledger, effort.repeats, status)
+        results, summary, view = finish(status)
         if journal is not None:
             journal.clear()
     why = f"{tally.unasked} questions were not asked: {tally.cost_usd:.4g} USD are spent, the ceiling"
@@ -130,9 +133,16 @@ def _stored(
 
 
 def _finish(
-    golden: GoldenSet, run: StoredRun, ledger: GoldenLedger, repeats: int, status: str
+    golden: GoldenSet,
+    run: StoredRun,
+    ledger: GoldenLedger,
+    sink: LedgerSink | None,
+    repeats: int,
+    status: str,
 ) -> tuple[RunResults, Summary, Any]:
-    # Read back what is stored rather than what was sent: the summary is of the rows that others will see.
-    results = ledger.results(golden, run, repeats)
+    # The summary is of the rows that others will see: of what is stored rather than of what was sent, and
+    # only where the ledger says that it has just that need it not be read back.
+    rows = sink.rows if sink is not None and sink.exact else ledger.rows(run)
+    results = RunResults.of(run.run_id, run.version, golden.hash, repeats, rows)
     summary = summarise(golden, results)
     return results, summary, ledger.finish(run, status, summary)

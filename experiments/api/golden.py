@@ -61,7 +61,10 @@ def begin(body: NewRun, controller: Known, response: Response) -> dict[str, Any]
     responses=documented(400, 401, 404, 409),
 )
 def append_results(run_id: str, body: Results, controller: Known) -> dict[str, int]:
-    if _run(controller, run_id)["status"] == "complete":
+    status = golden.status(controller.store, run_id)
+    if status is None:
+        raise _unknown(run_id)
+    if status == "complete":
         message = f"golden run {run_id} is complete: no further results can be added"
         raise Conflict(message, code="golden_run_finished")
     return append(
@@ -195,5 +198,9 @@ def list_comparisons(
 def _run(controller: Controller, run_id: str) -> Row:
     found = golden.run(controller.store, run_id)
     if found is None:
-        raise NotFound(f"no golden run {run_id!r}", code="unknown_golden_run", param="run_id")
+        raise _unknown(run_id)
     return found
+
+
+def _unknown(run_id: str) -> NotFound:
+    return NotFound(f"no golden run {run_id!r}", code="unknown_golden_run", param="run_id")

@@ -115,6 +115,12 @@ def run(store: Store, run_id: str) -> Row | None:
     return next(iter(runs(store, run_id=run_id)), None)
 
 
+def status(store: Store, run_id: str) -> str | None:
+    """How far a run is, None if there is none of that id."""
+    rows = store.read("SELECT status FROM golden_runs WHERE run_id = ?", [run_id])
+    return rows[0]["status"] if rows else None
+
+
 def results(store: Store, run_id: str) -> list[Row]:
     """A run's results by item, repeat and evaluator."""
     rows = store.read(
