@@ -20,6 +20,7 @@ from evaluators.errors import RunRefused
 from evaluators.golden import GoldenItem
 from evaluators.pacing import Pace, Retries, Retry, Sign
 from evaluators.score import Output, ToolCall
+from evaluators.wellformed import mended
 from experiments.ledger.exchange import Outcome
 
 VERSION_HEADER: Final = "x-turnout-model-version"
@@ -195,7 +196,7 @@ class ProxyTarget:
 def read_answer(content: bytes, base: Mapping[str, Any]) -> Output:
     """An Output from the body of a chat completion with status 200; any other body is an upstream_error."""
     try:
-        raw = json.loads(content)
+        raw = mended(content, json.loads(content))
         choice = raw["choices"][0]
         message = choice["message"]
         text = _text(message.get("content"))
@@ -249,7 +250,7 @@ def _outcome_of(status: int) -> Outcome:
 def _message(status: int, content: bytes) -> str:
     """The message of an error body in OpenAI's shape, or the beginning of whatever it is."""
     try:
-        error = json.loads(content)["error"]
+        error = mended(content, json.loads(content))["error"]
         code = f" ({error['code']})" if error.get("code") else ""
         return f"{error['message']}{code}"
     except (ValueError, KeyError, TypeError, AttributeError):

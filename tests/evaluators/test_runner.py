@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from evaluators.errors import ProxyUnreachable, ResultsLost, RunRefused
 from evaluators.golden import GoldenItem
+from evaluators.journal import Journal
 from evaluators.models import ModelReply, Services
 from evaluators.pacing import Retry
 from evaluators.results import ResultRow
@@ -132,6 +134,23 @@ def test_the_engines_own_pace_is_kept_within_reason() -> None:
     assert retry.wait_s(2, "3600", Random(1)) == 10.0
     assert 0.5 <= retry.wait_s(2, "Wed, 21 Oct 2026 07:28:00 GMT", Random(1)) <= 1.0
     assert 2.0 <= retry.wait_s(4, None, Random(1)) <= 4.0
+
+
+async def test_an_answer_that_utf8_cannot_hold_does_not_end_the_run(tmp_path: Path) -> None:
+    """Engines cut emoji in two, and count tokens as they like."""
+    message = r'{"role": "assistant", "content": "right \ud83d", "tool_calls": null}'
+    body = '{"choices": [{"message": %s, "finish_reason": "stop"}], "usage": {"total_tokens": %d}}'
+    golden = make_set(tmp_path, [row("a", checks=[{"type": "contains"}])])
+    sink = Kept()
+    with serving(lambda question, version: Reply(body=(body % (message, 10**30)).encode())) as fake:
+        async with target(fake) as asked:
+            with Journal(tmp_path / "journal", "r") as journal:
+                await run_questions(golden, asked, sink, keep=journal.write)
+                [kept] = journal.answers().values()
+    assert kept.text == "right \ufffd"
+    [stored] = sink.rows
+    assert stored.value == 1.0
+    assert orjson.loads(orjson.dumps(stored.to_json()))["output"]["usage"] == {"total_tokens": 1e30}
 
 
 # the runner
