@@ -414,6 +414,7 @@ class GoldenResult(Answer):
     explanation: str | None = None
     output: Any = None
     outcome: str | None = None
+    detail: JsonObject = {}
 
 
 class GoldenRun(Answer):

@@ -135,6 +135,8 @@ def passed(result: GoldenResult) -> bool | None:
         return None
     if result.label in ("pass", "fail"):
         return result.label == "pass"
+    if isinstance(found := result.detail.get("passes"), bool):
+        return found  # a check with a threshold of its own
     return None if result.value is None else result.value >= 0.5
 
 
