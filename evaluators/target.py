@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 import aiohttp
 
+from evaluators.admission import REQUEST_ID_HEADER, VERSION_HEADER, golden_headers, root_of
 from evaluators.errors import RunRefused
 from evaluators.golden import GoldenItem
 from evaluators.pacing import Pace, Retries, Retry, Sign
@@ -23,8 +24,6 @@ from evaluators.score import Output, ToolCall
 from evaluators.wellformed import mended
 from experiments.ledger.exchange import Outcome
 
-VERSION_HEADER: Final = "x-turnout-model-version"
-REQUEST_ID_HEADER: Final = "x-turnout-request-id"
 _OVERLOADED: Final = frozenset((429, 503))
 _HOPELESS: Final = frozenset((401, 403, 404, 405))  # refusals that every further question would meet too
 _SHOWN: Final = 300
@@ -41,22 +40,6 @@ class Target(Protocol):
     """Whoever answers the questions. Raises RunRefused when asking on is of no use."""
 
     async def ask(self, item: GoldenItem, repeat: int) -> Output: ...
-
-
-def golden_headers(token: str, *, version: int | None = None, api_key: str | None = None) -> dict[str, str]:
-    """What opens the proxy to the operator's own questions: they go to the named version (if any), and are
-    golden traffic, which takes part in no experiment."""
-    headers = {"x-turnout-admin": token, "x-turnout-origin": "golden"}
-    if version is not None:
-        headers["x-turnout-version"] = str(version)
-    if api_key:
-        headers["authorization"] = f"Bearer {api_key}"
-    return headers
-
-
-def root_of(base_url: str) -> str:
-    """The proxy's address without a trailing /v1, which clients of OpenAI's API need and we do not."""
-    return base_url.rstrip("/").removesuffix("/v1")
 
 
 class ProxyTarget:
@@ -85,8 +68,7 @@ class ProxyTarget:
         self._pace = Pace(concurrency)
         self._jitter = Random()
         self._url = root_of(base_url) + "/v1/chat/completions"
-        headers = golden_headers(token, version=version, api_key=api_key)
-        self._headers = {**headers, "content-type": "application/json"}
+        self._headers = golden_headers(token, version=version, api_key=api_key)
         self._concurrency = concurrency
         self._session: aiohttp.ClientSession | None = None
 

@@ -13,12 +13,12 @@ from typing import Any, Final
 
 import httpx
 
+from evaluators.admission import VERSION_HEADER, golden_headers, root_of
 from evaluators.errors import ModelRefused, ModelUnavailable
 from evaluators.judges.asking import structured_output
 from evaluators.judges.attempts import Again, Attempts
 from evaluators.models import ModelReply
 from evaluators.pacing import Retry, Sign
-from evaluators.target import VERSION_HEADER, golden_headers, root_of
 from evaluators.wellformed import well_formed
 
 _AGAIN: Final = frozenset((429, 502, 503))
