@@ -5,9 +5,9 @@
 The effect of `evaluators.estimates` on yes-or-no items in clusters: 6 to 40 clusters of five, of one to ten
 items, and with one that has a third of all; whose items differ independently, half of them as one, or all as
 one; no difference, and drops of 10 and 20 points. Beside it the cluster-robust t without pseudo-clusters
-(F17). Bar: at least 94 % within the simulation's own error, but where all items of a cluster are as one or
-one cluster has a third of them: those are shown. Prints a table and one line of JSON; exit code 1 if the bar
-is missed.
+(F17). Bar: at least 94 % within the simulation's own error for clusters of one size whose items are not all
+as one; uneven ones, and those, are shown. Prints a table and one line of JSON; exit code 1 if the bar is
+missed.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main() -> int:
         for common in (0.0, 0.5, 1.0):
             for truth, differing in TRUTHS:
                 ours, width, theirs, plain = measure(rng, sizes, truth, differing, common, times)
-                kind = "covered_hard" if common == 1.0 or "large" in name else "covered"
+                kind = "covered" if common < 1.0 and "of five" in name else "covered_hard"
                 worst[kind] = min(worst[kind], ours)
                 worst[f"{kind}_plain"] = min(worst[f"{kind}_plain"], theirs)
                 print(
