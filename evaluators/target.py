@@ -14,14 +14,13 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any, Final, Protocol
 
-import aiohttp
-
 from evaluators.admission import REQUEST_ID_HEADER, VERSION_HEADER, golden_headers, root_of
 from evaluators.errors import RunRefused
 from evaluators.golden import GoldenItem
 from evaluators.pacing import Pace, Retries, Retry, Sign
 from evaluators.score import Output, ToolCall
 from evaluators.wellformed import mended
+from evaluators.wire import Answer, Wire
 from experiments.ledger.exchange import Outcome
 
 _OVERLOADED: Final = frozenset((429, 503))
@@ -67,10 +66,11 @@ class ProxyTarget:
         self._retries = Retries()
         self._pace = Pace(concurrency)
         self._jitter = Random()
-        self._url = root_of(base_url) + "/v1/chat/completions"
-        self._headers = golden_headers(token, version=version, api_key=api_key)
-        self._concurrency = concurrency
-        self._session: aiohttp.ClientSession | None = None
+        try:
+            headers = golden_headers(token, version=version, api_key=api_key)
+            self._wire = Wire(root_of(base_url) + "/v1/chat/completions", headers)
+        except ValueError as error:
+            raise RunRefused(f"the proxy cannot be asked: {error}") from None
 
     async def __aenter__(self) -> ProxyTarget:
         return self
@@ -81,21 +81,7 @@ class ProxyTarget:
         return self._pace.lowest
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    def _client(self) -> aiohttp.ClientSession:
-        # aiohttp rather than httpx, which takes several times as long for a request: at 20 ms an answer that
-        # is the difference between nine and six tenths of a bare client's rate (bench/golden_run.py).
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                headers=self._headers,
-                timeout=aiohttp.ClientTimeout(total=None),  # an attempt as a whole is timed in _attempt
-                connector=aiohttp.TCPConnector(limit=self._concurrency),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,  # the proxy is ours: no HTTP_PROXY of the environment stands between
-            )
-        return self._session
+        await self._wire.close()
 
     async def ask(self, item: GoldenItem, repeat: int) -> Output:
         """The version's answer. Raises RunRefused when Turnout knows no such token, model or version."""
@@ -114,11 +100,11 @@ class ProxyTarget:
 
     async def _attempt(self, body: bytes, attempt: int) -> tuple[Output, str | None]:
         started = time.monotonic()
-        answered_by: str | None = None
-        request_id: str | None = None
+        seen: dict[str, str] = {}
 
         def failed(outcome: Outcome | None, error: str) -> tuple[Output, None]:
             took = (time.monotonic() - started) * 1000
+            request_id = seen.get(REQUEST_ID_HEADER)
             output = Output(
                 outcome=outcome, error=error, latency_ms=took, request_id=request_id, attempts=attempt
             )
@@ -126,32 +112,22 @@ class ProxyTarget:
 
         try:
             async with asyncio.timeout(self._timeout_s):
-                async with self._client().post(self._url, data=body, allow_redirects=False) as response:
-                    answered_by = response.headers.get(VERSION_HEADER)
-                    request_id = response.headers.get(REQUEST_ID_HEADER)
-                    content = await response.read()
+                answer = await self._wire.post(body, seen)
         except TimeoutError:
             return failed("timeout", f"no whole answer within {self._timeout_s:g} s")
-        except (aiohttp.ClientError, OSError) as error:
+        except OSError as error:
             # After the head of the version's answer this is its answer, cut; before it, nobody was reached.
             why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            return failed("truncated" if answered_by else None, why)
+            return failed("truncated" if VERSION_HEADER in seen else None, why)
         took = (time.monotonic() - started) * 1000
-        output = self._read(response.status, content, answered_by, request_id, took, attempt)
-        return output, response.headers.get("retry-after")
+        return self._read(answer, took, attempt), seen.get("retry-after")
 
-    def _read(
-        self,
-        status: int,
-        content: bytes,
-        answered_by: str | None,
-        request_id: str | None,
-        took: float,
-        attempt: int,
-    ) -> Output:
+    def _read(self, answer: Answer, took: float, attempt: int) -> Output:
+        status, content = answer.status, answer.content
+        answered_by = answer.headers.get(VERSION_HEADER)
         base: dict[str, Any] = {
             "http_status": status,
-            "request_id": request_id,
+            "request_id": answer.headers.get(REQUEST_ID_HEADER),
             "latency_ms": took,
             "attempts": attempt,
         }
