@@ -13,6 +13,9 @@ import time
 from collections.abc import Mapping
 from random import Random
 from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+import aiohttp
 
 from evaluators.admission import REQUEST_ID_HEADER, VERSION_HEADER, golden_headers, root_of
 from evaluators.errors import RunRefused
@@ -20,7 +23,6 @@ from evaluators.golden import GoldenItem
 from evaluators.pacing import Pace, Retries, Retry, Sign
 from evaluators.score import Output, ToolCall
 from evaluators.wellformed import mended
-from evaluators.wire import Answer, Wire
 from experiments.ledger.exchange import Outcome
 
 _OVERLOADED: Final = frozenset((429, 503))
@@ -66,13 +68,21 @@ class ProxyTarget:
         self._retries = Retries()
         self._pace = Pace(concurrency)
         self._jitter = Random()
-        try:
-            headers = golden_headers(token, version=version, api_key=api_key)
-            self._wire = Wire(root_of(base_url) + "/v1/chat/completions", headers)
-        except ValueError as error:
-            raise RunRefused(f"the proxy cannot be asked: {error}") from None
+        self._url = root_of(base_url) + "/v1/chat/completions"
+        parts = urlsplit(self._url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise RunRefused(f"the proxy cannot be asked: {base_url!r} is no address, expected http://HOST:PORT")
+        self._headers = golden_headers(token, version=version, api_key=api_key)
+        self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> ProxyTarget:
+        self._session = aiohttp.ClientSession(
+            headers=self._headers,
+            connector=aiohttp.TCPConnector(limit=0),  # the pace is the limit
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(),  # an attempt is timed as a whole
+            trust_env=False,
+        )
         return self
 
     @property
@@ -81,7 +91,8 @@ class ProxyTarget:
         return self._pace.lowest
 
     async def __aexit__(self, *exc: object) -> None:
-        await self._wire.close()
+        if self._session is not None:
+            await self._session.close()
 
     async def ask(self, item: GoldenItem, repeat: int) -> Output:
         """The version's answer. Raises RunRefused when Turnout knows no such token, model or version."""
@@ -99,8 +110,9 @@ class ProxyTarget:
             await asyncio.sleep(self._retry.wait_s(attempt, retry_after, self._jitter))
 
     async def _attempt(self, body: bytes, attempt: int) -> tuple[Output, str | None]:
+        assert self._session is not None, "use it as a context manager"
         started = time.monotonic()
-        seen: dict[str, str] = {}
+        seen: Mapping[str, str] = {}
 
         def failed(outcome: Outcome | None, error: str) -> tuple[Output, None]:
             took = (time.monotonic() - started) * 1000
@@ -111,23 +123,28 @@ class ProxyTarget:
             return output, None
 
         try:
-            async with asyncio.timeout(self._timeout_s):
-                answer = await self._wire.post(body, seen)
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._session.post(self._url, data=body, allow_redirects=False) as answer,
+            ):
+                seen = answer.headers
+                content = await answer.read()
         except TimeoutError:
             return failed("timeout", f"no whole answer within {self._timeout_s:g} s")
-        except OSError as error:
+        except (aiohttp.ClientError, OSError) as error:
             # After the head of the version's answer this is its answer, cut; before it, nobody was reached.
             why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             return failed("truncated" if VERSION_HEADER in seen else None, why)
         took = (time.monotonic() - started) * 1000
-        return self._read(answer, took, attempt), seen.get("retry-after")
+        return self._read(answer.status, seen, content, took, attempt), seen.get("retry-after")
 
-    def _read(self, answer: Answer, took: float, attempt: int) -> Output:
-        status, content = answer.status, answer.content
-        answered_by = answer.headers.get(VERSION_HEADER)
+    def _read(
+        self, status: int, headers: Mapping[str, str], content: bytes, took: float, attempt: int
+    ) -> Output:
+        answered_by = headers.get(VERSION_HEADER)
         base: dict[str, Any] = {
             "http_status": status,
-            "request_id": answer.headers.get(REQUEST_ID_HEADER),
+            "request_id": headers.get(REQUEST_ID_HEADER),
             "latency_ms": took,
             "attempts": attempt,
         }
