@@ -227,11 +227,13 @@ class Worker:
                 self.spool.count_loss()
         for record, relay in concluded:
             try:
-                self.metrics.observe(record)
                 relay.deliver()
             except Exception:
                 log.exception("the answer to %s could not be delivered", record.request_id)
                 relay.abort()
+        for record, _ in concluded:  # once nobody waits for it
+            with suppress(Exception):
+                self.metrics.observe(record)
 
     # what is not hot
 
