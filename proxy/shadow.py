@@ -38,7 +38,7 @@ class Shadows:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._upstreams = Upstreams(worker.limits)
+        self._upstreams = Upstreams(worker.limits, worker.providers)
         self._allowances: dict[str, Allowance] = {}
         self._copies: set[Copy] = set()
         self._breakers: dict[tuple[str, int, int], Breaker] = {}
