@@ -37,12 +37,8 @@ Rule = Callable[[Draw, Stream], Bools]
 
 
 @lru_cache(maxsize=64)
-def _criticals(kind: str, requests: int, alpha: float, best_at: float) -> Floats:
-    of = (
-        confidence_sequence.one_sided_critical_value
-        if kind == "one-sided"
-        else confidence_sequence.critical_value
-    )
+def _criticals(requests: int, alpha: float, best_at: float) -> Floats:
+    of = confidence_sequence.critical_value
     return np.array([of(float(n), alpha=alpha, best_at=best_at) for n in range(requests + 1)])
 
 
@@ -115,23 +111,20 @@ def sequence(*, alpha: float = 0.05, best_at: float | None = None, by_request: b
     def rule(draw: Draw, stream: Stream) -> Bools:
         found = _by_request(draw) if by_request else _estimates(draw)
         tuned = stream.requests / 2 if best_at is None else best_at
-        table = _criticals("two-sided", stream.requests, alpha, tuned)
+        table = _criticals(stream.requests, alpha, tuned)
         return np.asarray(np.abs(found.z) >= _interpolated(table, found.n))
 
     return rule
 
 
-def harm_sequence(
-    *, alpha: float = 0.05, best_at: float | None = None, higher_is_better: bool = True
-) -> Rule:
-    """The one-sided asymptotic sequence against harm."""
+def harm_sequence(*, alpha: float = 0.05, higher_is_better: bool = True) -> Rule:
+    """The one-sided e-process of a guardrail on a mean, at its margin."""
 
     def rule(draw: Draw, stream: Stream) -> Bools:
         found = _estimates(draw)
-        tuned = stream.requests / 2 if best_at is None else best_at
-        table = _criticals("one-sided", stream.requests, alpha, tuned)
         sign = -1.0 if higher_is_better else 1.0
-        return np.asarray(sign * found.z >= _interpolated(table, found.n))
+        log_e = confidence_sequence.harm_log_e(sign * found.z, found.n, alpha=alpha, horizon=stream.requests)
+        return log_e >= -math.log(alpha)
 
     return rule
 
