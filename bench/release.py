@@ -61,6 +61,7 @@ metrics:
   guardrails:
     - {{metric: error_rate, tolerated_ratio: {ratio}}}
     - {{metric: latency, margin: 10%}}
+    - {{metric: 'score:judge', margin: 5%}}
 analysis: {{rollback_alpha: {alpha}, horizon: 3000, looks: 5}}
 """
 AB = """
@@ -260,7 +261,7 @@ def trial(text: str, seed: int, **more: Any) -> Trial:
 
 def healthy(seed: int, alpha: float) -> str:
     """A canary equal to control, six requests and one look a second, to its end."""
-    one = trial(CANARY.format(seed=seed, alpha=alpha, ratio=1.25), seed)
+    one = trial(CANARY.format(seed=seed, alpha=alpha, ratio=1.25), seed, scored=1.0)
     while one.units < 3600:
         one.now_ns += SECOND
         for _ in range(6):
@@ -286,10 +287,11 @@ def a_a(seed: int, alpha: float) -> str:
 
 def bad(harm: Harm, seed: int, scored: float) -> tuple[str, int]:
     """Bad from the first request on; what came of it, and the candidate's measured units until then."""
-    text = BAD.format(seed=seed, guardrail=harm.guardrail, horizon=harm.horizon)
+    horizon = round(harm.horizon / scored)
+    text = BAD.format(seed=seed, guardrail=harm.guardrail, horizon=horizon)
     one = trial(text, seed, candidate=harm.candidate, scored=scored)
     metric, action = one.experiment.spec.metrics.guardrails[0].metric, "none"
-    while one.units < harm.horizon and action in ("none", "invalidate", "revalidate"):
+    while one.units < horizon and action in ("none", "invalidate", "revalidate"):
         one.now_ns += SECOND
         for _ in range(harm.per_look):
             one.request()
@@ -299,7 +301,7 @@ def bad(harm: Harm, seed: int, scored: float) -> tuple[str, int]:
 
 def predicted(harm: Harm, scored: float) -> int:
     """What `turnout plan` would have said of such a candidate, of the history of 20,000 units of control."""
-    text = BAD.format(seed=0, guardrail=harm.guardrail, horizon=harm.horizon)
+    text = BAD.format(seed=0, guardrail=harm.guardrail, horizon=round(harm.horizon / scored))
     spec = analysis_of(read_spec(text), control_version=1, candidate_version=2)
     name, random = spec.goals[0].metric.name, Random(0)
     units = [{m: rest for m, *rest in answer(random, CONTROL, scored)}.get(name) for _ in range(20_000)]

@@ -85,15 +85,35 @@ class Loops:
             changed = 0.0
         if changed == self._changed:
             return
-        self._changed = changed
+        first, self._changed = self._changed < 0.0, changed
         try:
             found = read_automation(self.path)
+            self._keep()
         except GoldenSetError as error:
             log.error("%s", error)
-            return
+            if not first or not self._last_good.exists():
+                return
+            log.warning("what was good last is in force: %s", self._last_good)
+            found = read_automation(self._last_good)
         self._gates = [VersionGate(rule=rule, api=self.api, access=self.access) for rule in found.gates]
         self._online = found.online
         log.info("%s: %s", self.path, _told(found))
+
+    @property
+    def _last_good(self) -> Path:
+        return self.path.with_suffix(f".last-good{self.path.suffix}")
+
+    def _keep(self) -> None:
+        """What is good now, for a start that finds the file torn. A full disk costs this copy only."""
+        making = self._last_good.with_suffix(".new")
+        try:
+            if self.path.exists():
+                making.write_bytes(self.path.read_bytes())
+                making.replace(self._last_good)
+            else:
+                self._last_good.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s could not be written: %s", self._last_good, error)
 
 
 def _told(found: Automation) -> str:

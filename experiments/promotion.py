@@ -16,7 +16,8 @@ from dataclasses import replace
 
 from registry import Registry, RegistryError, RegistryUnreachable
 
-from .control import Author, Control, version_of
+from .admission import version_of
+from .control import Author, Control
 from .decision import Backing, Decision, Done, new_id
 from .errors import Conflict, Refused, Unavailable
 from .ledger import decisions, trials

@@ -225,10 +225,10 @@ class Watch:
         spec, control, candidate = experiment.spec, experiment.control_version, experiment.candidate_version
         why_not: str | None = None
         try:
-            self._control.check_admission(spec, control, candidate)
+            self._control.admission.check(spec, control, candidate)
         except ExperimentsError as error:
             why_not = str(error)
-        response = admission(experiment, self._control.golden(spec, control, candidate), why_not)
+        response = admission(experiment, self._control.admission.golden(spec, control, candidate), why_not)
         author = Author(actor=CONTROLLER, reason=response.reason)
         self._waiting[experiment.name] = response.reason
         if response.action == "admit":

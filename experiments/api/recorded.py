@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 
 from .. import views
-from ..control import version_of
+from ..admission import version_of
 from ..errors import Conflict
 from ..ledger.recorded import Selection, progress, remaining, skipped
 from ..lifecycle import LIVE, Experiment

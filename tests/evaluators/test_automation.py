@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from evaluators.__main__ import Loops
 from evaluators.automation import Automation, OnlineRule, read_automation
 from evaluators.errors import GoldenSetError, ModelRefused, ModelUnavailable
 from evaluators.models import ModelReply, Services
@@ -32,6 +34,33 @@ def written(folder: Path, text: str) -> Automation:
 def rule(folder: Path, **fields: Any) -> OnlineRule:
     entry = {"name": "short", "model": "chat", "checks": [{"type": "length", "max": 20}], "rate": 1.0}
     return written(folder, json.dumps({"online": [entry | fields]})).online[0]
+
+
+def loops(folder: Path) -> Loops:
+    return Loops(path=folder / "evaluators.yaml", api=cast(Any, None), access=cast(Any, None))
+
+
+@pytest.mark.parametrize("text", ["", "online:\n  - {name: short, mod", "[]", "online: [{name: a}]"])
+def test_a_torn_file_replaces_no_good_one_not_even_over_a_restart(tmp_path: Path, text: str) -> None:
+    written(tmp_path, FILE)
+    running = loops(tmp_path)
+    running._reload()
+    good = running._online
+    assert [rule.name for rule in good] == ["short"]
+    (tmp_path / "evaluators.yaml").write_text(text, "utf-8")
+    os.utime(tmp_path / "evaluators.yaml", (1, 1))
+    running._reload()
+    assert running._online is good
+    restarted = loops(tmp_path)
+    restarted._reload()
+    assert restarted._online == good
+    (tmp_path / "evaluators.yaml").unlink()
+    restarted._reload()
+    assert restarted._online == (), "a file that is gone asks for nothing"
+    afresh = loops(tmp_path)
+    (tmp_path / "evaluators.yaml").write_text(text, "utf-8")
+    afresh._reload()
+    assert afresh._online == (), "and is not remembered"
 
 
 def test_the_file_says_what_is_done(tmp_path: Path) -> None:
