@@ -78,6 +78,7 @@ class Promotion:
             target = self._shippable(model) if version is None else version_of(model, version)
             if target == model.production:
                 why = f"version {target} of {name!r} is production already"
+                why += f" ({model.held})" if model.held else ""
                 return self._control.nothing("promote", name, why)
             backing = backing or self._permission(model, target, author, force)
             if not force:
