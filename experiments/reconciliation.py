@@ -165,7 +165,7 @@ class Reconciliation:
                 self._control.stop(one.name, Author(actor=REGISTRY, reason=why))
 
     def _record_move(self, decision: Decision, ended: list[Experiment]) -> None:
-        log.warning("%s by other hands", decision.changed[0])
+        log.warning("%s (%s)", decision.changed[0], decision.reason)
 
         def write(connection: Connection) -> None:
             for experiment in ended:
