@@ -46,7 +46,7 @@ def preview(body: SpecText, controller: Known) -> dict[str, Any]:
 )
 def show(name: str, controller: Known) -> dict[str, Any]:
     experiment, selection = _replay(name, controller)
-    return {"state": experiment.state, **views.replay(selection, progress(controller.store, selection))}
+    return {"state": experiment.state, **views.replay(selection, controller.standings.of(selection))}
 
 
 @router.get(
