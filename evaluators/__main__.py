@@ -53,7 +53,8 @@ class Loops:
                     for said in await gate.step():
                         log.info("%s", said)
                 for rule in self._online:
-                    await self._score(rule, stop)
+                    if await self._score(rule, stop):
+                        pause = 0.0
             except (EvaluatorError, ControlError, OSError) as error:
                 log.warning("%s", error)
                 pause = max(pause, _AFTER_AN_ERROR_S) if isinstance(error, EvaluatorError) else pause
@@ -63,9 +64,11 @@ class Loops:
             except TimeoutError:
                 continue
 
-    async def _score(self, rule: OnlineRule, stop: asyncio.Event) -> None:
-        """Score until nothing waits, or the limits are reached. A judge that may not be asked is told; the
+    async def _score(self, rule: OnlineRule, stop: asyncio.Event) -> bool:
+        """Score for a while; whether something may still wait. Traffic may bring more than can be scored, and
+        neither a changed file nor a new version waits for its end. A judge that may not be asked is told; the
         other rules go on."""
+        until = asyncio.get_running_loop().time() + self.every_s
         ledger = GoldenLedger(self.api)
         judged = rule.golden.judge is not None
         try:
@@ -73,9 +76,11 @@ class Loops:
             async with self.access.services(rule.golden, subjects, ledger) as services:
                 scorer = OnlineScorer(rule=rule, api=self.api, services=services)
                 while not stop.is_set() and await scorer.step():
-                    pass
+                    if asyncio.get_running_loop().time() >= until:
+                        return True
         except EvaluatorError as error:
             log.warning("%s: %s", rule.name, error)
+        return False
 
     def _reload(self) -> None:
         """A file that is wrong leaves what was good in force, and is told once."""

@@ -85,7 +85,7 @@ class Adoption:
     def replace_evaluators(self, text: str, author: Author) -> Done:
         """Put a text in the place of evaluators.yaml. Raises Unavailable; then all is as it was."""
         file = self.evaluators
-        changed = (f"{file.name} is put in its place: the evaluators take it up within seconds",)
+        changed = (f"the file {file.name} is put in its place: the evaluators take it up within seconds",)
         with self._one_at_a_time:
             return self._put(file, text, author, changed, partial(replace_whole, file), lambda: None)
 
