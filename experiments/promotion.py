@@ -83,6 +83,12 @@ class Promotion:
             backing = backing or self._permission(model, target, author, force)
             if not force:
                 self._check_endpoints(model, target)
+                if model.held:  # MLflow would remember what cannot answer as the version to go back to
+                    raise Refused(
+                        f"{model.held}. Let the alias name version {model.production} again, then promote; "
+                        "`--force --reason '...'` promotes it all the same, and records that",
+                        code="production_held",
+                    )
             ending = self.endings(model, target)
             changed = _promotion_words(model, target, ending)
             decision = Decision(

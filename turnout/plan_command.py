@@ -109,7 +109,8 @@ def _show(found: Plan) -> None:
 def _row(goal: GoalPlan) -> tuple[object, ...]:
     caught = [_caught(one) for one in goal.caught] or ["", ""]
     return (
-        goal.metric, goal.role, "-" if goal.level is None else f"{goal.level:.3g}", _percent(goal.coverage),
+        goal.metric, goal.role, "-" if goal.level is None else f"{goal.level:.3g}",
+        "-" if goal.coverage is None else f"{100 * goal.coverage:.3g} %",
         _percent(goal.detectable), _percent(goal.asked),
         "-" if goal.units_needed is None else f"{goal.units_needed:,}", *caught,
     )  # fmt: skip

@@ -446,6 +446,9 @@ def test_where_other_hands_name_what_cannot_answer_production_goes_on(plane: Pla
     assert plane.state() == "running"
     assert [row for row in plane.rows() if row[0] == "registry"] == [("registry", "promote", "failed")]
     assert "version 1 goes on answering" in plane.controller.junction.left_out[0]
+    plane.conclude("ship")
+    with pytest.raises(Refused, match="Let the alias name version 1 again"):
+        plane.promote(2)
     plane.restart()
     assert plane.snapshot.models["chat"].production == 1, "over a restart too"
     plane.registry.promote("chat", 3)
