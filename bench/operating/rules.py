@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
+from experiments.contrast import BURN_IN_ARM
 from experiments.statistics import (
     betting,
     confidence_sequence,
@@ -72,6 +73,13 @@ def _estimates(draw: Draw) -> running.Running:
     return _once(draw, "stage", running.by_stage) if draw.stage is not None else _by_request(draw)
 
 
+def _guarded(draw: Draw) -> running.Running:
+    """As a guardrail on a mean has it: the candidate varies no less than control."""
+    if draw.user is not None:
+        return running.by_user(draw, borrowed=True)
+    return running.by_stage(draw, borrowed=True)
+
+
 # --- ours ------------------------------------------------------------------------------------------------
 
 
@@ -118,13 +126,15 @@ def sequence(*, alpha: float = 0.05, best_at: float | None = None, by_request: b
 
 
 def harm_sequence(*, alpha: float = 0.05, higher_is_better: bool = True) -> Rule:
-    """The one-sided e-process of a guardrail on a mean, at its margin."""
+    """The one-sided e-process of a guardrail on a mean, at its margin, from so many units of each arm on."""
 
     def rule(draw: Draw, stream: Stream) -> Bools:
-        found = _estimates(draw)
+        found = _once(draw, "guardrail", _guarded)
         sign = -1.0 if higher_is_better else 1.0
         log_e = confidence_sequence.harm_log_e(sign * found.z, found.n, alpha=alpha, horizon=stream.requests)
-        return log_e >= -math.log(alpha)
+        units = np.cumsum(draw.candidate, axis=1)
+        settled = np.minimum(units, np.arange(1, stream.requests + 1) - units) >= BURN_IN_ARM
+        return (log_e >= -math.log(alpha)) & settled
 
     return rule
 

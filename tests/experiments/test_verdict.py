@@ -151,8 +151,8 @@ class TestRollBack:
         assert conclude(spec(), evidence(means=(6.0, 6.09))).kind == "inconclusive"
 
     def test_few_values_that_happen_to_be_alike_are_not_taken_for_harm(self) -> None:
-        """The candidate's first 22 answers are all scored 1, and control's few of 5 are not among them: without
-        a spread of their own that would look like a certain harm."""
+        """The candidate's first 22 answers are all scored 1, and control's few of 5 are not among them:
+        without a spread of their own that would look like a certain harm."""
         goal = Goal(metric=metric("score:judge"), role="guardrail", margin=0.05)
         rare = said("control", 1000, mean=1.2, sd=0.87), said("candidate", 22, mean=1.0, sd=1e-6)
         few = evidence(arms=arms(1000, 22, 0.02), sums=rare)
