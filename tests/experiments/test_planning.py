@@ -140,6 +140,16 @@ def test_a_rehearsal_of_nothing_raises_no_more_alarms_than_it_may() -> None:
     assert not [rate for rate in rates if rate.too_often]
 
 
+def test_a_rehearsal_takes_scores_of_a_part_of_the_units_too() -> None:
+    spec = guarded("score:judge", horizon=2000)
+    rates = rehearse(spec, judged(scored=0.3), runs=20, looks=4, share=0.5)
+    assert {(rate.rule, rate.metric) for rate in rates if rate.metric} == {
+        ("interval", "score:judge"),
+        ("band", "score:judge"),
+    }
+    assert not [rate for rate in rates if rate.too_often]
+
+
 def test_a_rehearsal_notices_a_rule_that_cries_wolf() -> None:
     """At an alpha of a half every second interval excludes no difference: were .05 said, it would be seen."""
     rates = rehearse(declared(horizon=2000, alpha=0.5), made(), runs=40, looks=2, share=0.5)
