@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from experiments.ledger.exchange import ExchangeRecord, Outcome
@@ -36,7 +37,7 @@ class Shadows:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._upstreams = Upstreams(worker.limits)
+        self._upstreams = Upstreams(worker.limits, worker.providers)
         self._allowances: dict[str, Allowance] = {}
         self._copies: set[Copy] = set()
         self._breakers: dict[tuple[str, int, int], Breaker] = {}
@@ -249,7 +250,7 @@ class Copy:
 
     def body(self, data: bytes) -> None:
         self._shadows.hold(self, len(data))
-        self._recording.add(data)
+        self._recording.add(data, monotonic_ns())
         if self._shadows.bytes > self._worker.limits.shadow_bytes:
             self.abandon("worker_bytes")
         elif self.allowance.bytes > self.mirror.max_bytes:
@@ -257,7 +258,7 @@ class Copy:
 
     def end(self, data: bytes) -> None:
         self._shadows.hold(self, len(data))
-        self._recording.add(data)
+        self._recording.add(data, monotonic_ns())
         self._finish(outcome_of(self._record.status), None)
 
     def failed(self, outcome: Outcome, code: str) -> None:
