@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from .evidence import Goal, Role
 from .metrics import Direction, Kind
@@ -172,6 +172,10 @@ def _state(
     return "worse" if found.z_better <= -z_bound else "ok"
 
 
+#: So many values, all alike, are not too few.
+_ALIKE: Final = 20
+
+
 def percent(share: float) -> str:
     """A share for people: 9.8 %, 0.04 %."""
     size = abs(share) * 100.0
@@ -195,6 +199,10 @@ def describe(goal: Goal, found: Comparison) -> str:
         )
         return f"{title}: no data from {side} yet"
     if found.effect is None or control.value is None or candidate.value is None:
+        if control.value is not None and control.value == candidate.value and control.n > _ALIKE:
+            of_share = goal.metric.source == "scores" and goal.metric.below is None
+            mend = f"; ask for the share of low ones, such as {goal.metric.name}<0.5" if of_share else ""
+            return f"{title}: every value is {control.value:g}, and what never varies has no interval{mend}"
         return f"{title}: too little data for an interval"
     effect = found.effect
     sure = f"{effect.level * 100:.0f} % interval"

@@ -20,9 +20,8 @@ from . import wire
 from .allowance import Allowance
 from .application import Request
 from .breaker import OPEN, Breaker, breaker_of
-from .copying import copy_body, copy_head
+from .copying import copy_body, copy_head, copy_record
 from .heads import AnswerHead
-from .identity import new_id
 from .pressure import PressureGauge
 from .recording import Recording, microseconds_since, outcome_of
 from .upstream import Outgoing, Upstreams
@@ -58,27 +57,20 @@ class Shadows:
         self, mirror: Mirror, endpoint: Endpoint, ask: wire.Ask, request: Request, primary: ExchangeRecord
     ) -> None:
         """Start a copy, or record that it was shed. Never raises, never waits."""
-        record = ExchangeRecord(
-            exchange_id=new_id(request.started_ns),
-            request_id=primary.request_id,
-            pair_id=primary.request_id,
-            role="shadow",
-            started_ns=request.started_ns,
+        record = copy_record(
+            mirror,
+            endpoint,
+            request.started_ns,
+            pair=primary.request_id,
             path=primary.path,
             model=primary.model,
             worker=primary.worker,
-            experiment=mirror.experiment,
-            phase=mirror.phase,
-            assigned_arm=mirror.arm,
-            served_arm=mirror.arm,
-            assigned_version=endpoint.version,
-            served_version=endpoint.version,
             unit=primary.unit,
             tenant=primary.tenant,
             snapshot=primary.snapshot,
-            stream=ask.stream,
             recording=primary.recording,
         )
+        record.stream = ask.stream
         self.start(mirror, endpoint, ask, request, record, self._worker.append)
 
     def start(

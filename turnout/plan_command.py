@@ -14,7 +14,7 @@ from experiments.client import ControlClient, ControlError
 from experiments.errors import DocumentError
 from experiments.evidence import AnalysisSpec
 from experiments.history import History
-from experiments.planning import GoalPlan, Plan, plan
+from experiments.planning import Caught, GoalPlan, Plan, plan
 from experiments.spec import ExperimentSpec, analysis_of, read_spec
 
 from .settings import read_settings
@@ -93,11 +93,12 @@ def _show(found: Plan) -> None:
             "metric",
             "role",
             "in production",
+            "known of",
             "can be shown",
             "asked",
             "units needed",
-            "2x caught",
-            "5x caught",
+            "a harm, caught after",
+            "a larger one",
         ),
         [_row(goal) for goal in found.goals],
     )
@@ -106,16 +107,21 @@ def _show(found: Plan) -> None:
 
 
 def _row(goal: GoalPlan) -> tuple[object, ...]:
-    caught = [
-        "-"
-        if one.units is None
-        else f"{one.units:,} units" + ("" if one.days is None else f", {_span(one.days)}")
-        for one in goal.caught
-    ] or ["", ""]
+    caught = [_caught(one) for one in goal.caught] or ["", ""]
     return (
-        goal.metric, goal.role, "-" if goal.level is None else f"{goal.level:.3g}", _percent(goal.detectable),
-        _percent(goal.asked), "-" if goal.units_needed is None else f"{goal.units_needed:,}", *caught,
+        goal.metric, goal.role, "-" if goal.level is None else f"{goal.level:.3g}",
+        "-" if goal.coverage is None else f"{100 * goal.coverage:.3g} %",
+        _percent(goal.detectable), _percent(goal.asked),
+        "-" if goal.units_needed is None else f"{goal.units_needed:,}", *caught,
     )  # fmt: skip
+
+
+def _caught(one: Caught) -> str:
+    """x2: 1,240 units, 124 on the candidate, 3.0 h. Where not all have a value, those that have one."""
+    if one.units is None:
+        return f"x{one.factor:g}: not by then"
+    days = "" if one.days is None else f", {_span(one.days)}"
+    return f"x{one.factor:g}: {one.units:,} units, {one.measured:,} on the candidate{days}"
 
 
 def _percent(share: float | None) -> str:

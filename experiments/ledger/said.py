@@ -153,6 +153,14 @@ def counted_version(instruments: Sequence[Instrument]) -> str:
     return next((one.version for one in instruments if one.counted), "")
 
 
+def words(metric: Metric) -> tuple[str, str, dict[str, Any]]:
+    """All that has been said under a metric's name: the column of `exchanges` that it is known by, a query of
+    key, version, value and last, and the query's parameters."""
+    source = metric.source or "feedback"
+    forever = Cut(feedback=2**62, scores=2**62)
+    return _KEY[source], _WORDS[source], _asked(metric, forever)
+
+
 def _asked(metric: Metric, until: Cut) -> dict[str, Any]:
     """What the query of a metric's source wants to know."""
     if metric.source == "scores":

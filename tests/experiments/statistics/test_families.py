@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -707,3 +708,16 @@ class TestMargins:
         assert noninferiority.above(empty, 0.0) is None
         assert noninferiority.equivalence(empty, -1.0, 1.0) is None
         assert noninferiority.relative_margin(empty, 1.0, 0.1, higher_is_better=True).status == "no_data"
+
+
+def test_few_units_that_are_all_alike_are_taken_to_vary_as_control_does() -> None:
+    y, m = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 2.0]), np.array([1.0, 1.0, 1.0, 1.0, 1.0, 2.0])
+    control = Cluster(n=6, y=y.sum(), m=m.sum(), yy=y @ y, mm=m @ m, ym=y @ m)
+    alike = Cluster(n=3, y=6.0, m=6.0, yy=12.0, mm=12.0, ym=12.0)
+    assert alike.variance == 0.0
+    lent = alike.no_less_spread_than(control)
+    assert lent.variance * lent.n == pytest.approx(control.variance * control.n)
+    assert lent.ratio == alike.ratio
+    assert control.no_less_spread_than(alike) == control
+    one = replace(alike, n=1)
+    assert one.no_less_spread_than(control) == one
