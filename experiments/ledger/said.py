@@ -20,7 +20,7 @@ from .layout import SCALE, Layout, whole
 #: By source, among what had arrived in time: the latest word on each request, or what each version of an
 #: evaluator made of each exchange that concerned it (no value: it could not score it). When a request began
 #: stands in its id, a UUIDv7.
-_WORDS: Final = {
+WORDS: Final = {
     "feedback": """
         SELECT request_id AS key, '' AS version, arg_max(value, ("at", rowid)) AS value, max(rowid) AS last
         FROM feedback
@@ -38,7 +38,7 @@ _WORDS: Final = {
     """,
 }
 #: The column of `exchanges` that it is known by.
-_KEY: Final = {"feedback": "request_id", "scores": "exchange_id"}
+KEY: Final = {"feedback": "request_id", "scores": "exchange_id"}
 
 
 class Said:
@@ -74,8 +74,8 @@ class Said:
     def _hear(self, number: int, metric: Metric, scope: dict[str, Any], since: Cut, until: Cut) -> None:
         """What had been heard of a request is taken out, and what is heard now is put in."""
         source = metric.source or "feedback"
-        key, run = f"x.{_KEY[source]}", self._run
-        run(f"CREATE OR REPLACE TEMP TABLE word AS {_WORDS[source]}", _asked(metric, until))
+        key, run = f"x.{KEY[source]}", self._run
+        run(f"CREATE OR REPLACE TEMP TABLE word AS {WORDS[source]}", asked(metric, until))
         run(
             "CREATE OR REPLACE TEMP TABLE concerned AS SELECT key FROM word WHERE last >= $heard_since"
             f" UNION SELECT {key} {COUNTED} AND {key} IN (SELECT key FROM word)",
@@ -153,7 +153,7 @@ def counted_version(instruments: Sequence[Instrument]) -> str:
     return next((one.version for one in instruments if one.counted), "")
 
 
-def _asked(metric: Metric, until: Cut) -> dict[str, Any]:
+def asked(metric: Metric, until: Cut) -> dict[str, Any]:
     """What the query of a metric's source wants to know."""
     if metric.source == "scores":
         return {"named": metric.named, "heard_until": until.scores, "version": metric.version}
