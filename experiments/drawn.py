@@ -203,7 +203,7 @@ class Pairs:
         return {"y0": values[control], "y1": values[candidate], "m0": ones, "m1": ones, "whole": whole}
 
     def _sums_of(self, name: str) -> Floats:
-        """Cumulative sums over clusters: pairs, d, dd, control; a table's cells; a ratio's totals and products."""
+        """Cumulative sums over clusters: pairs, d, dd, control; a table's cells, a ratio's products."""
         half = self._halves[name]
         whole, y1, y0 = half["whole"], half["y1"] * half["whole"], half["y0"] * half["whole"]
         d = y1 - y0

@@ -309,7 +309,7 @@ def _sums_of(rollup: Rollup, index: int, one: Columns, slot: Slot, named: _Named
         units=sums.units,
         exchanges=rollup.exchanges[slot],
         observed=rollup.observed[index, slot],
-        missing=0 if one.lacking is None else rollup.lacking[one.lacking, slot],
+        missing=rollup.missing.get((index, slot), 0),
         y=sums.y / y,
         m=sums.m / m,
         yy=sums.yy / (y * y),

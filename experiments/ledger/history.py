@@ -42,17 +42,19 @@ def history(
     layout = layout_of([metric for metric in metrics if metric.source is None])
     scope: dict[str, Any] = {"model": model, "since": instant(since_ns), "until": instant(until_ns)}
     # What each arm's tokens cost is the spec's; here all are the control's.
-    each = layout.values(layout.rows(_UNIT, f"FROM {EXCHANGES} x WHERE {_OWN}"))
+    each = layout.values(_UNIT, f"FROM {EXCHANGES} x WHERE {_OWN}")
     each = each.replace("x.assigned_arm = 'control'", "true")
     bins = "".join(
         f", list({bin_of(value)}) FILTER (s{seen}) AS b{i}"
         for i, (value, seen) in enumerate(layout.histograms)
     )
+    failed = "".join(f", ({bit}) AS f{i}" for i, bit in enumerate(layout.bits))
     with store.reading() as cursor:
         (traffic,) = rows_in(cursor.execute(_TRAFFIC, scope))
         rows = rows_in(
             cursor.execute(
-                f"SELECT h, {layout.totals()}{bins} FROM ({each}) x GROUP BY h ORDER BY h LIMIT $limit",
+                f"SELECT *{failed} FROM (SELECT h, {layout.totals()}{bins} FROM ({each}) x GROUP BY h)"
+                " ORDER BY h LIMIT $limit",
                 {**scope, "limit": limit},
             )
         )
@@ -72,7 +74,7 @@ def _of_rows(one: Columns, layout: Layout, rows: Sequence[Row]) -> UnitTotals:
         m=tuple(
             (row[f"w{one.seen}"] if one.weight is None else row[f"y{one.weight}"]) / scale for row in rows
         ),
-        failed=tuple(one.failed is not None and bool(row["flags"] >> one.failed & 1) for row in rows),
+        failed=tuple(one.failed is not None and row[f"f{one.failed}"] for row in rows),
         bins=()
         if one.histogram is None
         else tuple(tuple(sorted(row[f"b{one.histogram}"] or ())) for row in rows),

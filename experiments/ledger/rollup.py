@@ -83,8 +83,8 @@ class Rollup:
         #: Live primary rows, with or without a unit; then eligible rows by slot.
         self.recorded = 0
         self.exchanges: defaultdict[Slot, int] = defaultdict(int)
-        #: Rows that lack a value, by bit and slot.
-        self.lacking: defaultdict[tuple[int, Slot], int] = defaultdict(int)
+        #: Rows that lack a value, by metric and slot.
+        self.missing: defaultdict[tuple[int, Slot], int] = defaultdict(int)
         #: Units by the slot in which they were first seen (bit -1), or first had the bit's event.
         self.firsts: defaultdict[tuple[int, Slot], int] = defaultdict(int)
         #: Units that were seen in a slot.
@@ -102,9 +102,7 @@ class Rollup:
         kinds = {"y": "BIGINT", "w": "INTEGER"}
         columns = ", ".join(f"{name} {kinds[name[0]]}" for name in self.layout.names)
         for table in ("totals", "fresh"):
-            self._cursor.execute(
-                f"CREATE OR REPLACE TEMP TABLE {table} (h UBIGINT, slot INTEGER, flags BIGINT, {columns})"
-            )
+            self._cursor.execute(f"CREATE OR REPLACE TEMP TABLE {table} (h UBIGINT, slot INTEGER, {columns})")
         self.said = Said(self._cursor, self.layout)
 
     def take_in(self, until: Cut) -> None:
@@ -139,60 +137,44 @@ class Rollup:
     # -- reading -----------------------------------------------------------------------------------------
 
     def _count_rows(self, scope: dict[str, Any]) -> list[int]:
-        """Count rows: exchanges, those that lack a value, and the histograms' bins. Their phases."""
-        row = self._cursor.execute(
-            f"SELECT count(*) FROM {EXCHANGES} x {RECORDED}",
-            {name: scope[name] for name in ("experiment", "first", "since", "until")},
-        ).fetchone()
-        if row is None or not row[0]:
-            return []
-        self.recorded += row[0]
-        of_rows = self.layout.of[: len(self.layout.of) - len(self.layout.said)]
-        lacking = {one.lacking for one in of_rows if one.lacking is not None}
-        bins = [f"b{index}" for index in range(len(self.layout.histograms))]
-        binned = "".join(
-            f", CASE WHEN s{seen} THEN {bin_of(value)} END AS {bin_}"
-            for bin_, (value, seen) in zip(bins, self.layout.histograms, strict=True)
-        )
-        keys = ("flags", *bins)
-        # One pass for all: rows by their flags, then rows by each histogram's bin.
+        """Count rows: all of them, and the histograms' bins. Their phases."""
         found = self._cursor.execute(
-            f"SELECT slot, count(*), {', '.join(f'grouping({key}), {key}' for key in keys)}"
-            f" FROM (SELECT slot, flags{binned} FROM ({self.layout.rows(f'{SLOT} AS slot', COUNTED)}) x)"
-            f" GROUP BY GROUPING SETS ({', '.join(f'(slot, {key})' for key in keys)})",
-            scope,
-        )
-        phases = set()
-        for slot, count, *groups in found.fetchall():
-            phases.add(slot // 2)
-            key = groups[::2].index(0)
-            value = groups[2 * key + 1]
-            if key:
-                if value is not None:
-                    self.histograms[key - 1, slot][value] += count
-                continue
-            self.exchanges[slot] += count
-            for bit in lacking:
-                if value >> bit & 1:
-                    self.lacking[bit, slot] += count
-        return sorted(phases)
+            f"SELECT x.phase, count(*) FROM {EXCHANGES} x {RECORDED} GROUP BY x.phase",
+            {name: scope[name] for name in ("experiment", "first", "since", "until")},
+        ).fetchall()
+        if not found:
+            return []
+        self.recorded += sum(count for _, count in found)
+        for index, (value, seen) in enumerate(self.layout.histograms):
+            bins = self._cursor.execute(
+                f"SELECT {SLOT} AS slot, {bin_of(value)} AS bin, count(*)"
+                f" {COUNTED} AND {self.layout.counts[seen]} GROUP BY slot, bin",
+                scope,
+            )
+            for slot, bin_, count in bins.fetchall():
+                self.histograms[index, slot][bin_] += count
+        return sorted(phase for phase, _ in found)
 
     def _read_units(self, table: str, phases: Sequence[int], scope: dict[str, Any]) -> None:
         """What the new rows amount to, by unit and slot: phase by phase, since no unit's row is of two, and
         each phase's rows lie close together."""
-        rows = self.layout.rows(f"hash(x.unit) AS h, {SLOT} AS slot", f"{COUNTED} AND x.phase = $phase")
+        values = self.layout.values(f"hash(x.unit) AS h, {SLOT} AS slot", f"{COUNTED} AND x.phase = $phase")
         for phase in phases:
             self._cursor.execute(
-                f"INSERT INTO {table} SELECT h, slot, {self.layout.totals()}"
-                f" FROM ({self.layout.values(rows)}) GROUP BY h, slot",
+                f"INSERT INTO {table} SELECT h, slot, {self.layout.totals()} FROM ({values})"
+                " GROUP BY h, slot",
                 {**scope, "phase": phase},
             )
 
     def _hear(self, scope: dict[str, Any], until: Cut) -> None:
         """What is said of exchanges, old or new."""
         self.said.take_in(scope, self.cut, until)
-        for counts, mine in ((self.said.lacking, self.lacking), (self.said.firsts, self.firsts)):
-            for place in [place for place in mine if place[0] >= len(self.layout.bits)]:
+        of_rows = len(self.layout.of) - len(self.layout.said)
+        for counts, mine, own in (
+            (self.said.missing, self.missing, of_rows),
+            (self.said.firsts, self.firsts, len(self.layout.bits)),
+        ):
+            for place in [place for place in mine if place[0] >= own]:
                 del mine[place]
             mine.update(counts)
 
@@ -206,7 +188,7 @@ class Rollup:
         added = ", ".join(f"sum({name}) AS {name}" for name in self.layout.names)
         run("CREATE OR REPLACE TEMP TABLE old AS SELECT * FROM totals WHERE h IN (SELECT h FROM fresh)")
         run(
-            f"CREATE OR REPLACE TEMP TABLE new AS SELECT h, slot, bit_or(flags) AS flags, {added}"
+            f"CREATE OR REPLACE TEMP TABLE new AS SELECT h, slot, {added}"
             " FROM (SELECT * FROM old UNION ALL SELECT * FROM fresh) GROUP BY h, slot"
         )
         # What stayed as it was would be taken out and put in again.
@@ -239,28 +221,43 @@ class Rollup:
         return Largest(dict(zip(names, row or (), strict=True)))
 
     def _add_sums(self, table: str, largest: Largest) -> None:
-        columns = []
+        columns: list[str] = []  # each of them once
+
+        def place(column: str) -> int:
+            if column not in columns:
+                columns.append(column)
+            return columns.index(column)
+
+        def total(column: str) -> int:
+            return place(f"coalesce(sum({column}), 0)")
+
+        all_units, all_rows = place("count(*)"), total("w0")
+        places = []
         for one in self.layout.of:
             y, m, seen = _terms(one)
-            squares = [largest.product(a, b) for a, b in ((y, y), (m, m), (y, m))]
-            columns.append(f"count(*) FILTER ({seen} > 0)")
-            columns += [f"coalesce(sum({each}), 0)" for each in (y, m, *squares, seen)]
-        added = ", ".join(("count(*)", *columns))
+            expected = None if one.expected is None else total(f"w{one.expected}")
+            squares = [total(largest.product(a, b)) for a, b in ((y, y), (m, m), (y, m))]
+            if one.value is None:  # of a share, only how much was observed
+                y, squares[0], squares[2] = "0", total("0"), total("0")
+            mine = [place(f"count(*) FILTER ({seen} > 0)"), total(y), total(m), *squares]
+            places.append((mine, total(seen), expected))
         found = self._cursor.execute(
-            f"SELECT sign, slot, {added} FROM {table} WHERE changed GROUP BY sign, slot"
+            f"SELECT sign, slot, {', '.join(columns)} FROM {table} WHERE changed GROUP BY sign, slot"
         ).fetchall()
-        for sign, slot, present, *values in found:
-            self.present[slot] += sign * present
-            for index, one in enumerate(self.layout.of):
-                units, y, m, yy, mm, ym, seen = values[7 * index : 7 * index + 7]
-                mine = (units, y, m, yy, mm, ym) if one.value is not None else (units, 0, m, 0, mm, 0)
-                self.sums[index, slot] = self.sums[index, slot].plus(mine, sign)
-                self.observed[index, slot] += sign * int(seen)
+        for sign, slot, *values in found:
+            self.present[slot] += sign * values[all_units]
+            self.exchanges[slot] += sign * int(values[all_rows])
+            for index, (mine, seen_at, expected_at) in enumerate(places):
+                added = [values[at] for at in mine]
+                self.sums[index, slot] = self.sums[index, slot].plus(added, sign)
+                self.observed[index, slot] += sign * int(values[seen_at])
+                if expected_at is not None:
+                    self.missing[index, slot] += sign * int(values[expected_at] - values[seen_at])
 
     def _add_firsts(self, table: str) -> None:
-        bits = range(len(self.layout.bits))
-        keys = ("s", *(f"s{bit}" for bit in bits))
-        columns = "".join(f", min(slot) FILTER (flags & {1 << bit} <> 0) AS s{bit}" for bit in bits)
+        bits = self.layout.bits
+        keys = ("s", *(f"s{bit}" for bit in range(len(bits))))
+        columns = "".join(f", min(slot) FILTER ({bit}) AS s{i}" for i, bit in enumerate(bits))
         found = self._cursor.execute(
             f"SELECT sign, count(*), {', '.join(keys)}"
             f" FROM (SELECT sign, min(slot) AS s{columns} FROM {table} GROUP BY sign, h)"
