@@ -73,7 +73,8 @@ class Layout:
         seen = "".join(f", ({seen}) AS s{i}" for i, seen in enumerate(self.counts))
         numbers = "".join(f", CAST({value} AS DOUBLE) AS v{i}" for i, (value, _) in enumerate(self.sums))
         values = "".join(
-            f", CASE WHEN s{seen} THEN {_whole(f'v{i}')} END AS y{i}" for i, (_, seen) in enumerate(self.sums)
+            f", CASE WHEN s{seen} THEN {_whole(f'v{i}', value)} END AS y{i}"
+            for i, (value, seen) in enumerate(self.sums)
         )
         return (
             f"SELECT {columns}, x.*{values} FROM (SELECT x.*{numbers} FROM (SELECT x.*{seen} {source}) x) x"
@@ -88,11 +89,14 @@ class Layout:
         return ", ".join((*sums, *said_sums, "count(*) AS w0", *counts, *said_counts))
 
 
-def _whole(number: str) -> str:
+def _whole(number: str, value: str) -> str:
     """A column's value in whole millionths, as a DOUBLE that holds a whole number: sums are exact to 2^53.
 
-    No value counts for more than 10^9 of its unit. `greatest` and `least` would take four times as long.
+    No value counts for more than 10^9 of its unit; a logarithm never does. `greatest` and `least` would take
+    four times as long.
     """
+    if value.startswith("ln("):
+        return f"round({number} * {SCALE}::DOUBLE)"
     return (
         f"round(CASE WHEN {number} BETWEEN -1e9::DOUBLE AND 1e9::DOUBLE THEN {number}"
         f" WHEN {number} < 0 THEN -1e9::DOUBLE ELSE 1e9::DOUBLE END * {SCALE}::DOUBLE)"
@@ -101,7 +105,7 @@ def _whole(number: str) -> str:
 
 def whole(value: str) -> str:
     """The same for a single value, as a BIGINT."""
-    return f"CAST({_whole(f'CAST({value} AS DOUBLE)')} AS BIGINT)"
+    return f"CAST({_whole(f'CAST({value} AS DOUBLE)', value)} AS BIGINT)"
 
 
 def bin_of(log_value: str) -> str:

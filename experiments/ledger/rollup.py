@@ -255,18 +255,17 @@ class Rollup:
                     self.missing[index, slot] += sign * int(values[expected_at] - values[seen_at])
 
     def _add_firsts(self, table: str) -> None:
-        bits = self.layout.bits
-        keys = ("s", *(f"s{bit}" for bit in range(len(bits))))
-        columns = "".join(f", min(slot) FILTER ({bit}) AS s{i}" for i, bit in enumerate(bits))
+        firsts = {-1: "s"} | {bit: f"s{bit}" for bit in range(len(self.layout.bits))}
+        columns = "".join(f", min(slot) FILTER ({bit}) AS s{i}" for i, bit in enumerate(self.layout.bits))
+        places = [(bit, slot) for bit in firsts for slot in sorted(self.exchanges)]
+        counts = "".join(f", count(*) FILTER ({firsts[bit]} = {slot})" for bit, slot in places)
         found = self._cursor.execute(
-            f"SELECT sign, count(*), {', '.join(keys)}"
-            f" FROM (SELECT sign, min(slot) AS s{columns} FROM {table} GROUP BY sign, h)"
-            f" GROUP BY GROUPING SETS ({', '.join(f'(sign, {key})' for key in keys)})"
+            f"SELECT sign{counts} FROM (SELECT sign, min(slot) AS s{columns} FROM {table} GROUP BY sign, h)"
+            " GROUP BY sign"
         )
-        for sign, count, *slots in found.fetchall():
-            for bit, slot in enumerate(slots, -1):
-                if slot is not None:
-                    self.firsts[bit, slot] += sign * count
+        for sign, *units in found.fetchall():
+            for place, count in zip(places, units, strict=True):
+                self.firsts[place] += sign * count
 
     def _add_overlaps(self, table: str, largest: Largest) -> None:
         """What units amount to together that were seen in two phases, or in two arms of one."""
