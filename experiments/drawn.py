@@ -186,9 +186,9 @@ class Pairs:
         if metric.kind == "quantile":
             found = {half: _one_bin(columns, chosen, random) for half, chosen in
                      (("y0", control), ("y1", candidate))}  # fmt: skip
-            whole = (columns.counts[control] > 0) & (columns.counts[candidate] > 0)
+            whole = np.where((columns.counts[control] > 0) & (columns.counts[candidate] > 0), 1.0, 0.0)
             ones = np.ones(control.size)
-            return found | {"m0": ones, "m1": ones, "whole": whole.astype(np.float64)}
+            return found | {"m0": ones, "m1": ones, "whole": whole}
         m0, m1 = columns.m[control], columns.m[candidate]
         if metric.preference:
             preferred = np.divide(columns.y[candidate], m1, out=np.zeros(m1.size), where=m1 > 0)

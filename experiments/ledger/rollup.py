@@ -21,12 +21,16 @@ from duckdb import DuckDBPyConnection
 from ..evidence import AnalysisSpec, Cut
 from ..metrics import Metric
 from .accounts import Accounts
-from .facts import COUNTED, EXCHANGES, RECORDED, SLOT
+from .facts import COUNTED, EXCHANGES, PAST, RECORDED, SLOT
 from .layout import Columns, Layout, bin_of, layout_of
 from .said import Said
 
 #: 2 * phase + 1 for the candidate, 2 * phase for the control.
 Slot = int
+
+#: Which sums of a unit's past are kept, and of a unit that was seen in two phases.
+PAST_TERMS: Final = ("a", "b", "aa", "ab", "bb", "ya", "yb", "ma", "mb")
+PAST_OVERLAP_TERMS: Final = ("aa", "ab", "bb", "ya", "yb", "ma", "mb", "ay", "by", "am", "bm")
 
 #: Rows deleted from the table before it is written anew.
 _TIDY_AT: Final = 2_000_000
@@ -72,6 +76,8 @@ class Rollup:
             "candidate": spec.candidate,
             "first": spec.first_phase,
         }
+        self._history_us = round(spec.history_s * 1e6)
+        self._adjusted = frozenset(goal.metric.name for goal in spec.goals if goal.adjusted)
         self.accounts = Accounts(spec.experiment, spec.first_phase)
         self._begin(self._metrics)
 
@@ -104,6 +110,13 @@ class Rollup:
         for table in ("totals", "fresh"):
             self._cursor.execute(f"CREATE OR REPLACE TEMP TABLE {table} (h UBIGINT, slot INTEGER, {columns})")
         self.said = Said(self._cursor, self.layout)
+        #: Metrics that are adjusted for their units' past: its columns are a0, b0, a1, ... in this order.
+        self.remembering = [i for i, one in enumerate(self.layout.of) if one.metric.name in self._adjusted]
+        self._remembers = False
+        self.past: defaultdict[tuple[int, Slot], list[int]] = defaultdict(lambda: [0] * len(PAST_TERMS))
+        self.past_overlaps: defaultdict[tuple[int, Slot, Slot], list[int]] = defaultdict(
+            lambda: [0] * len(PAST_OVERLAP_TERMS)
+        )
 
     def take_in(self, until: Cut) -> None:
         """Take in what arrived since the last time, up to the cut. All of it, or, if it raises, nothing:
@@ -117,6 +130,8 @@ class Rollup:
         scope = {**self._scope, "since": self.cut.exchanges, "until": until.exchanges}
         self._cursor.execute("TRUNCATE fresh")
         phases = self._count_rows(scope)
+        if phases and self.remembering and not self._remembers:
+            self._remember(scope)
         if self.cut == Cut():
             self._read_units("totals", phases, scope)
             self._count("(SELECT 1 AS sign, true AS changed, * FROM totals)")
@@ -166,6 +181,29 @@ class Rollup:
                 {**scope, "phase": phase},
             )
 
+    def _remember(self, scope: dict[str, Any]) -> None:
+        """What the units did before the experiment, for the metrics that are adjusted for it."""
+        row = self._cursor.execute(
+            "SELECT min(rowid) FROM exchanges WHERE experiment = $experiment",
+            {"experiment": scope["experiment"]},
+        ).fetchone()
+        before = layout_of([self.layout.of[index].metric for index in self.remembering])
+        columns = ", ".join(
+            f"{y} AS a{k}, {m} AS b{k}" for k, (y, m, _) in enumerate(_terms(one) for one in before.of)
+        )
+        # What each arm's tokens cost is the spec's; of before, all are the control's.
+        values = before.values("hash(x.unit) AS h", PAST).replace("x.assigned_arm = 'control'", "true")
+        self._cursor.execute(
+            f"CREATE OR REPLACE TEMP TABLE past AS SELECT h, {columns}"
+            f" FROM (SELECT h, {before.totals()} FROM ({values}) GROUP BY h)",
+            {
+                "experiment": scope["experiment"],
+                "before": row[0] if row else 0,
+                "history_us": self._history_us,
+            },
+        )
+        self._remembers = True
+
     def _hear(self, scope: dict[str, Any], until: Cut) -> None:
         """What is said of exchanges, old or new."""
         self.said.take_in(scope, self.cut, until)
@@ -207,14 +245,21 @@ class Rollup:
 
     def _count(self, table: str) -> None:
         """Add to the sums all units of a table of rows like `totals`, or take them out, by their sign."""
+        if self._remembers:
+            columns = "".join(f", coalesce({name}, 0) AS {name}" for name in self._past_names)
+            table = f"(SELECT t.*{columns} FROM {table} t LEFT JOIN past ON past.h = t.h)"
         largest = self._largest(table)
         self._add_sums(table, largest)
         self._add_firsts(table)
         self._add_overlaps(table, largest)
 
+    @property
+    def _past_names(self) -> list[str]:
+        return [f"{name}{k}" for k in range(len(self.remembering)) for name in "ab"]
+
     def _largest(self, table: str) -> Largest:
         """The largest magnitude in each column."""
-        names = self.layout.names
+        names = (*self.layout.names, *(self._past_names if self._remembers else ()))
         row = self._cursor.execute(
             f"SELECT {', '.join(f'greatest(max({name}), -min({name}), 0)' for name in names)} FROM {table}"
         ).fetchone()
@@ -241,6 +286,11 @@ class Rollup:
                 y, squares[0], squares[2] = "0", total("0"), total("0")
             mine = [place(f"count(*) FILTER ({seen} > 0)"), total(y), total(m), *squares]
             places.append((mine, total(seen), expected))
+        past = {
+            index: [total(term) for term in self._past_terms(index, k, largest)]
+            for k, index in enumerate(self.remembering)
+            if self._remembers
+        }
         found = self._cursor.execute(
             f"SELECT sign, slot, {', '.join(columns)} FROM {table} WHERE changed GROUP BY sign, slot"
         ).fetchall()
@@ -253,6 +303,16 @@ class Rollup:
                 self.observed[index, slot] += sign * int(values[seen_at])
                 if expected_at is not None:
                     self.missing[index, slot] += sign * int(values[expected_at] - values[seen_at])
+            for index, terms in past.items():
+                for i, at in enumerate(terms):
+                    self.past[index, slot][i] += sign * int(values[at])
+
+    def _past_terms(self, index: int, k: int, largest: Largest) -> list[str]:
+        """The columns that `PAST_TERMS` names, of units that the metric's own sums count."""
+        y, m, seen = _terms(self.layout.of[index])
+        of = {"a": f"a{k}", "b": f"b{k}", "y": y, "m": m}
+        products = (largest.product(*(of[factor] for factor in term)) for term in PAST_TERMS[2:])
+        return [f"CASE WHEN {seen} > 0 THEN {term} ELSE 0 END" for term in (of["a"], of["b"], *products)]
 
     def _add_firsts(self, table: str) -> None:
         firsts = {-1: "s"} | {bit: f"s{bit}" for bit in range(len(self.layout.bits))}
@@ -280,6 +340,8 @@ class Rollup:
             columns += [
                 f"sum({largest.product(a, b, 'a.', 'b.')})" for a, b in ((y, y), (y, m), (m, y), (m, m))
             ]
+        for k, index in enumerate(self.remembering if self._remembers else ()):
+            columns += [f"sum({term})" for term in self._past_overlap_terms(index, k, largest)]
         # One later phase after the other: a hash table of its units alone, and each pair once.
         for phase in sorted({slot // 2 for slot in self.exchanges})[1:]:
             found = self._cursor.execute(
@@ -294,12 +356,27 @@ class Rollup:
                     total = self.overlaps[index, a, b]
                     for i, value in enumerate(values[4 * place : 4 * place + 4]):
                         total[i] += sign * int(value)
+                terms = len(PAST_OVERLAP_TERMS)
+                for k, index in enumerate(self.remembering if self._remembers else ()):
+                    start = 4 * len(summed) + terms * k
+                    for i, value in enumerate(values[start : start + terms]):
+                        self.past_overlaps[index, a, b][i] += sign * int(value)
         found = self._cursor.execute(
             f"SELECT a.sign, count(DISTINCT a.h) FROM {table} a JOIN {table} b"
             " ON a.h = b.h AND a.sign = b.sign AND a.slot + 1 = b.slot"
             " WHERE a.slot % 2 = 0 AND b.slot % 2 = 1 GROUP BY a.sign"
         ).fetchall()
         self.in_two_arms += sum(sign * units for sign, units in found)
+
+    def _past_overlap_terms(self, index: int, k: int, largest: Largest) -> list[str]:
+        """The products that `PAST_OVERLAP_TERMS` names, of units that the metric's own sums count in both."""
+        y, m, seen = _terms(self.layout.of[index])
+        of = {"a": f"a{k}", "b": f"b{k}", "y": y, "m": m}
+        both = f"a.{seen} > 0 AND b.{seen} > 0"
+        return [
+            f"CASE WHEN {both} THEN {largest.product(of[one], of[other], 'a.', 'b.')} ELSE 0 END"
+            for one, other in PAST_OVERLAP_TERMS
+        ]
 
 
 class Largest(dict[str, int]):

@@ -140,6 +140,7 @@ def analysis_of(
             mde=goal.mde,
             margin=goal.margin,
             equivalent=goal.goal == "equivalent",
+            adjusted=goal.adjust and here.mode != "shadow",
         )
         for goal in (spec.metrics.success if here.last else ())
     ]
@@ -149,6 +150,7 @@ def analysis_of(
             role="guardrail",
             tolerated_ratio=rail.tolerated_ratio or DEFAULT_TOLERATED_RATIO,
             margin=rail.margin,
+            adjusted=rail.adjust and here.mode != "shadow",
         )
         for rail in spec.metrics.guardrails
         if here.last or _has(here, rail.metric)
@@ -171,6 +173,7 @@ def analysis_of(
         power=declared.power,
         horizon=declared.horizon,
         looks=declared.looks,
+        history_s=declared.history,
         min_duration_s=declared.min_duration,
         max_duration_s=declared.max_duration,
         golden_required=spec.gate is not None,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .estimate import Estimate, lacking
 from .mean import Alternative, satterthwaite, t_estimate
-from .moments import Moments
+from .moments import Cluster, Moments
 
 Floats = npt.NDArray[np.float64]
 
@@ -275,3 +275,79 @@ def cuped_ratio_relative(
     variance = (found.candidate_variance + max(0.0, of_control)) / base**2
     parts = [(found.candidate_variance, candidate.n), (found.control_variance, control.n)]
     return t_estimate(lift, variance, satterthwaite(parts), alpha=alpha, method=method)
+
+
+# --- within the sums over units that a verdict starts from ---------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """Sums over a `Cluster`'s units of a and b, the unit's y and m before, and of products with them."""
+
+    a: float
+    b: float
+    aa: float
+    ab: float
+    bb: float
+    ya: float
+    yb: float
+    ma: float
+    mb: float
+
+    def total(self, ratio: float) -> float:
+        """The sum of h = a - ratio * b."""
+        return self.a - ratio * self.b
+
+    def squares(self, ratio: float) -> float:
+        """The sum of h^2."""
+        return self.aa - 2.0 * ratio * self.ab + ratio * ratio * self.bb
+
+    def with_y(self, ratio: float) -> float:
+        """The sum of y h."""
+        return self.ya - ratio * self.yb
+
+    def with_m(self, ratio: float) -> float:
+        """The sum of m h."""
+        return self.ma - ratio * self.mb
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered:
+    """One arm in one stratum: its sums, its units' past, and `ratio`, the past's of both arms together.
+
+    h = a - ratio * b has mean zero in the stratum, and by the draw of the arms in each of them.
+    """
+
+    now: Cluster
+    past: Past
+    ratio: float
+
+    def adjusted(self, theta: float) -> Cluster:
+        """The sums of y - theta h in place of those of y: the same ratio is expected, with less noise."""
+        now, past, r = self.now, self.past, self.ratio
+        return Cluster(
+            n=now.n,
+            y=now.y - theta * past.total(r),
+            m=now.m,
+            yy=now.yy - 2.0 * theta * past.with_y(r) + theta * theta * past.squares(r),
+            mm=now.mm,
+            ym=now.ym - theta * past.with_m(r),
+        )
+
+
+def residual_coefficient(arms: Sequence[tuple[float, Remembered]]) -> float:
+    """theta over arms and strata, each with its ratio's weight in the contrast; 0.0 if it is not known.
+
+    The weighted covariance of h and the residuals y - R m over h's variance: it makes the contrast's
+    variance least, but for units in several strata.
+    """
+    cross = below = 0.0
+    for weight, arm in arms:
+        if arm.now.n < 2 or not arm.now.m:
+            continue
+        scale = (weight / arm.now.m) ** 2
+        h = arm.past.total(arm.ratio)
+        cross += scale * (arm.past.with_y(arm.ratio) - arm.now.ratio * arm.past.with_m(arm.ratio))
+        below += scale * max(0.0, arm.past.squares(arm.ratio) - h * h / arm.now.n)
+    found = cross / below if below > 0.0 else 0.0
+    return found if math.isfinite(found) else 0.0
