@@ -42,7 +42,7 @@ from turnout.golden_commands import (
     concluding,
     set_path,
 )
-from turnout.golden_files import golden
+from turnout.golden_ranking import golden
 from turnout.label_session import LabelSession, TerminalKeyboard
 
 _REFUSED = 1

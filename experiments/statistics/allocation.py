@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special
+from scipy import optimize
 
 from .estimate import Estimate, StatisticsError, check_level, lacking
 from .mean import t_estimate
@@ -93,22 +93,6 @@ def thompson(
         top_two=tuple(float(v) for v in both),
         shares=tuple(floored((both if top_two else first).tolist(), floor)),
     )
-
-
-def best_probability(means: Sequence[float], ses: Sequence[float], *, goal: Goal = "maximise") -> list[float]:
-    """The probability of each arm to be the best, by quadrature and not by draws."""
-    sign = 1.0 if goal == "maximise" else -1.0
-    m, s = sign * np.asarray(means, np.float64), np.asarray(ses, np.float64)
-    if np.any(s <= 0.0):
-        raise StatisticsError("a standard error of 0 or less")
-    nodes, weights = np.polynomial.hermite_e.hermegauss(200)
-    found = []
-    for i in range(m.size):
-        x = m[i] + s[i] * nodes
-        others = [special.log_ndtr((x - m[j]) / s[j]) for j in range(m.size) if j != i]
-        found.append(float(weights @ np.exp(np.sum(others, axis=0))) / math.sqrt(2.0 * math.pi))
-    total = sum(found)
-    return [value / total for value in found]
 
 
 # --- the best arm --------------------------------------------------------------------------------------

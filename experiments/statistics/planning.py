@@ -346,11 +346,6 @@ def label_plan(
     return LabelPlan(n=n, N=N, cost=cost, effective_n=_effective(n, N, correlation))
 
 
-def effective_labels(n: float, N: float, correlation: float) -> float:
-    """How many labels alone n labels and N judged items are worth: n (n + N) / (n + (1 - r^2) N)."""
-    return n * (n + N) / (n + (1.0 - correlation**2) * N) if n > 0.0 else 0.0
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RiskAllocation:
     """The alpha of each success metric and each guardrail, and the power each is to be planned with."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,10 @@ import pytest
 
 from experiments.comparison import compare
 from experiments.errors import DocumentError
-from experiments.evidence import AnalysisSpec, ArmCount, Evidence, Goal, MetricSums, PastSums
+from experiments.evidence import AnalysisSpec, ArmCount, Evidence, MetricSums, PastSums
 from experiments.ledger.evidence import Rollups, gather
 from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.store import Store
-from experiments.metrics import metric
 from experiments.spec import analysis_of, read_spec
 from experiments.verdict import conclude
 
@@ -119,7 +118,7 @@ def test_updated_and_fresh_evidence_are_equal_and_what_comes_late_changes_nothin
     store: Store,
 ) -> None:
     declared = adjusted("latency", "tokens_per_second")
-    old, new = ledger(store, 3)
+    _old, new = ledger(store, 3)
     rollups = Rollups(store)
     gather(store, declared, as_of_ns=END_NS, rollups=rollups)
     collect(store, *new[90:])
