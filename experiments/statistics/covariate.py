@@ -198,6 +198,15 @@ def adjusted_ratios(
     )
 
 
+def _both(
+    candidate: AdjustedRatio, control: AdjustedRatio, theta: float | None, method: str
+) -> AdjustedArms | Estimate:
+    """The adjusted arms, or what is lacking for them."""
+    if candidate.n == 0 or control.n == 0:
+        return lacking("no_data", method)
+    return adjusted_ratios(candidate, control, theta=theta) or lacking("insufficient_data", method)
+
+
 def cuped_ratio(
     candidate: AdjustedRatio,
     control: AdjustedRatio,
@@ -208,22 +217,13 @@ def cuped_ratio(
     normal: bool = False,
 ) -> Estimate:
     """The difference of two adjusted ratios; Welch's degrees of freedom, or the normal's with `normal`."""
-    method = "cuped-ratio"
-    if candidate.n == 0 or control.n == 0:
-        return lacking("no_data", method)
-    found = adjusted_ratios(candidate, control, theta=theta)
-    if found is None:
-        return lacking("insufficient_data", method)
+    found = _both(candidate, control, theta, "cuped-ratio")
+    if isinstance(found, Estimate):
+        return found
     parts = [(found.candidate_variance, candidate.n), (found.control_variance, control.n)]
-    df = math.inf if normal else satterthwaite(parts)
-    return t_estimate(
-        found.candidate - found.control,
-        sum(part for part, _ in parts),
-        df,
-        alpha=alpha,
-        method=method,
-        alternative=alternative,
-    )
+    variance, df = sum(part for part, _ in parts), math.inf if normal else satterthwaite(parts)
+    value = found.candidate - found.control
+    return t_estimate(value, variance, df, alpha=alpha, method="cuped-ratio", alternative=alternative)
 
 
 def cuped_ratio_log(
@@ -237,18 +237,17 @@ def cuped_ratio_log(
 ) -> Estimate:
     """ln of the quotient of two adjusted ratios, both of which must be positive."""
     method = "cuped-ratio-log"
-    if candidate.n == 0 or control.n == 0:
-        return lacking("no_data", method)
-    found = adjusted_ratios(candidate, control, theta=theta)
-    if found is None or min(found.candidate, found.control) <= 0.0:
+    found = _both(candidate, control, theta, method)
+    if isinstance(found, Estimate):
+        return found
+    if min(found.candidate, found.control) <= 0.0:
         return lacking("insufficient_data", method)
     parts = [
         (found.candidate_variance / found.candidate**2, candidate.n),
         (found.control_variance / found.control**2, control.n),
     ]
-    df = math.inf if normal else satterthwaite(parts)
+    variance, df = sum(part for part, _ in parts), math.inf if normal else satterthwaite(parts)
     value = math.log(found.candidate / found.control)
-    variance = sum(part for part, _ in parts)
     return t_estimate(value, variance, df, alpha=alpha, method=method, alternative=alternative)
 
 
@@ -260,11 +259,11 @@ def cuped_ratio_relative(
     The base's own noise, and its correlation with the adjusted difference, enter the variance.
     """
     method = "cuped-ratio-relative"
-    if candidate.n == 0 or control.n == 0:
-        return lacking("no_data", method)
-    found = adjusted_ratios(candidate, control, theta=theta)
+    found = _both(candidate, control, theta, method)
+    if isinstance(found, Estimate):
+        return found
     base = control.post
-    if found is None or not base or not math.isfinite(base):
+    if not base or not math.isfinite(base):
         return lacking("insufficient_data", method)
     slope = found.theta
     lift = (found.candidate - found.control) / abs(base)
