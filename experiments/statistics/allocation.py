@@ -118,10 +118,10 @@ class BestArm:
 
 
 def leader(arms: Sequence[Pulls], goal: Goal = "maximise") -> int:
-    """The arm with the best mean; of equals the one known best, then the first."""
+    """The arm with the best mean; of equals the one known best, then the first. No number is the worst."""
     sign = 1.0 if goal == "maximise" else -1.0
-    best = max(sign * arm.mean for arm in arms)
-    equal = [i for i, arm in enumerate(arms) if abs(sign * arm.mean - best) < 1e-10]
+    worth = [sign * arm.mean if math.isfinite(arm.mean) else -math.inf for arm in arms]
+    equal = [i for i, value in enumerate(worth) if value >= max(worth) - 1e-10]
     return min(equal, key=lambda i: (arms[i].variance / max(1, arms[i].n), i))
 
 

@@ -36,7 +36,7 @@ from experiments.statistics import (
     ranks,
     sample_ratio,
 )
-from experiments.statistics.estimate import Estimate, Interval
+from experiments.statistics.estimate import Estimate, Interval, StatisticsError
 from experiments.statistics.moments import Cluster, Moments
 from experiments.statistics.paired import PairTable
 from experiments.statistics.prediction_powered import ClusterSums
@@ -712,3 +712,42 @@ class TestMargins:
         assert noninferiority.above(empty, 0.0) is None
         assert noninferiority.equivalence(empty, -1.0, 1.0) is None
         assert noninferiority.relative_margin(empty, 1.0, 0.1, higher_is_better=True).status == "no_data"
+
+
+class TestWhatCannotBe:
+    """Arguments that no plan has are refused by name; what data may hold never raises."""
+
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            lambda: planning.units_for_shares(0.1, 0.02, ratio=0.0),
+            lambda: planning.units_for_t(0.1, variance=-1.0),
+            lambda: planning.more_units(math.nan, 100, 0.1),
+            lambda: planning.more_units(0.1, 100, math.nan),
+            lambda: planning.label_plan(0.8, label_cost=0.0, judge_cost=0.1, effective_n=100),
+            lambda: planning.label_plan(0.8, label_cost=1.0, judge_cost=-0.1, effective_n=100),
+            lambda: quantiles.subgaussian_quantile_sequence([1.0, 2.0], 1.9, best_at=100),
+            lambda: predictable.stakes([0.5], alpha=0.0),
+        ],
+    )
+    def test_it_is_refused(self, asked: Callable[[], object]) -> None:
+        with pytest.raises(StatisticsError):
+            asked()
+
+    def test_a_mean_that_is_no_number_leads_nothing(self) -> None:
+        arms = [allocation.Pulls(n=100, mean=mean_, variance=0.1) for mean_ in (math.nan, 0.2, math.inf, 0.4)]
+        assert allocation.leader(arms) == 3
+        assert allocation.leader(arms[:1]) == 0
+        assert allocation.best_arm(arms).stop is False or allocation.best_arm(arms).winner == 3
+
+    def test_the_power_of_billions_of_units_is_a_number(self) -> None:
+        assert planning.power_of_t(4e9, 1e-4, variance=1.0) == pytest.approx(0.8854, abs=1e-3)
+        assert planning.power_of_t(2.1e7, 1e-3, variance=1.0) == pytest.approx(
+            planning.power_of_t(1.9e7, 1e-3 * math.sqrt(2.1 / 1.9), variance=1.0), abs=1e-6
+        )
+
+    def test_a_quantile_of_nothing_is_a_state(self) -> None:
+        nothing = quantiles.summarise([], 0.95, units=[])
+        assert nothing.status == "no_data"
+        assert math.isnan(nothing.unit_variance)
+        assert quantiles.quantile_estimate(nothing).status == "no_data"
