@@ -621,6 +621,12 @@ class TestAllocation:
             exact.append(float(weights @ below) / math.sqrt(2.0 * math.pi))
         assert drawn == pytest.approx(exact, abs=0.005)
 
+    def test_of_two_arms_both_are_always_among_the_best_two(self) -> None:
+        """Why an experiment with one candidate has no use for top-two sampling (ADR 20)."""
+        for far in (0.0, 0.1, 10.0):
+            arms = [Moments(n=200, total=200 * m, squares=200 * (m * m + 1.0)) for m in (0.0, far)]
+            assert allocation.thompson(arms).shares == (0.5, 0.5)
+
     def test_two_arms_share_by_their_spread(self) -> None:
         arms = [
             allocation.Pulls(n=20, mean=0.5, variance=0.1),
