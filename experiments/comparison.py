@@ -13,6 +13,7 @@ from dataclasses import replace
 from scipy import special
 
 from . import sketch
+from .adjustment import less_the_past
 from .contrast import (
     DEFAULT_RELATIVE_MARGIN,
     DEFAULT_SHARE_MARGIN,
@@ -28,7 +29,7 @@ from .contrast import (
     sign_of,
     signed_z,
 )
-from .evidence import SMALLEST_SHARE, AnalysisSpec, Evidence, Goal, MetricSums
+from .evidence import SMALLEST_SHARE, AnalysisSpec, Evidence, Goal, MetricSums, Overlap
 from .pairing import compare_pairs
 from .scorecard import ArmResult, Comparison
 from .statistics import failures, proportion, strata
@@ -174,10 +175,18 @@ def _means(
     spec: AnalysisSpec, evidence: Evidence, goal: Goal, phases: Phases, harm_alpha: float
 ) -> Comparison:
     layers = [strata.MeanStratum(candidate=_cluster(one), control=_cluster(zero)) for _, one, zero in phases]
-    shared = _covariances(spec, evidence, goal, [phase for phase, _, _ in phases], layers)
-    estimate = strata.mean_contrast(layers, alpha=spec.alpha, covariance=shared)
     control = _mean_of([layer.control for layer in layers])
     candidate = _mean_of([layer.candidate for layer in layers])
+    overlaps = [overlap for overlap in evidence.overlaps if overlap.metric == goal.metric.name]
+    theta = 0.0
+    if goal.adjusted:
+        theta, layers, overlaps = less_the_past(
+            spec, evidence, goal, [phase for phase, _, _ in phases], layers, overlaps
+        )
+    shared = _covariances(spec, overlaps, [phase for phase, _, _ in phases], layers)
+    estimate = strata.mean_contrast(layers, alpha=spec.alpha, covariance=shared)
+    if theta:
+        estimate = replace(estimate, method=f"{estimate.method}-cuped")
     ratio = goal.metric.on_log_scale
     margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
     sign = sign_of(goal)
@@ -244,17 +253,15 @@ def _quantiles(
 
 def _covariances(
     spec: AnalysisSpec,
-    evidence: Evidence,
-    goal: Goal,
+    overlaps: Sequence[Overlap],
     phases: Sequence[int],
     layers: Sequence[strata.MeanStratum],
 ) -> dict[tuple[int, str, int, str], float]:
     roles = {spec.candidate: "candidate", spec.control: "control"}
     index = {phase: position for position, phase in enumerate(phases)}
     found = {}
-    for overlap in evidence.overlaps:
-        known = overlap.arm_a in roles and overlap.arm_b in roles
-        if overlap.metric != goal.metric.name or not known:
+    for overlap in overlaps:
+        if overlap.arm_a not in roles or overlap.arm_b not in roles:
             continue
         if overlap.phase_a not in index or overlap.phase_b not in index:
             continue

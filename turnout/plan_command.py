@@ -36,10 +36,7 @@ def plan_command(
     """
     declared, text = read(spec)
     known = history_of(text, spec, days)
-    stages = range(len(declared.plan))
-    found = [_planned(declared, stage, known) for stage in stages if declared.plan[stage].mode != "shadow"]
-    if not found:
-        fail("a shadow compares pairs, whose differences the traffic so far cannot tell: nothing to plan", 2)
+    found = [_planned(declared, stage, known) for stage in range(len(declared.plan))]
     if as_json:
         emit([asdict(one) for one in found])
     else:
@@ -86,7 +83,9 @@ def _planned(declared: ExperimentSpec, stage: int, known: History) -> Plan:
 def _show(found: Plan) -> None:
     rate = "unknown" if found.units_a_day is None else f"{found.units_a_day:,.0f}"
     days = "unknown" if found.days is None else f"{found.days:.1f}"
-    say(f"{found.experiment}: horizon {found.horizon:,} units, {100 * found.share:g} % on the candidate.")
+    where = "mirrored to" if found.mode == "shadow" else "on"
+    share = f"{100 * found.share:g} % {where} the candidate"
+    say(f"{found.experiment}, {found.mode}: horizon {found.horizon:,} units, {share}.")
     say(f"Units a day: {rate}; days to the horizon: {days} (max_duration {found.max_days:.1f}).\n")
     table(
         (

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments.drawn import Units, drawn
 from experiments.evidence import AnalysisSpec, Goal
-from experiments.false_alarms import rehearse
+from experiments.false_alarms import rehearse, unheard
 from experiments.history import History, UnitTotals
-from experiments.ledger.evaluations import add_scores
 from experiments.ledger.evidence import distinct
 from experiments.ledger.history import history
-from experiments.ledger.store import instant
 from experiments.metrics import metric
 from experiments.planning import plan
+from experiments.verdict import conclude
 
 from .plane import Plane
 from .test_dossier import SPEC, traffic
@@ -117,7 +117,7 @@ def test_a_judge_that_is_shown_a_fifth_of_the_answers_needs_five_times_the_units
 def test_nine_answers_in_ten_that_were_as_good_are_caught_after_hundreds_of_scores() -> None:
     """Of 90 % passed 81 % are left, and 85.5 % are tolerated: a tenth of one answer's standard deviation."""
     spec = guarded("score:judge", rollback_alpha=0.05, horizon=20_000)
-    tenth, fifth = plan(spec, judged(), first_share=0.1, last_share=0.1).goals[0].caught
+    tenth, fifth, *_ = plan(spec, judged(), first_share=0.1, last_share=0.1).goals[0].caught
     assert (tenth.factor, fifth.factor) == (0.9, 0.8)
     assert tenth.measured is not None
     assert fifth.measured is not None
@@ -155,6 +155,109 @@ def test_a_rehearsal_notices_a_rule_that_cries_wolf() -> None:
     rates = rehearse(declared(horizon=2000, alpha=0.5), made(), runs=40, looks=2, share=0.5)
     interval = next(rate for rate in rates if (rate.rule, rate.metric) == ("interval", "latency"))
     assert replace(interval, nominal=0.05).too_often
+
+
+KINDS = (
+    "latency",
+    "latency_mean",
+    "latency.p95",
+    "tokens_per_second",
+    "error_rate",
+    "score:helpful",
+    "score:helpful<0.5",
+    "feedback:thumbs",
+)
+
+
+def every_kind() -> History:
+    """Units with something of each kind; every second one was scored, every third one gave feedback."""
+    random = np.random.default_rng(11)
+    m = random.integers(1, 6, SIZE)
+    logs = [random.normal(6.0, 0.5, n) for n in m]
+    scored, heard = np.arange(SIZE) % 2 == 0, np.arange(SIZE) % 3 == 0
+    score = random.random(SIZE) * scored
+    none = (False,) * SIZE
+
+    def totals(y: Any, n: Any, **more: Any) -> UnitTotals:
+        return UnitTotals(y=tuple(map(float, y)), m=tuple(map(float, n)), **{"failed": none} | more)
+
+    logged = totals([x.sum() for x in logs], m)
+    bins = tuple(tuple(sorted(int(1000 * x) for x in each)) for each in logs)
+    return replace(
+        made(),
+        totals={
+            "latency": logged,
+            "latency_mean": totals([np.exp(x).sum() for x in logs], m),
+            "latency.p95": replace(logged, bins=bins),
+            "tokens_per_second": totals(100 * m, [np.exp(x).sum() / 1000 for x in logs]),
+            "error_rate": made().totals["error_rate"],
+            "score:helpful": totals(score, scored),
+            "score:helpful<0.5": totals(
+                np.zeros(SIZE), scored, failed=tuple(map(bool, scored & (score < 0.1)))
+            ),
+            "feedback:thumbs": totals(random.random(SIZE) * heard, heard),
+        },
+    )
+
+
+def of_every_kind(mode: Any, **more: Any) -> AnalysisSpec:
+    names = [name for name in KINDS if mode != "shadow" or not name.startswith("feedback")]
+    goals = [Goal(metric=metric(name), role="guardrail", margin=0.1) for name in names]
+    if mode == "shadow":
+        goals.append(Goal(metric=metric("preference:judge"), role="guardrail", margin=0.1))
+    return replace(declared(horizon=2000), mode=mode, goals=tuple(goals), **more)
+
+
+@pytest.mark.parametrize("mode", ["ab", "shadow"])
+def test_every_kind_of_metric_is_planned(mode: str) -> None:
+    found = plan(of_every_kind(mode), every_kind(), first_share=0.5, last_share=0.5)
+    assert [goal.metric for goal in found.goals if goal.problem] == []
+    for goal in found.goals:
+        assert goal.detectable is not None
+        assert 0.0 < goal.detectable < 1.0
+        *_, twice, five = goal.caught
+        assert five.units is not None
+        assert twice.units is None or twice.units >= five.units
+    assert (mode == "shadow") == any("no pair has been judged" in warning for warning in found.warnings)
+
+
+def test_a_quantiles_plan_is_what_the_quantile_then_has() -> None:
+    """The margin that a p95 is said to show, against the interval that a rehearsal's last look has."""
+    spec = of_every_kind("ab", horizon=4000)
+    planned = next(
+        goal
+        for goal in plan(spec, every_kind(), first_share=0.5, last_share=0.5).goals
+        if goal.metric == "latency.p95"
+    )
+    units = Units(every_kind(), spec.goals)
+    widths = []
+    for seed in range(5):
+        evidence = drawn(spec, units, np.random.default_rng(seed), share=0.5).evidence(4000, 1)
+        card = next(one for one in conclude(spec, evidence).metrics if one.metric == "latency.p95")
+        assert card.effect is not None
+        widths.append(np.log(card.effect.upper / card.effect.lower) / (2 * 1.96))
+    assert planned.detectable is not None
+    # One-sided at alpha, with the power shared by nine goals: z .95 + z .98.
+    assert planned.detectable == pytest.approx((1.645 + 2.05) * float(np.mean(widths)), rel=0.15)
+
+
+@pytest.mark.parametrize("mode", ["ab", "shadow"])
+def test_a_rehearsal_has_every_kind_of_metric_and_raises_few_alarms(mode: str) -> None:
+    rates = rehearse(of_every_kind(mode, horizon=1000), every_kind(), runs=40, looks=4, share=0.5)
+    spoken = {rate.metric for rate in rates if rate.rule == "interval"}
+    assert spoken == {goal.metric.name for goal in of_every_kind(mode).goals}
+    # Of forty runs at .05 nine alarms or more come with probability 1e-4.
+    assert [(rate.rule, rate.metric, rate.alarms) for rate in rates if rate.alarms > 8] == []
+    # Intervals that are never wrong are not there: of nine metrics in forty runs some must be.
+    assert sum(rate.alarms for rate in rates if rate.rule == "interval") > 0
+
+
+def test_a_metric_that_no_unit_has_is_left_out_and_named() -> None:
+    lacking = replace(every_kind(), totals={"latency": every_kind().totals["latency"]})
+    spec = of_every_kind("ab", horizon=500)
+    assert "latency.p95" in unheard(spec, lacking)
+    assert {rate.metric for rate in rehearse(spec, lacking, runs=2, looks=1, share=0.5)} == {None, "latency"}
+    assert rehearse(spec, replace(lacking, totals={}), runs=2, looks=1, share=0.5) == []
 
 
 def test_the_ledgers_own_units_are_the_history(plane: Plane) -> None:
@@ -206,26 +309,3 @@ def test_the_scores_and_the_feedback_of_production_are_in_the_history(plane: Pla
     assert sum(found["feedback:stars"].m) == felt["n"]
     sizes = {len(totals.m) for totals in found.values()}
     assert len(sizes) == 1, "units of which nothing was said are counted too"
-
-
-def test_the_version_of_a_judge_that_scored_last_is_the_one_to_plan_with(plane: Plane) -> None:
-    from experiments.spec import analysis_of
-
-    experiment = plane.begin(SPEC)
-    traffic(plane, 1)
-    store = plane.controller.store
-    (one,) = store.read("SELECT exchange_id FROM exchanges WHERE assigned_arm = 'control' LIMIT 1")
-    again = {
-        "exchange_id": one["exchange_id"],
-        "evaluator": "q.tone",
-        "evaluator_version": "another",
-        "status": "scored",
-        "value": 0.25,
-    }
-    store.write(lambda connection: add_scores(connection, [again], at=instant(plane.now_ns)))
-    asked = distinct(analysis_of(experiment.spec, control_version=1, candidate_version=2))
-    found = history(
-        store, "chat", asked, since_ns=plane.now_ns - 10**15, until_ns=plane.now_ns + 10**15, limit=1000
-    )
-    assert sum(found.totals["score:q.tone"].m) == 1.0
-    assert sum(found.totals["score:q.tone"].y) == 0.25
