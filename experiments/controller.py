@@ -228,9 +228,11 @@ class Controller:
                 if trouble != told:
                     log.warning("%s: %s", name, trouble, exc_info=not isinstance(error, SETBACKS))
                 told = trouble
-            # A step that takes long (a look at millions of rows) leaves half of the time to everyone else;
-            # not so collecting, whose work does not wait to be done again.
-            self._stopping.wait(max(every_s, time.monotonic() - began) if yields else every_s)
+            # Every second means every second, however long the step took; but one that takes long (a look at
+            # millions of rows) leaves half of the time to everyone else. Not so collecting: its work is done
+            # once.
+            took = time.monotonic() - began
+            self._stopping.wait(max(every_s - took, took) if yields else every_s)
 
     # -- the loops' steps --------------------------------------------------------------------------------
 
