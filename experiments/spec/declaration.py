@@ -183,8 +183,8 @@ def analysis_of(
 
 
 def _asked(spec: ExperimentSpec, stage: Stage, name: str) -> bool:
-    """Whether a stage is asked for it: where it can be measured; and if that is nowhere, in the last one, which
-    then ships nothing."""
+    """Whether a stage is asked for it: where it can be measured; and if that is nowhere, in the last one,
+    which then ships nothing."""
     return _has(stage, name) or (stage.last and not any(_has(one, name) for one in spec.plan))
 
 
