@@ -174,10 +174,10 @@ class Rollup:
         """What the new rows amount to, by unit and slot: phase by phase, since no unit's row is of two, and
         each phase's rows lie close together."""
         values = self.layout.values(f"hash(x.unit) AS h, {SLOT} AS slot", f"{COUNTED} AND x.phase = $phase")
+        totals = self.layout.totals(scope["until"] - scope["since"])
         for phase in phases:
             self._cursor.execute(
-                f"INSERT INTO {table} SELECT h, slot, {self.layout.totals()} FROM ({values})"
-                " GROUP BY h, slot",
+                f"INSERT INTO {table} SELECT h, slot, {totals} FROM ({values}) GROUP BY h, slot",
                 {**scope, "phase": phase},
             )
 
@@ -195,7 +195,7 @@ class Rollup:
         values = before.values("hash(x.unit) AS h", PAST).replace("x.assigned_arm = 'control'", "true")
         self._cursor.execute(
             f"CREATE OR REPLACE TEMP TABLE past AS SELECT h, {columns}"
-            f" FROM (SELECT h, {before.totals()} FROM ({values}) GROUP BY h)",
+            f" FROM (SELECT h, {before.totals(row[0] if row else 0)} FROM ({values}) GROUP BY h)",
             {
                 "experiment": scope["experiment"],
                 "before": row[0] if row else 0,
