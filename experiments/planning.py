@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -40,9 +40,10 @@ class Caught:
 class GoalPlan:
     """What the horizon is worth for one goal.
 
-    `level` is the metric's in production. `detectable` is the smallest effect (success) or margin (guardrail)
-    that would be found with the power asked: a difference of shares for binary metrics, otherwise relative.
-    `asked` is the spec's mde or margin, and `units_needed` how many units that takes.
+    `level` is the metric's in production, `coverage` the share of the units that have it. `detectable` is the
+    smallest effect (success) or margin (guardrail) that would be found with the power asked: a difference of
+    shares for binary metrics, otherwise relative. `asked` is the spec's mde or margin, and `units_needed` how
+    many units that takes.
     """
 
     metric: str
@@ -53,6 +54,7 @@ class GoalPlan:
     units_needed: int | None
     caught: tuple[Caught, ...] = ()
     problem: str | None = None
+    coverage: float | None = None
 
     @property
     def enough(self) -> bool:
@@ -108,22 +110,24 @@ def plan(spec: AnalysisSpec, history: History, *, first_share: float, last_share
 
 @dataclass(frozen=True, slots=True)
 class _Design:
-    """Who is compared with whom: two arms with the candidate's share at first and at last, or pairs."""
+    """Who is compared with whom: two arms with the candidate's share at first and at last, or pairs. Of the
+    units only `coverage` have the metric, where answers are scored by sampling or feedback is volunteered."""
 
     pairs: bool
     first: float
     last: float
     units_a_day: float | None
+    coverage: float = 1.0
 
     def worth(self, goal: Goal, units: float, share: float) -> float:
         """A unit's variance over this is that of the difference. A preference is one number a pair."""
         if self.pairs:
-            return units if goal.metric.preference else units / 2.0
-        return units * share * (1.0 - share)
+            return self.coverage * (units if goal.metric.preference else units / 2.0)
+        return self.coverage * units * share * (1.0 - share)
 
     def effective(self, units: float, share: float) -> float:
         """The units as the sequences count them: those of an even split, or pairs."""
-        return units if self.pairs else 4.0 * units * share * (1.0 - share)
+        return self.coverage * (units if self.pairs else 4.0 * units * share * (1.0 - share))
 
 
 def _warnings(
@@ -178,6 +182,7 @@ def _goal(spec: AnalysisSpec, goal: Goal, history: History, design: _Design) -> 
     level, spread = _level(goal, totals), _spread(goal, totals)
     if level is None or spread is None:
         return _unplanned(goal, "it does not vary in production, or there is too little of it")
+    design = replace(design, coverage=cluster.n / len(totals.m))
     detectable = _detectable(spec, goal, spread, design)
     asked = _asked(goal, level if share_metric else 1.0)
     needed = None if asked is None else math.ceil(spec.horizon * (detectable / asked) ** 2)
@@ -192,6 +197,7 @@ def _goal(spec: AnalysisSpec, goal: Goal, history: History, design: _Design) -> 
         asked=asked,
         units_needed=needed,
         caught=caught,
+        coverage=design.coverage,
     )
 
 
@@ -277,6 +283,8 @@ def _caught(
         units = _until_pairs(spec, goal, level, factor, log_threshold)
     else:
         units = _until_failures(goal, level, factor, design.first, log_threshold)
+    if units is not None and goal.metric.kind == "binary":
+        units /= design.coverage
     if units is None or units > spec.horizon:
         return Caught(factor=factor, units=None, days=None)
     rate = design.units_a_day
