@@ -97,7 +97,6 @@ def _show(found: Plan) -> None:
             "asked",
             "units needed",
             "a harm, caught after",
-            "a larger one",
         ),
         [_row(goal) for goal in found.goals],
     )
@@ -106,12 +105,12 @@ def _show(found: Plan) -> None:
 
 
 def _row(goal: GoalPlan) -> tuple[object, ...]:
-    caught = [_caught(one) for one in goal.caught] or ["", ""]
+    caught = "\n".join(map(_caught, goal.caught))
     return (
         goal.metric, goal.role, "-" if goal.level is None else f"{goal.level:.3g}",
         "-" if goal.coverage is None else f"{100 * goal.coverage:.3g} %",
         _percent(goal.detectable), _percent(goal.asked),
-        "-" if goal.units_needed is None else f"{goal.units_needed:,}", *caught,
+        "-" if goal.units_needed is None else f"{goal.units_needed:,}", caught,
     )  # fmt: skip
 
 

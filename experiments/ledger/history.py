@@ -51,9 +51,10 @@ def history(
     failed = "".join(f", ({bit}) AS f{i}" for i, bit in enumerate(layout.bits))
     with store.reading() as cursor:
         (traffic,) = rows_in(cursor.execute(_TRAFFIC, scope))
+        totals = layout.totals(traffic["exchanges"])
         rows = rows_in(
             cursor.execute(
-                f"SELECT *{failed} FROM (SELECT h, {layout.totals()}{bins} FROM ({each}) x GROUP BY h)"
+                f"SELECT *{failed} FROM (SELECT h, {totals}{bins} FROM ({each}) x GROUP BY h)"
                 " ORDER BY h LIMIT $limit",
                 {**scope, "limit": limit},
             )

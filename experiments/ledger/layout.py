@@ -17,6 +17,8 @@ from ..metrics import Metric
 
 #: Parts of a value's unit that are told apart.
 SCALE: Final = 10**6
+#: What the second of two counts in one number is told in: each has 26 of a DOUBLE's 52 bits.
+PACK: Final = 1 << 26
 #: A quantile's histogram has 1,000 bins for each factor of e: it is read to a tenth of a percent.
 BINS: Final = 1000
 
@@ -76,17 +78,40 @@ class Layout:
             f", CASE WHEN s{seen} THEN {_whole(f'v{i}', value)} END AS y{i}"
             for i, (value, seen) in enumerate(self.sums)
         )
-        return (
-            f"SELECT {columns}, x.*{values} FROM (SELECT x.*{numbers} FROM (SELECT x.*{seen} {source}) x) x"
+        packed = "".join(
+            ", " + " + ".join(f"CASE WHEN s{i} THEN {one}::DOUBLE ELSE 0 END" for i, one in two) + f" AS p{k}"
+            for k, two in enumerate(self._packs)
         )
+        conditions = f"SELECT x.*{seen} {source}"
+        return f"SELECT {columns}, x.*{values}{packed} FROM (SELECT x.*{numbers} FROM ({conditions}) x) x"
 
-    def totals(self) -> str:
-        """The columns of a unit's row, aggregated over `values`; zero for what is said later."""
+    @property
+    def _packs(self) -> list[list[tuple[int, int]]]:
+        """The counts, two and two, each with what an exchange adds for it to the number that holds both."""
+        own = range(1, len(self.counts))
+        return [list(zip(own[k : k + 2], (1, PACK), strict=False)) for k in range(0, len(own), 2)]
+
+    def totals(self, rows: int) -> str:
+        """The columns of a unit's row, aggregated over `values` of so many rows; zero for what is said later.
+
+        Two counts in one DOUBLE cost a group what one does, as long as no unit can fill its half of the bits.
+        """
         sums = (f"CAST(coalesce(sum(y{i}), 0) AS BIGINT) AS y{i}" for i in range(len(self.sums)))
-        counts = (f"count(*) FILTER (s{i}) AS w{i}" for i in range(1, len(self.counts)))
+        counts = [f"count(*) FILTER (s{i}) AS w{i}" for i in range(1, len(self.counts))]
+        if rows < PACK:
+            counts = [
+                f"CAST({_unpacked(f'sum(p{k})', one)} AS INTEGER) AS w{i}"
+                for k, two in enumerate(self._packs)
+                for i, one in two
+            ]
         said_sums = (f"0::BIGINT AS y{y}" for _, y, _ in self.said)
         said_counts = (f"0::BIGINT AS w{w}" for _, _, w in self.said)
         return ", ".join((*sums, *said_sums, "count(*) AS w0", *counts, *said_counts))
+
+
+def _unpacked(total: str, one: int) -> str:
+    """The count of which each exchange has added `one` to a total of two counts."""
+    return f"{total} % {PACK}" if one == 1 else f"floor({total} / {PACK})"
 
 
 def _whole(number: str, value: str) -> str:

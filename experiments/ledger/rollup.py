@@ -174,10 +174,10 @@ class Rollup:
         """What the new rows amount to, by unit and slot: phase by phase, since no unit's row is of two, and
         each phase's rows lie close together."""
         values = self.layout.values(f"hash(x.unit) AS h, {SLOT} AS slot", f"{COUNTED} AND x.phase = $phase")
+        totals = self.layout.totals(scope["until"] - scope["since"])
         for phase in phases:
             self._cursor.execute(
-                f"INSERT INTO {table} SELECT h, slot, {self.layout.totals()} FROM ({values})"
-                " GROUP BY h, slot",
+                f"INSERT INTO {table} SELECT h, slot, {totals} FROM ({values}) GROUP BY h, slot",
                 {**scope, "phase": phase},
             )
 
@@ -195,7 +195,7 @@ class Rollup:
         values = before.values("hash(x.unit) AS h", PAST).replace("x.assigned_arm = 'control'", "true")
         self._cursor.execute(
             f"CREATE OR REPLACE TEMP TABLE past AS SELECT h, {columns}"
-            f" FROM (SELECT h, {before.totals()} FROM ({values}) GROUP BY h)",
+            f" FROM (SELECT h, {before.totals(row[0] if row else 0)} FROM ({values}) GROUP BY h)",
             {
                 "experiment": scope["experiment"],
                 "before": row[0] if row else 0,
@@ -223,21 +223,22 @@ class Rollup:
         run = self._cursor.execute
         if run("SELECT 1 FROM fresh LIMIT 1").fetchone() is None:
             return
+        columns = ", ".join(self.layout.names)
         added = ", ".join(f"sum({name}) AS {name}" for name in self.layout.names)
         run("CREATE OR REPLACE TEMP TABLE old AS SELECT * FROM totals WHERE h IN (SELECT h FROM fresh)")
         run(
-            f"CREATE OR REPLACE TEMP TABLE new AS SELECT h, slot, {added}"
-            " FROM (SELECT * FROM old UNION ALL SELECT * FROM fresh) GROUP BY h, slot"
+            f"CREATE OR REPLACE TEMP TABLE new AS SELECT h, slot, {added}, bool_or(arrived) AS changed"
+            " FROM (SELECT *, false AS arrived FROM old UNION ALL SELECT *, true FROM fresh) GROUP BY h, slot"
         )
         # What stayed as it was would be taken out and put in again.
         run(
             "CREATE OR REPLACE TEMP TABLE moved AS"
-            " SELECT *, (h, slot) IN (SELECT (h, slot) FROM fresh) AS changed"
-            " FROM (SELECT -1 AS sign, * FROM old UNION ALL SELECT 1 AS sign, * FROM new)"
+            " SELECT -1 AS sign, old.*, new.changed FROM old"
+            " JOIN new ON old.h = new.h AND old.slot = new.slot UNION ALL SELECT 1 AS sign, * FROM new"
         )
         self._count("moved")
         row = run("DELETE FROM totals WHERE h IN (SELECT h FROM old)").fetchone()
-        run("INSERT INTO totals SELECT * FROM new")
+        run(f"INSERT INTO totals SELECT h, slot, {columns} FROM new")
         self._dead += row[0] if row else 0
         if self._dead > _TIDY_AT:
             run("CREATE OR REPLACE TEMP TABLE totals AS SELECT * FROM totals")

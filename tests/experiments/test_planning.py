@@ -221,6 +221,23 @@ def test_every_kind_of_metric_is_planned(mode: str) -> None:
     assert (mode == "shadow") == any("no pair has been judged" in warning for warning in found.warnings)
 
 
+def test_a_metric_that_every_second_unit_has_takes_twice_the_units() -> None:
+    spec = of_every_kind("ab", horizon=4000)
+    known = every_kind()
+    scored = known.totals["score:helpful"]
+    everybody = replace(scored, y=scored.y[::2] * 2, m=scored.m[::2] * 2, failed=scored.failed[::2] * 2)
+    some, every = (
+        next(
+            goal
+            for goal in plan(spec, history_, first_share=0.5, last_share=0.5).goals
+            if goal.metric == "score:helpful"
+        )
+        for history_ in (known, replace(known, totals={**known.totals, "score:helpful": everybody}))
+    )
+    assert (some.coverage, every.coverage) == (0.5, 1.0)
+    assert some.units_needed == pytest.approx(2 * (every.units_needed or 0), rel=0.01)
+
+
 def test_a_quantiles_plan_is_what_the_quantile_then_has() -> None:
     """The margin that a p95 is said to show, against the interval that a rehearsal's last look has."""
     spec = of_every_kind("ab", horizon=4000)

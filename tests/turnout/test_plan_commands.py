@@ -22,7 +22,7 @@ experiment: faster
 model: chat
 candidate: 2
 stages:
-  shadow: {share: 20, analysis: {horizon: 1500}}
+  shadow: {share: 20, analysis: {horizon: 1600}}
   ab: {weight: 50}
 metrics:
   success: [{metric: tokens_per_second, mde: 10%}]
@@ -31,7 +31,7 @@ metrics:
     - {metric: latency, margin: 10%}
     - {metric: latency.p95, margin: 20%}
     - {metric: "score:helpful<0.5", margin: 5%}
-    - {metric: feedback:thumbs, margin: 15%}
+    - {metric: feedback:thumbs, margin: 20%}
     - {metric: preference:judge, margin: 20%}
 analysis: {horizon: 4000, looks: 4}
 """
@@ -60,7 +60,7 @@ def run(app: Any, *arguments: str) -> Result:
 def test_a_plan_has_every_stage_and_every_metric_of_it(spec: Path) -> None:
     found = run(plan_app, str(spec))
     assert found.exit_code == 0, found.output
-    assert "faster, shadow: horizon 1,500 units, 20 % mirrored to the candidate." in found.output
+    assert "faster, shadow: horizon 1,600 units, 20 % mirrored to the candidate." in found.output
     assert "faster, ab: horizon 4,000 units, 50 % on the candidate." in found.output
     shadow, ab = found.output.split("faster, ab")
     assert "preference:judge" in shadow

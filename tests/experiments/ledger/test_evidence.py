@@ -616,3 +616,14 @@ def test_whatever_a_metric_observes_it_has_expected(store: Store) -> None:
                 f" WHERE ({one.observed_sql}) AND NOT coalesce({one.expected_sql}, false)"
             )
             assert found == [{"n": 0}], one.name
+
+
+def test_counts_are_the_same_where_two_would_not_fit_into_one_number(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(store, "canary", {1: 100_000, 2: 300_000, 3: 600_000})
+    collect(store, *random_split(11))
+    declared = spec("canary", "latency", "error_rate", "latency>100ms", "tokens_per_second", "ttft")
+    packed = gather(store, declared, as_of_ns=END_NS)
+    monkeypatch.setattr("experiments.ledger.layout.PACK", 4)
+    assert gather(store, declared, as_of_ns=END_NS) == packed
