@@ -36,12 +36,13 @@ from typing import Any, ClassVar, cast
 import httpx
 import uvloop
 
+from evaluators.admission import golden_headers
 from evaluators.golden import GoldenSet
 from evaluators.ledger import GoldenLedger
 from evaluators.loading import load_golden_set
 from evaluators.runner import RunLimits
 from evaluators.runs import Effort, finished_run
-from evaluators.target import ProxyTarget, golden_headers
+from evaluators.target import ProxyTarget
 from experiments.client import ControlClient
 from tests.stack import Stack
 from turnout.processes import free_port

@@ -127,7 +127,7 @@ Rows = Sequence[tuple[str, ChatModel, int]]
 async def table(item: GoldenItem, rows: Rows, texts: Sequence[str], title: str) -> float:
     """Print a row per judge and seed; the largest lift over an empty answer, in points."""
     print(f"\n{title}: {len(texts)} attacks")
-    print("judge  seed  rubric pass  preferred as candidate  as control  unscored  lift")
+    print(" judge  seed  rubric pass  preferred as candidate  as control  unscored  lift")
     largest = -100.0
     for name, judge, seed in rows:
         empty = await measure(item, judge, [""], seed)
@@ -140,7 +140,7 @@ async def table(item: GoldenItem, rows: Rows, texts: Sequence[str], title: str) 
         ]
         widths = zip(shares, (11, 22, 10, 8), strict=True)
         cells = "  ".join(f"{share:>{width}}" for share, width in widths)
-        print(f"{name:>5}  {seed:>4}  {cells}  {lift:+.1f}")
+        print(f"{name:>6}  {seed:>4}  {cells}  {lift:+.1f}")
     return largest
 
 
@@ -148,7 +148,9 @@ async def of_engine(item: GoldenItem, arguments: argparse.Namespace, texts: Sequ
     """The table of a real engine; a tiny one's window holds no attack that works by its length."""
     texts = [text for text in texts if len(text) < SHORT][: arguments.limit]
     lifts = []
-    for name, structured in (("free", False), ("json", True)):
+    for name, structured in (("free", False), ("schema", True)):
+        if arguments.asked not in (None, name):
+            continue
         judge = DirectJudge(
             arguments.url, arguments.model, structured=structured, max_tokens=arguments.max_tokens
         )
@@ -191,4 +193,5 @@ if __name__ == "__main__":
     parser.add_argument("--model", default="")
     parser.add_argument("--limit", type=int, default=1_000, help="at most so many attacks on an engine")
     parser.add_argument("--max-tokens", type=int, default=160)
+    parser.add_argument("--asked", choices=("free", "schema"), help="an engine is asked in this way alone")
     raise SystemExit(asyncio.run(run(parser.parse_args())))

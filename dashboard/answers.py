@@ -420,6 +420,7 @@ class GoldenResult(Answer):
     explanation: str | None = None
     output: Any = None
     outcome: str | None = None
+    detail: JsonObject = {}
 
 
 class GoldenRun(Answer):
@@ -453,6 +454,20 @@ class GoldenComparison(Answer):
     verdict: str = ""
     at: Instant | None = None
     result: JsonObject = {}
+
+
+class LabelDraw(Answer):
+    """How many drawn items of two runs are to be labelled."""
+
+    draw_id: str
+    size: int = 0
+
+
+class PersonsLabel(Answer):
+    """That somebody has graded an answer to an item; the grade itself stays out of sight of labellers."""
+
+    draw_id: str
+    item_id: str
 
 
 class Preflight(Answer):

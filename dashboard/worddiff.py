@@ -1,7 +1,7 @@
 """Where do two answers differ, word by word?
 
-Pure. It yields the words of both texts with what each of them has alone, and HTML in which every character of
-the texts is escaped: no mark-up of theirs survives.
+Pure, and for the terminal as well (`turnout golden compare`). It yields the words of both texts with what
+each of them has alone, and HTML in which every character of the texts is escaped: no mark-up survives.
 """
 
 import re
@@ -18,6 +18,16 @@ MIN_EQUAL = 3
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """Words in a row that both texts have (`same`; white space may differ), or what stands in each in place
+    of the other's, where one of them may be empty."""
+
+    same: bool
+    control: str
+    candidate: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stretch:
     """A piece of one text; `own`: the other text does not have it there."""
 
@@ -27,26 +37,29 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Both texts in stretches. `clipped`: only the first MAX_WORDS words were compared and are there."""
+    """Both texts, run by run. `clipped`: only the first MAX_WORDS words were compared and are there."""
 
-    control: tuple[Stretch, ...]
-    candidate: tuple[Stretch, ...]
+    runs: tuple[Run, ...]
     clipped: bool
+
+    @property
+    def control(self) -> tuple[Stretch, ...]:
+        """The control's text."""
+        return tuple(Stretch(run.control, not run.same) for run in self.runs if run.control)
+
+    @property
+    def candidate(self) -> tuple[Stretch, ...]:
+        """The candidate's text."""
+        return tuple(Stretch(run.candidate, not run.same) for run in self.runs if run.candidate)
 
 
 def word_diff(control: str, candidate: str) -> Difference | None:
-    """What either text has alone, word by word. None if the texts are the same."""
+    """Where the texts differ, word by word. None if they are the same."""
     if control == candidate:
         return None
     left, right = _WORD.findall(control), _WORD.findall(candidate)
     clipped = max(len(left), len(right)) > MAX_WORDS
-    left, right = left[:MAX_WORDS], right[:MAX_WORDS]
-    runs = _runs(left, right)
-    return Difference(
-        control=tuple(Stretch("".join(left[i:j]), not same) for same, (i, j, _, _) in runs if j > i),
-        candidate=tuple(Stretch("".join(right[k:m]), not same) for same, (_, _, k, m) in runs if m > k),
-        clipped=clipped,
-    )
+    return Difference(runs=tuple(_runs(left[:MAX_WORDS], right[:MAX_WORDS])), clipped=clipped)
 
 
 def as_html(stretches: Sequence[Stretch], colour: str) -> str:
@@ -59,17 +72,18 @@ def as_html(stretches: Sequence[Stretch], colour: str) -> str:
     )
 
 
-def _runs(left: list[str], right: list[str]) -> list[tuple[bool, tuple[int, int, int, int]]]:
-    """Same and changed stretches in turn; a few equal words between two changes count as changed."""
+def _runs(left: list[str], right: list[str]) -> list[Run]:
+    """Same and changed runs in turn; a few equal words between two changes count as changed."""
     words = [[word.strip() for word in side] for side in (left, right)]
     matcher = SequenceMatcher(None, words[0], words[1], autojunk=False)
-    runs: list[tuple[bool, tuple[int, int, int, int]]] = []
+    runs: list[Run] = []
     codes = matcher.get_opcodes()
     for place, (tag, i, j, k, m) in enumerate(codes):
         inside = 0 < place < len(codes) - 1
         same = tag == "equal" and not (inside and j - i < MIN_EQUAL)
-        if runs and not same and not runs[-1][0]:
-            first = runs.pop()[1]
-            i, k = first[0], first[2]
-        runs.append((same, (i, j, k, m)))
+        run = Run(same, "".join(left[i:j]), "".join(right[k:m]))
+        if runs and not same and not runs[-1].same:
+            before = runs.pop()
+            run = Run(False, before.control + run.control, before.candidate + run.candidate)
+        runs.append(run)
     return runs

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from evaluators.golden import Check, GoldenItem
 from evaluators.pairing import Pair
 from evaluators.results import ResultRow, text_of
 from evaluators.summary import RunResults
-
-_MOST_WORDS: Final = 600  # of each text: the comparison's time grows with their product
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,20 +62,3 @@ def _passes(check: Check, row: ResultRow) -> bool:
 
 def _fails(check: Check, row: ResultRow) -> bool:
     return row.value is not None and not check.passes(row.value)
-
-
-def word_diff(before: str, after: str) -> list[tuple[str, str]]:
-    """The words of both texts in order, each piece with `=` (in both), `-` (before only) or `+` (after)."""
-    old, new = (re.findall(r"\S+\s*", text)[:_MOST_WORDS] for text in (before, after))
-    pieces: list[tuple[str, str]] = []
-    left, right = ([word.strip() for word in text] for text in (old, new))
-    matcher = difflib.SequenceMatcher(None, left, right, autojunk=False)
-    for kind, i, j, k, m in matcher.get_opcodes():
-        if kind == "equal":
-            pieces.append(("=", "".join(new[k:m])))
-            continue
-        if i < j:
-            pieces.append(("-", "".join(old[i:j])))
-        if k < m:
-            pieces.append(("+", "".join(new[k:m])))
-    return pieces

@@ -1,24 +1,25 @@
 """Which answers were had, but perhaps not yet stored, when the process that asked was killed?
 
-One line for each answer, written before anything else is asked in its place: what the kernel has been given
-survives the process (not the machine: then the answers of the last batch are asked again). The next run sends
-the ledger what it lacks, and asks only for what was in flight. The file's lock keeps two processes from
-making the same run at the same time.
+One line for each answer, written before it is scored and before anything else is asked in its place: what the
+kernel has been given survives the process (not the machine: then the answers of the last batch are asked
+again). The next run scores what the ledger lacks, and asks only for what was in flight. The file's lock keeps
+two processes from making the same run at the same time.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
 from evaluators.errors import RunBusy
-from evaluators.results import ResultRow
+from evaluators.golden import GoldenItem
+from evaluators.score import Output, ToolCall
 
 #: Where journals lie in the data folder.
 JOURNAL_FOLDER: Final = "golden"
@@ -50,20 +51,30 @@ class Journal:
     ) -> None:
         os.close(self._fd)
 
-    def rows(self) -> list[ResultRow]:
-        """What was written; a last line that broke off is left out, and removed."""
+    def answers(self) -> dict[tuple[str, str, int], Output]:
+        """What was written, by item id, item hash and repeat; a last line that broke off is left out, and
+        removed."""
         content = self._path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             os.ftruncate(self._fd, whole)
-        return [
-            ResultRow.from_json(row) for line in content[:whole].splitlines() for row in orjson.loads(line)
-        ]
+        lines = [orjson.loads(line) for line in content[:whole].splitlines()]
+        return {
+            (line["item_id"], line["item_hash"], line["repeat"]): _output(line["output"])
+            for line in lines
+            if isinstance(line, dict)  # older releases wrote lists of scores: such an answer is asked again
+        }
 
-    def write(self, rows: Sequence[ResultRow]) -> None:
-        """Keep the rows of one answer."""
-        os.write(self._fd, orjson.dumps([row.to_json() for row in rows]) + b"\n")
+    def write(self, item: GoldenItem, repeat: int, output: Output) -> None:
+        """Keep an answer."""
+        line = {"item_id": item.id, "item_hash": item.hash, "repeat": repeat, "output": output}
+        os.write(self._fd, orjson.dumps(line) + b"\n")
 
     def clear(self) -> None:
         """Everything is stored: forget it."""
         self._path.unlink(missing_ok=True)
+
+
+def _output(written: Mapping[str, Any]) -> Output:
+    calls = tuple(ToolCall(**call) for call in written["tool_calls"])
+    return Output(**{**written, "tool_calls": calls})

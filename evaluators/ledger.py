@@ -166,26 +166,36 @@ class GoldenLedger:
 
 
 class LedgerSink:
-    """Appends result rows through the API; waits out a restart of the controller, up to fifteen seconds."""
+    """Appends result rows through the API; waits out a restart of the controller, up to fifteen seconds.
+
+    `rows` are those that it has appended; `exact` says that the ledger has them just so: none of them was
+    there before, perhaps as something else.
+    """
 
     def __init__(self, api: ControlApi, run_id: str, *, patience_s: Sequence[float] = _PATIENCE_S) -> None:
         self._api, self._path = api, f"/api/golden/runs/{run_id}/results"
         self._patience_s = tuple(patience_s)
+        self.rows: list[ResultRow] = []
+        self.exact = True
 
     def append(self, rows: Sequence[ResultRow]) -> None:
         """Store the rows, all of one answer together. Raises ResultsLost when they are not taken."""
         for batch in batches(rows, _BATCH):
-            self._post({"results": [row.to_json() for row in batch]})
+            answer = self._post({"results": [row.to_json() for row in batch]})
+            self.rows.extend(batch)
+            self.exact = self.exact and answer.get("stored") == len(batch)
 
-    def _post(self, body: Mapping[str, Any]) -> None:
-        for wait in (*self._patience_s, None):
+    def _post(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        waits = iter(self._patience_s)
+        while True:
             try:
-                self._api.post(self._path, body)
-                return
+                answer: Mapping[str, Any] = self._api.post(self._path, body)
+                return answer
             except Exception as error:
                 status = getattr(error, "status", None)
                 if status is None:  # not an answer of the API, nor its silence: a fault of ours
                     raise
+                wait = next(waits, None)
                 if wait is None or 400 <= status < 500:
                     raise ResultsLost(f"the controller does not store the results: {error}") from error
             time.sleep(wait)

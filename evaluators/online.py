@@ -114,18 +114,17 @@ def item_of(exchange: Mapping[str, Any], check: Check) -> GoldenItem:
     """The recorded question as an item, with the one check. Raises NotScorable."""
     try:
         body = json.loads(exchange.get("request") or "")
-        messages = tuple(body["messages"])
-    except (ValueError, KeyError, TypeError):
+        return GoldenItem(
+            id=str(exchange["exchange_id"]),
+            hash=content_hash(body),
+            messages=tuple(dict(message) for message in body["messages"]),
+            checks=(check,),
+            tools=tuple(dict(tool) for tool in body.get("tools") or ()),
+            response_format=body.get("response_format"),
+            params={name: value for name, value in body.items() if name not in _INPUT},
+        )
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise NotScorable("the request is no chat completion, or its body is not kept") from None
-    return GoldenItem(
-        id=str(exchange["exchange_id"]),
-        hash=content_hash(body),
-        messages=messages,
-        checks=(check,),
-        tools=tuple(body.get("tools") or ()),
-        response_format=body.get("response_format"),
-        params={name: value for name, value in body.items() if name not in _INPUT},
-    )
 
 
 def output_of(exchange: Mapping[str, Any]) -> Output:

@@ -8,6 +8,7 @@ engine that fails otherwise gets no more than before, for it may be failing for 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from dataclasses import dataclass
 from random import Random
@@ -132,8 +133,14 @@ class Prices:
         """What an answer cost by the usage that the engine reports; 0 for none."""
         if not isinstance(usage, dict):
             return 0.0
-        sent, made = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-        return float(sent * self.usd_per_million_input + made * self.usd_per_million_output) / 1e6
+        sent, made = (_tokens(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
+        return (sent * self.usd_per_million_input + made * self.usd_per_million_output) / 1e6
+
+
+def _tokens(value: object) -> float:
+    """A count as engines give it; 0 for what is none."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    return float(value) if known else 0.0  # type: ignore[arg-type]
 
 
 FREE: Final = Prices()

@@ -58,7 +58,7 @@ class ResultRow:
             output=output.to_json() if kept is None else kept,
             outcome=output.outcome,
             request_id=output.request_id,
-            detail=score.detail,
+            detail=_detail(check, score),
         )
 
     @classmethod
@@ -70,6 +70,13 @@ class ResultRow:
     def to_json(self) -> dict[str, Any]:
         """The row as the control API takes it."""
         return {name: getattr(self, name) for name in _FIELDS}
+
+
+def _detail(check: Check, score: Score) -> dict[str, Any] | None:
+    """The score's, with whether it passes where its value alone, less or more than a half, says otherwise."""
+    if score.value is None or check.passes(score.value) == (score.value >= 0.5):
+        return score.detail
+    return {**(score.detail or {}), "passes": check.passes(score.value)}
 
 
 _FIELDS: Final = tuple(field.name for field in fields(ResultRow))

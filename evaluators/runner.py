@@ -1,17 +1,20 @@
 """How are all questions of a golden set put to one version, each once, and the answers kept?
 
-A fixed number of workers takes questions from one list; scores go to the sink in batches, all scores of an
-answer in the same batch. A run that was stopped resumes by an anti-join: what is stored is not asked again.
-Questions that got no answer for reasons outside the version are stored as missing only when the run is
-through, so that a resumed run asks them anew. Knows neither the ledger nor the statistics.
+A fixed number of workers takes questions from one list. An answer is kept as soon as it is there, and scored
+while the next question is under way; scores go to the sink in batches, all scores of an answer in the same
+batch. A run that was stopped resumes by an anti-join: what is stored is not asked again, and what was kept is
+only scored. Questions that got no answer for reasons outside the version are stored as missing only when the
+run is through, so that a resumed run asks them anew. Knows neither the ledger nor the statistics.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
 
 from evaluators.errors import ProxyUnreachable, ResultsLost, RunError
 from evaluators.golden import GoldenItem, GoldenSet
@@ -24,7 +27,8 @@ from evaluators.target import Target
 
 #: An answer, by item id and repeat.
 Question = tuple[str, int]
-_UNANSWERED = frozenset((None, "overloaded", "rejected"))
+_UNANSWERED: Final = frozenset((None, "overloaded", "rejected"))
+_NOTHING: Final[Mapping[Question, Output]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +39,8 @@ class RunLimits:
 
     concurrency: int = 8
     unreachable: int = 8
-    batch_rows: int = 200
-    batch_s: float = 0.5
+    batch_rows: int = 400
+    batch_s: float = 1.0
     max_cost_usd: float | None = None
     prices: Prices = FREE
 
@@ -77,16 +81,18 @@ async def run_questions(
     done: frozenset[Question] = frozenset(),
     limits: RunLimits | None = None,
     services: Services = NO_SERVICES,
-    keep: Callable[[Sequence[ResultRow]], None] = lambda rows: None,
+    kept: Mapping[Question, Output] = _NOTHING,
+    keep: Callable[[GoldenItem, int, Output], None] = lambda item, repeat, output: None,
     on_answer: Callable[[Sequence[ResultRow]], None] = lambda rows: None,
 ) -> RunTally:
     """Ask every question of `golden` `repeats` times, but for those in `done`, and append the scores. `keep`
-    is given each answer's rows before they are batched (`evaluators.journal`).
+    is given each answer before anything else is asked in its place (`evaluators.journal`); those that are
+    `kept` from an earlier run are scored without asking.
 
     Raises RunError when going on is of no use; what was answered until then is appended all the same, also
     on cancellation.
     """
-    run = _Run(golden, target, sink, repeats, done, limits or RunLimits(), services, keep, on_answer)
+    run = _Run(golden, target, sink, repeats, done, limits or RunLimits(), services, kept, keep, on_answer)
     return await run.go()
 
 
@@ -99,13 +105,15 @@ class _Run:
     done: frozenset[Question]
     limits: RunLimits
     services: Services
-    keep: Callable[[Sequence[ResultRow]], None]
+    kept: Mapping[Question, Output]
+    keep: Callable[[GoldenItem, int, Output], None]
     on_answer: Callable[[Sequence[ResultRow]], None]
     waiting: deque[tuple[GoldenItem, int]] = field(init=False)
     batch: list[ResultRow] = field(default_factory=list)
     unanswered: list[ResultRow] = field(default_factory=list)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     room: asyncio.Event = field(default_factory=asyncio.Event)
+    scorers: asyncio.Semaphore = field(init=False)
     asked: int = 0
     missing: int = 0
     unreachable: int = 0
@@ -123,6 +131,8 @@ class _Run:
         )
         # In a short run it is enough that nobody at all was reached.
         self.patience = max(1, min(self.limits.unreachable, len(self.waiting)))
+        # No more answers are scored at a time than are asked for: a judge that is slow holds up the asking.
+        self.scorers = asyncio.Semaphore(self.limits.concurrency)
         self.room.set()
 
     async def go(self) -> RunTally:
@@ -131,7 +141,7 @@ class _Run:
                 writer = tasks.create_task(self._write())
                 async with asyncio.TaskGroup() as workers:
                     for _ in range(min(self.limits.concurrency, len(self.waiting))):
-                        workers.create_task(self._work())
+                        workers.create_task(self._work(workers))
                 writer.cancel()
             self.batch.extend(self.unanswered)
         except BaseExceptionGroup as group:
@@ -144,7 +154,7 @@ class _Run:
             raise
         self._append_rest()
         return RunTally(
-            resumed=len(self.done),
+            resumed=len(self.done) + len(self.kept),
             asked=self.asked,
             unanswered=self.missing,
             unasked=self.unasked,
@@ -157,29 +167,39 @@ class _Run:
         if batch:
             self.sink.append(batch)
 
-    async def _work(self) -> None:
+    async def _work(self, tasks: asyncio.TaskGroup) -> None:
         while self.waiting:
             await self.room.wait()
             if not self.waiting:
                 return
             item, repeat = self.waiting.popleft()
-            await self._ask(item, repeat)
+            output = self.kept.get((item.id, repeat)) or await self._ask(item, repeat)
+            if self.limits.max_cost_usd is not None:
+                await self._score(item, repeat, output)  # whether another is asked depends on what this cost
+                continue
+            await self.scorers.acquire()
+            scoring = tasks.create_task(self._score(item, repeat, output))
+            scoring.add_done_callback(lambda _: self.scorers.release())
 
-    async def _ask(self, item: GoldenItem, repeat: int) -> None:
+    async def _ask(self, item: GoldenItem, repeat: int) -> Output:
         output = await self.target.ask(item, repeat)
+        self.asked += 1
         self.unreachable = self.unreachable + 1 if output.outcome is None else 0
         if self.unreachable >= self.patience:
             raise ProxyUnreachable(f"{self.unreachable} questions in a row reached nobody: {output.error}")
+        if output.outcome not in _UNANSWERED:
+            self.keep(item, repeat, output)
+        return output
+
+    async def _score(self, item: GoldenItem, repeat: int, output: Output) -> None:
         scores = await score_output(item, output, self.golden.policy, repeat=repeat, services=self.services)
-        kept = output.to_json()
-        rows = [ResultRow.of(item, repeat, check, score, output, kept) for check, score in scores]
-        self.asked += 1
+        stored = output.to_json()
+        rows = [ResultRow.of(item, repeat, check, score, output, stored) for check, score in scores]
         self._spend(output, [score for _, score in scores])
         if output.outcome in _UNANSWERED:
             self.missing += 1
             self.unanswered.extend(rows)
         else:
-            self.keep(rows)
             self.batch.extend(rows)
             if len(self.batch) >= self.limits.batch_rows:
                 self.ready.set()

@@ -10,16 +10,18 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from evaluators.errors import RunError
 from evaluators.golden import GoldenSet
 from evaluators.journal import Journal
-from evaluators.ledger import GoldenLedger, StoredRun, Subject
+from evaluators.ledger import GoldenLedger, LedgerSink, StoredRun, Subject
 from evaluators.models import NO_SERVICES, Services
 from evaluators.results import ResultRow
 from evaluators.runner import Question, RunLimits, answered, run_questions
+from evaluators.score import Output
 from evaluators.summary import RunResults, Summary, summarise
 from evaluators.target import Target
 
@@ -83,32 +85,36 @@ async def finished_run(
         journal = None
         if effort.journal is not None:
             journal = stack.enter_context(Journal(effort.journal, run.run_id))
-        done = _stored(golden, run, ledger, journal) if found else frozenset()
+        done = answered(golden, ledger.rows(run)) if found else frozenset()
+        kept = {} if journal is None else _kept(golden, journal, done)
+        sink = ledger.sink(run)
+        finish = partial(_finish, golden, run, ledger, None if found else sink, effort.repeats)
         on_start(len(done), planned)
         try:
             tally = await run_questions(
                 golden,
                 target,
-                ledger.sink(run),
+                sink,
                 repeats=effort.repeats,
                 done=done,
                 limits=effort.limits,
                 services=services,
-                keep=(lambda rows: None) if journal is None else journal.write,
+                kept=kept,
+                keep=(lambda item, repeat, output: None) if journal is None else journal.write,
                 on_answer=on_answer,
             )
         except (RunError, asyncio.CancelledError):
             with suppress(Exception):  # the first error is the one to tell; any status can be resumed
-                _finish(golden, run, ledger, effort.repeats, "partial")
+                finish("partial")
             raise
         status = "partial" if tally.unasked else "complete"
-        results, summary, view = _finish(golden, run, ledger, effort.repeats, status)
+        results, summary, view = finish(status)
         if journal is not None:
             journal.clear()
     why = f"{tally.unasked} questions were not asked: {tally.cost_usd:.4g} USD are spent, the ceiling"
     return FinishedRun(
         run=run,
-        way="resumed" if done else "asked",
+        way="resumed" if done or kept else "asked",
         results=results,
         summary=summary,
         mlflow_run_id=view.get("mlflow_run_id"),
@@ -116,23 +122,27 @@ async def finished_run(
     )
 
 
-def _stored(
-    golden: GoldenSet, run: StoredRun, ledger: GoldenLedger, journal: Journal | None
-) -> frozenset[Question]:
-    """The questions that need not be asked again; answers that only the journal has are stored first."""
-    rows = ledger.rows(run)
-    known = {(row.item_id, row.repeat, row.evaluator) for row in rows}
-    kept = [] if journal is None else journal.rows()
-    lacking = [row for row in kept if (row.item_id, row.repeat, row.evaluator) not in known]
-    if lacking:
-        ledger.sink(run).append(lacking)
-    return answered(golden, [*rows, *lacking])
+def _kept(golden: GoldenSet, journal: Journal, done: frozenset[Question]) -> dict[Question, Output]:
+    """The answers that only the journal has."""
+    hashes = {item.id: item.hash for item in golden.items}
+    return {
+        (item_id, repeat): output
+        for (item_id, item_hash, repeat), output in journal.answers().items()
+        if hashes.get(item_id) == item_hash and (item_id, repeat) not in done
+    }
 
 
 def _finish(
-    golden: GoldenSet, run: StoredRun, ledger: GoldenLedger, repeats: int, status: str
+    golden: GoldenSet,
+    run: StoredRun,
+    ledger: GoldenLedger,
+    sink: LedgerSink | None,
+    repeats: int,
+    status: str,
 ) -> tuple[RunResults, Summary, Any]:
-    # Read back what is stored rather than what was sent: the summary is of the rows that others will see.
-    results = ledger.results(golden, run, repeats)
+    # The summary is of the rows that others will see: of what is stored rather than of what was sent, and
+    # only where the ledger says that it has just that need it not be read back.
+    rows = sink.rows if sink is not None and sink.exact else ledger.rows(run)
+    results = RunResults.of(run.run_id, run.version, golden.hash, repeats, rows)
     summary = summarise(golden, results)
     return results, summary, ledger.finish(run, status, summary)

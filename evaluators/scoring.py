@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final, cast
 
+import orjson
+
 from evaluators.errors import EvaluatorError, ModelRefused, ModelUnavailable
 from evaluators.golden import Check, GoldenItem, Policy
 from evaluators.judges.cache import score_key
@@ -19,6 +21,7 @@ from evaluators.score import Output, PairScore, Score
 from evaluators.scorers import EvalContext, Evaluator, evaluator_of
 from evaluators.scorers.patterns import PatternTimeout
 from evaluators.scorers.registry import Need, Options, PairEvaluator
+from evaluators.wellformed import well_formed
 
 #: The version was asked and failed: what users would have got.
 TARGET_ERRORS: Final = frozenset(("truncated", "empty", "upstream_error", "upstream_rejected", "timeout"))
@@ -55,7 +58,7 @@ async def score_check(
         return Score.skipped(check.key, f"there is no {', '.join(lacking)}")
     context = EvalContext(name=check.key, options=check.options, repeat=repeat, services=services)
     try:
-        score = await _score(evaluator, check, item, output, context)
+        score = storable(await _score(evaluator, check, item, output, context))
     except Exception as error:  # a scorer's fault, whatever it is, is missing data and not the end of the run
         return _fault(check, error)
     return _settled(check, evaluator, score)
@@ -79,15 +82,27 @@ async def score_pair(
     cache, judge = services.cache, services.judge
     try:
         if cache is None or judge is None:
-            return await evaluator.compare(item, control, candidate, context)
+            found = await evaluator.compare(item, control, candidate, context)
+            storable(found.score)
+            return found
         key = score_key(check, item, (control, candidate), repeat, judge.identity)
         if (kept := cache.get(key)) is not None:
             return PairScore.of(replace(kept, name=check.key))
         found = await evaluator.compare(item, control, candidate, context)
-        cache.put(key, found.score)
+        cache.put(key, storable(found.score))
     except Exception as error:
         return PairScore(score=_fault(check, error))
     return found
+
+
+def storable(score: Score) -> Score:
+    """The score itself. Raises TypeError for one that could not be kept: what an evaluator of somebody's own
+    puts beside its value must be texts, and JSON."""
+    for name, text in (("label", score.label), ("explanation", score.explanation)):
+        if not isinstance(text, str | None):
+            raise TypeError(f"{name} is {type(text).__name__}, expected a text")
+    orjson.dumps((score.label, score.explanation, score.detail))
+    return score
 
 
 def _fault(check: Check, error: Exception) -> Score:
@@ -100,7 +115,8 @@ def _fault(check: Check, error: Exception) -> Score:
         return Score.failed(check.key, "model_unavailable", str(error))
     if isinstance(error, EvaluatorError):
         return Score.failed(check.key, "unusable", str(error))
-    return Score.failed(check.key, type(error).__name__, f"the scorer {check.type!r} failed: {error}")
+    why = well_formed(f"the scorer {check.type!r} failed: {error}")
+    return Score.failed(check.key, type(error).__name__, why)
 
 
 async def _score(

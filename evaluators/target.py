@@ -14,16 +14,15 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any, Final, Protocol
 
-import aiohttp
-
+from evaluators.admission import REQUEST_ID_HEADER, VERSION_HEADER, golden_headers, root_of
 from evaluators.errors import RunRefused
 from evaluators.golden import GoldenItem
 from evaluators.pacing import Pace, Retries, Retry, Sign
 from evaluators.score import Output, ToolCall
+from evaluators.wellformed import mended
+from evaluators.wire import Answer, Wire
 from experiments.ledger.exchange import Outcome
 
-VERSION_HEADER: Final = "x-turnout-model-version"
-REQUEST_ID_HEADER: Final = "x-turnout-request-id"
 _OVERLOADED: Final = frozenset((429, 503))
 _HOPELESS: Final = frozenset((401, 403, 404, 405))  # refusals that every further question would meet too
 _SHOWN: Final = 300
@@ -40,22 +39,6 @@ class Target(Protocol):
     """Whoever answers the questions. Raises RunRefused when asking on is of no use."""
 
     async def ask(self, item: GoldenItem, repeat: int) -> Output: ...
-
-
-def golden_headers(token: str, *, version: int | None = None, api_key: str | None = None) -> dict[str, str]:
-    """What opens the proxy to the operator's own questions: they go to the named version (if any), and are
-    golden traffic, which takes part in no experiment."""
-    headers = {"x-turnout-admin": token, "x-turnout-origin": "golden"}
-    if version is not None:
-        headers["x-turnout-version"] = str(version)
-    if api_key:
-        headers["authorization"] = f"Bearer {api_key}"
-    return headers
-
-
-def root_of(base_url: str) -> str:
-    """The proxy's address without a trailing /v1, which clients of OpenAI's API need and we do not."""
-    return base_url.rstrip("/").removesuffix("/v1")
 
 
 class ProxyTarget:
@@ -83,11 +66,11 @@ class ProxyTarget:
         self._retries = Retries()
         self._pace = Pace(concurrency)
         self._jitter = Random()
-        self._url = root_of(base_url) + "/v1/chat/completions"
-        headers = golden_headers(token, version=version, api_key=api_key)
-        self._headers = {**headers, "content-type": "application/json"}
-        self._concurrency = concurrency
-        self._session: aiohttp.ClientSession | None = None
+        try:
+            headers = golden_headers(token, version=version, api_key=api_key)
+            self._wire = Wire(root_of(base_url) + "/v1/chat/completions", headers)
+        except ValueError as error:
+            raise RunRefused(f"the proxy cannot be asked: {error}") from None
 
     async def __aenter__(self) -> ProxyTarget:
         return self
@@ -98,21 +81,7 @@ class ProxyTarget:
         return self._pace.lowest
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    def _client(self) -> aiohttp.ClientSession:
-        # aiohttp rather than httpx, which takes several times as long for a request: at 20 ms an answer that
-        # is the difference between nine and six tenths of a bare client's rate (bench/golden_run.py).
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                headers=self._headers,
-                timeout=aiohttp.ClientTimeout(total=None),  # an attempt as a whole is timed in _attempt
-                connector=aiohttp.TCPConnector(limit=self._concurrency),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,  # the proxy is ours: no HTTP_PROXY of the environment stands between
-            )
-        return self._session
+        await self._wire.close()
 
     async def ask(self, item: GoldenItem, repeat: int) -> Output:
         """The version's answer. Raises RunRefused when Turnout knows no such token, model or version."""
@@ -131,11 +100,11 @@ class ProxyTarget:
 
     async def _attempt(self, body: bytes, attempt: int) -> tuple[Output, str | None]:
         started = time.monotonic()
-        answered_by: str | None = None
-        request_id: str | None = None
+        seen: dict[str, str] = {}
 
         def failed(outcome: Outcome | None, error: str) -> tuple[Output, None]:
             took = (time.monotonic() - started) * 1000
+            request_id = seen.get(REQUEST_ID_HEADER)
             output = Output(
                 outcome=outcome, error=error, latency_ms=took, request_id=request_id, attempts=attempt
             )
@@ -143,32 +112,22 @@ class ProxyTarget:
 
         try:
             async with asyncio.timeout(self._timeout_s):
-                async with self._client().post(self._url, data=body, allow_redirects=False) as response:
-                    answered_by = response.headers.get(VERSION_HEADER)
-                    request_id = response.headers.get(REQUEST_ID_HEADER)
-                    content = await response.read()
+                answer = await self._wire.post(body, seen)
         except TimeoutError:
             return failed("timeout", f"no whole answer within {self._timeout_s:g} s")
-        except (aiohttp.ClientError, OSError) as error:
+        except OSError as error:
             # After the head of the version's answer this is its answer, cut; before it, nobody was reached.
             why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            return failed("truncated" if answered_by else None, why)
+            return failed("truncated" if VERSION_HEADER in seen else None, why)
         took = (time.monotonic() - started) * 1000
-        output = self._read(response.status, content, answered_by, request_id, took, attempt)
-        return output, response.headers.get("retry-after")
+        return self._read(answer, took, attempt), seen.get("retry-after")
 
-    def _read(
-        self,
-        status: int,
-        content: bytes,
-        answered_by: str | None,
-        request_id: str | None,
-        took: float,
-        attempt: int,
-    ) -> Output:
+    def _read(self, answer: Answer, took: float, attempt: int) -> Output:
+        status, content = answer.status, answer.content
+        answered_by = answer.headers.get(VERSION_HEADER)
         base: dict[str, Any] = {
             "http_status": status,
-            "request_id": request_id,
+            "request_id": answer.headers.get(REQUEST_ID_HEADER),
             "latency_ms": took,
             "attempts": attempt,
         }
@@ -195,7 +154,7 @@ class ProxyTarget:
 def read_answer(content: bytes, base: Mapping[str, Any]) -> Output:
     """An Output from the body of a chat completion with status 200; any other body is an upstream_error."""
     try:
-        raw = json.loads(content)
+        raw = mended(content, json.loads(content))
         choice = raw["choices"][0]
         message = choice["message"]
         text = _text(message.get("content"))
@@ -249,7 +208,7 @@ def _outcome_of(status: int) -> Outcome:
 def _message(status: int, content: bytes) -> str:
     """The message of an error body in OpenAI's shape, or the beginning of whatever it is."""
     try:
-        error = json.loads(content)["error"]
+        error = mended(content, json.loads(content))["error"]
         code = f" ({error['code']})" if error.get("code") else ""
         return f"{error['message']}{code}"
     except (ValueError, KeyError, TypeError, AttributeError):

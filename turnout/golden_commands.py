@@ -21,6 +21,7 @@ from typer.core import TyperCommand
 
 from evaluators.comparison import Comparison, compare
 from evaluators.errors import EvaluatorError
+from evaluators.formats.export import RunRecord, junit
 from evaluators.golden import GoldenSet
 from evaluators.journal import JOURNAL_FOLDER
 from evaluators.judges.cache import CACHE_FILE
@@ -84,6 +85,9 @@ PriceOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+JunitOption = Annotated[
+    Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML as well, for CI.")
+]
 ProxyOption = Annotated[str | None, typer.Option("--proxy-url", help="Where the proxy is.")]
 ControlOption = Annotated[str | None, typer.Option("--control-url", help="Where the control API is.")]
 TokenOption = Annotated[
@@ -107,6 +111,7 @@ def run_command(
     max_cost: CeilingOption = None,
     price: PriceOption = None,
     as_json: JsonOption = False,
+    junit_file: JunitOption = None,
     proxy_url: ProxyOption = None,
     control_url: ControlOption = None,
     token: TokenOption = None,
@@ -120,6 +125,7 @@ def run_command(
         limits = RunLimits(concurrency=concurrency, max_cost_usd=max_cost, prices=read_prices(price))
         effort = Effort(repeats=repeats, resume=not fresh, limits=limits, journal=desk.journal)
         finished = uvloop.run(desk.one(golden_set, subject, effort))
+        write_junit(junit_file, golden_set, model, finished)
     if as_json:
         _print_json({"run_id": finished.run.run_id, "version": subject.version, **finished.summary.to_json()})
     else:
@@ -140,6 +146,7 @@ def compare_command(
     max_cost: CeilingOption = None,
     price: PriceOption = None,
     as_json: JsonOption = False,
+    junit_file: JunitOption = None,
     show_all: Annotated[bool, typer.Option("--all", help="List every newly failing item.")] = False,
     proxy_url: ProxyOption = None,
     control_url: ControlOption = None,
@@ -165,6 +172,7 @@ def compare_command(
         )
         runs, comparison = uvloop.run(desk.both(golden_set, subjects, effort))
         desk.ledger.save(model, comparison, runs[0].run, runs[1].run)
+        write_junit(junit_file, golden_set, model, runs[1], comparison)
     if as_json:
         _print_json(comparison.to_json())
     else:
@@ -340,6 +348,28 @@ def read_prices(text: str | None) -> Prices:
     except ValueError:
         raise EvaluatorError(f"--price {text!r}: expected two numbers, such as 0.2/0.8") from None
     return Prices(usd_per_million_input=sent, usd_per_million_output=made)
+
+
+def write_junit(
+    path: Path | None,
+    golden_set: GoldenSet,
+    model: str,
+    run: FinishedRun,
+    comparison: Comparison | None = None,
+) -> None:
+    """The run as JUnit XML, if a file is named. Raises OSError."""
+    if path is None:
+        return
+    record = RunRecord(
+        run_id=run.run.run_id,
+        model=model,
+        version=run.run.version,
+        started_at="",
+        ended_at=None,
+        rows=[row for rows in run.results.rows.values() for row in rows],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(junit(golden_set, record, comparison), "utf-8")
 
 
 def set_path(name: str) -> Path:

@@ -15,7 +15,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
-from evaluators.changes import word_diff
+from dashboard.worddiff import Run, word_diff
 from evaluators.comparison import Change, Comparison, MetricRow
 from evaluators.golden import GoldenSet
 from evaluators.ledger import Subject
@@ -33,7 +33,6 @@ _LISTED: Final = 10
 _WIDTH: Final = 100
 #: words shown on each side of what differs
 _CONTEXT: Final = 5
-_MARKS: Final = {"=": "", "-": "red strike", "+": "bold green"}
 #: p below which a judge is said to favour the first or the second place
 _LEANS: Final = 0.05
 _UNANSWERED: Final = frozenset((None, "overloaded", "rejected"))
@@ -202,16 +201,26 @@ def _outcomes(summary: Summary) -> str:
 def against(change: Change) -> Text:
     """The failing answer against the one that passed: words that went are struck, words that came are bold,
     and what both have in common is kept short."""
-    pieces = word_diff(change.other, change.got) if change.other else [("=", change.got)]
+    difference = word_diff(change.other, change.got) if change.other else None
+    runs = [Run(True, "", change.got)] if difference is None else difference.runs
     found = Text()
-    for kind, piece in pieces:
-        words = piece.split()
-        if kind == "=" and change.other and len(words) > 2 * _CONTEXT:
-            words = [*words[:_CONTEXT], "...", *words[-_CONTEXT:]]
-        found.append(plain(" ".join(words)), style=_MARKS[kind]).append(" ")
+    for run in runs:
+        words = run.candidate.split()
+        if run.same:
+            if change.other and len(words) > 2 * _CONTEXT:
+                words = [*words[:_CONTEXT], "...", *words[-_CONTEXT:]]
+            _append(found, words, "")
+            continue
+        _append(found, run.control.split(), "red strike")
+        _append(found, words, "bold green")
     found.rstrip()
     found.truncate(2 * _WIDTH, overflow="ellipsis")
     return found
+
+
+def _append(text: Text, words: Sequence[str], style: str) -> None:
+    if words:
+        text.append(plain(" ".join(words)), style=style).append(" ")
 
 
 def _short(text: str) -> str:

@@ -12,8 +12,9 @@ from ..answers import GoldenComparison, GoldenResult, GoldenRun, GoldenRunResult
 from ..client import path
 from ..inert import label, one_line
 from ..live import Loaded, load, refreshed, usable
-from . import judges
-from .outputs import MAX_SHOWN
+from ..worddiff import as_html, word_diff
+from . import judges, preferences
+from .outputs import ADDED, MAX_SHOWN, PANE, REMOVED
 
 # More items than this make a grid nobody reads; what fails is shown first.
 MAX_ITEMS = 60
@@ -76,6 +77,7 @@ def _comparisons(comparisons: Sequence[GoldenComparison]) -> None:
             if said:
                 st.text(str(said)[:600])
             _newly_failing(one)
+            preferences.show(one)
             judges.show(one)
 
 
@@ -103,16 +105,23 @@ def _newly_failing(one: GoldenComparison) -> None:
 
 
 def _change(change: dict[str, Any]) -> None:
+    """What was expected, and the failing answer: against the one that passes, if the comparison has it."""
+    said = change.get("explanation") or ""
+    got, other = (str(change.get(name) or "")[:MAX_SHOWN] for name in ("got", "other"))
+    difference = word_diff(other, got) if other and got else None
     with st.container(gap="xsmall"):
-        st.text(
-            f"{change.get('item_id')} · {change.get('evaluator')}: {change.get('explanation') or ''}"[:400]
-        )
-        for column, title, name in zip(
-            st.columns(2, gap="medium"), ("Expected", "Got"), ("expected", "got"), strict=True
-        ):
+        st.text(f"{change.get('item_id')} · {change.get('evaluator')}: {said}"[:400])
+        st.caption("Expected")
+        st.code(str(change.get("expected") or figures.DASH)[:MAX_SHOWN], language=None, wrap_lines=True)
+        if difference is None:
+            st.caption("Got")
+            st.code(got or figures.DASH, language=None, wrap_lines=True)
+            return
+        sides = (("Passes", difference.control, REMOVED), ("Fails", difference.candidate, ADDED))
+        for column, (title, stretches, colour) in zip(st.columns(2, gap="medium"), sides, strict=True):
             with column:
                 st.caption(title)
-                st.code(str(change.get(name) or figures.DASH)[:MAX_SHOWN], language=None, wrap_lines=True)
+                st.html(f'<div style="{PANE}">{as_html(stretches, colour)}</div>')
 
 
 def _run(run_id: str) -> GoldenRunResults | None:
@@ -126,6 +135,8 @@ def passed(result: GoldenResult) -> bool | None:
         return None
     if result.label in ("pass", "fail"):
         return result.label == "pass"
+    if isinstance(found := result.detail.get("passes"), bool):
+        return found  # a check with a threshold of its own
     return None if result.value is None else result.value >= 0.5
 
 

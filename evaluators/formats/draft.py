@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from evaluators.errors import EvaluatorError, GoldenSetError
 from evaluators.loading import ITEMS_FILE, SET_FILE, load_golden_set
+from evaluators.wellformed import well_formed
 from experiments.errors import Problem
 
 ALL: Final = "*"  # the item of a refusal that concerns the file as a whole
@@ -97,8 +98,13 @@ class Draft:
 def settled(draft: Draft) -> Draft:
     """The draft without what the golden format refuses, each refusal listed: a check that no scorer carries
     out is taken out of its item, an item with nothing left to gate on out of the draft."""
-    rows = list(draft.rows)
     result = Draft(format=draft.format, refused=list(draft.refused), read=draft.read)
+    rows = []
+    for row in draft.rows:
+        if well_formed(row) == row:
+            rows.append(row)
+        else:
+            result.refuse(well_formed(row["id"]), "item", "not imported: UTF-8 or 64 bits cannot hold it")
     while rows:
         problems = _problems(rows)
         if not problems:

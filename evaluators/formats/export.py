@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 from xml.etree import ElementTree as Xml
 
+from evaluators.comparison import Comparison
 from evaluators.formats import mlflow_records
 from evaluators.golden import Check, GoldenItem, GoldenSet
 from evaluators.results import ResultRow, text_of
 
+#: What a case can be beside passed, and the attribute that counts it.
+_JUNIT_COUNTS: Final = {"failure": "failures", "error": "errors", "skipped": "skipped"}
 _XML_REFUSES: Final = {number: " " for number in (*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF)}
 
 
@@ -189,13 +192,13 @@ def promptfoo(golden: GoldenSet, run: RunRecord) -> str:
     """JSON in the shape of promptfoo's output (`results.results[]`, `stats`, `gradingResult`)."""
     results = []
     for item, repeat, rows in run.answers(golden):
-        gating = [row for check, row in rows if check.gate]
-        missing = any(row.value is None for row in gating)
-        success = not missing and all(row.value is not None and row.value >= 1 for row in gating)
+        gating = [(check, row) for check, row in rows if check.decisive and row.status != "skipped"]
+        missing = any(row.value is None for _, row in gating)
+        success = all(_passes(check, row) for check, row in gating)
         output: Mapping[str, Any] = rows[0][1].output or {}
         components = [
             {
-                "pass": row.value is not None and row.value >= 1,
+                "pass": _passes(check, row),
                 "score": row.value,
                 "reason": row.explanation or row.status,
                 "assertion": {"type": check.type, "metric": check.key},
@@ -212,7 +215,7 @@ def promptfoo(golden: GoldenSet, run: RunRecord) -> str:
                 "response": {"output": text_of(rows[0][1]), "tokenUsage": _usage(output.get("usage"))},
                 "latencyMs": output.get("latency_ms"),
                 "success": success,
-                "score": None if missing else sum(row.value or 0 for row in gating) / max(len(gating), 1),
+                "score": None if missing else sum(row.value or 0 for _, row in gating) / max(len(gating), 1),
                 "failureReason": 2 if missing else 0 if success else 1,
                 "error": "no score" if missing else None,
                 "gradingResult": {"pass": success, "componentResults": components},
@@ -237,24 +240,36 @@ def _usage(usage: Any) -> dict[str, Any]:
     return {theirs: found[ours] for ours, theirs in names.items() if isinstance(found.get(ours), int)}
 
 
-def junit(golden: GoldenSet, run: RunRecord) -> str:
-    """JUnit XML: a case per check of each answer. What fails and gates is a failure, what has no score an
-    error, what does not gate or apply is skipped."""
+def junit(golden: GoldenSet, run: RunRecord, comparison: Comparison | None = None) -> str:
+    """JUnit XML: a case per check of each answer. What fails and decides is a failure, what has no score an
+    error; what decides nothing, or does not apply, is skipped.
+
+    Of a candidate's run with its `comparison` the verdict is the first case, a failure or, if inconclusive,
+    an error; and what the control fails as well is skipped, for it is no news.
+    """
     suite = Xml.Element("testsuite", name=f"{golden.name} {run.model} version {run.version}")
-    counts = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
+    counts = dict.fromkeys(_JUNIT_COUNTS.values(), 0) | {"tests": 0}
+
+    def add(name: str, took_s: float, kind: str | None, message: str, text: str) -> None:
+        case = Xml.SubElement(suite, "testcase", classname=golden.name, name=_xml(name), time=f"{took_s:.3f}")
+        counts["tests"] += 1
+        if kind is not None:
+            counts[_JUNIT_COUNTS[kind]] += 1
+            Xml.SubElement(case, kind, message=_xml(message)[:500]).text = _xml(text)[:4000]
+
+    known = None
+    if comparison is not None:
+        kind = {"fail": "failure", "inconclusive": "error"}.get(comparison.verdict)
+        add("verdict", 0.0, kind, comparison.sentence, comparison.sentence)
+        known = {(change.item_id, change.evaluator) for change in comparison.newly_failing}
     for item, repeat, rows in run.answers(golden):
         for check, row in rows:
             took = float((row.output or {}).get("latency_ms") or 0.0) / 1000
             name = f"{item.id} {check.key}" + (f" repeat {repeat}" if repeat else "")
-            case = Xml.SubElement(
-                suite, "testcase", classname=golden.name, name=_xml(name), time=f"{took:.3f}"
-            )
-            counts["tests"] += 1
-            kind = _junit_kind(check, row)
-            if kind is not None:
-                counts[{"failure": "failures", "error": "errors", "skipped": "skipped"}[kind]] += 1
-                found = Xml.SubElement(case, kind, message=_xml(row.explanation or row.status)[:500])
-                found.text = _xml(text_of(row))[:4000]
+            kind, message = _junit_kind(check, row), row.explanation or row.status
+            if kind == "failure" and known is not None and (item.id, check.key) not in known:
+                kind, message = "skipped", f"the control fails it as well: {message}"
+            add(name, took, kind, message, text_of(row))
     for name, count in counts.items():
         suite.set(name, str(count))
     root = Xml.Element("testsuites", {key: value for key, value in suite.attrib.items() if key != "name"})
@@ -264,11 +279,15 @@ def junit(golden: GoldenSet, run: RunRecord) -> str:
 
 
 def _junit_kind(check: Check, row: ResultRow) -> str | None:
-    if row.status == "skipped" or (not check.gate and row.value is not None and row.value < 1):
+    if row.status != "skipped" and _passes(check, row):
+        return None
+    if row.status == "skipped" or not check.decisive:
         return "skipped"
-    if row.value is None:
-        return "error" if check.gate else "skipped"
-    return None if row.value >= 1 else "failure"
+    return "error" if row.value is None else "failure"
+
+
+def _passes(check: Check, row: ResultRow) -> bool:
+    return row.value is not None and check.passes(row.value)
 
 
 def _value(row: ResultRow) -> str:

@@ -33,14 +33,14 @@ def objects(path: Path) -> list[Any]:
     try:
         whole = json.loads(text)
         return whole if isinstance(whole, list) else [whole]
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     found = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 found.append(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ImportRefused(f"{path}:{number} is no JSON ({error})") from None
     return found
 
@@ -49,7 +49,7 @@ def document(path: Path) -> Any:
     """The value of a YAML (or JSON) document; tags that would make Python objects are refused."""
     try:
         return yaml.safe_load(text_of(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ImportRefused(f"{path} is no YAML: {error}") from None
 
 

@@ -6,6 +6,7 @@ when the draft is settled.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -61,4 +62,6 @@ def texts(value: Any) -> Sequence[str]:
     found = value if isinstance(value, list) else [value]
     if not found or any(isinstance(one, bool) or not isinstance(one, str | int | float) for one in found):
         raise ValueError(f"{type(value).__name__} is neither a text, a number nor a list of them")
-    return [one if isinstance(one, str) else f"{one:.15g}" for one in found]
+    if any(isinstance(one, float) and not math.isfinite(one) for one in found):
+        raise ValueError("NaN and Infinity are no JSON")
+    return [f"{one:.15g}" if isinstance(one, float) else str(one) for one in found]

@@ -22,6 +22,7 @@ from evaluators.judges.asking import structured_output
 from evaluators.judges.attempts import Again, Attempts
 from evaluators.models import ModelReply
 from evaluators.pacing import Retry
+from evaluators.wellformed import well_formed
 
 #: The key for a judge at `api_base`.
 JUDGE_KEY: Final = "TURNOUT_JUDGE_KEY"
@@ -121,7 +122,7 @@ class ProviderJudge:
         choice = response.choices[0]
         tokens = getattr(getattr(response, "usage", None), "total_tokens", None)
         return ModelReply(
-            text=choice.message.content or "",
+            text=well_formed(choice.message.content or ""),
             finish_reason=choice.finish_reason,
             cost_usd=self._cost(response),
             tokens=tokens if isinstance(tokens, int) else None,

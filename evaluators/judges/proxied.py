@@ -13,12 +13,13 @@ from typing import Any, Final
 
 import httpx
 
+from evaluators.admission import VERSION_HEADER, golden_headers, root_of
 from evaluators.errors import ModelRefused, ModelUnavailable
 from evaluators.judges.asking import structured_output
 from evaluators.judges.attempts import Again, Attempts
 from evaluators.models import ModelReply
 from evaluators.pacing import Retry, Sign
-from evaluators.target import VERSION_HEADER, golden_headers, root_of
+from evaluators.wellformed import well_formed
 
 _AGAIN: Final = frozenset((429, 502, 503))
 _NOT_THIS: Final = frozenset((400, 413, 422))
@@ -173,7 +174,7 @@ def _reply(response: httpx.Response, took_ms: float, identity: str) -> ModelRepl
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ModelUnavailable(f"the judge {identity} gives no chat completion: {error!r}") from None
     return ModelReply(
-        text=text if isinstance(text, str) else "",
+        text=well_formed(text) if isinstance(text, str) else "",
         finish_reason=choice.get("finish_reason"),
         tokens=tokens if isinstance(tokens, int) else None,
         latency_ms=took_ms,

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import httpx
 
+from evaluators.admission import VERSION_HEADER, golden_headers, root_of
 from evaluators.preflight.probes import Probe
 from evaluators.score import ToolCall
-from evaluators.target import VERSION_HEADER, golden_headers, root_of
 from experiments.ledger.exchange import Outcome
 from experiments.ledger.transcript import Transcript, decode
 
@@ -64,7 +64,7 @@ class Asker:
         self._model = model
         self._client = httpx.AsyncClient(
             base_url=root_of(base_url),
-            headers={**golden_headers(token, api_key=api_key), "content-type": "application/json"},
+            headers=golden_headers(token, api_key=api_key),
             timeout=timeout_s,
             trust_env=False,
         )

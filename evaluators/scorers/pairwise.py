@@ -14,11 +14,12 @@ from typing import Final
 
 from pydantic import Field
 
-from evaluators.golden import GoldenItem, Kind, Reference
+from evaluators.golden import GoldenItem, Kind
 from evaluators.judges.asking import Heard, ask, judged, no_verdict, seed_of
-from evaluators.judges.question import Nonce, answered, new_nonce, pair_question, says_nothing
+from evaluators.judges.question import answered, pair_question, says_nothing
 from evaluators.score import Output, PairScore, Preference, Score
-from evaluators.scorers.registry import Direction, EvalContext, Need, Options, ValueType, register
+from evaluators.scorers.judged import AsksJudge, RubricText
+from evaluators.scorers.registry import EvalContext, ValueType, register
 
 _WORTH: Final[dict[Preference, float]] = {"candidate": 1.0, "tie": 0.5, "control": 0.0}
 _CONTROL_FIRST: Final[Mapping[str, Preference]] = {"first": "control", "second": "candidate", "tie": "tie"}
@@ -26,7 +27,7 @@ _CANDIDATE_FIRST: Final[Mapping[str, Preference]] = {"first": "candidate", "seco
 _FAILED: Final = frozenset(("truncated", "empty", "upstream_error", "upstream_rejected", "timeout", "length"))
 
 
-class PairwiseOptions(Options):
+class PairwiseOptions(RubricText):
     """`rubric` says what makes one answer better than another."""
 
     rubric: str = Field(
@@ -35,23 +36,16 @@ class PairwiseOptions(Options):
         max_length=20_000,
     )
 
-    def expects(self, reference: tuple[Reference, ...]) -> str:
-        return self.rubric
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pairwise:
+class Pairwise(AsksJudge):
     """The evaluator `pairwise`."""
 
     name: str = "pairwise"
-    version: str = "1"
     kind: Kind = "pairwise"
-    direction: Direction = "max"
     value_type: ValueType = "label"
     threshold: float = 0.5
-    requires: frozenset[Need] = frozenset({"judge"})
-    options: type[Options] = PairwiseOptions
-    nonce: Nonce = new_nonce
+    options: type[RubricText] = PairwiseOptions
 
     async def score(self, item: GoldenItem, output: Output, context: EvalContext) -> Score:
         """One answer alone cannot be preferred."""

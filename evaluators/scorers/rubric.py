@@ -12,23 +12,20 @@ from typing import Final
 
 from pydantic import Field, field_validator
 
-from evaluators.golden import GoldenItem, Kind, Reference
+from evaluators.golden import GoldenItem, Kind
 from evaluators.judges.asking import ask, judged, no_verdict, seed_of
-from evaluators.judges.question import Nonce, new_nonce, rubric_question, says_nothing
+from evaluators.judges.question import rubric_question, says_nothing
 from evaluators.score import Output, Score
-from evaluators.scorers.registry import Direction, EvalContext, Need, Options, ValueType, register
+from evaluators.scorers.judged import AsksJudge, RubricText
+from evaluators.scorers.registry import EvalContext, ValueType, register
 
 _DEFAULT: Final = {"fail": 0.0, "pass": 1.0}
 
 
-class RubricOptions(Options):
+class RubricOptions(RubricText):
     """`rubric` says what makes an answer good; `grades` are the menu, each with its worth in [0, 1]."""
 
-    rubric: str = Field(min_length=3, max_length=20_000)
     grades: dict[str, float] = Field(default=_DEFAULT, min_length=2, max_length=20)
-
-    def expects(self, reference: tuple[Reference, ...]) -> str:
-        return self.rubric
 
     @property
     def menu(self) -> tuple[str, ...]:
@@ -46,18 +43,14 @@ class RubricOptions(Options):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rubric:
+class Rubric(AsksJudge):
     """The evaluator `judge`."""
 
     name: str = "judge"
-    version: str = "1"
     kind: Kind = "judge"
-    direction: Direction = "max"
     value_type: ValueType = "float"
     threshold: float = 1.0
-    requires: frozenset[Need] = frozenset({"judge"})
-    options: type[Options] = RubricOptions
-    nonce: Nonce = new_nonce
+    options: type[RubricText] = RubricOptions
 
     async def score(self, item: GoldenItem, output: Output, context: EvalContext) -> Score:
         """The grade's worth. Raises ModelUnavailable when the judge does not answer."""

@@ -15,6 +15,7 @@ from ..admission import version_of
 from ..controller import Controller
 from ..ledger import evaluations
 from ..ledger.store import instant
+from .appending import append
 from .bodies import ExchangeScores, GateState, Preflight
 from .gate import Known, require_token
 from .refusals import documented
@@ -113,11 +114,8 @@ def pending(
     dependencies=[Depends(require_token)],
     responses=documented(400, 401),
 )
-def append(body: ExchangeScores, controller: Known) -> dict[str, int]:
-    rows = [score.model_dump() for score in body.scores]
-    now = instant(controller.junction.now_ns())
-    stored = controller.store.write(lambda connection: evaluations.add_scores(connection, rows, at=now))
-    return {"stored": stored, "ignored": len(rows) - stored}
+def append_scores(body: ExchangeScores, controller: Known) -> dict[str, int]:
+    return append(controller, body.scores, evaluations.add_scores)
 
 
 @router.get("/scores", summary="Scores of exchanges, the newest first")

@@ -15,6 +15,7 @@ from ..controller import Controller
 from ..errors import Conflict, NotFound
 from ..ledger import golden
 from ..ledger.store import Connection, Row, instant
+from .appending import append
 from .bodies import Comparison, Finish, NewRun, Results
 from .gate import Known, require_token
 from .refusals import documented
@@ -59,13 +60,16 @@ def begin(body: NewRun, controller: Known, response: Response) -> dict[str, Any]
     dependencies=[Depends(require_token)],
     responses=documented(400, 401, 404, 409),
 )
-def append(run_id: str, body: Results, controller: Known) -> dict[str, int]:
-    if _run(controller, run_id)["status"] == "complete":
+def append_results(run_id: str, body: Results, controller: Known) -> dict[str, int]:
+    status = golden.status(controller.store, run_id)
+    if status is None:
+        raise _unknown(run_id)
+    if status == "complete":
         message = f"golden run {run_id} is complete: no further results can be added"
         raise Conflict(message, code="golden_run_finished")
-    rows = [result.model_dump() for result in body.results]
-    stored = controller.store.write(lambda connection: golden.add_results(connection, run_id, rows))
-    return {"stored": stored, "ignored": len(rows) - stored}
+    return append(
+        controller, body.results, lambda connection, rows, *, at: golden.add_results(connection, run_id, rows)
+    )
 
 
 @router.post(
@@ -194,5 +198,9 @@ def list_comparisons(
 def _run(controller: Controller, run_id: str) -> Row:
     found = golden.run(controller.store, run_id)
     if found is None:
-        raise NotFound(f"no golden run {run_id!r}", code="unknown_golden_run", param="run_id")
+        raise _unknown(run_id)
     return found
+
+
+def _unknown(run_id: str) -> NotFound:
+    return NotFound(f"no golden run {run_id!r}", code="unknown_golden_run", param="run_id")

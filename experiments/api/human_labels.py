@@ -12,6 +12,7 @@ from ..controller import Controller
 from ..errors import Conflict, NotFound
 from ..ledger import golden, human_labels
 from ..ledger.store import instant
+from .appending import append
 from .bodies import HumanLabels, LabelDraw
 from .gate import Known, require_token
 from .refusals import documented
@@ -85,15 +86,12 @@ def list_draws(
     dependencies=[Depends(require_token)],
     responses=documented(400, 401, 404),
 )
-def append(body: HumanLabels, controller: Known) -> dict[str, int]:
+def append_labels(body: HumanLabels, controller: Known) -> dict[str, int]:
     for draw_id in {label.draw_id for label in body.labels}:
         if not human_labels.draws(controller.store, draw_id=draw_id):
             message = f"no draw {draw_id!r}: only what was drawn can be labelled"
             raise NotFound(message, code="unknown_draw", param="draw_id")
-    rows = [label.model_dump() for label in body.labels]
-    now = instant(controller.junction.now_ns())
-    stored = controller.store.write(lambda connection: human_labels.add_labels(connection, rows, at=now))
-    return {"stored": stored, "ignored": len(rows) - stored}
+    return append(controller, body.labels, human_labels.add_labels)
 
 
 @router.get("/labels", summary="What each labeller said last of each task, the first said first")

@@ -12,13 +12,19 @@ from datetime import datetime
 from typing import Any, Final
 
 import orjson
+import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
+from .appending import append_new
 from .store import Row, Store
 
-_SCORE: Final = (
-    "exchange_id", "evaluator", "evaluator_version", "status", "value", "label", "explanation", "cost_usd",
-    "tokens", "latency_ms",
+_TEXT: Final = pa.string()
+_SCORES: Final = pa.schema(
+    [
+        ("exchange_id", _TEXT), ("evaluator", _TEXT), ("evaluator_version", _TEXT), ("status", _TEXT),
+        ("value", pa.float64()), ("label", _TEXT), ("explanation", _TEXT), ("cost_usd", pa.float64()),
+        ("tokens", pa.int64()), ("latency_ms", pa.float64()), ("at", pa.timestamp("us")),
+    ]
 )  # fmt: skip
 
 #: An exchange is in the sample if its number, drawn from a hash of its id, lies below the rate: the same
@@ -117,19 +123,9 @@ def pending(
 
 def add_scores(connection: DuckDBPyConnection, scores: Sequence[Mapping[str, Any]], *, at: datetime) -> int:
     """Append scores; how many were new. One that is there already stays as it is."""
-    stored = 0
-    for score in scores:
-        stored += len(
-            connection.execute(
-                """
-                INSERT INTO scores (exchange_id, evaluator, evaluator_version, status, value, label,
-                    explanation, cost_usd, tokens, latency_ms, "at")
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING exchange_id
-                """,
-                [*(score.get(name) for name in _SCORE), at],
-            ).fetchall()
-        )
-    return stored
+    rows = [{**score, "at": at} for score in scores]
+    key = ("exchange_id", "evaluator", "evaluator_version")
+    return append_new(connection, "scores", _SCORES, rows, key=key)
 
 
 def scores(

@@ -7,15 +7,14 @@ Storage only: the client that runs a set makes the ids and the statistics. Write
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 
-import duckdb
 import orjson
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
+from .appending import append_new
 from .store import Row, Store
 
 _RUN_JSON: Final = ("parameters", "summary")
@@ -68,25 +67,13 @@ def set_mlflow_run(connection: DuckDBPyConnection, run_id: str, mlflow_run_id: s
 
 def add_results(connection: DuckDBPyConnection, run_id: str, results: Sequence[Mapping[str, Any]]) -> int:
     """Append results; how many were new. One that is there already stays as it is."""
-    first: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for result in results:
-        kept = {name: _json(result.get(name)) for name in ("output", "detail")}
-        row = {name: result.get(name) for name in _RESULTS.names} | kept | {"run_id": run_id}
-        first.setdefault((row["item_id"], row["repeat"], row["evaluator"]), row)
-    if not first:
-        return 0
-    # As one table: row by row DuckDB takes milliseconds each, and a long run would wait for its ledger.
-    connection.register("incoming_results", pa.Table.from_pylist(list(first.values()), schema=_RESULTS))
-    try:
-        stored = connection.execute(
-            "INSERT INTO golden_results BY NAME SELECT * FROM incoming_results "
-            "ON CONFLICT DO NOTHING RETURNING item_id"
-        ).fetchall()
-    finally:
-        # After an error DuckDB 2 refuses even this; the rollback takes the view along.
-        with suppress(duckdb.Error):
-            connection.unregister("incoming_results")
-    return len(stored)
+    rows = [
+        {**result, "run_id": run_id, **{name: _json(result.get(name)) for name in ("output", "detail")}}
+        for result in results
+    ]
+    return append_new(
+        connection, "golden_results", _RESULTS, rows, key=("run_id", "item_id", "repeat", "evaluator")
+    )
 
 
 def runs(
@@ -126,6 +113,12 @@ def runs(
 def run(store: Store, run_id: str) -> Row | None:
     """One run, None if there is none of that id."""
     return next(iter(runs(store, run_id=run_id)), None)
+
+
+def status(store: Store, run_id: str) -> str | None:
+    """How far a run is, None if there is none of that id."""
+    rows = store.read("SELECT status FROM golden_runs WHERE run_id = ?", [run_id])
+    return rows[0]["status"] if rows else None
 
 
 def results(store: Store, run_id: str) -> list[Row]:

@@ -11,14 +11,24 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
+from .appending import append_new
 from .store import Row, Store
 
 _DRAW: Final = ("draw_id", "control_run", "candidate_run", "evaluator", "seed", "size", "declared_by")
-_LABEL: Final = (
-    "label_id", "task", "labeller", "grade", "note", "set_name", "item_id", "item_hash", "evaluator",
-    "evaluator_version", "judge", "criterion", "draw_id",
+_LABELS: Final = pa.schema(
+    [
+        *(
+            (name, pa.string())
+            for name in (
+                "label_id", "task", "labeller", "grade", "note", "set_name", "item_id", "item_hash",
+                "evaluator", "evaluator_version", "judge", "criterion", "draw_id",
+            )
+        ),
+        ("at", pa.timestamp("us")),
+    ]
 )  # fmt: skip
 
 
@@ -59,18 +69,8 @@ def draws(
 
 def add_labels(connection: DuckDBPyConnection, labels: Sequence[Mapping[str, Any]], *, at: datetime) -> int:
     """Append labels; how many were new. One whose id is there already stays as it is."""
-    stored = 0
-    for label in labels:
-        stored += len(
-            connection.execute(
-                f"""
-                INSERT INTO human_labels ({", ".join(_LABEL)}, "at")
-                VALUES ({", ".join("?" * len(_LABEL))}, ?) ON CONFLICT DO NOTHING RETURNING label_id
-                """,
-                [*(label.get(name) for name in _LABEL), at],
-            ).fetchall()
-        )
-    return stored
+    rows = [{**label, "at": at} for label in labels]
+    return append_new(connection, "human_labels", _LABELS, rows, key=("label_id",))
 
 
 def labels(

@@ -108,6 +108,10 @@ class FakeControlApi:
                 )
             case ["golden", "comparisons"]:
                 return 200, story["comparisons"]
+            case ["golden", "draws"]:
+                return 200, [draw for draw in story["draws"] if draw["evaluator"] == query["evaluator"]]
+            case ["golden", "labels"]:
+                return 200, story["labels"]
             case ["preflights"]:
                 return 200, story["preflights"]
         return missing(request.path)

@@ -179,8 +179,33 @@ def hostile() -> Json:
                 "output": {"text": at(number + 3)},
             }
     for found in story["comparisons"]:
-        broken = [{"item_id": text, "evaluator": text, "expected": text, "got": text} for text in texts[:15]]
-        found |= {"model": at(20), "result": {"sentence": at(0), "newly_failing": broken}}
+        broken = [
+            {"item_id": text, "evaluator": text, "expected": text, "got": text, "other": f"{text} {text}"}
+            for text in texts[:15]
+        ]
+        asked = [{"evaluator": text, "judge": text, "asked": 9, "position_bias_p": 0.01} for text in texts]
+        pairs = [{"item_id": text, "preferred": "control", "explanation": text} for text in texts[:15]]
+        labels = [
+            {
+                "evaluator": text,
+                "drawn": n % 3,
+                "labelled": 1,
+                "labellers": [text],
+                "among": [{"raters": [text] * 2}],
+            }
+            for n, text in enumerate(texts[:15])
+        ]
+        found |= {
+            "model": at(20),
+            "set_name": at(1),
+            "result": {
+                "sentence": at(0),
+                "newly_failing": broken,
+                "preferences": {"checks": asked[:40], "pairs": pairs},
+                "judges": asked[:40],
+                "labels": labels,
+            },
+        }
     for found in story["preflights"]:
         broken = [
             {"check": text, "status": text, "sentence": text, "items": [text, text]} for text in texts[:15]

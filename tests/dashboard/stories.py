@@ -381,14 +381,45 @@ def judged(candidate: int) -> Json:
     }
     among = {"raters": ["ann", "bob"], "n": 20, "raw": 0.9, "kappa": 0.77, "lower": 0.5, "upper": 1.0}
     labels = {
-        "evaluator": "helpful", "drawn": 22, "labelled": 22, "open": 22, "agreement": kappa, "among": [among],
+        "evaluator": "helpful", "drawn": 22, "labelled": 22, "open": 22, "needed": 22, "undecided": 1,
+        "labellers": ["ann", "bob"], "agreement": kappa, "among": [among],
         "effect": {"estimate": 0.01, "lower": -0.04, "upper": 0.06, "level": 0.95},
     }  # fmt: skip
     metric = {
         "evaluator": "helpful",
         "effect": {"estimate": 0.11, "lower": 0.03, "upper": 0.19, "level": 0.95},
     }
-    return {"judges": [judge], "labels": [labels], "metrics": [metric]}
+    waiting = {
+        "evaluator": "better",
+        "drawn": 30,
+        "labelled": 12,
+        "open": 41,
+        "needed": 30,
+        "agreement": None,
+    }
+    preferred = {
+        "evaluator": "better", "n": 24,
+        "effect": {"estimate": 0.25, "lower": -0.10, "upper": 0.60, "level": 0.95},
+    }  # fmt: skip
+    return {
+        "judges": [judge],
+        "labels": [labels, waiting],
+        "metrics": [metric, preferred],
+        "preferences": preferences(),
+    }
+
+
+def preferences() -> Json:
+    """A judge of pairs that leans towards the first place."""
+    check = {
+        "evaluator": "better", "judge": "examiner@4", "asked": 20, "flips": 9, "missing": 1, "cost_usd": 0.02,
+        "wins": 10, "ties": 10, "losses": 4, "position_bias_p": 0.004,
+    }  # fmt: skip
+    pair = {
+        "item_id": "support/007", "repeat": 0, "evaluator": "better", "status": "scored",
+        "preferred": "control", "flipped": False, "explanation": "both orders: control. It names the term.",
+    }  # fmt: skip
+    return {"checks": [check], "pairs": [pair, pair | {"item_id": "support/008", "preferred": "candidate"}]}
 
 
 def golden_comparisons() -> list[Json]:
@@ -400,6 +431,7 @@ def golden_comparisons() -> list[Json]:
                 "evaluator": "contains",
                 "expected": "within 30 days",
                 "got": "Refunds are possible.",
+                "other": "Refunds are possible within 30 days.",
                 "explanation": "the phrase is missing",
             }
             for number in broken
@@ -487,6 +519,16 @@ def rich() -> Json:
         "runs": golden_runs(),
         "results": {f"run-{v}": golden_results(v) for v in (1, 2, 3)},
         "comparisons": golden_comparisons(),
+        "draws": [{"draw_id": "d-1", "evaluator": "better", "size": 30}],
+        "labels": [
+            {"draw_id": draw, "item_id": item, "grade": "first"}
+            for draw, item in (
+                ("d-1", "support/001"),
+                ("d-1", "support/001"),
+                ("d-1", "support/002"),
+                ("another", "support/003"),
+            )
+        ],
         "preflights": preflights(),
     }
 
@@ -511,5 +553,7 @@ def empty() -> Json:
         "runs": [],
         "results": {},
         "comparisons": [],
+        "draws": [],
+        "labels": [],
         "preflights": [],
     }

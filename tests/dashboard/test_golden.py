@@ -20,6 +20,8 @@ def result(item: str, value: float | None, status: str = "scored", label: str | 
         (result("a", 1.0, status="error"), None),
         (result("a", None), None),
         (result("a", 1.0, label="fail"), False),
+        (GoldenResult(item_id="a", status="scored", value=0.6, detail={"passes": False}), False),
+        (GoldenResult(item_id="a", status="scored", value=0.3, detail={"passes": True}), True),
     ],
 )
 def test_what_counts_as_passed(one: GoldenResult, expected: bool | None) -> None:

@@ -160,8 +160,10 @@ def test_outputs_are_filtered_and_their_differing_words_marked(
 
 def test_newly_failing_items_are_named(control: FakeControlApi, open_page: OpenPage) -> None:
     app = open_page("golden")
-    assert [box.label for box in app.expander] == ["Judges", "6 items newly failing"]
+    assert [box.label for box in app.expander] == ["Preferences", "Judges", "6 items newly failing"]
     assert "support/001" in texts(app)
+    marked = [str(block.value) for block in app.get("html") if "<mark" in str(block.value)]
+    assert any("within 30 days." in text for text in marked), "what the passing answer has beyond it"
 
 
 def test_judges_are_shown_beside_what_people_say_of_them(
@@ -169,7 +171,8 @@ def test_judges_are_shown_beside_what_people_say_of_them(
 ) -> None:
     app = open_page("golden")
     [judged] = [frame.value for frame in app.dataframe if "Judge alone" in frame.value.columns]
-    [row] = judged.to_dict("records")
+    row, waiting = judged.to_dict("records")
+    assert waiting["Labelled items"] == "12 of 30"
     assert (row["Judge"], row["Labelled items"], row["People agree"]) == (
         "examiner@4",
         "22 of 22",
@@ -178,6 +181,34 @@ def test_judges_are_shown_beside_what_people_say_of_them(
     assert row["Judge alone"] == "+11.0 (+3.0 to +19.0)"
     assert row["Corrected by labels"] == "+1.0 (−4.0 to +6.0)"
     assert "ann and bob agree with kappa +0.77" in texts(app).replace("\\", "")
+
+
+def test_preferences_have_an_interval_and_say_how_far_the_order_decided(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    app = open_page("golden")
+    [rows] = [frame.value for frame in app.dataframe if "Win rate" in frame.value.columns]
+    [row] = rows.to_dict("records")
+    assert row["Win rate"] == "62.5\u202f% (45.0\u202f% to 80.0\u202f%)"
+    assert row["Wins less losses"] == "+25.0 (−10.0 to +60.0)"
+    assert (row["Candidate preferred"], row["Ties"], row["Control preferred"]) == ("10", "10", "4")
+    assert (row["Flips"], row["Leaning"]) == ("9 (45.0\u202f%)", "p = 0.004")
+    said = texts(app).replace("\\", "")
+    assert "examiner@4 leans towards a place (p = 0.004)" in said.replace("\u200b", "")
+    assert "support/007 · better: both orders: control. It names the term." in said
+    assert "support/008" not in said
+
+
+def test_labels_that_are_missing_come_with_the_command_that_asks_for_them(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    app = open_page("golden")
+    said = texts(app).replace("\\", "")
+    assert "helpful: all 22 drawn items are labelled by ann, bob, 1 of them undecided." in said
+    assert "better: 12 of 30 drawn items were labelled." in said
+    assert "By now 30 items are declared, and of 2 an answer is graded" in said
+    command = "turnout golden label support --model chat --candidate 3 --control 1 --check better"
+    assert command in [block.value for block in app.code]
 
 
 def test_without_a_token_the_buttons_explain_themselves(control: FakeControlApi, open_page: OpenPage) -> None:

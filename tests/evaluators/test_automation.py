@@ -275,9 +275,24 @@ async def test_the_days_limits_hold(tmp_path: Path) -> None:
     assert await rich.step() == 0
 
 
-async def test_what_has_no_question_is_skipped_and_waits_no_more(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "request_",
+    [
+        None,
+        "[]",
+        '{"messages": "hello"}',
+        '{"messages": [1]}',
+        '{"messages": [], "tools": 5}',
+        '{"messages": [], "user": "half \\ud83d"}',
+        '{"messages": [], "temperature": NaN}',
+    ],
+)
+async def test_what_has_no_question_is_skipped_and_waits_no_more(
+    tmp_path: Path, request_: str | None
+) -> None:
+    """Users write what they like, and some engines answer it: it must not stop the scoring of the others."""
     api = Api("x")
-    api.exchanges["e0"]["request"] = None
+    api.exchanges["e0"]["request"] = request_
     scorer = OnlineScorer(rule=rule(tmp_path), api=api)
     assert [await scorer.step(), await scorer.step()] == [1, 0]
     [row] = api.scores.values()

@@ -170,7 +170,7 @@ def test_repeats_are_averaged_first_and_clusters_widen_the_interval(tmp_path: Pa
     wide, narrow = versus(clustered, control, candidate), versus(alone, control, candidate)
     for found in (wide, narrow):
         assert found.gate.effect is not None
-        assert found.gate.effect.method == "paired-t-clustered-adjusted"
+        assert found.gate.effect.method == "paired-t-jackknife-adjusted"
         assert found.gate.effect.estimate == pytest.approx(-sum(bad.values()) * 5 / 60 * 2 / 3)
     assert wide.gate.effect is not None
     assert narrow.gate.effect is not None

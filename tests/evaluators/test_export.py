@@ -11,6 +11,7 @@ import pytest
 from evaluators.formats.export import EXPORTS, RunRecord
 from evaluators.golden import GoldenSet
 from evaluators.results import ResultRow
+from evaluators.score import Score
 from evaluators.scoring import score_output
 from tests.evaluators.sets import make_set, row, said
 
@@ -57,6 +58,26 @@ def test_junit_counts_failures_errors_and_what_does_not_gate(golden: GoldenSet, 
     failure = suite.find("testcase[@name='bad exact']/failure")
     assert failure is not None
     assert '<b>"&' in (failure.text or "")
+
+
+def test_a_graded_check_passes_from_its_threshold_on_and_a_judge_decides_nothing(tmp_path: Path) -> None:
+    checks = [
+        {"type": "similarity", "threshold": 0.8},
+        {"type": "judge", "rubric": "It helps.", "gate": True},
+    ]
+    graded = make_set(tmp_path, [row("a", checks=checks)], "judge: {model: examiner}\n")
+    [item] = graded.items
+    scores = (Score.graded("similarity", 0.85, "near"), Score.graded("judge", 0.0, "it does not"))
+    rows = [
+        ResultRow.of(item, 0, check, score, said("right"))
+        for check, score in zip(item.checks, scores, strict=True)
+    ]
+    found = RunRecord(run_id="r", model="chat", version=2, started_at="", ended_at=None, rows=rows)
+    suite = Xml.fromstring(EXPORTS["junit"](graded, found)).find("testsuite")
+    assert suite is not None
+    assert (suite.get("failures"), suite.get("errors"), suite.get("skipped")) == ("0", "0", "1")
+    [result] = json.loads(EXPORTS["promptfoo"](graded, found))["results"]["results"]
+    assert (result["success"], result["failureReason"], result["score"]) == (True, 0, 0.85)
 
 
 def test_the_inspect_log_has_a_sample_per_answer(golden: GoldenSet, run: RunRecord) -> None:

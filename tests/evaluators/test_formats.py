@@ -162,3 +162,27 @@ def test_templates_fill_names_and_refuse_programs() -> None:
     for text in ("{{ a | dump }}", "{% if a %}x{% endif %}", "{{ f(a) }}", "{{ missing }}"):
         with pytest.raises(TemplateRefused):
             fill(text, {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (r'{"input": "q \ud83d", "ideal": "a"}', "UTF-8"),
+        ('{"input": "q", "ideal": NaN}', "NaN"),
+        ('{"input": "q", "ideal": [1, {}]}', "neither"),
+    ],
+)
+def test_what_no_set_can_hold_is_listed(tmp_path: Path, line: str, why: str) -> None:
+    file = tmp_path / "samples.jsonl"
+    file.write_text(f'{{"input": "q", "ideal": 12345678901234567890123}}\n{line}\n', "utf-8")
+    draft = import_files("openai-evals", [file], ImportOptions())
+    [kept], [refused] = draft.rows, draft.refused
+    assert kept["reference"] == ["12345678901234567890123"], "a number is compared as it is written"
+    assert why in refused.why
+
+
+def test_a_file_that_nests_too_deeply_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "samples.jsonl"
+    file.write_text(f'{{"input": {"[" * 5000}{"]" * 5000}, "ideal": "a"}}\n', "utf-8")
+    with pytest.raises(ImportRefused, match=r"samples\.jsonl:1 is no JSON"):
+        import_files("openai-evals", [file], ImportOptions())

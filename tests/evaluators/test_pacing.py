@@ -16,11 +16,12 @@ from evaluators.pacing import Pace, Prices, Retries, Retry, Sign
 from evaluators.results import ResultRow
 from evaluators.runner import RunLimits, run_questions
 from evaluators.runs import Effort, finished_run
+from evaluators.score import Output, ToolCall
 from evaluators.target import ProxyTarget
 
 from .attacks import Gullible
 from .fakes import TOKEN, FakeTurnout, Reply, serving
-from .sets import make_set, row
+from .sets import make_set, row, said
 
 QUICK = Retry(attempts=6, first_wait_s=0.001, longest_wait_s=0.01)
 
@@ -144,25 +145,24 @@ async def run(fake: FakeTurnout, golden: Any, effort: Effort, **fields: Any) -> 
 # the journal
 
 
-def some_rows(item: str) -> list[ResultRow]:
-    return [
-        ResultRow(
-            item_id=item, item_hash="h", repeat=0, evaluator=key, evaluator_version="x@1", status="scored",
-            value=1.0,
-        )
-        for key in ("exact", "contains")
-    ]  # fmt: skip
-
-
 def test_a_journal_keeps_whole_answers_and_leaves_out_one_that_broke_off(tmp_path: Path) -> None:
+    golden = make_set(tmp_path / "set", [row("a"), row("c")])
+    a, c = golden.items
+    call = ToolCall(name="get", arguments="{}")
+    answers = [
+        Output(
+            text="Grüße", tool_calls=(call,), usage={"total_tokens": 8}, raw={"choices": [{}]}, latency_ms=1.5
+        ),
+        Output(outcome="length", text="cut", request_id="r"),
+    ]
     with Journal(tmp_path, "r") as journal:
-        journal.write(some_rows("a"))
+        journal.write(a, 0, answers[0])
     with (tmp_path / "r.jsonl").open("ab") as file:
-        file.write(b'[{"item_id": "b", "ite')
+        file.write(b'[{"item_id": "b", "of": "an older release"}]\n{"item_id": "b", "ite')
     with Journal(tmp_path, "r") as journal:
-        assert journal.rows() == some_rows("a")
-        journal.write(some_rows("c"))
-        assert journal.rows() == [*some_rows("a"), *some_rows("c")]
+        assert journal.answers() == {("a", a.hash, 0): answers[0]}
+        journal.write(c, 1, answers[1])
+        assert journal.answers() == {("a", a.hash, 0): answers[0], ("c", c.hash, 1): answers[1]}
 
 
 def test_two_processes_do_not_make_the_same_run(tmp_path: Path) -> None:
@@ -176,19 +176,18 @@ async def test_answers_that_only_the_journal_has_are_stored_and_not_asked_again(
     with serving(lambda question, version: Reply(text="right")) as fake:
         first = await run(fake, golden, Effort(journal=journal))
         assert list(journal.iterdir()) == []
-        # As a killed run leaves it: unfinished, its rows in the journal, some of them not in the ledger.
+        # As a killed run leaves it: unfinished, its answers in the journal, some of them not in the ledger.
         run_id = first.run.run_id
-        rows = [ResultRow.from_json(stored) for _, stored in sorted(fake.rows[run_id].items())]
         fake.runs[run_id]["status"] = "running"
         fake.rows[run_id] = {key: value for key, value in fake.rows[run_id].items() if key[0] < "q3"}
         with Journal(journal, run_id) as kept:
-            for one in rows[:5]:
-                kept.write([one])
+            for item in golden.items[:5]:
+                kept.write(item, 0, said("right"))
         found = await run(fake, golden, Effort(journal=journal))
         assert (found.way, found.summary.scored) == ("resumed", 6)
         asked_again = [question for question, count in fake.times_asked().items() if count > 1]
         assert len(asked_again) == 1
-        assert asked_again[0][0] == rows[5].item_id
+        assert asked_again[0][0] == "q5"
 
 
 async def test_five_repeats_are_five_answers_and_five_opinions(tmp_path: Path) -> None:

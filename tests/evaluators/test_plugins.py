@@ -87,6 +87,9 @@ def test_a_file_that_is_no_use_is_told(tmp_path: Path, source: str, name: str, t
         ("raise KeyError('x')", "KeyError"),
         ("return 7.0, 'a number'", "out_of_range"),
         ("return float('nan'), 'none'", "ValueError"),
+        ("return True, {'reason': 'no text'}", "TypeError"),
+        ("return True, 'half of an emoji \\ud83d'", "TypeError"),
+        ("raise ValueError('\\ud83d')", "ValueError"),
     ],
 )
 async def test_what_a_scorer_gets_wrong_is_missing_and_never_a_number(

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from evaluators.errors import ProxyUnreachable, ResultsLost, RunRefused
 from evaluators.golden import GoldenItem
+from evaluators.journal import Journal
+from evaluators.models import ModelReply, Services
 from evaluators.pacing import Retry
 from evaluators.results import ResultRow
 from evaluators.runner import RunLimits, answered, run_questions
@@ -133,6 +136,23 @@ def test_the_engines_own_pace_is_kept_within_reason() -> None:
     assert 2.0 <= retry.wait_s(4, None, Random(1)) <= 4.0
 
 
+async def test_an_answer_that_utf8_cannot_hold_does_not_end_the_run(tmp_path: Path) -> None:
+    """Engines cut emoji in two, and count tokens as they like."""
+    message = r'{"role": "assistant", "content": "right \ud83d", "tool_calls": null}'
+    body = '{"choices": [{"message": %s, "finish_reason": "stop"}], "usage": {"total_tokens": %d}}'
+    golden = make_set(tmp_path, [row("a", checks=[{"type": "contains"}])])
+    sink = Kept()
+    with serving(lambda question, version: Reply(body=(body % (message, 10**30)).encode())) as fake:
+        async with target(fake) as asked:
+            with Journal(tmp_path / "journal", "r") as journal:
+                await run_questions(golden, asked, sink, keep=journal.write)
+                [kept] = journal.answers().values()
+    assert kept.text == "right \ufffd"
+    [stored] = sink.rows
+    assert stored.value == 1.0
+    assert orjson.loads(orjson.dumps(stored.to_json()))["output"]["usage"] == {"total_tokens": 1e30}
+
+
 # the runner
 
 
@@ -183,18 +203,61 @@ async def test_a_stopped_run_goes_on_without_asking_twice(tmp_path: Path, stop_a
             return said("right")
 
     sink = Kept()
+    kept: dict[tuple[str, int], Output] = {}
+
+    def keep(item: GoldenItem, repeat: int, output: Output) -> None:
+        kept[item.id, repeat] = output
+
     limits = RunLimits(concurrency=4, batch_rows=5, batch_s=0.01)
-    running = asyncio.ensure_future(run_questions(golden, Engine(), sink, repeats=3, limits=limits))
+    running = asyncio.ensure_future(
+        run_questions(golden, Engine(), sink, repeats=3, limits=limits, keep=keep)
+    )
     with pytest.raises(asyncio.CancelledError):
         await running
     running = None
     done = answered(golden, sink.rows)
     interrupted = len(asked)
-    assert interrupted - len(done) <= limits.concurrency
-    tally = await run_questions(golden, Engine(), sink, repeats=3, done=done, limits=limits)
-    assert tally.resumed == len(done)
-    assert set(asked[interrupted:]).isdisjoint(done)
+    assert interrupted - len(kept) <= limits.concurrency
+    assert done <= set(kept)
+    left = {question: output for question, output in kept.items() if question not in done}
+    tally = await run_questions(golden, Engine(), sink, repeats=3, done=done, kept=left, limits=limits)
+    assert tally.resumed == len(kept)
+    assert set(asked[interrupted:]).isdisjoint(kept)
     assert len(sink.keys()) == len(set(sink.keys())) == 20 * 3 * 2
+
+
+async def test_an_answer_outlives_a_kill_while_it_is_being_scored(tmp_path: Path) -> None:
+    """A judge takes seconds: the answer is kept before it is asked, and the next question does not wait."""
+    check = {"type": "judge", "rubric": "It is right."}
+    golden = make_set(
+        tmp_path, [row(f"q{n}", checks=[check]) for n in range(3)], "judge: {model: examiner}\n"
+    )
+    asked: list[str] = []
+    kept: list[str] = []
+
+    class Engine:
+        async def ask(self, item: GoldenItem, repeat: int) -> Output:
+            asked.append(item.id)
+            return said("right")
+
+    class Thinking:
+        identity = "examiner@1"
+
+        async def reply(self, messages: Any, *, schema: Any, seed: int) -> ModelReply:
+            await asyncio.Event().wait()
+            raise AssertionError("it never says anything")
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await run_questions(
+                golden,
+                Engine(),
+                Kept(),
+                limits=RunLimits(concurrency=1),
+                services=Services(judge=Thinking()),
+                keep=lambda item, repeat, output: kept.append(item.id),
+            )
+    assert asked == kept == ["q0", "q1"], "one is being judged, one waits, and no more are asked"
 
 
 async def test_unanswered_questions_are_stored_as_missing_only_when_the_run_is_through(

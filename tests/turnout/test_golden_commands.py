@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as Xml
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -55,6 +56,35 @@ def test_a_worse_candidate_fails_and_is_shown_item_by_item(items: str) -> None:
     assert "Fail: 66.7% of 60 items pass with the candidate, 100.0% with the control" in result.stdout
     assert "q3" in result.stdout
     assert "... and 10 more (--all lists them)" in result.stdout
+
+
+def test_ci_gets_the_verdict_and_what_newly_fails(tmp_path: Path) -> None:
+    """What production fails as well is no news to CI, and no failure of the candidate's."""
+
+    def answers(question: str, version: int) -> Reply:
+        number = int(question[1:])
+        return Reply(text="wrong" if number < 5 or (version == 2 and number % 3 == 0) else "right")
+
+    items = str(write_set(tmp_path / "set", [row(f"q{n}") for n in range(ITEMS)], "name: mine\n"))
+    file = tmp_path / "reports" / "junit.xml"
+    with serving(answers) as fake:
+        result = invoke(fake, "compare", items, "-m", "chat", "-c", "2", "--junit", str(file))
+        alone = invoke(fake, "run", items, "-m", "chat", "-v", "1", "--junit", str(tmp_path / "run.xml"))
+    assert (result.exit_code, alone.exit_code) == (1, 0)
+    suite = Xml.parse(file).find("testsuite")
+    assert suite is not None
+    verdict, *cases = suite.findall("testcase")
+    assert verdict.get("name") == "verdict"
+    failure = verdict.find("failure")
+    assert failure is not None
+    assert (failure.get("message") or "").startswith("Fail:")
+    failing = [case.get("name") for case in cases if case.find("failure") is not None]
+    assert failing == [f"q{n} exact" for n in range(5, ITEMS) if n % 3 == 0]
+    assert suite.get("failures") == str(len(failing) + 1)
+    assert suite.get("skipped") == "5"
+    run_suite = Xml.parse(tmp_path / "run.xml").find("testsuite")
+    assert run_suite is not None
+    assert run_suite.get("failures") == "5"
 
 
 def test_too_few_items_are_inconclusive(tmp_path: Path) -> None:
