@@ -91,6 +91,8 @@ class Looks:
     def __init__(self, store: Store, traffic: Traffic) -> None:
         self._store, self._spec = store, analysis(traffic)
         self._rollups = Rollups(store)
+        # With the first parameter of a process DuckDB imports pandas, which a controller has by then.
+        store.read("SELECT ?", [1])
 
     def take(self) -> tuple[float, float, Evidence]:
         """One look, to the verdict."""

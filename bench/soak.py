@@ -136,7 +136,7 @@ class Clients:
         body["messages"] = [{"role": "user", "content": "Where is my order? " * 25}]
         if faulty:
             body["simulated_fault"] = self._chance.choice(FAULTS)
-        kept = self._kept.pop() if self._kept and not leaves and draw() < 0.5 else None
+        kept = self._take() if not leaves and draw() < 0.5 else None
         reader, writer = kept or await asyncio.open_connection("127.0.0.1", self._port)
         raw = orjson.dumps(body)
         head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
@@ -163,6 +163,15 @@ class Clients:
             self._kept.append((reader, writer))
         else:
             writer.close()
+
+    def _take(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A connection that was kept, if there is one that the worker has not ended for its idleness."""
+        while self._kept:
+            reader, writer = self._kept.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
 
     async def _read(self, reader: asyncio.StreamReader) -> int:
         """Read one answer to its end; its status."""

@@ -109,6 +109,12 @@ class Metric(Answer):
     effect: Effect | None = None
     band: Effect | None = None
     margin: float | None = None
+    e_value: float | None = None
+    threshold: float | None = None
+    z: float | None = None
+    z_bound: float | None = None
+    adjusted_p: float | None = None
+    instrument: str | None = None
     state: str = "no_data"
     text: str | None = None
 

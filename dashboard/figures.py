@@ -43,6 +43,20 @@ def percent(value: float | None, decimals: int = 1) -> str:
     return f"{value * 100:.{decimals}f}".replace("-", MINUS) + f"{NARROW}%"
 
 
+def probability(value: float | None) -> str:
+    """A p-value to three decimals; a smaller one by the bound that it lies below, never as 0."""
+    if value is None or not known(value):
+        return DASH
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def evidence(value: float | None) -> str:
+    """An e-value: 3.1, 1,200; beyond a million only that."""
+    if value is None or not known(value):
+        return DASH
+    return "> 1,000,000" if value > 1e6 else number(value, 2) if value < 10 else count(value)
+
+
 def weight(value: float | None) -> str:
     """A weight that is a percentage already: 50 -> 50 %, 2.5 -> 2.5 %."""
     return f"{value:g}{NARROW}%" if value is not None and known(value) else DASH

@@ -178,7 +178,10 @@ def settings() -> str:
             "",
             "## MLflow's own webhooks: `registry` in the same file\n",
             "```yaml\nregistry: {secret_env: MLFLOW_HOOK_SECRET}\n```\n",
-            "What others change in MLflow is seen within three seconds. A webhook of MLflow makes it"
+            "What others change in MLflow is seen within three seconds, taken up and recorded. Where they"
+            " name as production what cannot answer (no endpoint, or no version at all), the version in"
+            " force goes on answering, and `turnout status` says so. An experiment of which a version was"
+            " deleted is over. A webhook of MLflow makes it"
             " sooner: let it post the events `model_version_alias.created`, `model_version_alias.deleted` and"
             " `model_version.created` to `/api/models/changed` of the controller, with the secret in that"
             " variable of the controller's environment. It is a hint only: the registry is asked, whatever"

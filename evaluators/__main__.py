@@ -53,7 +53,8 @@ class Loops:
                     for said in await gate.step():
                         log.info("%s", said)
                 for rule in self._online:
-                    await self._score(rule, stop)
+                    if await self._score(rule, stop):
+                        pause = 0.0
             except (EvaluatorError, ControlError, OSError) as error:
                 log.warning("%s", error)
                 pause = max(pause, _AFTER_AN_ERROR_S) if isinstance(error, EvaluatorError) else pause
@@ -63,9 +64,11 @@ class Loops:
             except TimeoutError:
                 continue
 
-    async def _score(self, rule: OnlineRule, stop: asyncio.Event) -> None:
-        """Score until nothing waits, or the limits are reached. A judge that may not be asked is told; the
+    async def _score(self, rule: OnlineRule, stop: asyncio.Event) -> bool:
+        """Score for a while; whether something may still wait. Traffic may bring more than can be scored, and
+        neither a changed file nor a new version waits for its end. A judge that may not be asked is told; the
         other rules go on."""
+        until = asyncio.get_running_loop().time() + self.every_s
         ledger = GoldenLedger(self.api)
         judged = rule.golden.judge is not None
         try:
@@ -73,9 +76,11 @@ class Loops:
             async with self.access.services(rule.golden, subjects, ledger) as services:
                 scorer = OnlineScorer(rule=rule, api=self.api, services=services)
                 while not stop.is_set() and await scorer.step():
-                    pass
+                    if asyncio.get_running_loop().time() >= until:
+                        return True
         except EvaluatorError as error:
             log.warning("%s: %s", rule.name, error)
+        return False
 
     def _reload(self) -> None:
         """A file that is wrong leaves what was good in force, and is told once."""
@@ -85,15 +90,35 @@ class Loops:
             changed = 0.0
         if changed == self._changed:
             return
-        self._changed = changed
+        first, self._changed = self._changed < 0.0, changed
         try:
             found = read_automation(self.path)
+            self._keep()
         except GoldenSetError as error:
             log.error("%s", error)
-            return
+            if not first or not self._last_good.exists():
+                return
+            log.warning("what was good last is in force: %s", self._last_good)
+            found = read_automation(self._last_good)
         self._gates = [VersionGate(rule=rule, api=self.api, access=self.access) for rule in found.gates]
         self._online = found.online
         log.info("%s: %s", self.path, _told(found))
+
+    @property
+    def _last_good(self) -> Path:
+        return self.path.with_suffix(f".last-good{self.path.suffix}")
+
+    def _keep(self) -> None:
+        """What is good now, for a start that finds the file torn. A full disk costs this copy only."""
+        making = self._last_good.with_suffix(".new")
+        try:
+            if self.path.exists():
+                making.write_bytes(self.path.read_bytes())
+                making.replace(self._last_good)
+            else:
+                self._last_good.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s could not be written: %s", self._last_good, error)
 
 
 def _told(found: Automation) -> str:

@@ -1,7 +1,8 @@
 """How does a changed turnout.yaml come into force, by an editor or by `turnout apply`, and who is told?
 
 A file that is torn, empty or wrong changes nothing but the error that operators see; that, too, is a decision
-row, and so an event. What an apply writes is a recoverable transaction: intent, file, snapshot, done.
+row, and so an event. What an apply writes is a recoverable transaction: intent, file, snapshot, done. So is
+what it writes to evaluators.yaml, which the evaluators take up by themselves.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from hashlib import sha256
+from functools import partial
+from pathlib import Path
 
 from .config import Config, Declared, differences, read_config
 from .control import Author
-from .decision import SETTINGS_FILE, Action, Decision, DecisionState, Done
+from .decision import EVALUATORS_FILE, SETTINGS_FILE, Action, Decision, DecisionState, Done
 from .errors import Unavailable
 from .junction import Junction
 from .ledger import decisions
 from .ledger.store import Connection, DatabaseError, Store
+from .replacing import digest, digest_of, replace_whole
 
 log = logging.getLogger("turnout.config")
 
@@ -77,36 +80,51 @@ class Adoption:
             changed = differences(self.config.declared, coming) or (
                 f"the file {SETTINGS_FILE} is put in its place",
             )
-            intent = self._decision(author, "intent", changed, sha256=digest(text))
-            self._record(intent)
-            self._at("settings intent")
-            try:
-                self.config.replace(text)
-            except OSError as error:
-                self._settle(intent, "failed")
-                message = f"{self.config.file} cannot be written ({error}): the settings stay as they were"
-                raise Unavailable(message, code="settings_unwritable") from error
-            self._at("settings written")
-            self._publish()
-            self._at("settings in force")
-            made = replace(intent, state="done")
-            self._record(made)
+            return self._put(self.config.file, text, author, changed, self.config.replace, self._publish)
+
+    def replace_evaluators(self, text: str, author: Author) -> Done:
+        """Put a text in the place of evaluators.yaml. Raises Unavailable; then all is as it was."""
+        file = self.evaluators
+        changed = (f"the file {file.name} is put in its place: the evaluators take it up within seconds",)
+        with self._one_at_a_time:
+            return self._put(file, text, author, changed, partial(replace_whole, file), lambda: None)
+
+    def _put(
+        self,
+        file: Path,
+        text: str,
+        author: Author,
+        changed: tuple[str, ...],
+        write: Callable[[str], None],
+        come_into_force: Callable[[], None],
+    ) -> Done:
+        intent = self._decision(author, "intent", changed, sha256=digest(text), file=file.name)
+        self._record(intent)
+        self._at("settings intent")
+        try:
+            write(text)
+        except OSError as error:
+            self._settle(intent, "failed")
+            message = f"{file} cannot be written ({error}): what it said stays in force"
+            raise Unavailable(message, code="settings_unwritable") from error
+        self._at("settings written")
+        come_into_force()
+        self._at("settings in force")
+        made = replace(intent, state="done")
+        self._record(made)
         return Done(decision=made, snapshot=self._junction.publication.version)
 
     def recover(self) -> None:
         """What an earlier controller began is done if the file is there, and failed if not."""
         for intent in decisions.intents(self._store):
             if intent.action == ACTION:
-                there = self.on_disk == intent.detail.get("sha256")
-                self._settle(intent, "done" if there else "failed")
+                there = digest_of(self.config.file.with_name(intent.detail.get("file", SETTINGS_FILE)))
+                self._settle(intent, "done" if there == intent.detail.get("sha256") else "failed")
 
     @property
-    def on_disk(self) -> str | None:
-        """The digest of the file as it is, good or not; None without one."""
-        try:
-            return sha256(self.config.file.read_bytes()).hexdigest()
-        except FileNotFoundError:
-            return None
+    def evaluators(self) -> Path:
+        """Where evaluators.yaml is, whether it is there or not."""
+        return self.config.file.with_name(EVALUATORS_FILE)
 
     def _by_hand(self, before: Declared) -> Decision:
         author = Author(actor=SETTINGS_FILE, reason="the file was changed by other hands")
@@ -143,8 +161,3 @@ class Adoption:
             self._store.write(write)
         except DatabaseError as error:
             log.warning("that %s is %s must be recorded at the next start: %s", SETTINGS_FILE, state, error)
-
-
-def digest(text: str) -> str:
-    """What a file with this text has as its digest."""
-    return sha256(text.encode()).hexdigest()

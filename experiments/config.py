@@ -16,7 +16,6 @@ and no key is asked for.
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from .document import check, read_document, shown
 from .errors import DocumentError
 from .ledger.exchange import Recording
 from .ledger.recording import RecordingPolicy
+from .replacing import replace_whole
 from .spec import Duration
 
 log = logging.getLogger("turnout.config")
@@ -311,19 +311,7 @@ class Config(Mapping[str, RecordingPolicy]):
         Raises DocumentError, OSError; then the file and what is in force are as they were.
         """
         read_config(text, str(self._file))
-        making = self._file.with_name(f"{self._file.name}.new")
-        mode = self._file.stat().st_mode & 0o777 if self._file.exists() else 0o600
-        with os.fdopen(os.open(making, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-            os.fchmod(out.fileno(), mode)
-            out.write(text.encode())
-            out.flush()
-            os.fsync(out.fileno())
-        making.replace(self._file)
-        folder = os.open(self._file.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # after a power cut the name must not lead to the former text again
-        finally:
-            os.close(folder)
+        replace_whole(self._file, text)
         self.reload()
 
     def _keep(self, text: str) -> None:

@@ -83,8 +83,8 @@ def harm_log_e(
     z = signed_z(harm, sign)
     if z is None or not settled(units):
         return None
-    return confidence_sequence.one_sided_log_e(
-        z, effective_units(units), alpha=harm_alpha, best_at=max(1.0, spec.horizon / 2.0)
+    return float(
+        confidence_sequence.harm_log_e(z, effective_units(units), alpha=harm_alpha, horizon=spec.horizon)
     )
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from .admission import Admission
 from .amendment import amendments, sentence
 from .decision import Action, Backing, Decision, Done
-from .errors import Conflict, NotFound, Refused, Unavailable
+from .errors import Conflict, Unavailable
 from .junction import Junction
 from .ledger import decisions, trials
 from .ledger.store import Connection, DatabaseError, Store
@@ -26,16 +27,13 @@ from .lifecycle import (
     NoSuchTransition,
     State,
     advance,
-    begin,
     enter_next_stage,
     follow,
     next_step,
 )
 from .quantities import points_text
-from .recorded import check_something_recorded
-from .routing import CatalogModel
 from .settlement import Settlement
-from .spec import ExperimentSpec, read_spec
+from .spec import read_spec
 
 #: How long a command waits for the workers' acknowledgement, and for the records after it.
 ACKNOWLEDGE_S: Final = 1.0
@@ -74,6 +72,7 @@ class Control:
         self.junction = junction
         self.store = store
         self.settlement = settlement
+        self.admission = Admission(junction, store)
         self.at = at
         self._one_at_a_time = threading.Lock()
 
@@ -90,128 +89,15 @@ class Control:
         spec = read_spec(spec_yaml, file)
         began = time.monotonic()
         with self._one_at_a_time:
-            there = self._already(spec)
+            there = self.admission.already(spec)
             if there is not None:
                 return there, self.nothing(
                     "start", there.model, f"experiment {there.name!r} is {there.state}"
                 )
-            experiment = self.prepare(spec, spec_yaml, draft=draft)
+            experiment = self.admission.prepare(spec, spec_yaml, draft=draft)
             decision = self._decision(_BEGINNING[experiment.state], experiment, author, (begun(experiment),))
             self._write(None, experiment, decision)
         return experiment, self.acknowledged(decision, began)
-
-    def prepare(
-        self,
-        spec: ExperimentSpec,
-        spec_yaml: str,
-        *,
-        draft: bool = False,
-        others: Sequence[Experiment] | None = None,
-    ) -> Experiment:
-        """The experiment as it would begin now; nothing is changed. Raises NotFound, Conflict, Refused.
-
-        `others` are the experiments that there will be beside it; by default those that there are.
-        """
-        model = self.junction.model(spec.model)
-        control = version_of(model, spec.control)
-        candidate = version_of(model, spec.candidate)
-        if control == candidate:
-            raise Conflict(
-                f"control ({spec.control}) and candidate ({spec.candidate}) are both version {control}",
-                code="same_version",
-                param="candidate",
-            )
-        check_something_recorded(self.store, spec, control, self.junction.now_ns())
-        waits = not draft and self._waits(spec, control, candidate)
-        if not draft and not waits:
-            self.check_admission(spec, control, candidate, others)
-        return begin(
-            spec,
-            spec_yaml,
-            control_version=control,
-            candidate_version=candidate,
-            now_ns=self.junction.now_ns(),
-            state="draft" if draft else "preflight" if waits else "running",
-        )
-
-    def _already(self, spec: ExperimentSpec) -> Experiment | None:
-        """The open experiment with this very spec; None if the name is free."""
-        if not self.junction.has(spec.experiment):
-            return None
-        there = self.junction.experiment(spec.experiment)
-        if there.is_open and there.spec.digest() == spec.digest():
-            return there
-        raise Conflict(
-            f"there is an experiment {spec.experiment!r} already ({there.state}): a name stands for one "
-            "declaration, so that its records stay readable; choose another name",
-            code="experiment_exists",
-            param="experiment",
-        )
-
-    def _waits(self, spec: ExperimentSpec, control: int, candidate: int) -> bool:
-        """Whether a golden run must come first. Raises Refused where waiting would not help."""
-        if spec.gate is None:
-            return False
-        verdict = self.golden(spec, control, candidate)
-        if verdict == "pass":
-            return False
-        if spec.mode == "chain" and verdict != "fail":
-            return True
-        found = f"it is {verdict}" if verdict else "there is none"
-        raise Refused(
-            f"version {candidate} of {spec.model!r} needs a passed comparison with version {control} on "
-            f"the golden set {spec.gate.set!r} before it gets traffic; {found}",
-            code="golden_required",
-        )
-
-    def golden(self, spec: ExperimentSpec, control: int, candidate: int) -> str | None:
-        """What the newest comparison says that must be passed before any traffic; None without one."""
-        if spec.gate is None:
-            return None
-        return trials.golden_verdict(
-            self.store,
-            model=spec.model,
-            set_name=spec.gate.set,
-            control_version=control,
-            candidate_version=candidate,
-        )
-
-    def check_admission(
-        self,
-        spec: ExperimentSpec,
-        control: int,
-        candidate: int,
-        others: Sequence[Experiment] | None = None,
-    ) -> None:
-        """Raises NotFound, Conflict if the experiment cannot have traffic now, whatever its quality."""
-        model = self.junction.model(spec.model)
-        for version in (control, candidate):
-            if version not in model.endpoints:
-                raise Conflict(
-                    f"version {version} of {model.name!r} has no endpoint, so nothing can be sent to it; "
-                    f"register one, or `turnout serve models:/{model.name}/{version}`",
-                    code="no_endpoint",
-                )
-        there = self.junction.experiments() if others is None else others
-        # One that has ended, or still waits in preflight, stands in nobody's way.
-        holding = [
-            one for one in there if one.name != spec.experiment and (one.has_traffic or one.state == "paused")
-        ]
-        rival = next((one for one in holding if one.model == spec.model and one.will_route), None)
-        if rival is not None and any(stage.mode != "shadow" for stage in spec.plan):
-            raise Conflict(
-                f"experiment {rival.name!r} ({rival.state}) already routes the traffic of {model.name!r}: "
-                f"end it first (`turnout experiment stop {rival.name}`); shadows may run beside it",
-                code="experiment_running",
-            )
-        taken = next((one for one in holding if _share_units(one.spec, spec)), None)
-        if taken is not None:
-            raise Conflict(
-                f"experiment {taken.name!r} has units of the group that {spec.experiment!r} asks for: "
-                "choose another part of the group's units, or end it first",
-                code="units_taken",
-                param="exclusive",
-            )
 
     def amend(self, spec_yaml: str, file: str, author: Author) -> Done:
         """Change what no verdict follows from. Raises DocumentError, NotFound, Conflict."""
@@ -241,9 +127,11 @@ class Control:
 
     def admit(self, name: str, author: Author) -> Done:
         """What has passed its preflight gets its first traffic. Raises Conflict."""
-        there = self.junction.experiment(name)
-        self.check_admission(there.spec, there.control_version, there.candidate_version)
-        return self._change(name, "admit", "start", author)
+
+        def nothing_in_the_way(there: Experiment) -> None:
+            self.admission.check(there.spec, there.control_version, there.candidate_version)
+
+        return self._change(name, "admit", "start", author, check=nothing_in_the_way)
 
     def resume(self, name: str, author: Author) -> Done:
         """Give a paused experiment its traffic back, in a new phase."""
@@ -308,11 +196,20 @@ class Control:
         self.store.write(lambda connection: decisions.record(connection, decision))
 
     def _change(
-        self, name: str, event: Event, action: Action, author: Author, backing: Backing | None = None
+        self,
+        name: str,
+        event: Event,
+        action: Action,
+        author: Author,
+        backing: Backing | None = None,
+        *,
+        check: Callable[[Experiment], None] = lambda there: None,
     ) -> Done:
+        """`check` raises what stands against it, while nothing else can begin."""
         began = time.monotonic()
         with self._one_at_a_time:
             before = self.junction.experiment(name)
+            check(before)
             verdict = backing.kind if backing else None
             after = follow(before, event, self.junction.now_ns(), verdict=verdict)
             changed = (f"experiment {name!r} is {after.state_text}: {share_text(after)}",)
@@ -458,36 +355,6 @@ def begun(experiment: Experiment) -> str:
     if experiment.state in LIVE:
         return f"experiment {experiment.name!r} runs: {share_text(experiment)}"
     return f"experiment {experiment.name!r} is {experiment.state_text}: nothing is sent to its candidate yet"
-
-
-def _share_units(one: ExperimentSpec, other: ExperimentSpec) -> bool:
-    """Whether two experiments of one group ask for the same units."""
-    mine, theirs = one.exclusive, other.exclusive
-    if mine is None or theirs is None or mine.group != theirs.group:
-        return False
-    return mine.units[0] < theirs.units[1] and theirs.units[0] < mine.units[1]
-
-
-def version_of(model: CatalogModel, reference: int | str) -> int:
-    """The version that a number or an alias names. Raises NotFound."""
-    if reference == "production":
-        if model.production is None:
-            message = f"model {model.name!r} has no production version"
-            raise NotFound(message, code="no_production", param="control")
-        return model.production
-    known = {version.version for version in model.entry.versions} if model.entry else set(model.endpoints)
-    if isinstance(reference, int):
-        if reference in known:
-            return reference
-        listed = ", ".join(map(str, sorted(known))) or "none"
-        message = f"model {model.name!r} has no version {reference}; it has: {listed}"
-        raise NotFound(message, code="unknown_version", param="version")
-    aliases = model.entry.aliases if model.entry else {}
-    if reference not in aliases:
-        listed = ", ".join(sorted(aliases)) or "none"
-        message = f"model {model.name!r} has no alias {reference!r}; it has: {listed}"
-        raise NotFound(message, code="unknown_alias", param="version")
-    return aliases[reference]
 
 
 def share_text(experiment: Experiment) -> str:

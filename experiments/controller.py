@@ -28,8 +28,8 @@ from .junction import Junction
 from .ledger import decisions, traffic, trials
 from .ledger.accounts import Accounts
 from .ledger.collector import Collected, Collector
-from .ledger.recorded import progress
 from .ledger.retention import prune
+from .ledger.standings import Standings
 from .ledger.store import Connection, Store
 from .ledger.tally import Tally
 from .lifecycle import Experiment
@@ -118,8 +118,14 @@ class Controller:
             self.promotion = Promotion(self.control, self.registry, probe=probe)
             self.rehearsal = Rehearsal(self.control, self.promotion, probe=probe)
             self.reconciliation = Reconciliation(self.control, self.registry, self.promotion)
-            tally = Tally(self.store)
-            self.watch = Watch(self.control, self.promotion, revision=lambda: self.revision, tally=tally)
+            tally, self.standings = Tally(self.store), Standings(self.store)
+            self.watch = Watch(
+                self.control,
+                self.promotion,
+                revision=lambda: self.revision,
+                tally=tally,
+                standings=self.standings,
+            )
             self.protection = Protection(self.control, revision=lambda: self.revision, tally=tally)
             self.notices = Notices(self.store, self.config.webhooks, now_ns=now_ns)
             self.collector = Collector(self.store, options.data / "spool", self.config)
@@ -222,9 +228,11 @@ class Controller:
                 if trouble != told:
                     log.warning("%s: %s", name, trouble, exc_info=not isinstance(error, SETBACKS))
                 told = trouble
-            # A step that takes long (a look at millions of rows) leaves half of the time to everyone else;
-            # not so collecting, whose work does not wait to be done again.
-            self._stopping.wait(max(every_s, time.monotonic() - began) if yields else every_s)
+            # Every second means every second, however long the step took; but one that takes long (a look at
+            # millions of rows) leaves half of the time to everyone else. Not so collecting: its work is done
+            # once.
+            took = time.monotonic() - began
+            self._stopping.wait(max(every_s - took, took) if yields else every_s)
 
     # -- the loops' steps --------------------------------------------------------------------------------
 
@@ -302,7 +310,7 @@ class Controller:
             counted = asdict(accounting_of(accounts.found(), lost=lost))
         selection = selection_of(experiment)
         if selection is not None:
-            counted["replay"] = asdict(progress(self.store, selection))
+            counted["replay"] = asdict(self.standings.of(selection))
         return counted
 
     # -- condition ---------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ DecisionState = Literal["intent", "done", "failed"]
 CONTROLLER = "controller"
 REGISTRY = "registry"
 SETTINGS_FILE = "turnout.yaml"
+EVALUATORS_FILE = "evaluators.yaml"
 
 
 def new_id() -> str:

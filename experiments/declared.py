@@ -16,12 +16,14 @@ import yaml
 
 from .config import CODE as WRONG_SETTINGS
 from .config import Declared, read_config
+from .decision import EVALUATORS_FILE, SETTINGS_FILE
+from .document import read_document, shown
 from .errors import DocumentError, Problem
 from .spec import ExperimentSpec, read_spec
 
-SETTINGS: Final = "turnout.yaml"
-#: Of the evaluators' process, which reads it at its start in its own data folder.
-EVALUATORS: Final = "evaluators.yaml"
+#: What the evaluators' file may have at its top; the rest is theirs to check (evaluators.automation).
+_EVALUATORS_FIELDS: Final = frozenset(("gate", "online"))
+_SEE: Final = "See docs/reference/evaluators.md"
 MAX_FILES: Final = 1000
 
 
@@ -54,49 +56,72 @@ class DeclaredSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredEvaluators:
+    """The evaluators' file, and the golden sets that it names, by model."""
+
+    file: File
+    sets: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Folder:
-    """What is to be. `settings` is None where the folder has no turnout.yaml: then they stay as they are."""
+    """What is to be. `settings` and `evaluators` are None where the folder has no turnout.yaml, and no
+    evaluators.yaml: then they stay as they are."""
 
     settings: DeclaredSettings | None
+    evaluators: DeclaredEvaluators | None
     experiments: tuple[DeclaredExperiment, ...]
 
 
 def read_folder(files: Sequence[File]) -> Folder:
     """Read every file. Raises DocumentError with all problems: an empty folder is one, too."""
     if not files:
-        raise _wrong("", "no file", f"{SETTINGS} or experiments' files (*.yaml)", "Is it the right folder?")
+        raise _wrong(
+            "", "no file", f"{SETTINGS_FILE} or experiments' files (*.yaml)", "Is it the right folder?"
+        )
     problems: list[Problem] = []
     settings: DeclaredSettings | None = None
+    evaluators: DeclaredEvaluators | None = None
     experiments: dict[str, DeclaredExperiment] = {}
     codes: set[str] = set()
     for file in files:
         try:
-            if file.name == SETTINGS:
+            if file.name == SETTINGS_FILE:
                 if settings is not None:
-                    raise _wrong(file.path, f"{SETTINGS} a second time", "it once", None)
+                    raise _wrong(file.path, f"{SETTINGS_FILE} a second time", "it once", None)
                 settings = DeclaredSettings(file=file, declared=read_config(file.text, file.path))
                 continue
-            one = _experiment(file)
+            if file.name == EVALUATORS_FILE:
+                if evaluators is not None:
+                    raise _wrong(file.path, f"{EVALUATORS_FILE} a second time", "it once", None)
+                evaluators = _evaluators(file)
+                continue
+            one = DeclaredExperiment(file=file, spec=read_spec(file.text, file.path))
             first = experiments.setdefault(one.spec.experiment, one)
             if first is not one:
                 raise _twice(one, first)
         except DocumentError as error:
-            codes.add(WRONG_SETTINGS if file.name == SETTINGS else error.code)
+            codes.add(WRONG_SETTINGS if file.name == SETTINGS_FILE else error.code)
             problems += error.problems
     if problems:
         raise DocumentError(tuple(problems), code=codes.pop() if len(codes) == 1 else "invalid_files")
-    return Folder(settings=settings, experiments=tuple(experiments.values()))
+    return Folder(settings=settings, evaluators=evaluators, experiments=tuple(experiments.values()))
 
 
-def _experiment(file: File) -> DeclaredExperiment:
-    if file.name == EVALUATORS:
-        raise _wrong(
-            file.path,
-            "the evaluators' file",
-            "an experiment's file",
-            "The evaluators read it in their own data folder: keep it in a folder below this one",
-        )
-    return DeclaredExperiment(file=file, spec=read_spec(file.text, file.path))
+def _evaluators(file: File) -> DeclaredEvaluators:
+    """As far as it can be read here: not torn, not empty, nothing but what it may have."""
+    document = read_document(file.text, file.path)
+    value = document.value
+    if not isinstance(value, dict) or not value:
+        raise DocumentError((document.problem((), shown(value), "gate, online or both", _SEE),))
+    strange = [name for name in value if name not in _EVALUATORS_FIELDS]
+    if strange:
+        problems = (document.problem((name,), shown(name), "gate or online", _SEE) for name in strange)
+        raise DocumentError(tuple(problems))
+    gates = value.get("gate")
+    named = gates.items() if isinstance(gates, dict) else ()
+    sets = [(str(model), gate.get("set")) for model, gate in named if isinstance(gate, dict)]
+    return DeclaredEvaluators(file=file, sets={model: at for model, at in sets if isinstance(at, str)})
 
 
 def _wrong(path: str, found: str, expected: str, mend: str | None) -> DocumentError:

@@ -11,19 +11,30 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from pathlib import Path
 from typing import Final, Literal
 
 import orjson
 
-from .adoption import Adoption, digest
+from .adoption import Adoption
 from .amendment import amendments, sentence
 from .config import differences
 from .control import Author, Control, begun
-from .decision import SETTINGS_FILE, Decision, Done
-from .declared import DeclaredExperiment, DeclaredSettings, File, Folder, canonical, difference, read_folder
+from .decision import EVALUATORS_FILE, SETTINGS_FILE, Decision, Done
+from .declared import (
+    DeclaredEvaluators,
+    DeclaredExperiment,
+    DeclaredSettings,
+    File,
+    Folder,
+    canonical,
+    difference,
+    read_folder,
+)
 from .errors import Conflict, ExperimentsError, Unavailable
 from .ledger import decisions
 from .lifecycle import Experiment
+from .replacing import digest, digest_of
 from .settlement import SETBACKS
 
 Verb = Literal["configure", "stop", "change", "create", "refused", "unchanged", "missing"]
@@ -97,6 +108,7 @@ class Enactment:
         """
         folder = read_folder(files)
         steps = [self._settings(folder.settings)] if folder.settings else []
+        steps += [self._evaluators(folder.evaluators)] if folder.evaluators else []
         missing = self._missing(folder, prune=prune)
         stopped = {step.name for step in missing if step.verb == "stop"}
         beside = [one for one in self._junction.experiments() if one.name not in stopped]
@@ -113,12 +125,8 @@ class Enactment:
     def _settings(self, declared: DeclaredSettings) -> Step:
         config, file = self._adoption.config, declared.file
         if config.file.is_symlink():
-            why_not = (
-                f"{config.file} is a symbolic link to {config.file.readlink()}: whoever put it there keeps "
-                f"it; remove the link, or leave {SETTINGS_FILE} out of the folder"
-            )
-            return Step(verb="refused", name=SETTINGS_FILE, sentences=(why_not,), file=file)
-        there = self._adoption.on_disk
+            return _linked(config.file, file)
+        there = digest_of(config.file)
         if there and config.error is None and declared.declared == config.declared:
             return Step(verb="unchanged", name=SETTINGS_FILE, sentences=("in force",), file=file)
         trouble = (f"the file there is not in force: {config.error}",) if config.error else ()
@@ -132,6 +140,31 @@ class Enactment:
             diff=difference(config.text, file.text, file.path),
         )
 
+    def _evaluators(self, declared: DeclaredEvaluators) -> Step:
+        place, file = self._adoption.evaluators, declared.file
+        if place.is_symlink():
+            return _linked(place, file)
+        absent = [
+            f"the golden set of {model!r} is not at {place.parent / at}: paths in {place.name} are the "
+            "controller's, relative to its data folder"
+            for model, at in declared.sets.items()
+            if not (place.parent / at).exists()
+        ]
+        if absent:
+            return Step(verb="refused", name=place.name, sentences=tuple(absent), file=file)
+        there, coming = digest_of(place), digest(file.text)
+        if there == coming:
+            return Step(verb="unchanged", name=place.name, sentences=("in its place",), file=file)
+        before = place.read_text("utf-8", "replace") if there else ""
+        return Step(
+            verb="configure",
+            name=place.name,
+            sentences=("new versions are gated and answers scored as it says, within seconds",),
+            file=file,
+            basis=(there, coming),
+            diff=difference(before, file.text, file.path),
+        )
+
     def _experiment(
         self, declared: DeclaredExperiment, beside: list[Experiment]
     ) -> tuple[Step, Experiment | None]:
@@ -142,7 +175,7 @@ class Enactment:
         diff = difference(before, canonical(file.text), file.path)
         try:
             if there is None:
-                coming = self._control.prepare(spec, file.text, others=beside)
+                coming = self._control.admission.prepare(spec, file.text, others=beside)
                 versions = (coming.control_version, coming.candidate_version)
                 basis = (coming.state, *versions, spec.digest())
                 step = Step(
@@ -276,6 +309,8 @@ class Enactment:
         if step.file is None:
             return self._control.stop(step.name, author)
         text, path = step.file.text, step.file.path
+        if step.verb == "configure" and step.name == EVALUATORS_FILE:
+            return self._adoption.replace_evaluators(text, author)
         if step.verb == "configure":
             return self._adoption.replace(text, author)
         if step.verb == "change":
@@ -303,3 +338,11 @@ class Enactment:
 
     def _record(self, row: Decision) -> None:
         self._store.write(lambda connection: decisions.record(connection, row))
+
+
+def _linked(place: Path, file: File) -> Step:
+    why_not = (
+        f"{place} is a symbolic link to {place.readlink()}: whoever put it there keeps it; remove the link, "
+        f"or leave {place.name} out of the folder"
+    )
+    return Step(verb="refused", name=place.name, sentences=(why_not,), file=file)

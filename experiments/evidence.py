@@ -40,6 +40,8 @@ class Goal:
     tolerated_ratio: float = 1.25
     margin: float | None = None
     equivalent: bool = False
+    #: Adjusted for what the unit did before the experiment (CUPED).
+    adjusted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,8 @@ class AnalysisSpec:
     golden_required: bool = False
     #: The phase with which the stage that is judged began; what came before it is another stage's evidence.
     first_phase: int = 1
+    #: How far back before the experiment a unit's own past is read, for goals that are adjusted for it.
+    history_s: float = 14 * 86_400.0
     #: A canary's last weight as a share: before it is reached nothing is shipped. 0: there is no ramp.
     full_share: float = 0.0
 
@@ -140,6 +144,51 @@ class Overlap:
     ym: float
     my: float
     mm: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastSums:
+    """What the units of a metric's sums did before the experiment, and how that hangs together with since.
+
+    a_u and b_u are the unit's y and m of the time before (zero if it was not there); the sums are over the
+    units that `MetricSums` counts.
+    """
+
+    metric: str
+    phase: int
+    arm: str
+    a: float
+    b: float
+    aa: float
+    ab: float
+    bb: float
+    ya: float
+    yb: float
+    ma: float
+    mb: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastOverlap:
+    """The same over the units that were seen in two phases: `ya` is of the earlier phase's y and a_u, `ay` of
+    a_u and the later phase's y, and so on."""
+
+    metric: str
+    phase_a: int
+    arm_a: str
+    phase_b: int
+    arm_b: str
+    aa: float
+    ab: float
+    bb: float
+    ya: float
+    yb: float
+    ma: float
+    mb: float
+    ay: float
+    by: float
+    am: float
+    bm: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +323,8 @@ class Evidence:
     sums: tuple[MetricSums, ...] = ()
     pairs: tuple[PairSums, ...] = ()
     overlaps: tuple[Overlap, ...] = ()
+    past: tuple[PastSums, ...] = ()
+    past_overlaps: tuple[PastOverlap, ...] = ()
     units_in_two_arms: int = 0
     recorded: int = 0
     lost: int = 0

@@ -1,8 +1,7 @@
 """How often does each rule raise a false alarm on this operator's own traffic? An A/A experiment, many times.
 
-Units of the ledger are drawn with replacement and given arms by the coin; nothing differs but luck. They come
-in random order, and the whole verdict is asked again and again on the way, as the controller asks it. Pure: a
-seed in, counts out.
+Units of the ledger are drawn with replacement and given arms by the coin (`drawn`); nothing differs but luck.
+The whole verdict is asked again and again on the way, as the controller asks it. Pure: a seed in, counts out.
 """
 
 from __future__ import annotations
@@ -13,16 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
-from .evidence import AnalysisSpec, ArmCount, Evidence, Look, MetricSums
+from .drawn import Units, drawn
+from .evidence import AnalysisSpec, Look
 from .history import History
 from .looks import look_taken
 from .statistics.estimate import Interval
 from .statistics.proportion import wilson
 from .verdict import Verdict, conclude
-
-Floats = npt.NDArray[np.float64]
 
 #: What is counted, and how often it may happen by the spec.
 RULES: Final = {
@@ -65,15 +62,25 @@ def rehearse(
     seed: int = 0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Rate]:
-    """False-alarm rates of `runs` A/A experiments of `spec.horizon` units, each looked at `looks` times."""
+    """False-alarm rates of `runs` A/A experiments of `spec.horizon` units, each looked at `looks` times.
+
+    Of those metrics that the sample has; none, if it has none of them.
+    """
     spec = _measurable(spec, history)
+    if not spec.goals:
+        return []
     random = np.random.default_rng(seed)
-    columns = {name: _columns(history, name) for name in _names(spec)}
+    units = Units(history, spec.goals)
     alarms: Counter[tuple[str, str | None]] = Counter()
     for run in range(runs):
-        alarms.update(_one(spec, columns, random, looks, share))
+        alarms.update(_one(spec, units, random, looks, share))
         progress(run + 1)
     return _rates(spec, alarms, runs)
+
+
+def unheard(spec: AnalysisSpec, history: History) -> list[str]:
+    """The metrics that no unit of the sample has: nothing can be said of them."""
+    return [name for name in _names(spec) if name not in _names(_measurable(spec, history))]
 
 
 def _names(spec: AnalysisSpec) -> list[str]:
@@ -81,105 +88,33 @@ def _names(spec: AnalysisSpec) -> list[str]:
 
 
 def _measurable(spec: AnalysisSpec, history: History) -> AnalysisSpec:
-    """Without the metrics that a sample of totals does not have, and without a clock and a golden set."""
-    goals = tuple(
-        goal for goal in spec.goals if goal.metric.name in history.totals and goal.metric.kind != "quantile"
-    )
+    """Without the metrics that no unit has, and without a clock and a golden set."""
     return replace(
-        spec, goals=goals, mode="ab", min_duration_s=0.0, golden_required=False, full_share=0.0, first_phase=1
+        spec,
+        goals=tuple(goal for goal in spec.goals if history.of(goal.metric) is not None),
+        mode="shadow" if spec.mode == "shadow" else "ab",
+        min_duration_s=0.0,
+        golden_required=False,
+        full_share=0.0,
+        first_phase=1,
     )
-
-
-def _columns(history: History, name: str) -> tuple[Floats, Floats, Floats]:
-    totals = history.totals[name]
-    return np.asarray(totals.y), np.asarray(totals.m), np.asarray(totals.failed, np.float64)
 
 
 def _one(
-    spec: AnalysisSpec,
-    columns: Mapping[str, tuple[Floats, Floats, Floats]],
-    random: np.random.Generator,
-    looks: int,
-    share: float,
+    spec: AnalysisSpec, units: Units, random: np.random.Generator, looks: int, share: float
 ) -> set[tuple[str, str | None]]:
     """What was said at any look of one A/A experiment."""
-    size = len(next(iter(columns.values()))[0])
-    chosen = random.integers(0, size, spec.horizon)
-    arms = random.random(spec.horizon) < share
-    sums = {name: _running(found, chosen, arms) for name, found in columns.items()}
+    experiment = drawn(spec, units, random, share=share)
     said: set[tuple[str, str | None]] = set()
     past: list[Look] = []
     for number in range(1, looks + 1):
-        units = spec.horizon * number // looks
-        evidence = _evidence(spec, sums, arms, units, share, number)
+        evidence = experiment.evidence(spec.horizon * number // looks, number)
         verdict = conclude(spec, evidence, past_looks=tuple(past))
         taken = look_taken(verdict.document())
         if taken is not None:
             past.append(taken)
         said |= _said(verdict, last=number == looks)
     return said
-
-
-def _running(
-    found: tuple[Floats, Floats, Floats], chosen: npt.NDArray[np.int64], arms: npt.NDArray[np.bool_]
-) -> dict[bool, Floats]:
-    """Cumulative sums over units as they come, for each arm: units, y, m, yy, mm, ym, failing."""
-    y, m, failed = (column[chosen] for column in found)
-    seen = (m > 0).astype(np.float64)
-    rows = np.stack([seen, y, m, y * y, m * m, y * m, failed])
-    return {arm: np.cumsum(rows * (arms == arm), axis=1) for arm in (False, True)}
-
-
-def _evidence(
-    spec: AnalysisSpec,
-    sums: Mapping[str, dict[bool, Floats]],
-    arms: npt.NDArray[np.bool_],
-    units: int,
-    share: float,
-    at: int,
-) -> Evidence:
-    names = {False: spec.control, True: spec.candidate}
-    counts = {True: int(arms[:units].sum())}
-    counts[False] = units - counts[True]
-    return Evidence(
-        experiment=spec.experiment,
-        as_of_ns=at * 10**9,
-        started_ns=0,
-        arms=tuple(
-            ArmCount(
-                phase=1,
-                arm=names[arm],
-                expected_share=share if arm else 1.0 - share,
-                units=counts[arm],
-                exchanges=counts[arm],
-            )
-            for arm in (False, True)
-        ),
-        sums=tuple(
-            _sums(name, names[arm], running[arm][:, units - 1])
-            for name, running in sums.items()
-            for arm in (False, True)
-        ),
-        recorded=units,
-    )
-
-
-def _sums(metric: str, arm: str, at: Floats) -> MetricSums:
-    units, y, m, yy, mm, ym, failing = (float(value) for value in at)
-    return MetricSums(
-        metric=metric,
-        phase=1,
-        arm=arm,
-        units=round(units),
-        exchanges=round(m),
-        missing=0,
-        y=y,
-        m=m,
-        yy=yy,
-        mm=mm,
-        ym=ym,
-        failing_units=round(failing),
-    )
 
 
 def _said(verdict: Verdict, *, last: bool) -> set[tuple[str, str | None]]:

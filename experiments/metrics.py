@@ -196,7 +196,7 @@ CATALOGUE: Final[dict[str, Metric]] = {
             display_unit="tokens/s",
             value_sql="x.completion_tokens",
             weight_sql="x.duration_ms / 1000.0",
-            observed_sql=f"{_OWN} AND x.completion_tokens IS NOT NULL AND x.duration_ms > 0",
+            observed_sql=f"{_OWN} AND x.completion_tokens IS NOT NULL",
             expected_sql=_ANSWERED,
             timed=True,
         ),

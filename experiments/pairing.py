@@ -217,6 +217,4 @@ def _pair_harm_log_e(
     if z is None or not _pairs_settled(rows):
         return None
     clusters = float(sum(row.clusters for row in rows))
-    return confidence_sequence.one_sided_log_e(
-        z, clusters, alpha=harm_alpha, best_at=max(1.0, spec.horizon / 2.0)
-    )
+    return float(confidence_sequence.harm_log_e(z, clusters, alpha=harm_alpha, horizon=spec.horizon))

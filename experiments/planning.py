@@ -7,38 +7,54 @@ at the horizon is found here, not after two weeks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
-from .contrast import DEFAULT_RELATIVE_MARGIN, DEFAULT_SHARE_MARGIN
-from .evidence import AnalysisSpec, Goal
+from .contrast import BURN_IN_ARM, BURN_IN_UNITS, DEFAULT_RELATIVE_MARGIN, DEFAULT_SHARE_MARGIN
+from .evidence import AnalysisSpec, Goal, Mode
 from .history import History, UnitTotals
-from .statistics import confidence_sequence, failures, group_sequential, planning
+from .metrics import Direction
+from .sketch import Sketch
+from .statistics import betting, confidence_sequence, failures, group_sequential, paired, planning
 
-#: How much worse a candidate may be imagined.
-HARMS: Final = (2.0, 5.0)
-_PATHS: Final = 200
+#: How much worse a candidate may be imagined: by what the metric's level is multiplied. Where more is better,
+#: one answer in ten is worth nothing, or one in five, or half of them, or four in five.
+HARMS: Final[Mapping[Direction, tuple[float, ...]]] = {
+    "decrease": (2.0, 5.0),
+    "increase": (0.9, 0.8, 0.5, 0.2),
+}
+Floats = npt.NDArray[np.float64]
+
+#: Units with a metric's value of which a plan can be made.
+_LEAST_UNITS: Final = 100
+_PATHS: Final = 400
 _MOST_FAILURES: Final = 4000
+#: By what factor the moments are apart at which a simulated sequence is looked at.
+_STEP: Final = 1.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caught:
-    """A candidate that is `factor` times worse on a guardrail: the median number of units, of both arms,
-    until it is rolled back, and days. None: not within the horizon."""
+    """A candidate whose level on a guardrail is `factor` times production's: the median number of units, of
+    both arms, until it is rolled back, days, and how many of the candidate's units had a value by then
+    (`measured`). None: not within the horizon."""
 
     factor: float
     units: int | None
     days: float | None
+    measured: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoalPlan:
     """What the horizon is worth for one goal.
 
-    `level` is the metric's in production. `detectable` is the smallest effect (success) or margin (guardrail)
+    `level` is the metric's in production, `coverage` the share of the units that have it: where answers are
+    scored by sampling, not all of them. `detectable` is the smallest effect (success) or margin (guardrail)
     that would be found with the power asked: a difference of shares for binary metrics, otherwise relative.
     `asked` is the spec's mde or margin, and `units_needed` how many units that takes.
     """
@@ -51,6 +67,7 @@ class GoalPlan:
     units_needed: int | None
     caught: tuple[Caught, ...] = ()
     problem: str | None = None
+    coverage: float | None = None
 
     @property
     def enough(self) -> bool:
@@ -60,9 +77,11 @@ class GoalPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The whole: units a day in production, days to the horizon, and each goal."""
+    """One stage: units a day in production (of a shadow, those that are mirrored), days to the horizon, and
+    each goal."""
 
     experiment: str
+    mode: Mode
     horizon: int
     share: float
     units_a_day: float | None
@@ -73,19 +92,25 @@ class Plan:
 
 
 def plan(spec: AnalysisSpec, history: History, *, first_share: float, last_share: float) -> Plan:
-    """The plan. `first_share` and `last_share` are the candidate's at the ramp's begin and end.
+    """The plan. `first_share` and `last_share` are the candidate's at the ramp's begin and end; of a shadow,
+    the share that is mirrored.
 
-    Harm is caught at the first share (a ramp begins with it), the rest is reckoned at the last.
+    Harm is caught at the first share (a ramp begins with it), the rest is reckoned at the last. How alike the
+    two answers to a mirrored request are cannot be told from one version's traffic: they are taken to be
+    independent, so that a shadow finds no less than it is said to.
     """
     rate = history.units_a_day
+    if spec.mode == "shadow" and rate is not None:
+        rate *= last_share
     days = None if not rate else spec.horizon / rate
     goals = tuple(
-        _goal(spec, goal, history, first_share, last_share)
+        _goal(spec, goal, history, _Design(spec.mode == "shadow", first_share, last_share, rate))
         for goal in spec.goals
         if goal.role != "exploratory"
     )
     return Plan(
         experiment=spec.experiment,
+        mode=spec.mode,
         horizon=spec.horizon,
         share=last_share,
         units_a_day=rate,
@@ -94,6 +119,38 @@ def plan(spec: AnalysisSpec, history: History, *, first_share: float, last_share
         goals=goals,
         warnings=tuple(_warnings(spec, history, goals, days)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Design:
+    """Who is compared with whom: two arms with the candidate's share at first and at last, or pairs."""
+
+    pairs: bool
+    first: float
+    last: float
+    units_a_day: float | None
+
+    def worth(self, goal: Goal, units: float, share: float) -> float:
+        """A unit's variance over this is that of the difference. A preference is one number a pair."""
+        if self.pairs:
+            return units if goal.metric.preference else units / 2.0
+        return units * share * (1.0 - share)
+
+    def spread(self, goal: Goal, candidate: float, control: float) -> float:
+        """One unit's standard deviation of the difference, at the first share, of those of its two sides."""
+        if self.pairs:
+            return candidate if goal.metric.preference else math.hypot(candidate, control)
+        return math.hypot(candidate / math.sqrt(self.first), control / math.sqrt(1.0 - self.first))
+
+    @property
+    def burn_in(self) -> float:
+        """The units before which no sequence speaks."""
+        smaller = 1.0 if self.pairs else min(self.first, 1.0 - self.first)
+        return max(BURN_IN_UNITS, BURN_IN_ARM / smaller)
+
+    def effective(self, units: Floats, share: float) -> Floats:
+        """The units as the sequences count them: those of an even split, or pairs."""
+        return units if self.pairs else 4.0 * units * share * (1.0 - share)
 
 
 def _warnings(
@@ -110,6 +167,15 @@ def _warnings(
             f"{spec.horizon:,} units take {days:.1f} days, and max_duration is "
             f"{spec.max_duration_s / 86_400.0:.1f}: lower the horizon, or allow more time"
         )
+    assumed = [
+        goal.metric.name
+        for goal in spec.goals
+        if goal.metric.preference and goal.role != "exploratory" and not _judged(history, goal)
+    ]
+    found += [
+        f"{name}: no pair has been judged in these days; taken to be as uncertain as it can be"
+        for name in assumed
+    ]
     for goal in goals:
         if goal.problem is not None:
             found.append(f"{goal.metric}: {goal.problem}")
@@ -123,37 +189,53 @@ def _warnings(
     return found
 
 
-def _goal(spec: AnalysisSpec, goal: Goal, history: History, first: float, last: float) -> GoalPlan:
-    totals = history.totals.get(goal.metric.name)
-    if totals is None or goal.metric.kind == "quantile":
-        return _unplanned(goal, "cannot be planned from the traffic so far")
-    cluster = totals.cluster
-    if cluster.n < 100:
-        return _unplanned(goal, f"production had {cluster.n} units with it, and 100 are needed to plan")
-    share_metric = goal.metric.kind == "binary"
-    level = totals.failing_share if share_metric else cluster.ratio
-    spread = _spread(goal, totals, level)
-    if spread is None:
-        return _unplanned(goal, "it does not vary in production, or its mean is zero")
-    detectable = _detectable(spec, goal, spread, spec.horizon, last)
-    if goal.role == "guardrail":
-        default = DEFAULT_SHARE_MARGIN if share_metric else DEFAULT_RELATIVE_MARGIN
-        asked: float | None = default if goal.margin is None else goal.margin
-    else:
-        asked = None if goal.mde is None else (goal.mde * level if share_metric else goal.mde)
+def _judged(history: History, goal: Goal) -> bool:
+    found = history.totals.get(goal.metric.name)
+    return found is not None and any(m > 0 for m in found.m)
+
+
+def _goal(spec: AnalysisSpec, goal: Goal, history: History, design: _Design) -> GoalPlan:
+    totals = history.of(goal.metric)
+    if totals is None:
+        return _unplanned(goal, "production has none of it in these days: nothing to plan from")
+    if totals.cluster.n < _LEAST_UNITS:
+        return _unplanned(
+            goal, f"production had {totals.cluster.n} units with it, and {_LEAST_UNITS} are needed to plan"
+        )
+    known = _Known.of(goal, totals)
+    if known is None:
+        return _unplanned(goal, "it does not vary in production, or there is too little of it")
+    detectable = _detectable(spec, goal, known, design)
+    asked = _asked(goal, known.level if goal.metric.kind == "binary" else 1.0)
     needed = None if asked is None else math.ceil(spec.horizon * (detectable / asked) ** 2)
     caught: tuple[Caught, ...] = ()
     if goal.role == "guardrail":
-        caught = tuple(_caught(spec, goal, level, spread, history, factor, first) for factor in HARMS)
+        harms = HARMS[goal.metric.direction]
+        caught = tuple(_caught(spec, goal, known, factor, design) for factor in harms)
     return GoalPlan(
         metric=goal.metric.name,
         role=goal.role,
-        level=math.exp(level) if goal.metric.on_log_scale else level,
+        level=math.exp(known.level) if goal.metric.on_log_scale else known.level,
         detectable=detectable,
         asked=asked,
         units_needed=needed,
         caught=caught,
+        coverage=known.coverage,
     )
+
+
+def _asked(goal: Goal, level: float) -> float | None:
+    """The effect or margin that the spec asks for, on the scale of `detectable`."""
+    if goal.role == "guardrail":
+        return _margin(goal)
+    if goal.equivalent:
+        return goal.margin
+    return None if goal.mde is None else goal.mde * level
+
+
+def _margin(goal: Goal) -> float:
+    default = DEFAULT_SHARE_MARGIN if goal.metric.kind == "binary" else DEFAULT_RELATIVE_MARGIN
+    return default if goal.margin is None else goal.margin
 
 
 def _unplanned(goal: Goal, problem: str) -> GoalPlan:
@@ -168,51 +250,98 @@ def _unplanned(goal: Goal, problem: str) -> GoalPlan:
     )
 
 
-def _spread(goal: Goal, totals: UnitTotals, level: float) -> float | None:
-    """The standard deviation of one unit's worth, on the scale of the margin."""
-    if goal.metric.kind == "binary":
-        found = math.sqrt(level * (1.0 - level))
-    else:
-        cluster = totals.cluster
-        if not cluster.usable:
-            return None
-        found = math.sqrt(cluster.variance * cluster.n)
-        if not goal.metric.on_log_scale:
-            found = found / abs(level) if level else 0.0
-    return found or None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """A metric in production: its level (of one on a log scale its logarithm), one unit's standard deviation
+    on the scale of the margin, and the share of the units that have it.
+    `square` is the mean square of one answer on that scale: what is lost of the spread where an answer is
+    worth nothing.
+    """
+
+    level: float
+    spread: float
+    coverage: float
+    square: float
+
+    @classmethod
+    def of(cls, goal: Goal, totals: UnitTotals) -> _Known | None:
+        """None where it does not vary, or its mean is zero, or too little of it is there."""
+        coverage = totals.cluster.n / len(totals.m)
+        if goal.metric.kind == "binary":
+            level = totals.failing_share
+            spread, square = math.sqrt(level * (1.0 - level)), level
+        elif goal.metric.quantile is not None:
+            found = Sketch(histogram=totals.histogram, units=totals.cluster).summary(goal.metric.quantile)
+            if found.status != "ok" or not found.value > 0.0:
+                return None
+            level = math.log(found.value)
+            spread = math.sqrt(found.unit_variance / found.n * totals.cluster.n) / found.value
+            square = spread**2
+        else:
+            cluster, level = totals.cluster, totals.cluster.ratio
+            scale = 1.0 if goal.metric.on_log_scale else abs(level)
+            if not cluster.usable or not scale:
+                return None
+            spread = math.sqrt(cluster.variance * cluster.n) / scale
+            # Of a unit with m answers that are alike each has y / m; of a ratio, m does not count them.
+            counted = goal.metric.kind != "ratio"
+            squares = sum(
+                y * y / (m if counted else 1.0) for y, m in zip(totals.y, totals.m, strict=True) if m
+            )
+            square = squares / cluster.n / (cluster.m / cluster.n) ** 2 / scale**2
+        return cls(level=level, spread=spread, coverage=coverage, square=square) if spread else None
+
+    def spread_of(self, factor: float) -> float:
+        """A candidate's standard deviation: of its answers, the share `1 - factor` is worth nothing."""
+        if factor >= 1.0:
+            return self.spread
+        return math.sqrt(factor**2 * self.spread**2 + factor * (1.0 - factor) * self.square)
 
 
-def _detectable(spec: AnalysisSpec, goal: Goal, spread: float, units: int, share: float) -> float:
-    """The smallest effect found at the horizon, with all looks up to it."""
+def _detectable(spec: AnalysisSpec, goal: Goal, known: _Known, design: _Design) -> float:
+    """The smallest effect found at the horizon, with all looks up to it; of a goal that is hoped to be the
+    same, the smallest margin within which two equal arms are shown to be (two one-sided tests)."""
     risks = planning.allocate_risks(
         len(spec.named("success")), len(spec.named("guardrail")), alpha=spec.alpha, power=spec.power
     )
     guardrail = goal.role == "guardrail"
-    alpha, sides = (risks.alpha_guardrail, 1) if guardrail else (risks.alpha_success, 2)
+    alpha = risks.alpha_guardrail if guardrail else risks.alpha_success
+    sides = 1 if guardrail or goal.equivalent else 2
+    power = 1.0 - (1.0 - risks.power) / 2.0 if goal.equivalent else risks.power
     looks = [look / spec.looks for look in range(1, spec.looks + 1)]
-    inflated = group_sequential.inflation(looks, alpha=alpha, power=risks.power, sides=sides)
-    se = spread * math.sqrt(inflated / (units * share * (1.0 - share)))
-    return planning.detectable(se, alpha=alpha, power=risks.power, sides=sides)
+    inflated = group_sequential.inflation(looks, alpha=alpha, power=power, sides=sides)
+    units = spec.horizon * known.coverage
+    se = known.spread * math.sqrt(inflated / design.worth(goal, units, design.last))
+    return planning.detectable(se, alpha=alpha, power=power, sides=sides)
 
 
-def _caught(
-    spec: AnalysisSpec,
-    goal: Goal,
-    level: float,
-    spread: float,
-    history: History,
-    factor: float,
-    share: float,
-) -> Caught:
+def caught_after(spec: AnalysisSpec, goal: Goal, history: History, factor: float, share: float) -> Caught:
+    """How soon a candidate whose level on a guardrail is `factor` times production's is rolled back, at a
+    share of the traffic. The metric must vary in the history."""
+    known = _Known.of(goal, history.totals[goal.metric.name])
+    if known is None:
+        raise ValueError(f"{goal.metric.name} does not vary in the history")
+    return _caught(spec, goal, known, factor, _Design(False, share, share, history.units_a_day))
+
+
+def _caught(spec: AnalysisSpec, goal: Goal, known: _Known, factor: float, design: _Design) -> Caught:
     log_threshold = math.log(max(1, len(spec.named("guardrail"))) / spec.rollback_alpha)
-    if goal.metric.kind == "binary":
-        units = _until_failures(goal, level, factor, share, log_threshold)
+    if goal.metric.kind != "binary":
+        found = _until_sequence(spec, goal, known, factor, design)
+    elif design.pairs:
+        found = _until_pairs(spec, goal, known.level, factor, log_threshold)
     else:
-        units = _until_sequence(spec, goal, spread, factor, share)
-    if units is None or units > spec.horizon:
+        found = _until_failures(goal, known.level, factor, design.first, log_threshold)
+    units = math.inf if found is None else found / known.coverage
+    if found is None or units > spec.horizon:
         return Caught(factor=factor, units=None, days=None)
-    rate = history.units_a_day
-    return Caught(factor=factor, units=math.ceil(units), days=units / rate if rate else None)
+    rate = design.units_a_day
+    return Caught(
+        factor=factor,
+        units=math.ceil(units),
+        days=units / rate if rate else None,
+        measured=math.ceil(found if design.pairs else found * design.first),
+    )
 
 
 def _until_failures(
@@ -224,37 +353,72 @@ def _until_failures(
     worse = min(1.0, factor * level)
     blame = share * worse / (share * worse + (1.0 - share) * level)
     draws = np.random.default_rng(1).random((_PATHS, _MOST_FAILURES)) < blame
-    candidate = np.cumsum(draws, axis=1)
-    control = np.arange(1, _MOST_FAILURES + 1) - candidate
-    log_e = failures.harm_log_e(candidate, control, share, ratio=goal.tolerated_ratio)
-    crossed = log_e >= log_threshold
-    first = np.where(crossed.any(axis=1), crossed.argmax(axis=1) + 1.0, np.inf)
-    median = float(np.median(first))
-    return median / (share * worse + (1.0 - share) * level) if math.isfinite(median) else None
+    at = np.asarray(sorted({math.ceil(one) for one in _apart(1.0, _MOST_FAILURES)}))
+    candidate = np.cumsum(draws, axis=1)[:, at - 1]
+    log_e = failures.harm_log_e(candidate, at - candidate, share, ratio=goal.tolerated_ratio)
+    median = _median_crossing(at.astype(np.float64), log_e >= log_threshold)
+    return None if median is None else median / (share * worse + (1.0 - share) * level)
+
+
+def _until_pairs(
+    spec: AnalysisSpec, goal: Goal, level: float, factor: float, log_threshold: float
+) -> float | None:
+    """When the bets on pairs pay enough, were the pairs' table what it is expected to be."""
+    worse = min(1.0, factor * level)
+
+    def excluded(pairs: float) -> bool:
+        table = paired.PairTable(
+            both=round(pairs * worse * level),
+            control_only=round(pairs * (1.0 - worse) * level),
+            candidate_only=round(pairs * worse * (1.0 - level)),
+            neither=round(pairs * (1.0 - worse) * (1.0 - level)),
+        )
+        return betting.pair_harm_log_e(table, ratio=goal.tolerated_ratio) >= log_threshold
+
+    return _first_units(excluded, 1.0, spec.horizon)
 
 
 def _until_sequence(
-    spec: AnalysisSpec, goal: Goal, spread: float, factor: float, share: float
+    spec: AnalysisSpec, goal: Goal, known: _Known, factor: float, design: _Design
 ) -> float | None:
-    """When the one-sided sequence excludes the margin, were the estimate what it is expected to be."""
-    margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
-    worse = factor if goal.metric.direction == "decrease" else 1.0 / factor
-    sign = 1.0 if goal.metric.direction == "decrease" else -1.0
+    """The median over simulated Brownian paths of the estimate, by the one-sided sequence that rolls back."""
+    margin = _margin(goal)
+    kept = 1.0 + margin if goal.metric.direction == "decrease" else 1.0 - margin
     if goal.metric.on_log_scale:
-        excess = abs(math.log(worse)) - abs(math.log1p(sign * margin))
+        excess, tolerated = abs(math.log(factor)) - abs(math.log(kept)), 1.0
     else:
-        excess = abs(worse - 1.0) - margin
-    if excess <= 0.0:
+        excess, tolerated = abs(factor - 1.0) - margin, kept
+    # Counts of units with a value, of both arms, from the burn-in's end to the horizon's.
+    first, last = design.burn_in, spec.horizon * known.coverage
+    if excess <= 0.0 or last < first:
         return None
+    units = np.asarray(_apart(first, last), np.float64)
+    spread = design.spread(goal, known.spread_of(factor), tolerated * known.spread)
+    steps = np.random.default_rng(1).normal(size=(_PATHS, len(units))) * np.sqrt(np.diff(units, prepend=0.0))
+    z = (excess / spread * units + np.cumsum(steps, axis=1)) / np.sqrt(units)
     alpha = spec.rollback_alpha / max(1, len(spec.named("guardrail")))
-    best_at = max(1.0, spec.horizon / 2.0)
-    units = 100.0
-    while units <= spec.horizon:
-        se = spread / math.sqrt(units * share * (1.0 - share))
-        effective = 4.0 * units * share * (1.0 - share)
-        if excess / se >= confidence_sequence.one_sided_critical_value(
-            effective, alpha=alpha, best_at=best_at
-        ):
+    effective = design.effective(units, design.first)
+    log_e = confidence_sequence.harm_log_e(z, effective, alpha=alpha, horizon=spec.horizon)
+    return _median_crossing(units, log_e >= -math.log(alpha))
+
+
+def _apart(first: float, last: float) -> list[float]:
+    """Moments from `first` to `last`, each a fiftieth later than the one before."""
+    return [first * _STEP**i for i in range(math.floor(math.log(last / first) / math.log(_STEP)) + 1)]
+
+
+def _median_crossing(at: Floats, crossed: npt.NDArray[np.bool_]) -> float | None:
+    """The median over paths (rows) of where a bound is first crossed; None if half of them never do."""
+    first = np.where(crossed.any(axis=1), at[crossed.argmax(axis=1)], np.inf)
+    median = float(np.median(first))
+    return median if math.isfinite(median) else None
+
+
+def _first_units(excluded: Callable[[float], bool], since: float, horizon: int) -> float | None:
+    """The first number of units, to a twentieth, at which harm is excluded; None beyond the horizon."""
+    units = since
+    while units <= horizon:
+        if excluded(units):
             return units
         units *= 1.05
     return None

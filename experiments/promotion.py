@@ -16,7 +16,8 @@ from dataclasses import replace
 
 from registry import Registry, RegistryError, RegistryUnreachable
 
-from .control import Author, Control, version_of
+from .admission import version_of
+from .control import Author, Control
 from .decision import Backing, Decision, Done, new_id
 from .errors import Conflict, Refused, Unavailable
 from .ledger import decisions, trials
@@ -77,10 +78,17 @@ class Promotion:
             target = self._shippable(model) if version is None else version_of(model, version)
             if target == model.production:
                 why = f"version {target} of {name!r} is production already"
+                why += f" ({model.held})" if model.held else ""
                 return self._control.nothing("promote", name, why)
             backing = backing or self._permission(model, target, author, force)
             if not force:
                 self._check_endpoints(model, target)
+                if model.held:  # MLflow would remember what cannot answer as the version to go back to
+                    raise Refused(
+                        f"{model.held}. Let the alias name version {model.production} again, then promote; "
+                        "`--force --reason '...'` promotes it all the same, and records that",
+                        code="production_held",
+                    )
             ending = self.endings(model, target)
             changed = _promotion_words(model, target, ending)
             decision = Decision(

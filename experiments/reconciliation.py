@@ -12,14 +12,14 @@ from dataclasses import replace
 
 from registry import RegisteredModel, Registry, RegistryError
 
-from .control import Control
+from .control import Author, Control
 from .decision import REGISTRY, Decision
 from .labels import differences, wanted
 from .ledger import decisions, golden, trials
 from .ledger.store import Connection
 from .lifecycle import Experiment
 from .promotion import Promotion
-from .routing import CatalogModel, catalog_model
+from .routing import CatalogModel, catalog_model, hold
 from .settlement import SETBACKS
 
 log = logging.getLogger("turnout.reconciliation")
@@ -29,6 +29,7 @@ class Reconciliation:
     """Takes up what the registry says. One thread calls it."""
 
     def __init__(self, control: Control, registry: Registry, promotion: Promotion) -> None:
+        self._control = control
         self._junction = control.junction
         self._store = control.store
         self._settlement = control.settlement
@@ -88,6 +89,7 @@ class Reconciliation:
             moves = self._take_up(entries)
         for decision, ended in moves:
             self._record_move(decision, ended)
+        self._end_what_has_lost_a_version()
 
     def _take_up(self, entries: list[RegisteredModel]) -> list[tuple[Decision, list[Experiment]]]:
         moves: list[tuple[Decision, list[Experiment]]] = []
@@ -103,6 +105,10 @@ class Reconciliation:
                         former=before.former,
                         came_back_from=before.came_back_from,
                     )
+                elif before is not None and (held := hold(before, coming)) is not None:
+                    if before.held != held.held:
+                        moves.append((self._held(before, held), []))
+                    coming = held
                 elif before is not None and before.production != coming.production:
                     moves.append(self._moved_by_others(before, coming))
                 self._junction.put_model(coming)
@@ -130,8 +136,36 @@ class Reconciliation:
         )
         return decision, ended
 
+    def _held(self, before: CatalogModel, held: CatalogModel) -> Decision:
+        """Other hands have named what cannot answer: nothing moves, and that is told once."""
+        return Decision(
+            at_ns=self._junction.now_ns(),
+            actor=REGISTRY,
+            action="promote",
+            model=held.name,
+            from_version=before.production,
+            to_version=held.entry.production if held.entry else None,
+            reason="the alias was moved in the registry by other hands",
+            state="failed",
+            changed=(str(held.held),),
+        )
+
+    def _end_what_has_lost_a_version(self) -> None:
+        """A version that was deleted in the registry does not come back: its experiments are over."""
+        for one in self._junction.experiments():
+            models = {model.name: model for model in self._junction.models()}
+            entry = models[one.model].entry if one.model in models else None
+            if not one.is_open or entry is None:
+                continue
+            there = {version.version for version in entry.versions}
+            lost = sorted({one.control_version, one.candidate_version} - there)
+            if lost:
+                named = " and ".join(f"version {number}" for number in lost)
+                why = f"{named} of {one.model!r} was deleted in the registry by other hands"
+                self._control.stop(one.name, Author(actor=REGISTRY, reason=why))
+
     def _record_move(self, decision: Decision, ended: list[Experiment]) -> None:
-        log.warning("%s by other hands", decision.changed[0])
+        log.warning("%s (%s)", decision.changed[0], decision.reason)
 
         def write(connection: Connection) -> None:
             for experiment in ended:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .errors import Conflict
 from .ledger.recorded import Progress, Selection, progress
+from .ledger.standings import Standings
 from .ledger.store import Store
 from .lifecycle import Experiment, exclusion, gates
 from .spec import ExperimentSpec, ShadowTraffic
@@ -68,10 +69,10 @@ def check_something_recorded(store: Store, spec: ExperimentSpec, control_version
     )
 
 
-def exhausted(store: Store, experiment: Experiment) -> bool:
+def exhausted(standings: Standings, experiment: Experiment) -> bool:
     """Whether the present stage replays, and nothing is left that it could ask."""
     selection = selection_of(experiment) if experiment.stage.recorded is not None else None
-    return selection is not None and progress(store, selection).remaining == 0
+    return selection is not None and standings.of(selection).remaining == 0
 
 
 __all__ = ["Progress", "Selection", "check_something_recorded", "exhausted", "foreseen", "selection_of"]

@@ -121,7 +121,7 @@ def ramp(experiment: Experiment, findings: Findings, now_ns: int) -> Response:
     traffic = experiment.stage.traffic
     following = next_step(experiment)
     if not isinstance(traffic, CanaryTraffic) or following is None:
-        return Response(action="none", reason="no further step")
+        return Response(action="none", reason=findings.label)
     if findings.phase_units < traffic.min_units:
         return Response(
             action="none", reason=f"{findings.phase_units} of {traffic.min_units} candidate units"

@@ -8,7 +8,7 @@ never guessed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from registry import RegisteredModel
 
@@ -22,7 +22,8 @@ class CatalogModel:
     """A model as the controller knows it. `former` is where a rollback would go, None if nowhere;
     `came_back_from` is set once a rollback has been done, so that repeating it changes nothing.
 
-    `entry` is what the registry last said; None when all that is known comes from the last snapshot.
+    `entry` is what the registry last said; None when all that is known comes from the last snapshot. `held`
+    says why `production` is not what the alias names, None while it is.
     """
 
     name: str
@@ -31,6 +32,7 @@ class CatalogModel:
     came_back_from: int | None = None
     endpoints: Mapping[int, Endpoint] = field(default_factory=dict)
     entry: RegisteredModel | None = None
+    held: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,26 @@ def catalog_model(entry: RegisteredModel) -> CatalogModel:
     )
 
 
+def hold(before: CatalogModel, coming: CatalogModel) -> CatalogModel | None:
+    """What is in force where the alias names nothing that could answer, and production still can: users are
+    not left without an answer because other hands were hasty. None where the alias can be followed."""
+    if coming.production in coming.endpoints or before.production not in coming.endpoints:
+        return None
+    named = (
+        "the alias 'production' is gone"
+        if coming.production is None
+        else f"version {coming.production} is production in the registry and has no endpoint"
+    )
+    return replace(
+        coming,
+        production=before.production,
+        former=before.former,
+        came_back_from=before.came_back_from,
+        held=f"{coming.name!r}: {named}; version {before.production} goes on answering until one that is "
+        "served is named",
+    )
+
+
 def catalog_of(snapshot: Snapshot) -> dict[str, CatalogModel]:
     """What a snapshot still tells when the registry is away: who is production, who is served where."""
     return {
@@ -102,6 +124,7 @@ def table(
             split, unserved = _split(model, mine)
             mirrors, unmirrored = _mirrors(model, mine)
             left_out += unserved + unmirrored
+            left_out += [model.held] if model.held else []
             models[model.name] = ModelRoute(
                 model=model.name,
                 production=model.production,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from .evidence import Goal, Role
 from .metrics import Direction, Kind
@@ -64,6 +64,8 @@ class Band:
 class MetricResult:
     """A metric's card, in JSON's terms. `margin` is on the effect's scale, `e_value` tests for harm.
 
+    `z` is what a look judges the goal by, and `z_bound` what it must pass at this very look: of a success
+    metric the bound by Holm's steps, of a guardrail that of its margin; None between looks.
     `instrument` is the evaluator's version that a score is of: with another one it is another metric.
     `information` is what a later look is held against (of shares: CMH's variance).
     `adjusted_p` is of an exploratory metric at this look, among all of them (false-discovery rate).
@@ -90,6 +92,8 @@ class MetricResult:
     instrument: str | None = None
     adjusted_p: float | None = None
     information: float | None = None
+    z: float | None = None
+    z_bound: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +119,12 @@ class Comparison:
     information: float | None = None
     missing_log_e: float = 0.0
 
+    def strength(self, goal: Goal) -> float | None:
+        """The z by which a look judges the goal: for shipping, the larger the better."""
+        if goal.role == "guardrail":
+            return self.z_noninferior
+        return self.z_equivalent if goal.equivalent else self.z_better
+
 
 def card(
     goal: Goal,
@@ -122,13 +132,14 @@ def card(
     *,
     unit: str,
     log_threshold: float | None,
-    z_bound: float,
+    z_called: float,
+    z_bound: float = math.inf,
     instrument: str | None = None,
     adjusted_p: float | None = None,
 ) -> MetricResult:
     """The card of one goal. `log_threshold` is that of rolling back, None where the goal cannot do so.
 
-    `z_bound` is what z must pass to be called better or worse.
+    `z_called` is what z must pass to be called better or worse, `z_bound` what it must for shipping.
     """
     log_e = found.harm_log_e if log_threshold is not None else None
     return MetricResult(
@@ -148,11 +159,13 @@ def card(
         log_e=log_e,
         e_method=None if log_e is None else found.harm_method,
         threshold=None if log_threshold is None else math.exp(log_threshold),
-        state=_state(goal, found, log_e, log_threshold, z_bound),
+        state=_state(goal, found, log_e, log_threshold, z_called),
         text=describe(goal, found),
         instrument=instrument,
         adjusted_p=adjusted_p,
         information=found.information,
+        z=found.strength(goal),
+        z_bound=z_bound if math.isfinite(z_bound) else None,
     )
 
 
@@ -170,6 +183,10 @@ def _state(
     if found.z_better >= z_bound:
         return "better"
     return "worse" if found.z_better <= -z_bound else "ok"
+
+
+#: So many values, all alike, are not too few.
+_ALIKE: Final = 20
 
 
 def percent(share: float) -> str:
@@ -195,6 +212,10 @@ def describe(goal: Goal, found: Comparison) -> str:
         )
         return f"{title}: no data from {side} yet"
     if found.effect is None or control.value is None or candidate.value is None:
+        if control.value is not None and control.value == candidate.value and control.n > _ALIKE:
+            of_share = goal.metric.source == "scores" and goal.metric.below is None
+            mend = f"; ask for the share of low ones, such as {goal.metric.name}<0.5" if of_share else ""
+            return f"{title}: every value is {control.value:g}, and what never varies has no interval{mend}"
         return f"{title}: too little data for an interval"
     effect = found.effect
     sure = f"{effect.level * 100:.0f} % interval"

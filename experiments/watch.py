@@ -19,6 +19,7 @@ from .errors import Conflict, ExperimentsError, Refused, Unavailable
 from .evidence import AnalysisSpec, Evidence
 from .ledger import trials
 from .ledger.evidence import Rollups, gather
+from .ledger.standings import Standings
 from .ledger.tally import Tally
 from .lifecycle import Experiment
 from .promotion import Promotion
@@ -70,6 +71,7 @@ class Watch:
         judge: Callable[..., Verdict] = conclude,
         revision: Callable[[], int] | None = None,
         tally: Tally | None = None,
+        standings: Standings | None = None,
     ) -> None:
         self._control = control
         self._promotion = promotion
@@ -77,6 +79,7 @@ class Watch:
         self._revision = revision
         self._rollups = Rollups(control.store)
         self._tally = tally or Tally(control.store)
+        self._standings = standings or Standings(control.store)
         self._looked: dict[str, tuple[int | None, Experiment, int]] = {}
         self._seen: dict[str, Seen] = {}
         self._kept: dict[str, tuple[int, str]] = {}
@@ -133,7 +136,7 @@ class Watch:
             first_phase=experiment.first_phase,
         )
         golden = experiment.spec.gate
-        nothing_left = exhausted(store, experiment)  # before the evidence: then that is all of it
+        nothing_left = exhausted(self._standings, experiment)  # before the evidence: then that is all of it
         evidence = gather(
             store, spec, as_of_ns=now_ns, golden_set=golden.set if golden else None, rollups=self._rollups
         )
@@ -225,10 +228,10 @@ class Watch:
         spec, control, candidate = experiment.spec, experiment.control_version, experiment.candidate_version
         why_not: str | None = None
         try:
-            self._control.check_admission(spec, control, candidate)
+            self._control.admission.check(spec, control, candidate)
         except ExperimentsError as error:
             why_not = str(error)
-        response = admission(experiment, self._control.golden(spec, control, candidate), why_not)
+        response = admission(experiment, self._control.admission.golden(spec, control, candidate), why_not)
         author = Author(actor=CONTROLLER, reason=response.reason)
         self._waiting[experiment.name] = response.reason
         if response.action == "admit":

@@ -72,17 +72,20 @@ def weigh(spec: AnalysisSpec, evidence: Evidence, past_looks: tuple[Look, ...]) 
     instruments = {one.metric: one.version for one in evidence.instruments if one.counted}
     cards = []
     for goal, comparison in found:
-        name, bound = goal.metric.name, eye
+        name, called, bound = goal.metric.name, eye, math.inf
         if goal.role == "success":
-            bound = bounds[name]
-        elif goal.role == "exploratory" and adjusted.get(name, 1.0) > spec.alpha:
-            bound = math.inf
+            called = bound = bounds[name]
+        elif goal.role == "guardrail":
+            bound = margin_bounds[name]
+        elif adjusted.get(name, 1.0) > spec.alpha:
+            called = math.inf
         cards.append(
             card(
                 goal,
                 comparison,
                 unit=spec.unit,
                 log_threshold=-math.log(harm_alpha) if goal.role == "guardrail" else None,
+                z_called=called,
                 z_bound=bound,
                 instrument=instruments.get(name),
                 adjusted_p=adjusted.get(name) if goal.role == "exploratory" else None,
@@ -106,8 +109,8 @@ def weigh(spec: AnalysisSpec, evidence: Evidence, past_looks: tuple[Look, ...]) 
 
 
 def _strength(goal: Goal, comparison: Comparison) -> float:
-    """The z by which a success metric is a success."""
-    found = comparison.z_equivalent if goal.equivalent else comparison.z_better
+    """The z by which a success metric is a success; below all bounds if it is not known."""
+    found = comparison.strength(goal)
     return -math.inf if found is None else found
 
 

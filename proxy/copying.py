@@ -8,11 +8,52 @@ from __future__ import annotations
 
 from typing import Final
 
+from experiments.ledger.exchange import ExchangeRecord, Recording
+from experiments.snapshot import Endpoint, Mirror
+
 from . import wire
 from .heads import MARK
+from .identity import new_id
 
 #: What stores the answer, or names the user, at the other end.
 LEFT_OUT: Final = frozenset(("store", "metadata", "user", "safety_identifier"))
+
+
+def copy_record(
+    mirror: Mirror,
+    endpoint: Endpoint,
+    started_ns: int,
+    *,
+    pair: str,
+    path: str,
+    model: str,
+    worker: str,
+    unit: str | None,
+    tenant: str | None,
+    snapshot: int,
+    recording: Recording,
+) -> ExchangeRecord:
+    """The row of a copy before it is sent: the candidate's half of the pair that request `pair` begins."""
+    return ExchangeRecord(
+        exchange_id=new_id(started_ns),
+        request_id=pair,
+        pair_id=pair,
+        role="shadow",
+        started_ns=started_ns,
+        path=path,
+        model=model,
+        worker=worker,
+        experiment=mirror.experiment,
+        phase=mirror.phase,
+        assigned_arm=mirror.arm,
+        served_arm=mirror.arm,
+        assigned_version=endpoint.version,
+        served_version=endpoint.version,
+        unit=unit,
+        tenant=tenant,
+        snapshot=snapshot,
+        recording=recording,
+    )
 
 
 def copy_head(head: bytes) -> bytes:

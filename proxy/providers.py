@@ -1,7 +1,7 @@
 """How is a request put to a provider that does not speak OpenAI's wire? Through litellm's SDK.
 
-The only module of the proxy that imports litellm, and only once an endpoint of that engine exists: it takes
-seconds and 200 MB. Whatever decides is ours: which provider (the snapshot), which fields (`provider_terms`),
+The only module of the proxy that imports litellm, in a process of its own (`provider_process` is the worker's
+end of it). Whatever decides is ours: which provider (the snapshot), which fields (`provider_terms`),
 no second attempt, the deadlines, and whether a stream came to its end. The credential is a variable of this
 process's environment; its name travels, its value is read for each call and kept nowhere. Where a provider
 is, is known to litellm, or said by its own variables in this environment: no registry can name an address.
@@ -17,37 +17,36 @@ import importlib
 import logging
 import os
 import re
+import signal
+import socket
 import sys
-import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, Final
 
 import orjson
+import uvloop
 
 from experiments.ledger.exchange import Outcome
 from experiments.snapshot import Endpoint
 
 from .errors import Refusal
-from .heads import answer_head
+from .heads import AnswerHead, answer_head
 from .limits import Limits
+from .provider_process import EVENTS, JSON, Frames, Kind, answered, frame
 from .provider_terms import CHAT, event, keywords, packed_vector, refusal, unsupported
 from .upstream import Receiver
 
 log = logging.getLogger("turnout.proxy")
 
-_JSON: Final = [(b"content-type", b"application/json")]
-_EVENTS: Final = [(b"content-type", b"text/event-stream; charset=utf-8")]
-#: What litellm and its kin import no sooner than at a first call, on the loop that relays: a second of CPU.
+#: What litellm and its kin import no sooner than at a first call, which would wait for it: a second of CPU.
 #: A name that is there no more costs that call some milliseconds, and nothing else.
 _LATER: Final = (
     "anyio._backends._asyncio", "botocore.auth", "botocore.eventstream", "botocore.loaders", "botocore.model",
     "botocore.parsers", "jiter", "litellm.integrations.prometheus_services",
     "litellm.litellm_core_utils.default_encoding", "openai.resources",
 )  # fmt: skip
-#: While litellm is imported, another thread that wants to run waits so long at most, where it can be let.
-_SWITCH_SECONDS: Final = 0.0005
 #: These are spoken to by the openai package, which takes no HTTP client of litellm's: for chats, for vectors.
 _OPENAI_CLIENT: Final = (
     "openai/", "azure/", "cerebras/", "nvidia_nim/", "perplexity/", "sambanova/", "together_ai/",
@@ -57,44 +56,18 @@ _OPENAI_CLIENT_VECTORS: Final = (
 )  # fmt: skip
 
 
+#: What still runs when the worker is gone gets so long to close its connections.
+_LEAVING_SECONDS: Final = 2.0
+
+
 class Providers:
-    """The calls of one worker. litellm is imported in a thread, so that no other request waits for it."""
+    """All calls of one worker."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.loop = asyncio.get_running_loop()
-        self._ready: asyncio.Future[Any] = self.loop.create_future()
+        self.client = Client(_litellm())
         self._calls: set[ProviderCall] = set()
-        threading.Thread(target=self._import, name="litellm-import", daemon=True).start()
-
-    def _import(self) -> None:
-        try:
-            with _unobtrusively():
-                found: Any = _litellm()
-                _what_comes_later()
-        except Exception as error:  # a broken installation fails these calls, and nothing else
-            log.exception("litellm cannot be imported")
-            found = error
-        with suppress(RuntimeError):  # the worker has ended meanwhile
-            self.loop.call_soon_threadsafe(self._imported, found)
-
-    def _imported(self, found: Any) -> None:
-        if self._ready.done():
-            return
-        if isinstance(found, Exception):
-            self._ready.set_exception(found)
-            self._ready.exception()  # each call raises it anew
-        else:
-            self._ready.set_result(Client(found))
-
-    async def client(self) -> Client:
-        """litellm, once it is there."""
-        found: Client = await asyncio.shield(self._ready)
-        return found
-
-    async def ready(self, seconds: float) -> None:
-        """Until litellm is there, or cannot be had, or for so long."""
-        await asyncio.wait([self._ready], timeout=seconds)
 
     def call(self, endpoint: Endpoint, path: bytes, body: bytes, receiver: Receiver) -> ProviderCall:
         """Send a request; `receiver` gets the answer, never before this returns."""
@@ -109,9 +82,7 @@ class Providers:
         for call in calls:
             call.cancel()
         await asyncio.gather(*(call.task for call in calls), return_exceptions=True)
-        if self._ready.done() and self._ready.exception() is None:
-            await self._ready.result().close()
-        self._ready.cancel()
+        await self.client.close()
 
 
 class ProviderCall:
@@ -167,7 +138,7 @@ class ProviderCall:
     async def _ask(self) -> None:
         document = orjson.loads(self._body)
         given = keywords(self._path, document)
-        client = await self._providers.client()
+        client = self._providers.client
         key = self._credential()
         if key is not None:
             given["api_key"] = key
@@ -188,7 +159,7 @@ class ProviderCall:
                 self._due_in(self._providers.limits.idle_seconds)
                 if not self._got_head:
                     self._got_head = True
-                    self._receiver.head(answer_head(200, _EVENTS))
+                    self._receiver.head(answer_head(200, EVENTS))
                 self._receiver.body(data)
         finally:
             await events.aclose()  # type: ignore[attr-defined]
@@ -212,7 +183,7 @@ class ProviderCall:
     def _answer(self, status: int, body: bytes) -> None:
         if not self.done:
             self.done = self._got_head = True
-            headers = [*_JSON, (b"content-length", str(len(body)).encode())]
+            headers = [*JSON, (b"content-length", str(len(body)).encode())]
             self._receiver.answer(answer_head(status, headers), body)
 
     def _overdue(self) -> None:
@@ -329,21 +300,6 @@ class _GeminiEnd:
 _WATCHING: Final[ContextVar[_GeminiEnd | None]] = ContextVar("watching", default=None)
 
 
-@contextmanager
-def _unobtrusively() -> Iterator[None]:
-    """Let the loop's thread run often, and look for no garbage among all that is being made."""
-    interval, collecting = sys.getswitchinterval(), gc.isenabled()
-    sys.setswitchinterval(_SWITCH_SECONDS)
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()  # modules stay: collections look at requests only
-        if collecting:
-            gc.enable()
-        sys.setswitchinterval(interval)
-
-
 def _litellm() -> Any:
     """litellm with nothing of its own: no callbacks, no telemetry, no network at import, no talk."""
     for name in ("LITELLM_LOCAL_MODEL_COST_MAP", "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS"):
@@ -399,3 +355,106 @@ def _once_only() -> Any:
             return answer
 
     return OnceOnly(follow_redirects=False)
+
+
+class Line:
+    """A `Receiver` at the worker's end: what a call hears goes there."""
+
+    def __init__(self, host: Host, number: int) -> None:
+        self._host, self._number = host, number
+
+    def answer(self, head: AnswerHead, body: bytes) -> None:
+        self._last(Kind.ANSWER, answered(head.status, body))
+
+    def head(self, head: AnswerHead) -> None:
+        self._host.tell(self._number, Kind.HEAD)
+
+    def body(self, data: bytes) -> None:
+        self._host.tell(self._number, Kind.BODY, data)
+
+    def end(self, data: bytes) -> None:
+        self._last(Kind.END)
+
+    def failed(self, outcome: Outcome, code: str) -> None:
+        self._last(Kind.FAILED, orjson.dumps((outcome, code)))
+
+    def _last(self, kind: Kind, payload: bytes = b"") -> None:
+        self._host.calls.pop(self._number, None)
+        self._host.tell(self._number, kind, payload)
+
+
+class Host(asyncio.Protocol):
+    """This process's end of the socket to its worker; when that ends, so does everything."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.calls: dict[int, ProviderCall] = {}
+        self.deserted = asyncio.Event()
+        self._providers = Providers(limits)
+        self._frames = Frames()
+        self._transport: Any = None
+
+    def tell(self, number: int, kind: Kind, payload: bytes = b"") -> None:
+        """Something about a call, to the worker."""
+        self._transport.write(frame(number, kind, payload))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self.tell(0, Kind.READY)
+
+    def data_received(self, data: bytes) -> None:
+        for number, kind, payload in self._frames.feed(data):
+            if kind is Kind.ASK:
+                self._ask(number, payload)
+                continue
+            call = self.calls.get(number)
+            if call is None:  # ended meanwhile
+                continue
+            if kind is Kind.CANCEL:
+                del self.calls[number]
+                call.cancel()
+            elif kind is Kind.PAUSE:
+                call.pause()
+            else:
+                call.resume()
+
+    def _ask(self, number: int, payload: bytes) -> None:
+        about, _, body = payload.partition(b"\n")
+        said = orjson.loads(about)
+        fields = {**said["endpoint"], "replicas": tuple(said["endpoint"]["replicas"])}
+        path = said["path"].encode("latin-1")
+        self.calls[number] = self._providers.call(Endpoint(**fields), path, body, Line(self, number))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.deserted.set()
+
+    async def close(self) -> None:
+        """End what still runs."""
+        await self._providers.close()
+
+
+async def _serve(own: socket.socket, limits: Limits) -> None:
+    _, host = await asyncio.get_running_loop().create_unix_connection(lambda: Host(limits), sock=own)
+    await host.deserted.wait()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LEAVING_SECONDS):
+            await host.close()
+
+
+def main(argv: list[str]) -> None:
+    """`python -m proxy.providers SOCKET LIMITS`, as a worker starts it."""
+    # Its worker drains first, and says when to end by ending the socket.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    own = socket.socket(fileno=int(argv[0]))
+    own.setblocking(False)
+    _litellm()
+    _what_comes_later()
+    gc.collect()
+    gc.freeze()  # modules stay: collections look at requests only
+    uvloop.run(_serve(own, Limits(**orjson.loads(argv[1]))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -43,8 +43,8 @@ class Recording:
         self.ends: list[int] = []
         self.clipped = False
 
-    def add(self, data: bytes) -> None:
-        """What one read has brought of the body."""
+    def add(self, data: bytes, came: int) -> None:
+        """What one read has brought of the body, and when, by `time.monotonic_ns`."""
         if not data:
             return
         size = self._size + len(data)
@@ -53,7 +53,7 @@ class Recording:
             return
         self._size = size
         self._parts.append(data)
-        self.times.append(min(microseconds_since(self._started), _LATEST_US))
+        self.times.append(min((came - self._started) // 1000, _LATEST_US))
         self.ends.append(size)
 
     def settle(self, record: ExchangeRecord) -> None:

@@ -1,18 +1,20 @@
 """One request's whole journey: who asks, what, where to, the bytes there and back, and its record.
 
 The record is appended before the last byte goes to the client, so that no answered request is missing
-from the ledger, whatever is killed next. A fallback to control happens only while the client has not
-got a byte; the row then keeps the arm that was assigned and how that arm ended.
+from the ledger, whatever is killed next. What it says otherwise is noted once the bytes are on their way:
+neither the engine nor the client waits for that. A fallback to control happens only while the client has
+not got a byte; the row then keeps the arm that was assigned and how that arm ended.
 """
 
 from __future__ import annotations
 
 import logging
 from functools import lru_cache
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
 
 from experiments.assignment import unit_id
-from experiments.ledger.exchange import ExchangeRecord, Outcome
+from experiments.ledger.exchange import ExchangeRecord, Origin, Outcome
 from experiments.snapshot import Endpoint, Exclusion, Route, Snapshot, Table, UnknownModel, UnknownVersion
 
 from . import auth, wire
@@ -58,7 +60,14 @@ def _marks(snapshot: int, version: int | None, experiment: str | None, arm: str 
 class Relay:
     """A primary exchange between its client and the engines. Receives from both, writes to both."""
 
+    #: There from the moment that the request is on its way to an engine, or refused.
+    record: ExchangeRecord
     # What most requests never have is not set for each.
+    _noted = False  # the record is there
+    _id = ""
+    _tenant: str | None = None
+    _unit: str | None = None
+    _origin: Origin = "live"
     _call: Outgoing | None = None
     _fallback: Endpoint | None = None
     _head: AnswerHead | None = None
@@ -76,16 +85,6 @@ class Relay:
         self._request = request
         self._client = client
         self._snapshot: Snapshot = worker.snapshot
-        exchange_id = new_id(request.started_ns)
-        self.record = record = ExchangeRecord(
-            exchange_id=exchange_id,
-            request_id=exchange_id,
-            started_ns=request.started_ns,
-            path=request.head.path,
-            model="",
-            worker=worker.name,
-        )
-        record.snapshot = self._snapshot.version
 
     def start(self) -> bool:
         """Route and send. False if the client was refused instead, and is already answered."""
@@ -95,7 +94,7 @@ class Relay:
             self._refuse(refusal)
             return False
         except Exception:
-            log.exception("request %s could not be handled", self.record.request_id)
+            log.exception("request %s could not be handled", self._named())
             self._refuse(internal_error())
             return False
         return True
@@ -104,13 +103,11 @@ class Relay:
 
     def _open(self) -> None:
         head = self._request.head
-        record = self.record
-        record.tenant = auth.tenant(self._snapshot, head)
+        self._tenant = auth.tenant(self._snapshot, head)
         if not head.is_json:
             message = "Send the body as 'content-type: application/json', without a content-encoding."
             raise Refusal(415, "unsupported_media_type", message)
         ask = self._ask = wire.parse(head.path, self._request.body, self._worker.limits)
-        record.stream = ask.stream
         try:
             route = self._route(ask)
         except UnknownModel:
@@ -122,36 +119,56 @@ class Relay:
             raise Refusal(404, "model_not_found", message, "model") from None
         except UnknownVersion as error:
             raise Refusal(404, "version_not_found", f"{error}.") from None
-        record.request = ask.body
         self._take(route)
-        if route.mirrored and record.origin == "live":
+        if route.mirrored and self._origin == "live":
             self._mirror(route)
 
     def _take(self, route: Route) -> None:
-        """Note where the request goes, and send it there."""
-        record = self.record
+        """Send the request where it goes, then note that."""
+        self._endpoint = endpoint = route.endpoint
+        control, self._fallback = route.fallback, None
+        breaker: Breaker | None = None
+        if control is not None and self._origin == "live":
+            breaker = self._worker.breakers.of(route)
+            if breaker.admits(self):
+                self._fallback, self._breaker = control, breaker
+            else:  # a candidate at which nothing succeeds is not asked: control answers, the row says why
+                self._endpoint = control
+        self._send(self._endpoint)
+        record = self._record()
         record.model, record.recording = route.model, route.recording
         record.experiment, record.phase = route.experiment, route.phase
         record.assigned_arm = record.served_arm = route.arm
         record.outside = route.outside
-        self._endpoint = endpoint = route.endpoint
         record.assigned_version = record.served_version = endpoint.version
-        fallback = route.fallback
-        if fallback is not None and record.origin == "live":
-            self._fallback = fallback
-            self._guard(route, fallback)
-        self._send(self._endpoint)
+        record.unit, record.request, record.stream = self._unit, self._ask.body, self._ask.stream
+        if control is not None and breaker is not None and self._fallback is None:
+            record.served_arm, record.served_version = "control", control.version
+            record.arm_outcome, record.error_code = "shed", OPEN
+            self._worker.breakers.probe(breaker, endpoint, self._ask, self._request)
 
-    def _guard(self, route: Route, control: Endpoint) -> None:
-        """A candidate at which nothing succeeds is not asked: control answers, and the row says why."""
-        self._breaker = breaker = self._worker.breakers.of(route)
-        if breaker.admits(self):
-            return
-        record = self.record
-        record.served_arm, record.served_version = "control", control.version
-        record.arm_outcome, record.error_code = "shed", OPEN
-        self._endpoint, self._fallback, self._breaker = control, None, None
-        self._worker.breakers.probe(breaker, route.endpoint, self._ask, self._request)
+    def _record(self) -> ExchangeRecord:
+        """The record, made when it is first needed."""
+        if not self._noted:
+            self._noted = True
+            request, worker, exchange_id = self._request, self._worker, self._named()
+            self.record = record = ExchangeRecord(
+                exchange_id=exchange_id,
+                request_id=exchange_id,
+                started_ns=request.started_ns,
+                path=request.head.path,
+                model="",
+                worker=worker.name,
+            )
+            record.origin, record.tenant = self._origin, self._tenant
+            record.snapshot = self._snapshot.version
+        return self.record
+
+    def _named(self) -> str:
+        """The exchange's id, made when it is first needed."""
+        if not self._id:
+            self._id = new_id(self._request.started_ns)
+        return self._id
 
     def overtaken(self, snapshot: Snapshot) -> None:
         """A new snapshot is in force. What still waits for a connection is routed by it.
@@ -160,7 +177,7 @@ class Relay:
         what has waited.
         """
         record = self.record
-        if self._call is None or self._call.sent or record.origin != "live" or record.attempts > 1:
+        if self._call is None or self._call.sent or self._origin != "live" or record.attempts > 1:
             return
         try:
             table = snapshot.table(self._ask.model)
@@ -171,16 +188,15 @@ class Relay:
         if route.endpoint != self._endpoint:
             self._tell_breaker("client_gone")  # it was never asked
             self._call.cancel()
-            self._snapshot, record.snapshot, record.unit = snapshot, snapshot.version, unit
-            record.arm_outcome = record.error_code = self._fallback = None
+            self._snapshot, record.snapshot, self._unit = snapshot, snapshot.version, unit
+            record.arm_outcome = record.error_code = None
             self._take(route)
 
     def _route(self, ask: wire.Ask) -> Route:
-        record = self.record
         if self._request.head.overrides:
             headers = self._request.headers
             auth.require_admin(self._snapshot, headers)
-            record.origin = "golden" if headers.get(b"x-turnout-origin") == b"golden" else "forced"
+            self._origin = "golden" if headers.get(b"x-turnout-origin") == b"golden" else "forced"
             arm, version = headers.get(b"x-turnout-arm"), headers.get(b"x-turnout-version")
             if arm is not None:
                 return self._snapshot.forced_arm(ask.model, arm.decode("latin-1"))
@@ -189,7 +205,7 @@ class Relay:
                     raise Refusal(400, "invalid_type", "'x-turnout-version' is a whole number.")
                 return self._snapshot.forced_version(ask.model, int(version))
         table = self._snapshot.table(ask.model)
-        record.unit = unit = self._unit_id(table, ask)
+        self._unit = unit = self._unit_id(table, ask)
         return self._assigned(table, ask, unit)
 
     def _assigned(self, table: Table, ask: wire.Ask, unit: str | None) -> Route:
@@ -199,22 +215,23 @@ class Relay:
         return table.route(unit)
 
     def _kept_out(self, rules: Exclusion, ask: wire.Ask) -> bool:
-        return rules.covers(self.record.tenant, self._request.headers, ask.document.get("metadata"))
+        return rules.covers(self._tenant, self._request.headers, ask.document.get("metadata"))
 
     def _unit_id(self, table: Table, ask: wire.Ask) -> str | None:
         """The unit that a table assigns, as the ledger names it."""
-        record, headers = self.record, self._request.head.headers
-        raw = raw_unit(table.unit, headers, ask.document, record.tenant, record.exchange_id)
+        kind, headers = table.unit, self._request.head.headers
+        request_id = self._named() if kind == "request" else ""
+        raw = raw_unit(kind, headers, ask.document, self._tenant, request_id)
         return None if raw is None else unit_id(raw[: self._worker.limits.unit_characters])
 
     def _send(self, endpoint: Endpoint) -> None:
         ask = self._ask
         body = wire.engine_body(ask, endpoint.served_name)
+        head = self._request.head.forwarded
+        self._call = self._worker.upstreams.call(endpoint, ask.path.encode("latin-1"), head, body, self)
         if ask.stream:
             self._ending = EndOfStream(ask.path)
             self._stripper = wire.UsageStripper() if ask.hides_usage else None
-        head = self._request.head.forwarded
-        self._call = self._worker.upstreams.call(endpoint, ask.path.encode("latin-1"), head, body, self)
 
     def _mirror(self, route: Route) -> None:
         if route.endpoint.version != self._snapshot.model(route.model).production:
@@ -257,22 +274,24 @@ class Relay:
             self._worker.conclude(self._settled(self._outcome, None), self)
 
     def body(self, data: bytes) -> None:
-        if not self._recorded:
-            self._keep(data)
-            if self._ending is not None and self._ending.within(data):
-                self._append(self._outcome, None)  # for a client, the last event is the last byte
+        came = monotonic_ns()
+        kept = self._recorded
+        if not kept and self._ending is not None and self._ending.within(data):
+            self._keep(data, came)
+            self._append(self._outcome, None)  # for a client, the last event is the last byte
+            kept = True
         if not self._answered:
             self._begin()
-        if self._stripper is not None:
-            data = self._stripper.feed(data)
-        self._client.write(data)
+        self._client.write(data if self._stripper is None else self._stripper.feed(data))
+        if not kept:
+            self._keep(data, came)
 
     def end(self, data: bytes) -> None:
         self._rest = data
         if self._recorded:
             self.deliver()
         else:
-            self._keep(data)
+            self._keep(data, monotonic_ns())
             self._worker.conclude(self._settled(self._outcome, None), self)
 
     def deliver(self) -> None:
@@ -358,14 +377,14 @@ class Relay:
             self._breaker.ended(self, outcome, self.record.status)
             self._breaker = None
 
-    def _keep(self, data: bytes) -> None:
-        """A piece of the answer, for the ledger."""
+    def _keep(self, data: bytes, came: int) -> None:
+        """A piece of the answer, for the ledger; when it came, by `time.monotonic_ns`."""
         recording = self._recording
         if recording is None:
             limits, budget = self._worker.limits, self._worker.budget
             recording = Recording(self._request.started, limits.recorded_bytes, budget)
             self._recording = recording
-        recording.add(data)
+        recording.add(data, came)
 
     def _settled(self, outcome: Outcome, code: str | None) -> ExchangeRecord:
         """The record, filled in: nothing changes it any more."""
@@ -395,6 +414,7 @@ class Relay:
     def _refuse(self, refusal: Refusal) -> None:
         if self._call is not None:
             self._call.cancel()
+        self._record()
         if refusal.status != 401:  # a stranger must not be able to fill the ledger
             self._append("rejected", refusal.code)
         self._recorded = True

@@ -16,9 +16,9 @@ from experiments.snapshot import Endpoint, Mirror, UnknownModel
 
 from . import auth, wire
 from .application import Request
+from .copying import copy_record
 from .errors import Refusal
 from .heads import RequestHead
-from .identity import new_id
 from .server import ClientConnection
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _FIELDS: Final = {"experiment": str, "model": str, "pair": str, "path": str}
 _MESSAGES: Final = {
     "engine_overloaded": "The candidate's engine says that it has too much to do: ask again, more slowly.",
     "upstream_unreachable": "The candidate's engine cannot be reached.",
+    "breaker_open": "Nothing has succeeded at the candidate for a while, and it is asked once in 5 s only.",
     "engine_refused_key": "The candidate's engine does not take the key that Turnout has for it.",
     "experiment_tokens": "The copies have used the tokens that the experiment may use.",
     "experiment_cost": "The copies have used the money that the experiment may use.",
@@ -88,28 +89,22 @@ class Replay:
         return self._copy is not None
 
     def _record(self, about: dict[str, Any], mirror: Mirror, endpoint: Endpoint) -> ExchangeRecord:
-        snapshot, started_ns = self._worker.snapshot, self._request.started_ns
-        return ExchangeRecord(
-            exchange_id=new_id(started_ns),
-            request_id=about["pair"],
-            pair_id=about["pair"],
-            role="shadow",
-            origin="replay",
-            started_ns=started_ns,
+        snapshot = self._worker.snapshot
+        record = copy_record(
+            mirror,
+            endpoint,
+            self._request.started_ns,
+            pair=about["pair"],
             path=about["path"],
             model=about["model"],
             worker=self._worker.name,
-            experiment=mirror.experiment,
-            phase=mirror.phase,
-            assigned_arm=mirror.arm,
-            served_arm=mirror.arm,
-            assigned_version=endpoint.version,
-            served_version=endpoint.version,
             unit=about.get("unit"),
             tenant=about.get("tenant"),
             snapshot=snapshot.version,
             recording=snapshot.model(about["model"]).recording,
         )
+        record.origin = "replay"
+        return record
 
     def _shed(self, record: ExchangeRecord, reason: str) -> bool:
         record.outcome, record.error_code = "shed", reason

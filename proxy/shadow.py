@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from experiments.ledger.exchange import ExchangeRecord, Outcome
@@ -19,9 +20,8 @@ from . import wire
 from .allowance import Allowance
 from .application import Request
 from .breaker import OPEN, Breaker, breaker_of
-from .copying import copy_body, copy_head
+from .copying import copy_body, copy_head, copy_record
 from .heads import AnswerHead
-from .identity import new_id
 from .pressure import PressureGauge
 from .recording import Recording, microseconds_since, outcome_of
 from .upstream import Outgoing, Upstreams
@@ -37,7 +37,7 @@ class Shadows:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._upstreams = Upstreams(worker.limits)
+        self._upstreams = Upstreams(worker.limits, worker.providers)
         self._allowances: dict[str, Allowance] = {}
         self._copies: set[Copy] = set()
         self._breakers: dict[tuple[str, int, int], Breaker] = {}
@@ -57,27 +57,20 @@ class Shadows:
         self, mirror: Mirror, endpoint: Endpoint, ask: wire.Ask, request: Request, primary: ExchangeRecord
     ) -> None:
         """Start a copy, or record that it was shed. Never raises, never waits."""
-        record = ExchangeRecord(
-            exchange_id=new_id(request.started_ns),
-            request_id=primary.request_id,
-            pair_id=primary.request_id,
-            role="shadow",
-            started_ns=request.started_ns,
+        record = copy_record(
+            mirror,
+            endpoint,
+            request.started_ns,
+            pair=primary.request_id,
             path=primary.path,
             model=primary.model,
             worker=primary.worker,
-            experiment=mirror.experiment,
-            phase=mirror.phase,
-            assigned_arm=mirror.arm,
-            served_arm=mirror.arm,
-            assigned_version=endpoint.version,
-            served_version=endpoint.version,
             unit=primary.unit,
             tenant=primary.tenant,
             snapshot=primary.snapshot,
-            stream=ask.stream,
             recording=primary.recording,
         )
+        record.stream = ask.stream
         self.start(mirror, endpoint, ask, request, record, self._worker.append)
 
     def start(
@@ -257,7 +250,7 @@ class Copy:
 
     def body(self, data: bytes) -> None:
         self._shadows.hold(self, len(data))
-        self._recording.add(data)
+        self._recording.add(data, monotonic_ns())
         if self._shadows.bytes > self._worker.limits.shadow_bytes:
             self.abandon("worker_bytes")
         elif self.allowance.bytes > self.mirror.max_bytes:
@@ -265,7 +258,7 @@ class Copy:
 
     def end(self, data: bytes) -> None:
         self._shadows.hold(self, len(data))
-        self._recording.add(data)
+        self._recording.add(data, monotonic_ns())
         self._finish(outcome_of(self._record.status), None)
 
     def failed(self, outcome: Outcome, code: str) -> None:

@@ -25,6 +25,11 @@ log = logging.getLogger("turnout.proxy")
 #: A worker's own drain time, and a little for its last rows.
 _DRAIN_SECONDS = 35.0
 
+#: Left to itself, glibc keeps what large bodies have taken for whatever comes: a crowd that was there once
+#: stays in a worker's memory. Pieces of 256 KiB are given back at once, smaller ones above 8 MiB; a threshold
+#: below what one read brings (250 KB) would double what large bodies cost.
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(256 << 10), "MALLOC_TRIM_THRESHOLD_": str(8 << 20)}
+
 
 class PortTaken(OSError):
     """Nobody can listen there; the message says what to do."""
@@ -224,7 +229,9 @@ class Supervisor:
             options.control_url,
         ]
         try:
-            process = subprocess.Popen(command, pass_fds=(fd, writing), stdin=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                command, pass_fds=(fd, writing), stdin=subprocess.DEVNULL, env={**_ALLOCATOR, **os.environ}
+            )
         except OSError:
             os.close(reading)
             raise

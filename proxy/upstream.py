@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from experiments.ledger.exchange import Outcome
 from experiments.snapshot import LITELLM, Endpoint
@@ -21,9 +21,6 @@ from .deadlines import Deadlines, tick_for
 from .heads import AnswerHead, KnownHeads
 from .limits import Limits
 from .replica import Connection, Replica
-
-if TYPE_CHECKING:
-    from .providers import Providers
 
 log = logging.getLogger("turnout.proxy")
 
@@ -49,6 +46,12 @@ class Outgoing(Protocol):
     def cancel(self) -> None: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
+
+
+class Providers(Protocol):
+    """Who puts requests to what speaks another wire."""
+
+    def call(self, endpoint: Endpoint, path: bytes, body: bytes, receiver: Receiver) -> Outgoing: ...
 
 
 class Call:
@@ -228,7 +231,7 @@ class Call:
 class Upstreams:
     """All replicas that a worker talks to."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, providers: Providers) -> None:
         self.limits = limits
         self.loop = asyncio.get_running_loop()
         self.calls: set[Call] = set()
@@ -239,19 +242,7 @@ class Upstreams:
         self._turn = 0
         tick = tick_for(limits.first_byte_seconds, limits.idle_seconds, limits.stalled_reader_seconds)
         self._deadlines = Deadlines(self.calls, tick)
-        self._providers: Providers | None = None
-
-    def prepare(self, endpoints: Iterable[Endpoint]) -> None:
-        """Load what providers need, if there are endpoints of that kind: before the first request comes."""
-        if self._providers is None and any(endpoint.engine == LITELLM for endpoint in endpoints):
-            from .providers import Providers
-
-            self._providers = Providers(self.limits)
-
-    async def prepared(self, seconds: float) -> None:
-        """Until what `prepare` loads is there, or for so long."""
-        if self._providers is not None:
-            await self._providers.ready(seconds)
+        self._providers = providers
 
     def replica(self, url: str) -> Replica:
         """The pool of a replica's URL, made on first use."""
@@ -284,8 +275,6 @@ class Upstreams:
     def call(self, endpoint: Endpoint, path: bytes, head: bytes, body: bytes, receiver: Receiver) -> Outgoing:
         """Send a request; `receiver` gets the answer, never before this returns."""
         if endpoint.engine == LITELLM:
-            self.prepare((endpoint,))
-            assert self._providers is not None
             return self._providers.call(endpoint, path, body, receiver)
         if endpoint.credential:
             head += _authorization(endpoint.credential)
@@ -302,8 +291,6 @@ class Upstreams:
 
     async def close(self) -> None:
         self._deadlines.close()
-        if self._providers is not None:
-            await self._providers.close()
         for replica in self._replicas.values():
             replica.close()
         for task in list(self._tasks):

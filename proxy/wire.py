@@ -331,6 +331,15 @@ def _is_usage(event: bytes) -> bool:
     return short and bool(_NO_CHOICES.search(event)) and bool(_HAS_USAGE.search(event))
 
 
+def _last_event_end(text: bytes) -> int:
+    """Where the last whole event of a text ends; 0 if none does, or none within the largest of interest."""
+    since = max(0, len(text) - _LARGEST_USAGE - 6)
+    return max(
+        at + len(blank) if (at := text.rfind(blank, since)) >= 0 else 0
+        for blank in (b"\n\n", b"\r\n\r\n", b"\r\r")
+    )
+
+
 class UsageStripper:
     """Takes the token-count event out of a stream for a client that did not ask for it.
 
@@ -350,6 +359,8 @@ class UsageStripper:
             return chunk
         seen = max(0, len(self._held) - 3)  # an event's end may have been cut in two
         text = self._held + chunk
+        if b"usage" not in text:  # none of these events is the one, and a look at each costs ten times more
+            return self._all_but(text, _last_event_end(text))
         out: list[bytes] = []
         at = 0
         for end in _EVENT_END.finditer(text, seen):
@@ -358,12 +369,15 @@ class UsageStripper:
                 out.append(event)
             self._passing = False
             at = end.end()
-        self._held = text[at:]
-        if self._passing or len(self._held) > _LARGEST_USAGE + 3:
-            self._passing = True
-            out.append(self._held[:-3])
-            self._held = self._held[-3:]
-        return b"".join(out)
+        return b"".join(out) + self._all_but(text[at:], 0)
+
+    def _all_but(self, text: bytes, end: int) -> bytes:
+        """What may go of a text whose whole events end at `end`: the event begun waits, unless too long."""
+        self._passing = (self._passing and end == 0) or len(text) - end > _LARGEST_USAGE + 3
+        if self._passing:
+            end = max(0, len(text) - 3)
+        self._held = text[end:]
+        return text[:end]
 
     def finish(self) -> bytes:
         """What is left when the stream ends inside an event."""

@@ -18,7 +18,7 @@ import orjson
 
 from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.spool import SpoolWriter
-from experiments.snapshot import Snapshot
+from experiments.snapshot import LITELLM, Snapshot
 
 from . import auth, feedback, replay, wire
 from .application import Request, Responder
@@ -31,6 +31,7 @@ from .heads import KnownHeads, RequestHead
 from .identity import worker_name
 from .limits import Budget, Limits
 from .metrics import Gauges, Metrics
+from .provider_process import ProviderProcess
 from .relay import Relay
 from .server import ClientConnection
 from .shadow import Shadows
@@ -42,8 +43,8 @@ log = logging.getLogger("turnout.proxy")
 SEAL_SECONDS = 0.5
 #: How long a worker without any snapshot asks for one before it listens all the same, to say so.
 UNINFORMED_SECONDS = 2.0
-#: How long it waits for what providers need: to import it before there are requests stalls none of them.
-PREPARING_SECONDS = 60.0
+#: How long it waits for the process that asks providers, so that their first requests need not.
+PREPARING_SECONDS = 15.0
 
 #: Of the clients that are too many, so many are told so at a time; the others find the door shut.
 _REFUSED_IN_WORDS = 64
@@ -97,7 +98,8 @@ class Worker:
         self.draining = False
         self.leaving = False
         self.relays: set[Relay] = set()
-        self.upstreams = Upstreams(limits)
+        self.providers = ProviderProcess(limits)
+        self.upstreams = Upstreams(limits, self.providers)
         self.spool = SpoolWriter(data / "spool", self.name)
         self.metrics = Metrics()
         self._metrics_folder = data / "metrics"
@@ -132,7 +134,8 @@ class Worker:
         self.heads.clear()  # they hold what the former table said of their keys
         self._informed.set()
         in_use = {url for endpoint in snapshot.endpoints.values() for url in endpoint.replicas}
-        self.upstreams.prepare(snapshot.endpoints.values())
+        if any(endpoint.engine == LITELLM for endpoint in snapshot.endpoints.values()):
+            self.providers.start()
         self.upstreams.retire(in_use.__contains__)
         self.shadows.retire(in_use.__contains__)
         for relay in list(self.relays):
@@ -227,11 +230,13 @@ class Worker:
                 self.spool.count_loss()
         for record, relay in concluded:
             try:
-                self.metrics.observe(record)
                 relay.deliver()
             except Exception:
                 log.exception("the answer to %s could not be delivered", record.request_id)
                 relay.abort()
+        for record, _ in concluded:  # once nobody waits for it
+            with suppress(Exception):
+                self.metrics.observe(record)
 
     # what is not hot
 
@@ -320,9 +325,9 @@ class Worker:
             await self.stop(doorway, background)
 
     async def _prepared(self, stop: asyncio.Event) -> None:
-        """Until what the endpoints need is loaded, or patience has ended, or this worker is to stop."""
+        """Until providers can be asked, or patience has ended, or this worker is to stop."""
         waiting = [
-            self.loop.create_task(self.upstreams.prepared(PREPARING_SECONDS)),
+            self.loop.create_task(self.providers.ready(PREPARING_SECONDS)),
             self.loop.create_task(stop.wait()),
         ]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -386,6 +391,7 @@ class Worker:
         await self.shadows.close()
         self.breakers.close()
         await self.upstreams.close()
+        await self.providers.close()
         # 4. Nobody can write a row any more: hand the spool over.
         self._deadlines.close()
         self._deliver()

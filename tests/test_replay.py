@@ -181,6 +181,7 @@ def in_a_process(control_url: str, proxy_url: str, token: str, folder: Path) -> 
         way = Way(
             experiment="killed",
             model=MODEL,
+            candidate="version 2",
             api=api,
             proxy_url=proxy_url,
             token=token,
@@ -233,7 +234,8 @@ def test_a_candidate_that_is_away_costs_no_request_its_pair(recorded: Stack, eng
     # told of a request is why it failed last.
     assert found["run"]["failed"]
     assert set(found["run"]["failed"]) <= {"upstream_unreachable", "breaker_open"}
-    assert any(reason in found["run"]["stopped"] for reason in ("upstream unreachable", "breaker open"))
+    assert "the candidate is absent" in found["run"]["stopped"]
+    assert "version 6 of chat (http://127.0.0.1:1)" in found["run"]["stopped"]
 
 
 def test_wrong_usage_ends_with_2(recorded: Stack, tmp_path: Path) -> None:

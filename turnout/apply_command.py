@@ -13,16 +13,19 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 from rich.text import Text
 
+from experiments.errors import DocumentError
+
 from .operations import actor, control_api
+from .processes import EVALUATORS_FILE
 from .settings import Settings, SettingsError, read_settings
-from .terminal import emit, fail, out, plain, say
+from .terminal import emit, err, fail, out, plain, say
 
 Json = dict[str, Any]
 
 apply_app = typer.Typer(pretty_exceptions_enable=False)
 
-#: `--dry-run` ends with it where something would change; 0 is nothing, 1 is wrong or refused.
-CHANGES: Final = 2
+#: `--dry-run` ends with it where something would change; 0 is nothing, 1 is wrong or refused, 2 wrong usage.
+CHANGES: Final = 3
 #: Each step waits for the workers; a large folder has many.
 _PATIENCE_S: Final = 600.0
 _VERBS: Final = {
@@ -43,7 +46,7 @@ _LINES: Final = {"+": "green", "-": "red", "@": "cyan"}
 def apply_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Holds turnout.yaml and experiments' files.")],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan; exit code 0: no changes, 2: changes, 1: wrong.")
+        bool, typer.Option("--dry-run", help="Show the plan; exit code 0: no changes, 3: changes, 1: wrong.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     prune: Annotated[
@@ -58,17 +61,22 @@ def apply_command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
 ) -> None:
-    """Bring about what the files of a folder declare: turnout.yaml, and every other *.yaml an experiment.
+    """Bring about what a folder's files declare: turnout.yaml, evaluators.yaml, and each other *.yaml an
+    experiment.
 
     All of them are checked before anything is changed. What is in no file is left alone.
     """
-    body: Json = {"files": read_files(folder), "prune": prune, "actor": actor(), "reference": reference}
+    files = read_files(folder)
+    wrong = wrong_evaluators(folder)
+    if wrong is not None:
+        err.print(Text(plain(wrong), style="red"), soft_wrap=True)
+    body: Json = {"files": files, "prune": prune, "actor": actor(), "reference": reference}
     with control_api(_settings(), timeout_s=_PATIENCE_S) as api:
         planned = api.post("/api/apply", {**body, "dry_run": True})
         if not as_json:
             show(planned)
-        if dry_run or planned["refused"]:
-            _end(planned, as_json=as_json)
+        if dry_run or wrong or planned["refused"]:
+            _end(planned, as_json=as_json, wrong=wrong is not None)
         if plan is not None and not (len(plan) >= _SHOWN and planned["plan"].startswith(plan)):
             fail(f"the plan is another one by now, {planned['plan'][:_SHOWN]}: look at it with --dry-run")
         if planned["changes"] and not yes:
@@ -90,7 +98,7 @@ def read_files(folder: Path) -> list[Json]:
     try:
         paths = [path for path in sorted(folder.iterdir()) if path.suffix in (".yaml", ".yml")]
     except OSError as error:
-        fail(f"the folder {folder} cannot be read: {error.strerror}")
+        fail(f"the folder {folder} cannot be read: {error.strerror}", 2)
     files, trouble = [], []
     for path in paths:
         if path.name.startswith("."):
@@ -102,29 +110,45 @@ def read_files(folder: Path) -> list[Json]:
         except UnicodeDecodeError as error:
             trouble.append(f"{path} is no UTF-8 text (byte {error.start}): save it as UTF-8")
     if trouble:
-        fail("\n".join(trouble))
+        fail("\n".join(trouble), 2)
     if not files:
-        fail(f"{folder} holds no *.yaml: there must be turnout.yaml or an experiment's file in it")
+        fail(f"{folder} holds no *.yaml: there must be turnout.yaml or an experiment's file in it", 2)
     return files
+
+
+def wrong_evaluators(folder: Path) -> str | None:
+    """Every problem of the evaluators' file, None without any. Checks and judges are theirs to understand:
+    the controller knows the file's shape only."""
+    file = folder / EVALUATORS_FILE
+    if not file.exists():
+        return None
+    from evaluators.automation import read_automation
+    from evaluators.errors import GoldenSetError
+
+    try:
+        read_automation(file)
+    except GoldenSetError as error:
+        return str(DocumentError(tuple(error.problems)))
+    return None
 
 
 def _settings() -> Settings:
     try:
         return read_settings()
     except SettingsError as error:
-        fail(str(error))
+        fail(str(error), 2)
 
 
-def _end(planned: Json, *, as_json: bool) -> NoReturn:
+def _end(planned: Json, *, as_json: bool, wrong: bool) -> NoReturn:
     if as_json:
         emit(planned)
-    raise typer.Exit(1 if planned["refused"] else CHANGES if planned["changes"] else 0)
+    raise typer.Exit(1 if wrong or planned["refused"] else CHANGES if planned["changes"] else 0)
 
 
 def _ask(*, as_json: bool) -> None:
     """Ends the command unless somebody says yes."""
     if as_json or not sys.stdin.isatty():
-        fail("nobody is there to be asked: give --yes to apply this plan, or --dry-run to look only")
+        fail("nobody is there to be asked: give --yes to apply this plan, or --dry-run to look only", 2)
     if not typer.confirm("Apply it?", err=True):
         fail("nothing was changed")
 

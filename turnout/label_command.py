@@ -31,6 +31,7 @@ from evaluators.ledger import GoldenLedger
 from evaluators.loading import load_golden_set
 from evaluators.pairing import match_items
 from experiments.client import ControlClient
+from turnout import golden_ranking  # noqa: F401 (registers `rank`)
 from turnout.golden_commands import (
     ControlOption,
     GoldenCommand,

@@ -14,7 +14,7 @@ from experiments.client import ControlClient, ControlError
 from experiments.errors import DocumentError
 from experiments.evidence import AnalysisSpec
 from experiments.history import History
-from experiments.planning import GoalPlan, Plan, plan
+from experiments.planning import Caught, GoalPlan, Plan, plan
 from experiments.spec import ExperimentSpec, analysis_of, read_spec
 
 from .settings import read_settings
@@ -36,10 +36,7 @@ def plan_command(
     """
     declared, text = read(spec)
     known = history_of(text, spec, days)
-    stages = range(len(declared.plan))
-    found = [_planned(declared, stage, known) for stage in stages if declared.plan[stage].mode != "shadow"]
-    if not found:
-        fail("a shadow compares pairs, whose differences the traffic so far cannot tell: nothing to plan", 2)
+    found = [_planned(declared, stage, known) for stage in range(len(declared.plan))]
     if as_json:
         emit([asdict(one) for one in found])
     else:
@@ -86,18 +83,20 @@ def _planned(declared: ExperimentSpec, stage: int, known: History) -> Plan:
 def _show(found: Plan) -> None:
     rate = "unknown" if found.units_a_day is None else f"{found.units_a_day:,.0f}"
     days = "unknown" if found.days is None else f"{found.days:.1f}"
-    say(f"{found.experiment}: horizon {found.horizon:,} units, {100 * found.share:g} % on the candidate.")
+    where = "mirrored to" if found.mode == "shadow" else "on"
+    share = f"{100 * found.share:g} % {where} the candidate"
+    say(f"{found.experiment}, {found.mode}: horizon {found.horizon:,} units, {share}.")
     say(f"Units a day: {rate}; days to the horizon: {days} (max_duration {found.max_days:.1f}).\n")
     table(
         (
             "metric",
             "role",
             "in production",
+            "known of",
             "can be shown",
             "asked",
             "units needed",
-            "2x caught",
-            "5x caught",
+            "a harm, caught after",
         ),
         [_row(goal) for goal in found.goals],
     )
@@ -106,16 +105,21 @@ def _show(found: Plan) -> None:
 
 
 def _row(goal: GoalPlan) -> tuple[object, ...]:
-    caught = [
-        "-"
-        if one.units is None
-        else f"{one.units:,} units" + ("" if one.days is None else f", {_span(one.days)}")
-        for one in goal.caught
-    ] or ["", ""]
+    caught = "\n".join(map(_caught, goal.caught))
     return (
-        goal.metric, goal.role, "-" if goal.level is None else f"{goal.level:.3g}", _percent(goal.detectable),
-        _percent(goal.asked), "-" if goal.units_needed is None else f"{goal.units_needed:,}", *caught,
+        goal.metric, goal.role, "-" if goal.level is None else f"{goal.level:.3g}",
+        "-" if goal.coverage is None else f"{100 * goal.coverage:.3g} %",
+        _percent(goal.detectable), _percent(goal.asked),
+        "-" if goal.units_needed is None else f"{goal.units_needed:,}", caught,
     )  # fmt: skip
+
+
+def _caught(one: Caught) -> str:
+    """x2: 1,240 units, 124 on the candidate, 3.0 h. Where not all have a value, those that have one."""
+    if one.units is None:
+        return f"x{one.factor:g}: not by then"
+    days = "" if one.days is None else f", {_span(one.days)}"
+    return f"x{one.factor:g}: {one.units:,} units, {one.measured:,} on the candidate{days}"
 
 
 def _percent(share: float | None) -> str:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,6 +171,13 @@ class Processes:
                 )
                 self.start(self._programs[name])
         return events
+
+    def begin(self, wanted: Iterable[Program]) -> list[str]:
+        """Start what is wanted by now and does not run yet; in words, what."""
+        new = [program for program in wanted if program.name not in self._running]
+        for program in new:
+            self.start(program)
+        return [f"the {program.name} were started; see {self.log(program.name)}" for program in new]
 
     def replace(self, program: Program) -> None:
         """Put another program in the place of the one of the same name, and wait until it answers."""

@@ -174,6 +174,7 @@ class _Desk:
         way = Way(
             experiment=name,
             model=found["model"],
+            candidate=self._candidate(found),
             api=self._api,
             proxy_url=self._settings.proxy_address,
             token=self._token,
@@ -194,6 +195,14 @@ class _Desk:
             err.print(f"Stopped. What was answered is recorded; go on with: {say_so}", markup=False)
             return 1
         return self._told(name, tally, list_skipped=list_skipped)
+
+    def _candidate(self, found: Json) -> str:
+        """Its version, and where that is served."""
+        number = next(arm["version"] for arm in found["arms"] if arm["arm"] == "candidate")
+        known = self._api.get(f"/api/models/{quote(found['model'], safe='')}")["versions"]
+        endpoint = next((one["endpoint"] for one in known if one["version"] == number), None)
+        where = ", ".join(endpoint["replicas"]) if endpoint else "no endpoint"
+        return f"version {number} of {found['model']} ({where or 'a provider'})"
 
     def _walk(self, way: Way, journal: Journal, before: Json) -> Tally:
         bar = Progress(

@@ -30,6 +30,8 @@ from experiments.client import ControlClient, ControlError
 _SPENT: Final = frozenset(("experiment_tokens", "experiment_cost"))
 _HOPELESS: Final = frozenset(("admin_required", "path_not_found", "engine_refused_key"))
 _PAGE: Final = 200
+#: What the proxy says of a candidate at which nothing is there to answer.
+_ABSENT: Final = frozenset(("upstream_unreachable", "breaker_open"))
 #: How long a controller may be away, in seconds from one question to the next.
 _PATIENCE_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 _ID_BYTES: Final = 36
@@ -108,10 +110,12 @@ class Tally:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
     """Where the requests come from and go to, how fast, and when to give up. `patience` requests in a row
-    that get no answer end the run; `timeout_s` bounds one attempt."""
+    that get no answer end the run; `timeout_s` bounds one attempt. `candidate` names it, and says where it
+    is served, to people."""
 
     experiment: str
     model: str
+    candidate: str
     api: ControlClient
     proxy_url: str
     token: str
@@ -196,8 +200,16 @@ class _Run:
         self._failed_in_a_row += 1
         self._on_end(self._tally)
         if self._failed_in_a_row >= way.patience:
-            reason = (code or "").replace("_", " ")
-            raise Stopped(f"{self._failed_in_a_row} requests in a row got no answer: {reason}")
+            raise Stopped(self._why_none_answered(code or ""))
+
+    def _why_none_answered(self, code: str) -> str:
+        many = f"{self._failed_in_a_row} requests in a row got no answer"
+        if code not in _ABSENT:
+            return f"{many}: {code.replace('_', ' ')}"
+        return (
+            f"{many}, the candidate is absent: nothing answers at {self._way.candidate}. Start its engine "
+            "there, or let `turnout serve` start it and note the new address; then go on"
+        )
 
     async def _attempt(self, body: bytes) -> str | None:
         """None if the request has its end, else why not. Raises Stopped where all would fare alike."""

@@ -39,6 +39,9 @@ def run_all(settings: Settings) -> None:
         while not stop.wait(0.5):
             for event in processes.tend():
                 say(event, "yellow")
+            # evaluators.yaml may have come since: by an editor, or by `turnout apply`.
+            for event in processes.begin(programs(settings)):
+                say(event)
     except ProcessFailed as error:
         fail(str(error))
     finally:

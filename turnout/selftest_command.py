@@ -10,7 +10,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from experiments.false_alarms import RULES, Rate, rehearse
+from experiments.false_alarms import RULES, Rate, rehearse, unheard
+from experiments.history import History
+from experiments.spec import ExperimentSpec
 
 from .plan_command import analysis, history_of, read
 from .terminal import emit, err, fail, say, table
@@ -39,30 +41,48 @@ def selftest(
         fail("say which test: --aa", 2)
     declared, text = read(spec)
     known = history_of(text, spec, days)
-    last = len(declared.plan) - 1
-    planned = analysis(declared, last)
-    asked = replace(planned, horizon=units or planned.horizon)
-    share = declared.plan[last].weights_ppm[-1] / 1e6
+    stages = [_Stage(declared, number, units) for number in range(len(declared.plan))]
     columns = (TextColumn("A/A experiments"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with RichProgress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("", total=runs)
-        rates = rehearse(
-            asked,
-            known,
-            runs=runs,
-            looks=looks,
-            share=min(0.5, share) or 0.5,
-            seed=seed,
-            progress=lambda done: bar.update(task, completed=done),
-        )
+        for stage in stages:
+            task = bar.add_task("", total=runs)
+            stage.rates = rehearse(
+                stage.asked,
+                known,
+                runs=runs,
+                looks=looks,
+                share=stage.share,
+                seed=seed,
+                progress=lambda done, task=task: bar.update(task, completed=done),  # type: ignore[misc]
+            )
     if as_json:
-        emit([_document(rate) for rate in rates])
+        emit([{"stage": stage.asked.mode, **_document(rate)} for stage in stages for rate in stage.rates])
     else:
-        say(f"{runs} A/A experiments of {asked.horizon:,} units of {known.model!r}, {looks} looks each.\n")
-        table(("rule", "metric", "false alarms", "95 % interval", "may be", ""), map(_row, rates))
-        for rule in dict.fromkeys(rate.rule for rate in rates):
+        for stage in stages:
+            _show(stage, known, runs, looks)
+        for rule in dict.fromkeys(rate.rule for stage in stages for rate in stage.rates):
             say(f"  {rule}: {RULES[rule]}")
-    raise typer.Exit(1 if any(rate.too_often for rate in rates) else 0)
+    raise typer.Exit(1 if any(rate.too_often for stage in stages for rate in stage.rates) else 0)
+
+
+class _Stage:
+    """One stage of the spec, and what its rehearsals found."""
+
+    def __init__(self, declared: ExperimentSpec, number: int, units: int | None) -> None:
+        planned = analysis(declared, number)
+        self.asked = replace(planned, horizon=units or planned.horizon)
+        self.share = min(0.5, declared.plan[number].weights_ppm[-1] / 1e6) or 0.5
+        self.rates: list[Rate] = []
+
+
+def _show(stage: _Stage, known: History, runs: int, looks: int) -> None:
+    asked = stage.asked
+    kind = "pairs" if asked.mode == "shadow" else "units"
+    size = f"{asked.horizon:,} {kind} of {known.model!r}"
+    say(f"{asked.mode}: {runs} A/A experiments of {size}, {looks} looks each.\n")
+    table(("rule", "metric", "false alarms", "95 % interval", "may be", ""), map(_row, stage.rates))
+    for name in unheard(asked, known):
+        say(f"warn: {name}: no unit has it in these days, so that it was left out", "yellow")
 
 
 def _document(rate: Rate) -> dict[str, object]:

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
+from experiments.contrast import BURN_IN_ARM
 from experiments.statistics import (
     betting,
     confidence_sequence,
@@ -37,12 +38,8 @@ Rule = Callable[[Draw, Stream], Bools]
 
 
 @lru_cache(maxsize=64)
-def _criticals(kind: str, requests: int, alpha: float, best_at: float) -> Floats:
-    of = (
-        confidence_sequence.one_sided_critical_value
-        if kind == "one-sided"
-        else confidence_sequence.critical_value
-    )
+def _criticals(requests: int, alpha: float, best_at: float) -> Floats:
+    of = confidence_sequence.critical_value
     return np.array([of(float(n), alpha=alpha, best_at=best_at) for n in range(requests + 1)])
 
 
@@ -74,6 +71,13 @@ def _estimates(draw: Draw) -> running.Running:
     if draw.binary:
         return _once(draw, "table", running.by_table)
     return _once(draw, "stage", running.by_stage) if draw.stage is not None else _by_request(draw)
+
+
+def _guarded(draw: Draw) -> running.Running:
+    """As a guardrail on a mean has it: the candidate varies no less than control."""
+    if draw.user is not None:
+        return running.by_user(draw, borrowed=True)
+    return running.by_stage(draw, borrowed=True)
 
 
 # --- ours ------------------------------------------------------------------------------------------------
@@ -115,23 +119,22 @@ def sequence(*, alpha: float = 0.05, best_at: float | None = None, by_request: b
     def rule(draw: Draw, stream: Stream) -> Bools:
         found = _by_request(draw) if by_request else _estimates(draw)
         tuned = stream.requests / 2 if best_at is None else best_at
-        table = _criticals("two-sided", stream.requests, alpha, tuned)
+        table = _criticals(stream.requests, alpha, tuned)
         return np.asarray(np.abs(found.z) >= _interpolated(table, found.n))
 
     return rule
 
 
-def harm_sequence(
-    *, alpha: float = 0.05, best_at: float | None = None, higher_is_better: bool = True
-) -> Rule:
-    """The one-sided asymptotic sequence against harm."""
+def harm_sequence(*, alpha: float = 0.05, higher_is_better: bool = True) -> Rule:
+    """The one-sided e-process of a guardrail on a mean, at its margin, from so many units of each arm on."""
 
     def rule(draw: Draw, stream: Stream) -> Bools:
-        found = _estimates(draw)
-        tuned = stream.requests / 2 if best_at is None else best_at
-        table = _criticals("one-sided", stream.requests, alpha, tuned)
+        found = _once(draw, "guardrail", _guarded)
         sign = -1.0 if higher_is_better else 1.0
-        return np.asarray(sign * found.z >= _interpolated(table, found.n))
+        log_e = confidence_sequence.harm_log_e(sign * found.z, found.n, alpha=alpha, horizon=stream.requests)
+        units = np.cumsum(draw.candidate, axis=1)
+        settled = np.minimum(units, np.arange(1, stream.requests + 1) - units) >= BURN_IN_ARM
+        return (log_e >= -math.log(alpha)) & settled
 
     return rule
 

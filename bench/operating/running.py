@@ -62,12 +62,14 @@ def differences(draw: Draw) -> Running:
     return Running(estimate=np.where(ready, mean1 - mean0, 0.0), se=np.where(ready, se, 0.0), n=n1 + n0)
 
 
-def by_user(draw: Draw) -> Running:
-    """The difference of the arms' ratios with the variance over users (F4): what Turnout does."""
+def by_user(draw: Draw, *, borrowed: bool = False) -> Running:
+    """The difference of the arms' ratios with the variance over users (F4): what Turnout does. `borrowed`:
+    the candidate's user varies no less than control's, as a guardrail has it."""
     assert draw.user is not None
     parts = [_ratio(draw, member) for member in (draw.candidate, ~draw.candidate)]
     (r1, v1, c1), (r0, v0, c0) = parts
     with np.errstate(divide="ignore", invalid="ignore"):
+        v1 = np.fmax(v1, v0 * c0 / c1) if borrowed else v1
         se = np.sqrt(v1 + v0)
     ready = (c1 > 1) & (c0 > 1) & np.isfinite(se)
     return Running(estimate=np.where(ready, r1 - r0, 0.0), se=np.where(ready, se, 0.0), n=c1 + c0)
@@ -133,14 +135,17 @@ def by_table(draw: Draw) -> Running:
     return Running(estimate=excess, se=np.sqrt(variance), n=4.0 * weights, of_score=True)
 
 
-def by_stage(draw: Draw) -> Running:
-    """The stages' differences, weighted by n1 n0 / (n1 + n0): strata are never pooled."""
-    assert draw.stage is not None
+def by_stage(draw: Draw, *, borrowed: bool = False) -> Running:
+    """The stages' differences, or that of the one stage there is, weighted by n1 n0 / (n1 + n0): strata are
+    never pooled. `borrowed`: the candidate varies no less than control, as a guardrail has it."""
     weighted = variance = weights = np.zeros(draw.outcome.shape)
-    for stage in np.unique(draw.stage):
-        inside = (draw.stage == stage).astype(np.float64)
+    stages = [np.ones(draw.outcome.shape[1])]
+    if draw.stage is not None:
+        stages = [(draw.stage == stage).astype(np.float64) for stage in np.unique(draw.stage)]
+    for inside in stages:
         n1, mean1, var1 = _arm(draw.candidate * inside, draw.outcome)
         n0, mean0, var0 = _arm(~draw.candidate * inside, draw.outcome)
+        var1 = np.fmax(var1, var0) if borrowed else var1
         ready = (n1 > 1) & (n0 > 1)
         with np.errstate(divide="ignore", invalid="ignore"):
             weight = np.where(ready, n1 * n0 / (n1 + n0), 0.0)

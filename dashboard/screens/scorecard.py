@@ -45,7 +45,10 @@ def tab(name: str) -> None:
         if metrics:
             with st.container(border=True, gap="small"):
                 if group is EXPLORATORY:
-                    st.caption("Not declared beforehand: read as hints, no correction for multiplicity.")
+                    st.caption(
+                        "Not declared beforehand: read as hints. p is adjusted for all of them at this look "
+                        "(Benjamini and Hochberg); they decide nothing."
+                    )
                 for metric in metrics:
                     _row(metric, grey)
     _legend(verdict.metrics)
@@ -94,6 +97,8 @@ def _row(metric: Metric, grey: bool) -> None:
             chips.show(state_chip(metric))
         wanted = {"increase": "higher is better", "decrease": "lower is better"}.get(metric.direction or "")
         st.caption(label(" · ".join(part for part in (metric.role, wanted) if part), 80))
+        if metric.instrument:
+            st.caption(label(f"measured by {metric.instrument}", 120))
     with control:
         _arm("Control", metric, metric.arm("control"))
     with candidate:
@@ -149,6 +154,24 @@ def _effect(metric: Metric, grey: bool) -> None:
                 st.caption(label(f"{_level(part)}{title}: {figures.interval(metric, part)}"))
         if metric.margin is not None:
             st.caption(label(f"margin: {figures.change(metric, metric.margin)}"))
+        for line in why(metric):
+            st.caption(label(line))
+
+
+def why(metric: Metric) -> list[str]:
+    """By which number the state came about: z against its bound at this look, e against harm, adjusted p."""
+    found = []
+    if figures.known(metric.z) and figures.known(metric.z_bound):
+        needed = f"{figures.number(metric.z)} of {figures.number(metric.z_bound)} needed"
+        found.append(f"{'within its margin' if metric.role == 'guardrail' else 'this look'}: z {needed}")
+    if metric.role == "guardrail" and figures.known(metric.e_value):
+        found.append(
+            f"evidence of harm: e {figures.evidence(metric.e_value)}, rolled back at "
+            f"{figures.evidence(metric.threshold)}"
+        )
+    if figures.known(metric.adjusted_p):
+        found.append(f"adjusted p: {figures.probability(metric.adjusted_p)}")
+    return found
 
 
 def _level(part: Effect) -> str:

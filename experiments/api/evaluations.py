@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from registry import RegistryError
 
 from .. import views
-from ..control import version_of
+from ..admission import version_of
 from ..controller import Controller
 from ..ledger import evaluations
 from ..ledger.store import instant

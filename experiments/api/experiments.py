@@ -55,10 +55,15 @@ def start(body: NewExperiment, controller: Known) -> dict[str, Any]:
 def history_of(body: PastTraffic, controller: Known) -> dict[str, Any]:
     spec = read_spec(body.spec_yaml, body.filename)
     until_ns = controller.junction.now_ns()
+    stages = [
+        analysis_of(spec, control_version=1, candidate_version=2, stage=stage)
+        for stage in range(len(spec.plan))
+    ]
+    metrics = {metric.name: metric for one in stages for metric in distinct(one)}
     found = history(
         controller.store,
         spec.model,
-        distinct(analysis_of(spec, control_version=1, candidate_version=2, stage=len(spec.plan) - 1)),
+        tuple(metrics.values()),
         since_ns=until_ns - round(body.days * 86_400e9),
         until_ns=until_ns,
         limit=body.units,

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from registry import RegistryError
 
 from .. import views
-from ..control import version_of
+from ..admission import version_of
 from ..controller import Controller
 from ..errors import Conflict, NotFound
 from ..ledger import golden

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 
 from .. import views
-from ..control import version_of
+from ..admission import version_of
 from ..errors import Conflict
 from ..ledger.recorded import Selection, progress, remaining, skipped
 from ..lifecycle import LIVE, Experiment
@@ -46,7 +46,7 @@ def preview(body: SpecText, controller: Known) -> dict[str, Any]:
 )
 def show(name: str, controller: Known) -> dict[str, Any]:
     experiment, selection = _replay(name, controller)
-    return {"state": experiment.state, **views.replay(selection, progress(controller.store, selection))}
+    return {"state": experiment.state, **views.replay(selection, controller.standings.of(selection))}
 
 
 @router.get(

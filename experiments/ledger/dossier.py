@@ -16,6 +16,7 @@ import duckdb
 
 from ..evidence import AnalysisSpec, Cut, Evidence
 from .evidence import distinct, gather
+from .facts import PAST
 from .store import Store, instant
 
 #: What evidence reads of an exchange.
@@ -40,6 +41,8 @@ _SHADOW: Final = """
             SELECT pair_id FROM exchanges
             WHERE rowid < $cut AND experiment = $experiment AND phase >= $first AND role = 'shadow')))
 """
+#: Longer ago than any row.
+_EVER_S: Final = 1e9
 #: What a row of the ledger has besides and no evidence reads.
 _FILLED: Final = """
     '-' AS path, 1 AS snapshot, 1 AS attempts, 0 AS request_bytes, 0 AS response_bytes, '-' AS segment
@@ -47,7 +50,8 @@ _FILLED: Final = """
 
 
 def export_rows(store: Store, spec: AnalysisSpec, cut: Cut, folder: Path) -> None:
-    """Write `rows`, `feedback`, `scores` and `phases` as `.parquet`: all rows before the cut that count."""
+    """Write `rows`, `past`, `feedback`, `scores` and `phases` as `.parquet`: all rows before the cut that
+    count, and those of before the experiment for which metrics are adjusted."""
     scope: dict[str, Any] = {
         "experiment": spec.experiment,
         "first": spec.first_phase,
@@ -60,6 +64,17 @@ def export_rows(store: Store, spec: AnalysisSpec, cut: Cut, folder: Path) -> Non
             f"CREATE TEMP TABLE counted AS SELECT {_COLUMNS}, {_PSEUDONYMS} FROM exchanges"
             f" WHERE {_SHADOW if spec.mode == 'shadow' else _SPLIT} ORDER BY rowid",
             scope,
+        )
+        cursor.execute(
+            f"CREATE TEMP TABLE past AS SELECT {_COLUMNS}, {_PSEUDONYMS} FROM"
+            f" (SELECT x.* {PAST} AND $adjusted) ORDER BY rowid",
+            {
+                "experiment": spec.experiment,
+                "salt": scope["salt"],
+                "adjusted": any(goal.adjusted for goal in spec.goals),
+                "before": _first_row(cursor, spec.experiment),
+                "history_us": round(spec.history_s * 1e6),
+            },
         )
         cursor.execute(
             'CREATE TEMP TABLE said AS SELECT request_id, name, value, "at" FROM feedback'
@@ -83,12 +98,18 @@ def export_rows(store: Store, spec: AnalysisSpec, cut: Cut, folder: Path) -> Non
         )
         for table, name in (
             ("counted", "rows"),
+            ("past", "past"),
             ("said", "feedback"),
             ("scored", "scores"),
             ("declared", "phases"),
         ):
             target = str(folder / f"{name}.parquet").replace("'", "''")
             cursor.execute(f"COPY {table} TO '{target}' (FORMAT parquet, COMPRESSION zstd)")
+
+
+def _first_row(cursor: duckdb.DuckDBPyConnection, experiment: str) -> int:
+    row = cursor.execute("SELECT min(rowid) FROM exchanges WHERE experiment = ?", [experiment]).fetchone()
+    return row[0] if row and row[0] is not None else 0
 
 
 def regather(folder: Path, spec: AnalysisSpec, told: Evidence) -> Evidence:
@@ -102,21 +123,25 @@ def regather(folder: Path, spec: AnalysisSpec, told: Evidence) -> Evidence:
 
         def load(connection: duckdb.DuckDBPyConnection) -> None:
             begun = instant(told.started_ns)
+            files = {
+                name: str(folder / f"{name}.parquet")
+                for name in ("rows", "past", "feedback", "scores", "phases")
+            }
             connection.execute(
                 "INSERT INTO experiments (name, model, mode, state, spec, spec_hash, created_at, started_at)"
-                " VALUES (?, '-', ?, 'kept', '{}', '-', ?, ?)",
-                [spec.experiment, spec.mode, begun, begun],
+                " SELECT ?, coalesce(any_value(model), '-'), ?, 'kept', '{}', '-', ?, ? FROM read_parquet(?)",
+                [spec.experiment, spec.mode, begun, begun, files["rows"]],
             )
-            files = {
-                name: str(folder / f"{name}.parquet") for name in ("rows", "feedback", "scores", "phases")
-            }
             connection.execute(
                 "INSERT INTO phases BY NAME SELECT *, ? AS experiment FROM read_parquet(?)",
                 [spec.experiment, files["phases"]],
             )
-            connection.execute(
-                f"INSERT INTO exchanges BY NAME SELECT *, {_FILLED} FROM read_parquet(?)", [files["rows"]]
-            )
+            for name in ("past", "rows"):  # in the order in which they had come
+                if Path(files[name]).exists():  # older folders have no past
+                    connection.execute(
+                        f"INSERT INTO exchanges BY NAME SELECT *, {_FILLED} FROM read_parquet(?)",
+                        [files[name]],
+                    )
             connection.execute(
                 "INSERT INTO feedback BY NAME SELECT *, '-' AS segment FROM read_parquet(?)",
                 [files["feedback"]],
@@ -128,7 +153,8 @@ def regather(folder: Path, spec: AnalysisSpec, told: Evidence) -> Evidence:
             store.write(load)
         except duckdb.Error as error:
             raise LookupError(f"the rows in {folder} cannot be read: {error}") from None
-        found = gather(store, spec, as_of_ns=told.as_of_ns)
+        # Of the past only what counts was written: how far back that was has been seen to.
+        found = gather(store, replace(spec, history_s=_EVER_S), as_of_ns=told.as_of_ns)
     goldens = [one for one in told.instruments if one.metric.startswith("golden:")]
     return replace(
         found,

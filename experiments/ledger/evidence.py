@@ -8,7 +8,8 @@ again when the ledger has moved on. This module judges nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -24,12 +25,14 @@ from ..evidence import (
     Instrument,
     MetricSums,
     Overlap,
+    PastOverlap,
+    PastSums,
 )
 from ..metrics import Metric
 from ..turns import turn_metrics
 from .layout import SCALE, Columns
 from .pair_sums import pair_sums
-from .rollup import Rollup, Slot
+from .rollup import PAST_OVERLAP_TERMS, PAST_TERMS, Rollup, Slot
 from .store import Row, Store, instant, nanoseconds, rows_in
 
 
@@ -142,6 +145,8 @@ def _evidence(
         arms=_arms(rollup, _shares(cursor, spec, as_of_ns), named),
         sums=_sums(rollup, named),
         overlaps=_overlaps(rollup, named),
+        past=_past(rollup, named),
+        past_overlaps=_past_overlaps(rollup, named),
         histograms=_histograms(rollup, named),
         instruments=(*_judges(rollup), *goldens),
         units_in_two_arms=rollup.in_two_arms,
@@ -309,7 +314,7 @@ def _sums_of(rollup: Rollup, index: int, one: Columns, slot: Slot, named: _Named
         units=sums.units,
         exchanges=rollup.exchanges[slot],
         observed=rollup.observed[index, slot],
-        missing=0 if one.lacking is None else rollup.lacking[one.lacking, slot],
+        missing=rollup.missing.get((index, slot), 0),
         y=sums.y / y,
         m=sums.m / m,
         yy=sums.yy / (y * y),
@@ -347,6 +352,45 @@ def _overlaps(rollup: Rollup, named: _Named) -> tuple[Overlap, ...]:
                 )
             )
     return tuple(found)
+
+
+def _past(rollup: Rollup, named: _Named) -> tuple[PastSums, ...]:
+    return tuple(
+        PastSums(
+            metric=rollup.layout.of[index].metric.name,
+            **named(slot),
+            **_in_units(PAST_TERMS, rollup.past[index, slot], rollup.layout.of[index]),
+        )
+        for index in rollup.remembering
+        for slot in _by_name(rollup.exchanges)
+        if (index, slot) in rollup.past
+    )
+
+
+def _past_overlaps(rollup: Rollup, named: _Named) -> tuple[PastOverlap, ...]:
+    return tuple(
+        PastOverlap(
+            metric=rollup.layout.of[index].metric.name,
+            phase_a=a // 2,
+            arm_a=named(a)["arm"],
+            phase_b=b // 2,
+            arm_b=named(b)["arm"],
+            **_in_units(PAST_OVERLAP_TERMS, rollup.past_overlaps[index, a, b], rollup.layout.of[index]),
+        )
+        for index in rollup.remembering
+        for a, b in sorted(rollup.shared, key=lambda pair: [_place(slot) for slot in pair])
+        if rollup.shared[a, b] and (index, a, b) in rollup.past_overlaps
+    )
+
+
+def _in_units(terms: Sequence[str], sums: Sequence[int], one: Columns) -> dict[str, Any]:
+    """The sums in the metric's own unit: a and y are in parts of it, b and m in parts of its weight's."""
+    y, m = _units(one)
+    parts = {"a": y, "y": y, "b": m, "m": m}
+    return {
+        term: value / math.prod(parts[factor] for factor in term)
+        for term, value in zip(terms, sums, strict=True)
+    }
 
 
 def _judges(rollup: Rollup) -> Iterator[Instrument]:

@@ -54,6 +54,14 @@ RECORDED: Final = """
 ELIGIBLE: Final = (
     f"{RECORDED} AND x.unit IS NOT NULL AND list_contains([$control, $candidate], x.assigned_arm)"
 )
+#: What the experiment's units did before it began, of what had arrived before its own first row had: however
+#: late a look is, these are the same rows.
+PAST: Final = f"""
+    FROM {EXCHANGES} x JOIN experiments e ON e.name = $experiment AND e.model = x.model
+    WHERE x.rowid < $before AND x.role = 'primary' AND x.origin = 'live' AND x.outcome <> 'rejected'
+        AND x.unit IS NOT NULL AND x.started_at < coalesce(e.started_at, e.created_at)
+        AND x.started_at >= coalesce(e.started_at, e.created_at) - to_microseconds($history_us)
+"""
 COUNTED: Final = f"FROM {EXCHANGES} x {ELIGIBLE}"
 #: A row's phase and arm: 2 * phase + 1 for the candidate, 2 * phase for the control.
 SLOT: Final = "CAST(2 * x.phase + list_position([$control, $candidate], x.assigned_arm) - 1 AS INTEGER)"

@@ -16,13 +16,16 @@ from duckdb import DuckDBPyConnection
 
 from ..assignment import PPM
 from .rows import unpack
-from .store import Row, Store, instant
+from .store import Row, Store, instant, rows_in
 
 #: What may stand between a request and its pair, besides the proxy's own reasons for not sending a copy.
 NOT_RECORDED: Final = "not_recorded"  # numbers only, or the body's time is over
 REDACTED: Final = "redacted"  # the model would be asked something else
 #: The proxy's name for a second copy of the same request.
 ASKED_AGAIN: Final = "asked_again"
+
+#: The state of a request that has its pair.
+PAIRED: Final = "paired"
 
 Gate = tuple[str, int, int]
 #: How many selected requests a page looks through for some that have no copy.
@@ -64,20 +67,28 @@ class Progress:
 
 
 def progress(store: Store, selection: Selection) -> Progress:
-    """Where every selected request stands now. Reads the whole window."""
-    rows = store.read(
-        f"WITH selected AS ({_selected(selection)}), {_standing('selected')}"
-        + """
-        SELECT state, GROUPING(state) = 1 AS is_total, state IN ('paired', 'remaining') AS may_pair,
-            count(*) AS requests, count(DISTINCT hash(coalesce(unit, exchange_id))) AS units
-        FROM standing GROUP BY GROUPING SETS ((state), (state IN ('paired', 'remaining'))) ORDER BY state
-        """,
-        _parameters(selection),
+    """Where every selected request stands now. Reads the whole window (`standings` does so seldom)."""
+    with store.reading() as cursor:
+        return progress_at(cursor, selection)
+
+
+def progress_at(cursor: DuckDBPyConnection, selection: Selection) -> Progress:
+    """The same, of what a cursor sees."""
+    rows = rows_in(
+        cursor.execute(
+            f"WITH selected AS ({_selected(selection)}), {_standing('selected')}"
+            + """
+            SELECT state, GROUPING(state) = 1 AS is_total, state IN ('paired', 'remaining') AS may_pair,
+                count(*) AS requests, count(DISTINCT hash(coalesce(unit, exchange_id))) AS units
+            FROM standing GROUP BY GROUPING SETS ((state), (state IN ('paired', 'remaining'))) ORDER BY state
+            """,
+            _parameters(selection),
+        )
     )
     by_state = {row["state"]: row["requests"] for row in rows if not row["is_total"]}
     return Progress(
         selected=sum(by_state.values()),
-        paired=by_state.get("paired", 0),
+        paired=by_state.get(PAIRED, 0),
         skipped={state: n for state, n in by_state.items() if state not in ("paired", "remaining")},
         remaining=by_state.get("remaining", 0),
         units=sum(row["units"] for row in rows if row["is_total"] and row["may_pair"]),

@@ -21,12 +21,16 @@ from duckdb import DuckDBPyConnection
 from ..evidence import AnalysisSpec, Cut
 from ..metrics import Metric
 from .accounts import Accounts
-from .facts import COUNTED, EXCHANGES, RECORDED, SLOT
+from .facts import COUNTED, EXCHANGES, PAST, RECORDED, SLOT
 from .layout import Columns, Layout, bin_of, layout_of
 from .said import Said
 
 #: 2 * phase + 1 for the candidate, 2 * phase for the control.
 Slot = int
+
+#: Which sums of a unit's past are kept, and of a unit that was seen in two phases.
+PAST_TERMS: Final = ("a", "b", "aa", "ab", "bb", "ya", "yb", "ma", "mb")
+PAST_OVERLAP_TERMS: Final = ("aa", "ab", "bb", "ya", "yb", "ma", "mb", "ay", "by", "am", "bm")
 
 #: Rows deleted from the table before it is written anew.
 _TIDY_AT: Final = 2_000_000
@@ -72,6 +76,8 @@ class Rollup:
             "candidate": spec.candidate,
             "first": spec.first_phase,
         }
+        self._history_us = round(spec.history_s * 1e6)
+        self._adjusted = frozenset(goal.metric.name for goal in spec.goals if goal.adjusted)
         self.accounts = Accounts(spec.experiment, spec.first_phase)
         self._begin(self._metrics)
 
@@ -83,8 +89,8 @@ class Rollup:
         #: Live primary rows, with or without a unit; then eligible rows by slot.
         self.recorded = 0
         self.exchanges: defaultdict[Slot, int] = defaultdict(int)
-        #: Rows that lack a value, by bit and slot.
-        self.lacking: defaultdict[tuple[int, Slot], int] = defaultdict(int)
+        #: Rows that lack a value, by metric and slot.
+        self.missing: defaultdict[tuple[int, Slot], int] = defaultdict(int)
         #: Units by the slot in which they were first seen (bit -1), or first had the bit's event.
         self.firsts: defaultdict[tuple[int, Slot], int] = defaultdict(int)
         #: Units that were seen in a slot.
@@ -102,10 +108,15 @@ class Rollup:
         kinds = {"y": "BIGINT", "w": "INTEGER"}
         columns = ", ".join(f"{name} {kinds[name[0]]}" for name in self.layout.names)
         for table in ("totals", "fresh"):
-            self._cursor.execute(
-                f"CREATE OR REPLACE TEMP TABLE {table} (h UBIGINT, slot INTEGER, flags BIGINT, {columns})"
-            )
+            self._cursor.execute(f"CREATE OR REPLACE TEMP TABLE {table} (h UBIGINT, slot INTEGER, {columns})")
         self.said = Said(self._cursor, self.layout)
+        #: Metrics that are adjusted for their units' past: its columns are a0, b0, a1, ... in this order.
+        self.remembering = [i for i, one in enumerate(self.layout.of) if one.metric.name in self._adjusted]
+        self._remembers = False
+        self.past: defaultdict[tuple[int, Slot], list[int]] = defaultdict(lambda: [0] * len(PAST_TERMS))
+        self.past_overlaps: defaultdict[tuple[int, Slot, Slot], list[int]] = defaultdict(
+            lambda: [0] * len(PAST_OVERLAP_TERMS)
+        )
 
     def take_in(self, until: Cut) -> None:
         """Take in what arrived since the last time, up to the cut. All of it, or, if it raises, nothing:
@@ -119,6 +130,8 @@ class Rollup:
         scope = {**self._scope, "since": self.cut.exchanges, "until": until.exchanges}
         self._cursor.execute("TRUNCATE fresh")
         phases = self._count_rows(scope)
+        if phases and self.remembering and not self._remembers:
+            self._remember(scope)
         if self.cut == Cut():
             self._read_units("totals", phases, scope)
             self._count("(SELECT 1 AS sign, true AS changed, * FROM totals)")
@@ -139,60 +152,67 @@ class Rollup:
     # -- reading -----------------------------------------------------------------------------------------
 
     def _count_rows(self, scope: dict[str, Any]) -> list[int]:
-        """Count rows: exchanges, those that lack a value, and the histograms' bins. Their phases."""
-        row = self._cursor.execute(
-            f"SELECT count(*) FROM {EXCHANGES} x {RECORDED}",
-            {name: scope[name] for name in ("experiment", "first", "since", "until")},
-        ).fetchone()
-        if row is None or not row[0]:
-            return []
-        self.recorded += row[0]
-        of_rows = self.layout.of[: len(self.layout.of) - len(self.layout.said)]
-        lacking = {one.lacking for one in of_rows if one.lacking is not None}
-        bins = [f"b{index}" for index in range(len(self.layout.histograms))]
-        binned = "".join(
-            f", CASE WHEN s{seen} THEN {bin_of(value)} END AS {bin_}"
-            for bin_, (value, seen) in zip(bins, self.layout.histograms, strict=True)
-        )
-        keys = ("flags", *bins)
-        # One pass for all: rows by their flags, then rows by each histogram's bin.
+        """Count rows: all of them, and the histograms' bins. Their phases."""
         found = self._cursor.execute(
-            f"SELECT slot, count(*), {', '.join(f'grouping({key}), {key}' for key in keys)}"
-            f" FROM (SELECT slot, flags{binned} FROM ({self.layout.rows(f'{SLOT} AS slot', COUNTED)}) x)"
-            f" GROUP BY GROUPING SETS ({', '.join(f'(slot, {key})' for key in keys)})",
-            scope,
-        )
-        phases = set()
-        for slot, count, *groups in found.fetchall():
-            phases.add(slot // 2)
-            key = groups[::2].index(0)
-            value = groups[2 * key + 1]
-            if key:
-                if value is not None:
-                    self.histograms[key - 1, slot][value] += count
-                continue
-            self.exchanges[slot] += count
-            for bit in lacking:
-                if value >> bit & 1:
-                    self.lacking[bit, slot] += count
-        return sorted(phases)
+            f"SELECT x.phase, count(*) FROM {EXCHANGES} x {RECORDED} GROUP BY x.phase",
+            {name: scope[name] for name in ("experiment", "first", "since", "until")},
+        ).fetchall()
+        if not found:
+            return []
+        self.recorded += sum(count for _, count in found)
+        for index, (value, seen) in enumerate(self.layout.histograms):
+            bins = self._cursor.execute(
+                f"SELECT {SLOT} AS slot, {bin_of(value)} AS bin, count(*)"
+                f" {COUNTED} AND {self.layout.counts[seen]} GROUP BY slot, bin",
+                scope,
+            )
+            for slot, bin_, count in bins.fetchall():
+                self.histograms[index, slot][bin_] += count
+        return sorted(phase for phase, _ in found)
 
     def _read_units(self, table: str, phases: Sequence[int], scope: dict[str, Any]) -> None:
         """What the new rows amount to, by unit and slot: phase by phase, since no unit's row is of two, and
         each phase's rows lie close together."""
-        rows = self.layout.rows(f"hash(x.unit) AS h, {SLOT} AS slot", f"{COUNTED} AND x.phase = $phase")
+        values = self.layout.values(f"hash(x.unit) AS h, {SLOT} AS slot", f"{COUNTED} AND x.phase = $phase")
+        totals = self.layout.totals(scope["until"] - scope["since"])
         for phase in phases:
             self._cursor.execute(
-                f"INSERT INTO {table} SELECT h, slot, {self.layout.totals()}"
-                f" FROM ({self.layout.values(rows)}) GROUP BY h, slot",
+                f"INSERT INTO {table} SELECT h, slot, {totals} FROM ({values}) GROUP BY h, slot",
                 {**scope, "phase": phase},
             )
+
+    def _remember(self, scope: dict[str, Any]) -> None:
+        """What the units did before the experiment, for the metrics that are adjusted for it."""
+        row = self._cursor.execute(
+            "SELECT min(rowid) FROM exchanges WHERE experiment = $experiment",
+            {"experiment": scope["experiment"]},
+        ).fetchone()
+        before = layout_of([self.layout.of[index].metric for index in self.remembering])
+        columns = ", ".join(
+            f"{y} AS a{k}, {m} AS b{k}" for k, (y, m, _) in enumerate(_terms(one) for one in before.of)
+        )
+        # What each arm's tokens cost is the spec's; of before, all are the control's.
+        values = before.values("hash(x.unit) AS h", PAST).replace("x.assigned_arm = 'control'", "true")
+        self._cursor.execute(
+            f"CREATE OR REPLACE TEMP TABLE past AS SELECT h, {columns}"
+            f" FROM (SELECT h, {before.totals(row[0] if row else 0)} FROM ({values}) GROUP BY h)",
+            {
+                "experiment": scope["experiment"],
+                "before": row[0] if row else 0,
+                "history_us": self._history_us,
+            },
+        )
+        self._remembers = True
 
     def _hear(self, scope: dict[str, Any], until: Cut) -> None:
         """What is said of exchanges, old or new."""
         self.said.take_in(scope, self.cut, until)
-        for counts, mine in ((self.said.lacking, self.lacking), (self.said.firsts, self.firsts)):
-            for place in [place for place in mine if place[0] >= len(self.layout.bits)]:
+        of_rows = len(self.layout.of) - len(self.layout.said)
+        for counts, mine, own in (
+            (self.said.missing, self.missing, of_rows),
+            (self.said.firsts, self.firsts, len(self.layout.bits)),
+        ):
+            for place in [place for place in mine if place[0] >= own]:
                 del mine[place]
             mine.update(counts)
 
@@ -203,21 +223,22 @@ class Rollup:
         run = self._cursor.execute
         if run("SELECT 1 FROM fresh LIMIT 1").fetchone() is None:
             return
+        columns = ", ".join(self.layout.names)
         added = ", ".join(f"sum({name}) AS {name}" for name in self.layout.names)
         run("CREATE OR REPLACE TEMP TABLE old AS SELECT * FROM totals WHERE h IN (SELECT h FROM fresh)")
         run(
-            f"CREATE OR REPLACE TEMP TABLE new AS SELECT h, slot, bit_or(flags) AS flags, {added}"
-            " FROM (SELECT * FROM old UNION ALL SELECT * FROM fresh) GROUP BY h, slot"
+            f"CREATE OR REPLACE TEMP TABLE new AS SELECT h, slot, {added}, bool_or(arrived) AS changed"
+            " FROM (SELECT *, false AS arrived FROM old UNION ALL SELECT *, true FROM fresh) GROUP BY h, slot"
         )
         # What stayed as it was would be taken out and put in again.
         run(
             "CREATE OR REPLACE TEMP TABLE moved AS"
-            " SELECT *, (h, slot) IN (SELECT (h, slot) FROM fresh) AS changed"
-            " FROM (SELECT -1 AS sign, * FROM old UNION ALL SELECT 1 AS sign, * FROM new)"
+            " SELECT -1 AS sign, old.*, new.changed FROM old"
+            " JOIN new ON old.h = new.h AND old.slot = new.slot UNION ALL SELECT 1 AS sign, * FROM new"
         )
         self._count("moved")
         row = run("DELETE FROM totals WHERE h IN (SELECT h FROM old)").fetchone()
-        run("INSERT INTO totals SELECT * FROM new")
+        run(f"INSERT INTO totals SELECT h, slot, {columns} FROM new")
         self._dead += row[0] if row else 0
         if self._dead > _TIDY_AT:
             run("CREATE OR REPLACE TEMP TABLE totals AS SELECT * FROM totals")
@@ -225,51 +246,87 @@ class Rollup:
 
     def _count(self, table: str) -> None:
         """Add to the sums all units of a table of rows like `totals`, or take them out, by their sign."""
+        if self._remembers:
+            columns = "".join(f", coalesce({name}, 0) AS {name}" for name in self._past_names)
+            table = f"(SELECT t.*{columns} FROM {table} t LEFT JOIN past ON past.h = t.h)"
         largest = self._largest(table)
         self._add_sums(table, largest)
         self._add_firsts(table)
         self._add_overlaps(table, largest)
 
+    @property
+    def _past_names(self) -> list[str]:
+        return [f"{name}{k}" for k in range(len(self.remembering)) for name in "ab"]
+
     def _largest(self, table: str) -> Largest:
         """The largest magnitude in each column."""
-        names = self.layout.names
+        names = (*self.layout.names, *(self._past_names if self._remembers else ()))
         row = self._cursor.execute(
             f"SELECT {', '.join(f'greatest(max({name}), -min({name}), 0)' for name in names)} FROM {table}"
         ).fetchone()
         return Largest(dict(zip(names, row or (), strict=True)))
 
     def _add_sums(self, table: str, largest: Largest) -> None:
-        columns = []
+        columns: list[str] = []  # each of them once
+
+        def place(column: str) -> int:
+            if column not in columns:
+                columns.append(column)
+            return columns.index(column)
+
+        def total(column: str) -> int:
+            return place(f"coalesce(sum({column}), 0)")
+
+        all_units, all_rows = place("count(*)"), total("w0")
+        places = []
         for one in self.layout.of:
             y, m, seen = _terms(one)
-            squares = [largest.product(a, b) for a, b in ((y, y), (m, m), (y, m))]
-            columns.append(f"count(*) FILTER ({seen} > 0)")
-            columns += [f"coalesce(sum({each}), 0)" for each in (y, m, *squares, seen)]
-        added = ", ".join(("count(*)", *columns))
+            expected = None if one.expected is None else total(f"w{one.expected}")
+            squares = [total(largest.product(a, b)) for a, b in ((y, y), (m, m), (y, m))]
+            if one.value is None:  # of a share, only how much was observed
+                y, squares[0], squares[2] = "0", total("0"), total("0")
+            mine = [place(f"count(*) FILTER ({seen} > 0)"), total(y), total(m), *squares]
+            places.append((mine, total(seen), expected))
+        past = {
+            index: [total(term) for term in self._past_terms(index, k, largest)]
+            for k, index in enumerate(self.remembering)
+            if self._remembers
+        }
         found = self._cursor.execute(
-            f"SELECT sign, slot, {added} FROM {table} WHERE changed GROUP BY sign, slot"
+            f"SELECT sign, slot, {', '.join(columns)} FROM {table} WHERE changed GROUP BY sign, slot"
         ).fetchall()
-        for sign, slot, present, *values in found:
-            self.present[slot] += sign * present
-            for index, one in enumerate(self.layout.of):
-                units, y, m, yy, mm, ym, seen = values[7 * index : 7 * index + 7]
-                mine = (units, y, m, yy, mm, ym) if one.value is not None else (units, 0, m, 0, mm, 0)
-                self.sums[index, slot] = self.sums[index, slot].plus(mine, sign)
-                self.observed[index, slot] += sign * int(seen)
+        for sign, slot, *values in found:
+            self.present[slot] += sign * values[all_units]
+            self.exchanges[slot] += sign * int(values[all_rows])
+            for index, (mine, seen_at, expected_at) in enumerate(places):
+                added = [values[at] for at in mine]
+                self.sums[index, slot] = self.sums[index, slot].plus(added, sign)
+                self.observed[index, slot] += sign * int(values[seen_at])
+                if expected_at is not None:
+                    self.missing[index, slot] += sign * int(values[expected_at] - values[seen_at])
+            for index, terms in past.items():
+                for i, at in enumerate(terms):
+                    self.past[index, slot][i] += sign * int(values[at])
+
+    def _past_terms(self, index: int, k: int, largest: Largest) -> list[str]:
+        """The columns that `PAST_TERMS` names, of units that the metric's own sums count."""
+        y, m, seen = _terms(self.layout.of[index])
+        of = {"a": f"a{k}", "b": f"b{k}", "y": y, "m": m}
+        products = (largest.product(*(of[factor] for factor in term)) for term in PAST_TERMS[2:])
+        return [f"CASE WHEN {seen} > 0 THEN {term} ELSE 0 END" for term in (of["a"], of["b"], *products)]
 
     def _add_firsts(self, table: str) -> None:
-        bits = range(len(self.layout.bits))
-        keys = ("s", *(f"s{bit}" for bit in bits))
-        columns = "".join(f", min(slot) FILTER (flags & {1 << bit} <> 0) AS s{bit}" for bit in bits)
+        firsts = {-1: "s"} | {bit: f"s{bit}" for bit in range(len(self.layout.bits))}
+        columns = "".join(f", min(slot) FILTER ({bit}) AS s{i}" for i, bit in enumerate(self.layout.bits))
+        places = [(bit, slot) for bit in firsts for slot in sorted(self.exchanges)]
+        counts = "".join(f", count(*) FILTER ({firsts[bit]} = {slot})" for bit, slot in places)
         found = self._cursor.execute(
-            f"SELECT sign, count(*), {', '.join(keys)}"
-            f" FROM (SELECT sign, min(slot) AS s{columns} FROM {table} GROUP BY sign, h)"
-            f" GROUP BY GROUPING SETS ({', '.join(f'(sign, {key})' for key in keys)})"
+            f"SELECT sign{counts} FROM (SELECT sign, min(slot) AS s{columns} FROM {table} GROUP BY sign, h)"
+            " GROUP BY sign"
         )
-        for sign, count, *slots in found.fetchall():
-            for bit, slot in enumerate(slots, -1):
-                if slot is not None:
-                    self.firsts[bit, slot] += sign * count
+        for sign, *units in found.fetchall():
+            for place, count in zip(places, units, strict=True):
+                self.firsts[place] += sign * count
 
     def _add_overlaps(self, table: str, largest: Largest) -> None:
         """What units amount to together that were seen in two phases, or in two arms of one."""
@@ -284,6 +341,8 @@ class Rollup:
             columns += [
                 f"sum({largest.product(a, b, 'a.', 'b.')})" for a, b in ((y, y), (y, m), (m, y), (m, m))
             ]
+        for k, index in enumerate(self.remembering if self._remembers else ()):
+            columns += [f"sum({term})" for term in self._past_overlap_terms(index, k, largest)]
         # One later phase after the other: a hash table of its units alone, and each pair once.
         for phase in sorted({slot // 2 for slot in self.exchanges})[1:]:
             found = self._cursor.execute(
@@ -298,12 +357,27 @@ class Rollup:
                     total = self.overlaps[index, a, b]
                     for i, value in enumerate(values[4 * place : 4 * place + 4]):
                         total[i] += sign * int(value)
+                terms = len(PAST_OVERLAP_TERMS)
+                for k, index in enumerate(self.remembering if self._remembers else ()):
+                    start = 4 * len(summed) + terms * k
+                    for i, value in enumerate(values[start : start + terms]):
+                        self.past_overlaps[index, a, b][i] += sign * int(value)
         found = self._cursor.execute(
             f"SELECT a.sign, count(DISTINCT a.h) FROM {table} a JOIN {table} b"
             " ON a.h = b.h AND a.sign = b.sign AND a.slot + 1 = b.slot"
             " WHERE a.slot % 2 = 0 AND b.slot % 2 = 1 GROUP BY a.sign"
         ).fetchall()
         self.in_two_arms += sum(sign * units for sign, units in found)
+
+    def _past_overlap_terms(self, index: int, k: int, largest: Largest) -> list[str]:
+        """The products that `PAST_OVERLAP_TERMS` names, of units that the metric's own sums count in both."""
+        y, m, seen = _terms(self.layout.of[index])
+        of = {"a": f"a{k}", "b": f"b{k}", "y": y, "m": m}
+        both = f"a.{seen} > 0 AND b.{seen} > 0"
+        return [
+            f"CASE WHEN {both} THEN {largest.product(of[one], of[other], 'a.', 'b.')} ELSE 0 END"
+            for one, other in PAST_OVERLAP_TERMS
+        ]
 
 
 class Largest(dict[str, int]):

@@ -20,7 +20,7 @@ from .layout import SCALE, Layout, whole
 #: By source, among what had arrived in time: the latest word on each request, or what each version of an
 #: evaluator made of each exchange that concerned it (no value: it could not score it). When a request began
 #: stands in its id, a UUIDv7.
-_WORDS: Final = {
+WORDS: Final = {
     "feedback": """
         SELECT request_id AS key, '' AS version, arg_max(value, ("at", rowid)) AS value, max(rowid) AS last
         FROM feedback
@@ -38,14 +38,14 @@ _WORDS: Final = {
     """,
 }
 #: The column of `exchanges` that it is known by.
-_KEY: Final = {"feedback": "request_id", "scores": "exchange_id"}
+KEY: Final = {"feedback": "request_id", "scores": "exchange_id"}
 
 
 class Said:
     """What has been heard so far. `take_in` adds to the table `fresh` what changes in units' rows by it.
 
-    `firsts` counts units by the slot in which they first had a bit's event, `lacking` exchanges that could
-    not be scored, for the bits that are no flags. `instruments` has, by the number of what is said, the
+    `firsts` counts units by the slot in which they first had a bit's event, `missing` exchanges that could
+    not be scored, by metric and slot. `instruments` has, by the number of what is said, the
     versions of the evaluator.
     """
 
@@ -53,7 +53,7 @@ class Said:
         self._run = cursor.execute
         self._layout = layout
         self.firsts: dict[tuple[int, int], int] = {}
-        self.lacking: dict[tuple[int, int], int] = {}
+        self.missing: dict[tuple[int, int], int] = {}
         self.instruments: dict[int, list[Instrument]] = {}
         self._run(
             "CREATE OR REPLACE TEMP TABLE heard (said INTEGER, key VARCHAR, version VARCHAR, last BIGINT,"
@@ -62,20 +62,29 @@ class Said:
 
     def take_in(self, scope: dict[str, Any], since: Cut, until: Cut) -> None:
         """What is new between two cuts, of what is said or of the exchanges that it is said of."""
-        self.firsts, self.lacking = {}, {}
+        self.firsts, self.missing = {}, {}
         of_rows = len(self._layout.of) - len(self._layout.said)
         for number, (metric, _, _) in enumerate(self._layout.said):
             self._hear(number, metric, scope, since, until)
-            one = self._layout.of[of_rows + number]
-            self._count(number, one.lacking, "value IS NULL")
-            if metric.below is not None:
-                self._count(number, one.failed, f"value < {round(metric.below * SCALE)}")
+            index = of_rows + number
+            one = self._layout.of[index]
+            if one.lacking is not None:
+                unscored = self._heard(number, "value IS NULL")
+                self.missing |= self._counted(f"SELECT slot {unscored}", number, index)
+                self.firsts |= self._counted(
+                    f"SELECT min(slot) AS slot {unscored} GROUP BY h", number, one.lacking
+                )
+            if one.failed is not None and metric.below is not None:
+                under = self._heard(number, f"value < {round(metric.below * SCALE)}")
+                self.firsts |= self._counted(
+                    f"SELECT min(slot) AS slot {under} GROUP BY h", number, one.failed
+                )
 
     def _hear(self, number: int, metric: Metric, scope: dict[str, Any], since: Cut, until: Cut) -> None:
         """What had been heard of a request is taken out, and what is heard now is put in."""
         source = metric.source or "feedback"
-        key, run = f"x.{_KEY[source]}", self._run
-        run(f"CREATE OR REPLACE TEMP TABLE word AS {_WORDS[source]}", _asked(metric, until))
+        key, run = f"x.{KEY[source]}", self._run
+        run(f"CREATE OR REPLACE TEMP TABLE word AS {WORDS[source]}", asked(metric, until))
         run(
             "CREATE OR REPLACE TEMP TABLE concerned AS SELECT key FROM word WHERE last >= $heard_since"
             f" UNION SELECT {key} {COUNTED} AND {key} IN (SELECT key FROM word)",
@@ -101,7 +110,7 @@ class Said:
         old = f"FROM heard WHERE said = {number} AND key IN (SELECT key FROM concerned)"
         for sign, rows, version in ((1, "FROM spoken WHERE true", now), (-1, old, before)):
             columns = ", ".join(self._columns(number, sign))
-            run(f"INSERT INTO fresh SELECT h, slot, 0, {columns} {rows} AND version = ?", [version])
+            run(f"INSERT INTO fresh SELECT h, slot, {columns} {rows} AND version = ?", [version])
         run(f"DELETE {old}")
         run("INSERT INTO heard SELECT * FROM spoken")
 
@@ -113,15 +122,14 @@ class Said:
             else:
                 yield f"{sign} * CAST(value IS NOT NULL AS BIGINT)" if name == f"w{w}" else "0"
 
-    def _count(self, number: int, bit: int | None, event: str) -> None:
-        if bit is None:
-            return
-        heard = f"FROM heard WHERE said = {number} AND version = ? AND {event}"
+    def _heard(self, number: int, event: str) -> str:
+        return f"FROM heard WHERE said = {number} AND version = ? AND {event}"
+
+    def _counted(self, slots: str, number: int, of: int) -> dict[tuple[int, int], int]:
+        """How often each slot occurs, under (of, slot)."""
         version = counted_version(self.instruments.get(number, ()))
-        firsts = f"(SELECT min(slot) AS slot {heard} GROUP BY h)"
-        for counts, rows in ((self.lacking, heard), (self.firsts, f"FROM {firsts}")):
-            found = self._run(f"SELECT slot, count(*) {rows} GROUP BY slot", [version])
-            counts.update({(bit, slot): count for slot, count in found.fetchall()})
+        found = self._run(f"SELECT slot, count(*) FROM ({slots}) GROUP BY slot", [version])
+        return {(of, slot): count for slot, count in found.fetchall()}
 
 
 def versions_of(run: Callable[..., DuckDBPyConnection], metric: Metric, scores: str) -> list[Instrument]:
@@ -153,7 +161,7 @@ def counted_version(instruments: Sequence[Instrument]) -> str:
     return next((one.version for one in instruments if one.counted), "")
 
 
-def _asked(metric: Metric, until: Cut) -> dict[str, Any]:
+def asked(metric: Metric, until: Cut) -> dict[str, Any]:
     """What the query of a metric's source wants to know."""
     if metric.source == "scores":
         return {"named": metric.named, "heard_until": until.scores, "version": metric.version}

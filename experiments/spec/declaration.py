@@ -140,6 +140,7 @@ def analysis_of(
             mde=goal.mde,
             margin=goal.margin,
             equivalent=goal.goal == "equivalent",
+            adjusted=goal.adjust and here.mode != "shadow",
         )
         for goal in (spec.metrics.success if here.last else ())
     ]
@@ -149,14 +150,15 @@ def analysis_of(
             role="guardrail",
             tolerated_ratio=rail.tolerated_ratio or DEFAULT_TOLERATED_RATIO,
             margin=rail.margin,
+            adjusted=rail.adjust and here.mode != "shadow",
         )
         for rail in spec.metrics.guardrails
-        if here.last or _has(here, rail.metric)
+        if _asked(spec, here, rail.metric)
     ]
     exploratory = [
         Goal(metric=spec.metrics.measured(one.metric), role="exploratory")
         for one in spec.metrics.exploratory
-        if here.last or _has(here, one.metric)
+        if _asked(spec, here, one.metric)
     ]
     declared = here.analysis
     return AnalysisSpec(
@@ -171,12 +173,19 @@ def analysis_of(
         power=declared.power,
         horizon=declared.horizon,
         looks=declared.looks,
+        history_s=declared.history,
         min_duration_s=declared.min_duration,
         max_duration_s=declared.max_duration,
         golden_required=spec.gate is not None,
         first_phase=first_phase,
         full_share=here.weights_ppm[-1] / 1e6 if here.mode == "canary" else 0.0,
     )
+
+
+def _asked(spec: ExperimentSpec, stage: Stage, name: str) -> bool:
+    """Whether a stage is asked for it: where it can be measured; and if that is nowhere, in the last one,
+    which then ships nothing."""
+    return _has(stage, name) or (stage.last and not any(_has(one, name) for one in spec.plan))
 
 
 def _has(stage: Stage, name: str) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
 from .. import metrics, quantities
 from .fields import Duration, MetricName, Share, Strict, contradiction
+
+_ADJUST: Final = "true: less what the unit's own past explains (CUPED); for means and ratios"
+Adjustable = TypeVar("Adjustable", "SuccessMetric", "Guardrail")
 
 
 class SuccessMetric(Strict):
@@ -21,6 +24,7 @@ class SuccessMetric(Strict):
     margin: Share | None = Field(
         default=None, description="how far apart still is equivalent, such as 5%; for goal: equivalent"
     )
+    adjust: bool = Field(default=False, description=_ADJUST)
 
     @model_validator(mode="after")
     def _margin_where_equivalent(self) -> SuccessMetric:
@@ -30,7 +34,7 @@ class SuccessMetric(Strict):
                 "a margin with goal: equivalent, and only there",
                 "What is the same within nothing cannot be shown: add margin: 5%",
             )
-        return self
+        return _adjustable(self)
 
 
 class Guardrail(Strict):
@@ -46,6 +50,7 @@ class Guardrail(Strict):
     margin: Share | None = Field(
         default=None, description="the relative worsening that is tolerated, such as 10%"
     )
+    adjust: bool = Field(default=False, description=_ADJUST)
 
     @model_validator(mode="after")
     def _fits_the_metric(self) -> Guardrail:
@@ -62,7 +67,19 @@ class Guardrail(Strict):
                 "margin: the worsening that is tolerated",
                 "A guardrail against any harm at all can never be passed: add margin: 10%",
             )
-        return self
+        return _adjustable(self)
+
+
+def _adjustable(declared: Adjustable) -> Adjustable:
+    """Only what is a mean or a ratio of exchanges has a past by which it can be adjusted."""
+    found = metrics.metric(declared.metric)
+    if declared.adjust and (found.source is not None or found.kind in ("binary", "quantile")):
+        raise contradiction(
+            f"adjust for {declared.metric}",
+            "adjust with a mean or a ratio of what is in the exchanges, such as latency or tokens_per_second",
+            "Leave adjust out",
+        )
+    return declared
 
 
 class ExploratoryMetric(Strict):
@@ -137,6 +154,11 @@ class Analysis(Strict):
         default=5000, ge=2, le=1_000_000_000, description="the number of units after which it ends: 2 or more"
     )
     looks: int = Field(default=5, ge=1, le=100, description="how often to look before the horizon: 1 to 100")
+    history: Duration = Field(
+        default=14 * 86_400.0,
+        gt=0,
+        description="a duration such as 14d: how far back a unit's past is read for metrics with adjust",
+    )
     min_duration: Duration = Field(default=0.0, description="a duration such as 1h")
     max_duration: Duration = Field(default=7 * 86_400.0, description="a duration such as 7d")
 

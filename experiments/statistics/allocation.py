@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special
+from scipy import optimize
 
 from .estimate import Estimate, StatisticsError, check_level, lacking
 from .mean import t_estimate
@@ -95,22 +95,6 @@ def thompson(
     )
 
 
-def best_probability(means: Sequence[float], ses: Sequence[float], *, goal: Goal = "maximise") -> list[float]:
-    """The probability of each arm to be the best, by quadrature and not by draws."""
-    sign = 1.0 if goal == "maximise" else -1.0
-    m, s = sign * np.asarray(means, np.float64), np.asarray(ses, np.float64)
-    if np.any(s <= 0.0):
-        raise StatisticsError("a standard error of 0 or less")
-    nodes, weights = np.polynomial.hermite_e.hermegauss(200)
-    found = []
-    for i in range(m.size):
-        x = m[i] + s[i] * nodes
-        others = [special.log_ndtr((x - m[j]) / s[j]) for j in range(m.size) if j != i]
-        found.append(float(weights @ np.exp(np.sum(others, axis=0))) / math.sqrt(2.0 * math.pi))
-    total = sum(found)
-    return [value / total for value in found]
-
-
 # --- the best arm --------------------------------------------------------------------------------------
 
 
@@ -134,10 +118,10 @@ class BestArm:
 
 
 def leader(arms: Sequence[Pulls], goal: Goal = "maximise") -> int:
-    """The arm with the best mean; of equals the one known best, then the first."""
+    """The arm with the best mean; of equals the one known best, then the first. No number is the worst."""
     sign = 1.0 if goal == "maximise" else -1.0
-    best = max(sign * arm.mean for arm in arms)
-    equal = [i for i, arm in enumerate(arms) if abs(sign * arm.mean - best) < 1e-10]
+    worth = [sign * arm.mean if math.isfinite(arm.mean) else -math.inf for arm in arms]
+    equal = [i for i, value in enumerate(worth) if value >= max(worth) - 1e-10]
     return min(equal, key=lambda i: (arms[i].variance / max(1, arms[i].n), i))
 
 

@@ -9,9 +9,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
 from scipy import special
 
 from .estimate import Interval, StatisticsError, check_level
+
+Floats = npt.NDArray[np.float64]
+
+#: The parts of the horizon that a guardrail's process is tuned to: small harm shows late, large harm early,
+#: and a canary's or a judge's share makes of many units few.
+TUNED_TO = (1 / 2, 1 / 32)
 
 
 def tuning(alpha: float, best_at: float) -> float:
@@ -68,18 +76,27 @@ def log_e(z: float, n: float, *, alpha: float, best_at: float) -> float:
     return 0.5 * (spread / (spread + 1.0) * z * z - math.log1p(spread))
 
 
-def one_sided_log_e(z: float, n: float, *, alpha: float, best_at: float) -> float:
+def one_sided_log_e(z: npt.ArrayLike, n: npt.ArrayLike, *, alpha: float, best_at: float) -> Floats:
     """ln of the e-process against effects <= 0: the same mixture over positive effects only.
 
-    2 exp(a z^2 / 2) Phi(z sqrt(a)) / sqrt(n r2 + 1) with a = n r2 / (n r2 + 1).
+    2 exp(a z^2 / 2) Phi(z sqrt(a)) / sqrt(n r2 + 1) with a = n r2 / (n r2 + 1); arrays broadcast. 0 (e = 1)
+    where nothing is known.
     """
-    spread = n * tuning(min(2.0 * alpha, 0.999), best_at)
-    if spread <= 0.0 or math.isnan(z):
-        return 0.0
+    spread = np.asarray(n, np.float64) * tuning(min(2.0 * alpha, 0.999), best_at)
+    known = (spread > 0.0) & ~np.isnan(z)
+    spread, found = np.where(known, spread, 0.0), np.where(known, z, 0.0)
     a = spread / (spread + 1.0)
-    return (
-        math.log(2.0) - 0.5 * math.log1p(spread) + 0.5 * a * z * z + float(special.log_ndtr(z * math.sqrt(a)))
+    return np.asarray(
+        math.log(2.0) - 0.5 * np.log1p(spread) + 0.5 * a * found**2 + special.log_ndtr(found * np.sqrt(a)),
+        np.float64,
     )
+
+
+def harm_log_e(z: npt.ArrayLike, n: npt.ArrayLike, *, alpha: float, horizon: float) -> Floats:
+    """ln of a guardrail's e-process against effects <= 0, whatever the size of the effect: the mean of
+    `one_sided_log_e` over `TUNED_TO`, which is an e-process as each of them is. Arrays broadcast."""
+    each = [one_sided_log_e(z, n, alpha=alpha, best_at=max(1.0, part * horizon)) for part in TUNED_TO]
+    return np.asarray(special.logsumexp(each, axis=0) - math.log(len(each)), np.float64)
 
 
 def one_sided_p(z: float, n: float, *, alpha: float, best_at: float) -> float:

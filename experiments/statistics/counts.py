@@ -222,35 +222,6 @@ def mover_interval(candidate: Events, control: Events, *, alpha: float = 0.05) -
     return Interval(lower=max(0.0, end(low1, high0, -1.0)), upper=end(high1, low0, 1.0), level=1.0 - alpha)
 
 
-def rate_difference(candidate: Events, control: Events, *, alpha: float = 0.05) -> Estimate:
-    """The difference of two rates with MOVER's interval from their score intervals; p is the mid-p."""
-    method = "rate-difference"
-    check_level(alpha)
-    _checked(candidate, control)
-    if not candidate.exposure or not control.exposure:
-        return lacking("no_data", method)
-    z2 = quantile(1.0 - alpha / 2.0) ** 2
-    limits = []
-    for arm in (candidate, control):
-        centre, half = arm.count + z2 / 2.0, math.sqrt(z2 * (arm.count + z2 / 4.0))
-        limits.append((max(0.0, centre - half) / arm.exposure, (centre + half) / arm.exposure))
-    (low1, high1), (low0, high0) = limits
-    value = candidate.rate - control.rate
-    p = mid_p(candidate, control)
-    return Estimate(
-        status="ok",
-        method=method,
-        value=value,
-        se=math.sqrt(candidate.count / candidate.exposure**2 + control.count / control.exposure**2),
-        interval=Interval(
-            lower=value - math.hypot(candidate.rate - low1, high0 - control.rate),
-            upper=value + math.hypot(high1 - candidate.rate, control.rate - low0),
-            level=1.0 - alpha,
-        ),
-        log_p=0.0 if p is None else math.log(max(p, 5e-324)),
-    )
-
-
 Method = Literal["exact", "mid-p", "score", "wald", "root", "mover"]
 _INTERVALS: dict[Method, Callable[..., Interval | None]] = {
     "exact": exact_interval,

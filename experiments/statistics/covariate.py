@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .estimate import Estimate, lacking
 from .mean import Alternative, satterthwaite, t_estimate
-from .moments import Moments
+from .moments import Cluster, Moments
 
 Floats = npt.NDArray[np.float64]
 
@@ -198,6 +198,15 @@ def adjusted_ratios(
     )
 
 
+def _both(
+    candidate: AdjustedRatio, control: AdjustedRatio, theta: float | None, method: str
+) -> AdjustedArms | Estimate:
+    """The adjusted arms, or what is lacking for them."""
+    if candidate.n == 0 or control.n == 0:
+        return lacking("no_data", method)
+    return adjusted_ratios(candidate, control, theta=theta) or lacking("insufficient_data", method)
+
+
 def cuped_ratio(
     candidate: AdjustedRatio,
     control: AdjustedRatio,
@@ -208,22 +217,13 @@ def cuped_ratio(
     normal: bool = False,
 ) -> Estimate:
     """The difference of two adjusted ratios; Welch's degrees of freedom, or the normal's with `normal`."""
-    method = "cuped-ratio"
-    if candidate.n == 0 or control.n == 0:
-        return lacking("no_data", method)
-    found = adjusted_ratios(candidate, control, theta=theta)
-    if found is None:
-        return lacking("insufficient_data", method)
+    found = _both(candidate, control, theta, "cuped-ratio")
+    if isinstance(found, Estimate):
+        return found
     parts = [(found.candidate_variance, candidate.n), (found.control_variance, control.n)]
-    df = math.inf if normal else satterthwaite(parts)
-    return t_estimate(
-        found.candidate - found.control,
-        sum(part for part, _ in parts),
-        df,
-        alpha=alpha,
-        method=method,
-        alternative=alternative,
-    )
+    variance, df = sum(part for part, _ in parts), math.inf if normal else satterthwaite(parts)
+    value = found.candidate - found.control
+    return t_estimate(value, variance, df, alpha=alpha, method="cuped-ratio", alternative=alternative)
 
 
 def cuped_ratio_log(
@@ -237,18 +237,17 @@ def cuped_ratio_log(
 ) -> Estimate:
     """ln of the quotient of two adjusted ratios, both of which must be positive."""
     method = "cuped-ratio-log"
-    if candidate.n == 0 or control.n == 0:
-        return lacking("no_data", method)
-    found = adjusted_ratios(candidate, control, theta=theta)
-    if found is None or min(found.candidate, found.control) <= 0.0:
+    found = _both(candidate, control, theta, method)
+    if isinstance(found, Estimate):
+        return found
+    if min(found.candidate, found.control) <= 0.0:
         return lacking("insufficient_data", method)
     parts = [
         (found.candidate_variance / found.candidate**2, candidate.n),
         (found.control_variance / found.control**2, control.n),
     ]
-    df = math.inf if normal else satterthwaite(parts)
+    variance, df = sum(part for part, _ in parts), math.inf if normal else satterthwaite(parts)
     value = math.log(found.candidate / found.control)
-    variance = sum(part for part, _ in parts)
     return t_estimate(value, variance, df, alpha=alpha, method=method, alternative=alternative)
 
 
@@ -260,11 +259,11 @@ def cuped_ratio_relative(
     The base's own noise, and its correlation with the adjusted difference, enter the variance.
     """
     method = "cuped-ratio-relative"
-    if candidate.n == 0 or control.n == 0:
-        return lacking("no_data", method)
-    found = adjusted_ratios(candidate, control, theta=theta)
+    found = _both(candidate, control, theta, method)
+    if isinstance(found, Estimate):
+        return found
     base = control.post
-    if found is None or not base or not math.isfinite(base):
+    if not base or not math.isfinite(base):
         return lacking("insufficient_data", method)
     slope = found.theta
     lift = (found.candidate - found.control) / abs(base)
@@ -275,3 +274,79 @@ def cuped_ratio_relative(
     variance = (found.candidate_variance + max(0.0, of_control)) / base**2
     parts = [(found.candidate_variance, candidate.n), (found.control_variance, control.n)]
     return t_estimate(lift, variance, satterthwaite(parts), alpha=alpha, method=method)
+
+
+# --- within the sums over units that a verdict starts from ---------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """Sums over a `Cluster`'s units of a and b, the unit's y and m before, and of products with them."""
+
+    a: float
+    b: float
+    aa: float
+    ab: float
+    bb: float
+    ya: float
+    yb: float
+    ma: float
+    mb: float
+
+    def total(self, ratio: float) -> float:
+        """The sum of h = a - ratio * b."""
+        return self.a - ratio * self.b
+
+    def squares(self, ratio: float) -> float:
+        """The sum of h^2."""
+        return self.aa - 2.0 * ratio * self.ab + ratio * ratio * self.bb
+
+    def with_y(self, ratio: float) -> float:
+        """The sum of y h."""
+        return self.ya - ratio * self.yb
+
+    def with_m(self, ratio: float) -> float:
+        """The sum of m h."""
+        return self.ma - ratio * self.mb
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered:
+    """One arm in one stratum: its sums, its units' past, and `ratio`, the past's of both arms together.
+
+    h = a - ratio * b has mean zero in the stratum, and by the draw of the arms in each of them.
+    """
+
+    now: Cluster
+    past: Past
+    ratio: float
+
+    def adjusted(self, theta: float) -> Cluster:
+        """The sums of y - theta h in place of those of y: the same ratio is expected, with less noise."""
+        now, past, r = self.now, self.past, self.ratio
+        return Cluster(
+            n=now.n,
+            y=now.y - theta * past.total(r),
+            m=now.m,
+            yy=now.yy - 2.0 * theta * past.with_y(r) + theta * theta * past.squares(r),
+            mm=now.mm,
+            ym=now.ym - theta * past.with_m(r),
+        )
+
+
+def residual_coefficient(arms: Sequence[tuple[float, Remembered]]) -> float:
+    """theta over arms and strata, each with its ratio's weight in the contrast; 0.0 if it is not known.
+
+    The weighted covariance of h and the residuals y - R m over h's variance: it makes the contrast's
+    variance least, but for units in several strata.
+    """
+    cross = below = 0.0
+    for weight, arm in arms:
+        if arm.now.n < 2 or not arm.now.m:
+            continue
+        scale = (weight / arm.now.m) ** 2
+        h = arm.past.total(arm.ratio)
+        cross += scale * (arm.past.with_y(arm.ratio) - arm.now.ratio * arm.past.with_m(arm.ratio))
+        below += scale * max(0.0, arm.past.squares(arm.ratio) - h * h / arm.now.n)
+    found = cross / below if below > 0.0 else 0.0
+    return found if math.isfinite(found) else 0.0

@@ -10,22 +10,12 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from .confidence_sequence import critical_value, tuning
+from .confidence_sequence import tuning
 from .estimate import check_level, quantile
 from .ranks import shift_interval
 
 #: GrowthBook looks for a one-sided p between these, and reports them at the ends.
 _GROWTHBOOK_P = (1e-5, 0.4999)
-
-
-def growthbook_critical_value(n: float, *, alpha: float = 0.05) -> float:
-    """GrowthBook's sequential interval in standard errors: F6 tuned to 5,000 units."""
-    return critical_value(n, alpha=alpha, best_at=5_000.0)
-
-
-def eppo_critical_value(n: float, *, alpha: float = 0.05) -> float:
-    """Eppo's sequential interval in standard errors: F6 tuned to 10,000 units."""
-    return critical_value(n, alpha=alpha, best_at=10_000.0)
 
 
 def statsig_critical_value(

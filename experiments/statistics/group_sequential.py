@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -73,10 +74,12 @@ def bounds(
     spent = [spending(side_alpha, fraction) for fraction in fractions]
     if final:
         spent[-1] = side_alpha
-    return _solve(known, spent, sides)
+    return list(_solve(tuple(known), tuple(spent), sides))
 
 
-def _solve(information: list[float], spent: list[float], sides: int) -> list[float]:
+@lru_cache(maxsize=256)
+def _solve(information: tuple[float, ...], spent: tuple[float, ...], sides: int) -> tuple[float, ...]:
+    # Kept: at one look most metrics of an experiment ask for the same bound.
     found: list[float] = []
     points: Floats = np.zeros(1)
     mass: Floats = np.ones(1)
@@ -93,7 +96,7 @@ def _solve(information: list[float], spent: list[float], sides: int) -> list[flo
         found.append(bound)
         points, mass = _carry(points, mass, step, total, bound, sides)
         at, before = total, allowed
-    return found
+    return tuple(found)
 
 
 def _bound(points: Floats, mass: Floats, step: float, total: float, spend: float) -> float:

@@ -6,7 +6,7 @@ Holds the sums and turns them into a mean and its variance; compares nothing.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 #: Relative size below which a difference of large sums is rounding, not variance.
 _ROUNDING = 1e-12
@@ -77,6 +77,14 @@ class Cluster:
     def usable(self) -> bool:
         """Whether a standard error can be had."""
         return math.isfinite(self.ratio) and 0.0 < self.variance < math.inf
+
+    def no_less_spread_than(self, other: Cluster) -> Cluster:
+        """This with one unit's variance at least the other's; unchanged where either has none to tell."""
+        if self.n < 2 or other.n < 2 or not self.m or not other.m:
+            return self
+        wanted = other.variance * other.n * (self.n - 1) * (self.m / self.n) ** 2
+        lacking = wanted - self.residual_squares
+        return replace(self, yy=self.yy + lacking) if 0.0 < lacking < math.inf else self
 
 
 def _spread(large: float, other: float) -> float:

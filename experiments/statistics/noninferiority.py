@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .estimate import Estimate, Interval, StatisticsError, lacking, log_two_sided
+from .estimate import Estimate, StatisticsError, lacking, log_two_sided
 from .mean import t_estimate
 
 
@@ -88,11 +88,3 @@ def relative_margin(
         null=null,
         alternative="greater" if higher_is_better else "less",
     )
-
-
-def noninferiority_interval(found: Estimate, *, alpha: float = 0.05) -> Interval | None:
-    """The interval of 1 - 2 alpha, whose lower end above -margin is non-inferiority at alpha."""
-    if found.status != "ok" or found.value is None or not found.se:
-        return None
-    wide = t_estimate(found.value, found.se**2, found.df, alpha=2.0 * alpha, method=found.method)
-    return wide.interval

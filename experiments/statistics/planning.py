@@ -15,6 +15,9 @@ from scipy import optimize, stats
 from .confidence_sequence import critical_value
 from .estimate import StatisticsError, check_level, quantile
 
+#: Beyond so many degrees of freedom t is normal to seven digits, and the non-central t a number no more.
+_ALMOST_NORMAL = 1e7
+
 
 def _zs(alpha: float, power: float, sides: int) -> tuple[float, float]:
     check_level(alpha)
@@ -26,6 +29,13 @@ def _zs(alpha: float, power: float, sides: int) -> tuple[float, float]:
 
 def _phi(z: float) -> float:
     return float(stats.norm.cdf(z))
+
+
+def _positive(**numbers: float) -> None:
+    """Raises StatisticsError unless each is a positive, finite number."""
+    for name, number in numbers.items():
+        if not 0.0 < number < math.inf:
+            raise StatisticsError(f"{name.replace('_', ' ')} is {number!r}: a positive number is needed")
 
 
 def _not_zero(effect: float) -> float:
@@ -54,6 +64,7 @@ def units_for_shares(
 
 def _share_spreads(control: float, difference: float, ratio: float) -> tuple[float, float]:
     candidate = control + difference
+    _positive(ratio=ratio)
     if not (0.0 <= control <= 1.0 and 0.0 <= candidate <= 1.0):
         raise StatisticsError(f"the shares {control!r} and {candidate!r} must lie in [0, 1]")
     pooled = (candidate + control * ratio) / (1.0 + ratio)
@@ -135,9 +146,13 @@ def power_of_t(
     part0, part1 = variance / n0, variance / n1
     se = math.sqrt(part0 + part1)
     df = (part0 + part1) ** 2 / (part0**2 / (n0 - 1.0) + part1**2 / (n1 - 1.0))
+    shift = abs(effect) / se
+    if df > _ALMOST_NORMAL:
+        crossing = quantile(1.0 - alpha / sides)
+        return _phi(shift - crossing) + (_phi(-shift - crossing) if sides == 2 else 0.0)
     crossing = float(stats.t.isf(alpha / sides, df))
-    found = float(stats.nct.sf(crossing, df, abs(effect) / se))
-    return found + float(stats.nct.cdf(-crossing, df, abs(effect) / se)) if sides == 2 else found
+    found = float(stats.nct.sf(crossing, df, shift))
+    return found + float(stats.nct.cdf(-crossing, df, shift)) if sides == 2 else found
 
 
 def units_for_t(
@@ -152,6 +167,7 @@ def units_for_t(
     """Units in both arms together for Welch's t."""
     _zs(alpha, power, sides)
     _not_zero(effect)
+    _positive(variance=variance, ratio=ratio)
 
     def gap(total: float) -> float:
         return power_of_t(total, effect, variance=variance, alpha=alpha, ratio=ratio, sides=sides) - power
@@ -325,6 +341,9 @@ def label_plan(
         raise StatisticsError(
             f"the correlation is {correlation!r}: a number strictly between -1 and 1 is needed"
         )
+    _positive(label_cost=label_cost)
+    if judge_cost < 0.0 or item_cost < 0.0:
+        raise StatisticsError(f"costs of {judge_cost!r} and {item_cost!r}: none may be negative")
     r2, g = correlation**2, (judge_cost + item_cost) / label_cost
     each = label_cost * (1.0 - r2 + g * r2 + 2.0 * math.sqrt(g * r2 * (1.0 - r2)))
     alone = label_cost + item_cost
@@ -344,11 +363,6 @@ def label_plan(
     n, N = round(n), round(N)
     cost = n * label_cost + (n + N) * (judge_cost + item_cost)
     return LabelPlan(n=n, N=N, cost=cost, effective_n=_effective(n, N, correlation))
-
-
-def effective_labels(n: float, N: float, correlation: float) -> float:
-    """How many labels alone n labels and N judged items are worth: n (n + N) / (n + (1 - r^2) N)."""
-    return n * (n + N) / (n + (1.0 - correlation**2) * N) if n > 0.0 else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -399,6 +413,9 @@ def more_units(
     With `best_at` the interval is the asymptotic sequence tuned there, otherwise the fixed-look one.
     """
     check_level(power)
+    _positive(standard_error=se, units=n)
+    if not math.isfinite(effect):
+        raise StatisticsError(f"the effect to be found is {effect!r}: a number is needed")
 
     def at(factor: float) -> float:
         grown = se / math.sqrt(1.0 + factor)

@@ -39,6 +39,7 @@ def stakes(values: Sequence[float] | Floats, *, alpha: float) -> Floats:
 
     Mean and variance start as one value at 1/2 with variance 1/4.
     """
+    check_level(alpha)
     x = np.asarray(values, np.float64)
     t = np.arange(1, x.size + 1)
     mean = np.minimum((0.5 + np.cumsum(x)) / (t + 1.0), 1.0)

@@ -64,6 +64,8 @@ class QuantileSummary:
     @property
     def unit_variance(self) -> float:
         """n - 1 times the squared standard error, widened by the clusters' inflation."""
+        if not self.n:
+            return math.nan
         star = self.n if self.n_star is None else self.n_star
         se = (self.upper - self.lower) / (2.0 * _Z95)
         plain = star / self.n * (self.n - 1.0) * se * se
@@ -74,6 +76,8 @@ class QuantileSummary:
         """The clustered variance of the share at or below the quantile over the independent one (F11)."""
         if self.clusters is None:
             return 1.0
+        if not self.n:
+            return math.nan
         return self.clusters.variance / (self.level * (1.0 - self.level) / self.n)
 
 
@@ -96,10 +100,7 @@ def summarise(
 ) -> QuantileSummary:
     """The summary of raw values: linear interpolation (type 7), clusters where `units` are named."""
     x = np.asarray(values, np.float64)
-    if not 0.0 < level < 1.0:
-        raise StatisticsError(
-            f"the quantile's level is {level!r}: a number strictly between 0 and 1 is needed"
-        )
+    _check_quantile(level)
     if not x.size:
         return QuantileSummary(n=0, level=level, value=math.nan, lower=math.nan, upper=math.nan)
     low, high = outer_levels(level, x.size)
@@ -237,10 +238,7 @@ def sequence_ranks(
 ) -> tuple[int, int]:
     """The ranks (from 1) of the order statistics that bound the quantile; outside 1..n there is none."""
     check_level(alpha)
-    if not 0.0 < level < 1.0:
-        raise StatisticsError(
-            f"the quantile's level is {level!r}: a number strictly between 0 and 1 is needed"
-        )
+    _check_quantile(level)
     if n <= 0:
         return 0, 1
     v, v_opt = level * (1.0 - level) * n, level * (1.0 - level) * best_at
@@ -263,6 +261,7 @@ def subgaussian_quantile_sequence(
 ) -> Interval:
     """The same by two one-sided normal mixtures with variance 1/4: far wider at p95, for comparison."""
     check_level(alpha)
+    _check_quantile(level)
     n = len(ordered)
     if not n:
         return Interval(lower=-math.inf, upper=math.inf, level=1.0 - alpha)

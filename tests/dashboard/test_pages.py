@@ -132,6 +132,17 @@ def test_every_metric_shows_n_and_missing_and_says_what_it_lacks(
     assert "95\u202f% any time: −14.1 … −6.9\u202f%" in said
 
 
+def test_the_scorecard_says_by_which_number_and_by_which_instrument(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    said = texts(open_page("experiment", name="faster-chat")).replace("\\", "")
+    assert "this look: z 8.41 of 2.03 needed" in said
+    assert "evidence of harm: e 3.1, rolled back at 20" in said
+    assert "adjusted p: 0.412" in said
+    assert "measured by judge-7b" in said
+    assert "no correction for multiplicity" not in said
+
+
 def test_an_unknown_experiment_in_the_url_is_said(control: FakeControlApi, open_page: OpenPage) -> None:
     assert "no experiment called no\\-such" in texts(open_page("experiment", name="no-such"))
 

@@ -72,6 +72,8 @@ def metric(
         "instrument": None,
         "adjusted_p": None,
         "information": None,
+        "z": None,
+        "z_bound": None,
     }
 
 
@@ -100,7 +102,7 @@ def latency(role: str, versions: tuple[int, int]) -> Json:
         1.10 if role == "guardrail" else None,
         "better",
         unit="ms",
-    )
+    ) | {"z": 8.41, "z_bound": 2.03}
 
 
 def errors(versions: tuple[int, int]) -> Json:
@@ -279,9 +281,9 @@ def experiments() -> list[Json]:
         "ok",
         direction="",
         unit="tokens",
-    )
+    ) | {"adjusted_p": 0.412}
     helpful = metric(
-        "feedback:helpful",
+        "score:helpful",
         "success",
         "mean",
         arms((1188, 412, 3152, 0.71), (1204, 431, 3189, 0.74), (1, 3)),
@@ -290,8 +292,8 @@ def experiments() -> list[Json]:
         None,
         "insufficient_data",
         direction="increase",
-        text="not enough data: need about 1,900 more answers with feedback",
-    )
+        text="not enough data: need about 1,900 more answers with a score",
+    ) | {"instrument": "judge-7b@4f2a"}
     truncated = metric(
         "truncation_rate",
         "guardrail",
@@ -335,7 +337,7 @@ def experiments() -> list[Json]:
                     reason(
                         "feedback",
                         "warn",
-                        "feedback:helpful covers only 12 % of exchanges and was not used for the verdict.",
+                        "score:helpful covers only 12 % of exchanges and was not used for the verdict.",
                     ),
                 ],
                 [latency("success", (1, 3)), helpful, errors((1, 3)), truncated, tokens],

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from evaluators.__main__ import Loops
 from evaluators.automation import Automation, OnlineRule, read_automation
 from evaluators.errors import GoldenSetError, ModelRefused, ModelUnavailable
 from evaluators.models import ModelReply, Services
 from evaluators.online import OnlineScorer
-from evaluators.versiongate import waiting
+from evaluators.versiongate import Access, waiting
 
 FILE = """
 gate:
@@ -32,6 +35,64 @@ def written(folder: Path, text: str) -> Automation:
 def rule(folder: Path, **fields: Any) -> OnlineRule:
     entry = {"name": "short", "model": "chat", "checks": [{"type": "length", "max": 20}], "rate": 1.0}
     return written(folder, json.dumps({"online": [entry | fields]})).online[0]
+
+
+def loops(folder: Path) -> Loops:
+    return Loops(path=folder / "evaluators.yaml", api=cast(Any, None), access=cast(Any, None))
+
+
+@pytest.mark.parametrize("text", ["", "online:\n  - {name: short, mod", "[]", "online: [{name: a}]"])
+def test_a_torn_file_replaces_no_good_one_not_even_over_a_restart(tmp_path: Path, text: str) -> None:
+    written(tmp_path, FILE)
+    running = loops(tmp_path)
+    running._reload()
+    good = running._online
+    assert [rule.name for rule in good] == ["short"]
+    (tmp_path / "evaluators.yaml").write_text(text, "utf-8")
+    os.utime(tmp_path / "evaluators.yaml", (1, 1))
+    running._reload()
+    assert running._online is good
+    restarted = loops(tmp_path)
+    restarted._reload()
+    assert restarted._online == good
+    (tmp_path / "evaluators.yaml").unlink()
+    restarted._reload()
+    assert restarted._online == (), "a file that is gone asks for nothing"
+    afresh = loops(tmp_path)
+    (tmp_path / "evaluators.yaml").write_text(text, "utf-8")
+    afresh._reload()
+    assert afresh._online == (), "and is not remembered"
+
+
+async def test_more_answers_than_can_be_scored_hold_up_neither_the_file_nor_the_gates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is always another batch: the file that turns the scoring off must be read all the same."""
+    written(tmp_path, FILE.partition("online")[2].join(("online", "")))
+    batches, stop = [], asyncio.Event()
+
+    async def step(self: OnlineScorer) -> int:
+        batches.append(self.rule.name)
+        if len(batches) == 3:
+            (tmp_path / "evaluators.yaml").write_text("online: []\n")
+            os.utime(tmp_path / "evaluators.yaml", (1, 1))
+        await asyncio.sleep(0.01)
+        return 50
+
+    monkeypatch.setattr(OnlineScorer, "step", step)
+    running = Loops(
+        path=tmp_path / "evaluators.yaml",
+        api=cast(Any, None),
+        access=Access(proxy_url="http://127.0.0.1:1", token="t", data=tmp_path),
+        every_s=0.03,
+    )
+    working = asyncio.ensure_future(running.run(stop))
+    async with asyncio.timeout(5):
+        while running._online or not batches:
+            await asyncio.sleep(0.01)
+    stop.set()
+    await working
+    assert len(batches) < 20
 
 
 def test_the_file_says_what_is_done(tmp_path: Path) -> None:

@@ -17,16 +17,19 @@ from typing import Any
 import duckdb
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from experiments.errors import ExperimentsError
 from experiments.ledger import decisions, trials
 from experiments.lifecycle import LIVE
 from experiments.verdict import VerdictKind
 from experiments.watch import Watch
-from registry import RegistryError
+from registry import Registry, RegistryError
+from tests.registry.server import MlflowServer
 
 from .memory_registry import MemoryRegistry
-from .plane import AB, ADA, CANARY, CHAIN, SHADOW, Killed, Plane, verdict
+from .plane import AB, ADA, CANARY, CHAIN, SHADOW, FlakyRegistry, Killed, Plane, stock, verdict
 
 STEPS = ("intent", "noted", "moved", "alias", "snapshot", "done", "owed", "published", "records", "recorded")
 KINDS: tuple[VerdictKind, ...] = ("invalid", "roll_back", "ship", "keep_running", "inconclusive")
@@ -38,12 +41,19 @@ class MemoryPlane(Plane):
 
     def __init__(self, data: Path) -> None:
         data.mkdir()
-        self.data = data
-        self.crash_at: str | None = None
-        self.steps: list[str] = []
-        self.now_ns = 1_800_000_000_000_000_000
-        self.down = {}
-        self.registry = MemoryRegistry(self._at)  # type: ignore[assignment]
+        self._begin(data, MemoryRegistry(self._at))  # type: ignore[arg-type]
+
+
+class ServedPlane(Plane):
+    """The control plane on an MLflow server, where `chat` begins anew."""
+
+    def __init__(self, data: Path, server: MlflowServer) -> None:
+        data.mkdir()
+        client = MlflowClient(server.url)
+        with suppress(MlflowException):  # the first history finds nothing
+            client.delete_registered_model("chat")
+        stock(Registry(server.url))
+        self._begin(data, FlakyRegistry(server.url, self._at))
 
 
 class Histories(RuleBasedStateMachine):
@@ -53,10 +63,10 @@ class Histories(RuleBasedStateMachine):
     told = 0
     kills = 0
 
-    def __init__(self) -> None:
+    def __init__(self, plane: Callable[[Path], Plane] = MemoryPlane) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="turnout-history-"))
-        self.plane = MemoryPlane(self.folder / "data")
+        self.plane = plane(self.folder / "data")
         self.names = 0
         self.seen = {"worker-1": 0, "worker-2": 0}
         self.disk_full = False

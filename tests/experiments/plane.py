@@ -50,9 +50,26 @@ class Killed(BaseException):
 
 
 class FlakyRegistry(Registry):
-    """The real one, with a plug that can be pulled."""
+    """The real one, with a plug that can be pulled. `at` is called between the two writes of a move."""
 
     away = False
+
+    def __init__(self, tracking_uri: str, at: Callable[[str], None] = lambda step: None) -> None:
+        super().__init__(tracking_uri)
+        self.at = at
+
+    @property
+    def production(self) -> int | None:
+        """What the alias says, reachable or not for the controller."""
+        return super().model("chat").production
+
+    def _note(self, model: str, version: int, key: str, number: int) -> None:
+        super()._note(model, version, key, number)
+        self.at("noted")
+
+    def _move_production(self, model: str, version: int) -> None:
+        super()._move_production(model, version)
+        self.at("moved")
 
     def models(self) -> list[RegisteredModel]:
         self._ask()
@@ -89,8 +106,11 @@ class Plane:
     def __init__(self, data: Path, stocked_mlflow: Path) -> None:
         data.mkdir()
         shutil.copy(stocked_mlflow, data / "mlflow.db")
+        self._begin(data, FlakyRegistry(f"sqlite:///{data / 'mlflow.db'}", self._at))
+
+    def _begin(self, data: Path, registry: FlakyRegistry) -> None:
         self.data = data
-        self.registry = FlakyRegistry(f"sqlite:///{data / 'mlflow.db'}")
+        self.registry = registry
         self.crash_at: str | None = None
         self.steps: list[str] = []
         self.now_ns = 1_800_000_000_000_000_000

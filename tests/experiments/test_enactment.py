@@ -109,11 +109,56 @@ def test_every_problem_of_every_file_is_told_and_nothing_is_applied(plane: Plane
         ("deploy/b.yaml", 1, "metrics"),
         ("deploy/twice.yaml", None, "experiment"),
         ("deploy/empty.yaml", None, ""),
-        ("deploy/evaluators.yaml", None, ""),
+        ("deploy/evaluators.yaml", 1, "judges"),
     }
     with pytest.raises(DocumentError):
         apply(plane, *wrong, plan="0" * 64)
     assert plane.rows() == []
+
+
+EVALUATORS = "gate:\n  chat: {set: goldens/support}\n"
+
+
+def test_the_evaluators_file_is_put_in_its_place_once_its_golden_sets_are_there(plane: Plane) -> None:
+    wanted = file("evaluators.yaml", EVALUATORS)
+    there = plane.data / "evaluators.yaml"
+    refused = outline(plane, wanted)
+    assert verbs(refused) == {"evaluators.yaml": "refused"}
+    assert str(plane.data / "goldens" / "support") in refused.refused[0].sentences[0]
+    (plane.data / "goldens" / "support").mkdir(parents=True)
+    assert "+gate:" in outline(plane, wanted).steps[0].diff
+    apply(plane, wanted)
+    assert there.read_text() == EVALUATORS
+    assert actions(plane) == ["apply", "configure"]
+    assert verbs(outline(plane, wanted)) == {"evaluators.yaml": "unchanged"}
+    there.write_text("gate: {}\n")  # by other hands
+    assert verbs(outline(plane, wanted)) == {"evaluators.yaml": "configure"}
+    there.unlink()
+    there.symlink_to(plane.data / "elsewhere.yaml")
+    assert "symbolic link" in outline(plane, wanted).refused[0].sentences[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "gate:\n  chat: {set: goldens", "[]", "judges: []\n", "gate: {}\n# \x00"]
+)
+def test_a_torn_or_empty_evaluators_file_replaces_nothing(plane: Plane, text: str) -> None:
+    there = plane.data / "evaluators.yaml"
+    there.write_text(EVALUATORS)
+    with pytest.raises(DocumentError):
+        apply(plane, file("evaluators.yaml", text), plan="0" * 64)
+    assert there.read_text() == EVALUATORS
+
+
+@pytest.mark.parametrize("step", ["settings intent", "settings written"])
+def test_an_evaluators_file_that_was_being_put_in_its_place_is_there_or_not(plane: Plane, step: str) -> None:
+    wanted = file("evaluators.yaml", "online: []\n")
+    plane.dies_at(step, lambda: apply(plane, wanted))
+    plane.restart()
+    there = (plane.data / "evaluators.yaml").exists()
+    assert there == (step == "settings written")
+    row = next(row for row in decisions.listed(plane.controller.store) if row.action == "configure")
+    assert row.state == ("done" if there else "failed")
+    assert not decisions.intents(plane.controller.store)
 
 
 def test_no_file_is_no_wish(plane: Plane) -> None:

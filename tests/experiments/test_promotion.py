@@ -7,12 +7,13 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from mlflow import MlflowClient
 
 from experiments.errors import Conflict, NotFound, Refused
 from experiments.ledger import decisions
 from registry import RegistryUnreachable
 
-from .plane import AB, ADA, SHADOW, Killed, Plane
+from .plane import AB, ADA, CHAIN, SHADOW, Killed, Plane
 
 
 def shipped(plane: Plane) -> None:
@@ -427,6 +428,54 @@ def test_an_alias_moved_while_the_controller_was_away_is_recorded_too(plane: Pla
     assert plane.production == 2
     assert plane.state() == "promoted"
     assert plane.rows()[-1] == ("registry", "promote", "done")
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["the alias is gone", "its version is not served"])
+def test_where_other_hands_name_what_cannot_answer_production_goes_on(plane: Plane, gone: bool) -> None:
+    plane.begin()
+    client = MlflowClient(plane.registry.tracking_uri)
+    if gone:
+        client.delete_registered_model_alias("chat", "production")
+    else:
+        unserved = plane.registry.register("chat", None)
+        plane.registry.promote("chat", unserved.version)
+    for _ in range(3):
+        plane.settle()
+    assert plane.snapshot.models["chat"].production == 1
+    assert plane.candidate_has_traffic
+    assert plane.state() == "running"
+    assert [row for row in plane.rows() if row[0] == "registry"] == [("registry", "promote", "failed")]
+    assert "version 1 goes on answering" in plane.controller.junction.left_out[0]
+    plane.conclude("ship")
+    with pytest.raises(Refused, match="Let the alias name version 1 again"):
+        plane.promote(2)
+    plane.restart()
+    assert plane.snapshot.models["chat"].production == 1, "over a restart too"
+    plane.registry.promote("chat", 3)
+    plane.settle()
+    assert plane.production == 3
+    assert plane.controller.junction.left_out == ()
+    assert plane.rows()[-1] == ("registry", "promote", "done")
+
+
+@pytest.mark.parametrize("spec", [AB, SHADOW, CHAIN], ids=["running", "a shadow", "in preflight"])
+def test_an_experiment_whose_candidate_was_deleted_by_other_hands_is_over(plane: Plane, spec: str) -> None:
+    plane.begin(spec)
+    MlflowClient(plane.registry.tracking_uri).delete_model_version("chat", "2")
+    plane.settle()
+    plane.settle()
+    assert plane.state() == "kept"
+    assert plane.production == 1
+    assert [row for row in plane.rows() if row[0] == "registry"] == [("registry", "stop", "done")]
+    assert "version 2 of 'chat' was deleted" in str(plane.controller.junction.experiment("faster").note)
+
+
+def test_a_registry_that_knows_no_model_any_more_ends_no_experiment(plane: Plane) -> None:
+    """It may be another one, by mistake: what was begun is not ended for that."""
+    plane.begin()
+    MlflowClient(plane.registry.tracking_uri).delete_registered_model("chat")
+    plane.settle()
+    assert plane.controller.junction.experiment("faster").state == "running"
 
 
 def test_a_version_registered_by_other_hands_gets_an_endpoint(plane: Plane) -> None:

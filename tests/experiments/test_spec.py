@@ -253,3 +253,25 @@ def test_what_is_only_looked_at_and_what_tokens_cost() -> None:
 def test_cost_asks_for_prices() -> None:
     problem = only(CANARY.replace("metrics:\n", "metrics:\n  exploratory: [{metric: cost}]\n"))
     assert "prices" in problem.expected
+
+
+def test_what_only_a_shadow_can_measure_is_not_asked_of_the_stage_after_it() -> None:
+    """A preference is of pairs: were the A/B stage asked for it too, it could never ship."""
+    text = """\
+experiment: faster
+model: chat
+candidate: 2
+stages: {shadow: {share: 20}, ab: {weight: 50}}
+metrics:
+  guardrails: [{metric: error_rate}, {metric: preference:judge, margin: 10%}]
+  exploratory: [{metric: feedback:stars}]
+"""
+    spec = read_spec(text, "faster.yaml")
+    names = [
+        [
+            goal.metric.name
+            for goal in analysis_of(spec, control_version=1, candidate_version=2, stage=n).goals
+        ]
+        for n in (0, 1)
+    ]
+    assert names == [["error_rate", "preference:judge"], ["error_rate", "feedback:stars"]]

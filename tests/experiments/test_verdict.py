@@ -89,6 +89,11 @@ def timed(arm: str, n: int, mean: float, sd: float = 0.8, phase: int = 0) -> Met
     )
 
 
+def said(arm: str, n: int, *, mean: float, sd: float) -> MetricSums:
+    """A judge's scores, one of each unit."""
+    return replace(timed(arm, n, mean, sd), metric="score:judge")
+
+
 def evidence(
     *,
     n: tuple[int, int] = (2500, 2500),
@@ -144,6 +149,22 @@ class TestRollBack:
 
     def test_latency_worse_but_within_the_margin_is_not_rolled_back(self) -> None:
         assert conclude(spec(), evidence(means=(6.0, 6.09))).kind == "inconclusive"
+
+    def test_few_values_that_happen_to_be_alike_are_not_taken_for_harm(self) -> None:
+        """The candidate's first 22 answers are all scored 1, and control's few of 5 are not among them:
+        without a spread of their own that would look like a certain harm."""
+        goal = Goal(metric=metric("score:judge"), role="guardrail", margin=0.05)
+        rare = said("control", 1000, mean=1.2, sd=0.87), said("candidate", 22, mean=1.0, sd=1e-6)
+        few = evidence(arms=arms(1000, 22, 0.02), sums=rare)
+        judged = conclude(spec(goals=(goal,)), few)
+        assert judged.kind == "keep_running"
+        assert judged.metrics[0].log_e is not None
+        assert judged.metrics[0].log_e < 2.0
+        worse = said("control", 1000, mean=1.2, sd=0.87), said("candidate", 300, mean=0.8, sd=1e-6)
+        assert (
+            conclude(spec(goals=(goal,)), evidence(arms=arms(1000, 300, 0.23), sums=worse)).kind
+            == "roll_back"
+        )
 
     def test_phases_with_a_drifting_base_rate_are_not_pooled(self) -> None:
         # Pooled: 6.5 % against 2.2 %. Within each phase the arms fail alike.
@@ -477,3 +498,11 @@ def test_days_left_follow_from_what_is_still_unsure() -> None:
     assert left(0.8) == pytest.approx((math.ceil(needed / 200) * 200 - 800) / 800 * hour, rel=1e-6)
     assert left(3.0) == pytest.approx((5000 - 800) / 800 * hour)
     assert left(0.3) == pytest.approx(200 / 800 * hour)
+
+
+def test_scores_that_are_all_alike_are_said_to_be_and_what_to_ask_instead() -> None:
+    goal = Goal(metric=metric("score:judge"), role="guardrail", margin=0.05)
+    alike = said("control", 2500, mean=1.0, sd=0.0), said("candidate", 2500, mean=1.0, sd=0.0)
+    text = conclude(spec(goals=(goal,)), evidence(sums=alike)).metrics[0].text
+    assert "every value is 1" in text
+    assert "score:judge<0.5" in text

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from experiments.controller import Controller
 from experiments.evidence import AnalysisSpec, Evidence
 from experiments.ledger import trials
 from experiments.verdict import Reason, Verdict, VerdictKind
@@ -286,3 +288,27 @@ def test_the_last_verdict_before_an_ending_by_hand_is_kept(plane: Plane) -> None
     kept = trials.last_verdict(plane.controller.store, "faster")
     assert kept is not None
     assert kept["as_of_ns"] == last.document["as_of_ns"]
+
+
+@pytest.mark.parametrize(("took", "waits"), [(0.0, 1.0), (0.3, 0.7), (0.5, 0.5), (4.0, 4.0)])
+def test_every_second_is_every_second_and_a_long_look_leaves_half_of_the_time(
+    monkeypatch: pytest.MonkeyPatch, took: float, waits: float
+) -> None:
+    clock = iter((10.0, 10.0 + took))
+    monkeypatch.setattr("experiments.controller.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    stopping = Stopping()
+    loops = Controller.__new__(Controller)
+    loops._stopping = stopping  # type: ignore[assignment]
+    loops._repeat("look", lambda: None, 1.0, yields=True)
+    assert stopping.waited == [pytest.approx(waits)]
+
+
+class Stopping:
+    def __init__(self) -> None:
+        self.waited: list[float] = []
+
+    def is_set(self) -> bool:
+        return bool(self.waited)
+
+    def wait(self, seconds: float) -> None:
+        self.waited.append(seconds)

@@ -1,4 +1,8 @@
-"""Providers behind litellm's SDK, each on a local server that speaks its wire."""
+"""Providers behind litellm's SDK, each on a local server that speaks its wire.
+
+They are asked within the test's process, which imports litellm once; `test_provider_process` has the process
+that a worker starts for it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ import pytest
 from experiments.ledger.transcript import Transcript, decode
 from experiments.snapshot import LITELLM, Endpoint, Snapshot
 from proxy.limits import Limits
-from proxy.providers import ProviderCall, _litellm, _what_comes_later
+from proxy.providers import ProviderCall, Providers, _litellm, _what_comes_later
 from registry import names
 
 from .harness import Engine, Proxy, ask, json_answer, post, running_proxy, snapshot
@@ -43,6 +47,17 @@ def litellm_is_there() -> None:
     with warnings.catch_warnings(action="ignore"):
         _litellm()
         _what_comes_later()
+
+
+class Within(Providers):
+    """In place of a worker's child."""
+
+    def start(self) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def within_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.worker.ProviderProcess", Within)
 
 
 @pytest.fixture(params=WIRES, ids=list(WIRES))
@@ -448,7 +463,7 @@ async def test_a_slow_reader_is_waited_for(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_litellm_is_not_loaded_without_an_endpoint_that_needs_it() -> None:
-    program = "import sys, proxy.worker, proxy.shadow; assert not [m for m in sys.modules if 'litellm' in m]"
+    program = "import sys, proxy.worker; assert not [m for m in sys.modules if 'litellm' in m]"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 

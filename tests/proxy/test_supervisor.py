@@ -215,3 +215,17 @@ async def test_all_workers_are_replaced_under_load_and_no_request_fails(tmp_path
 def test_a_taken_port_says_what_to_do() -> None:
     with closing(listen("127.0.0.1", 0)) as taken, pytest.raises(PortTaken, match="--port"):
         listen("127.0.0.1", taken.getsockname()[1])
+
+
+async def test_the_allocator_gives_back_what_is_large_unless_the_operator_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1234567")
+    (tmp_path / "proxy-snapshot.json").write_bytes(snapshot({1: "http://127.0.0.1:9"}).to_json())
+    async with proxy_process(tmp_path, "http://127.0.0.1:9", 1) as (_, supervisor):
+        [worker] = children(supervisor)
+        with open(f"/proc/{worker}/environ", "rb") as file:  # noqa: ASYNC230 - no disk is asked
+            environment = file.read().split(b"\0")
+    assert b"MALLOC_MMAP_THRESHOLD_=262144" in environment
+    assert b"MALLOC_TRIM_THRESHOLD_=1234567" in environment

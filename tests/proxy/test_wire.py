@@ -96,11 +96,19 @@ USAGE = 'data: {"id":"x","choices": [],"usage": {"prompt_tokens":1}}'
 @given(
     st.lists(
         st.sampled_from(
-            [DELTA, USAGE, ": ping", 'data: {"LONG": {"usage": {}, "choices":[]}}', "data: [DONE]"]
+            [
+                DELTA,
+                USAGE,
+                ": ping",
+                'data: {"LONG": {"usage": {}, "choices":[]}}',
+                "data: LONG",
+                'data: {"delta":1}',
+                "data: [DONE]",
+            ]
         ),
         max_size=6,
     ),
-    st.sampled_from(["\n\n", "\r\n\r\n"]),
+    st.sampled_from(["\n\n", "\r\n\r\n", "\r\r"]),
     st.lists(st.integers(0, 400) | st.integers(0, 50_000), max_size=12),
     st.booleans(),
 )

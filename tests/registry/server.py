@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from turnout.processes import free_port
@@ -42,6 +44,15 @@ class MlflowServer:
             except OSError:
                 time.sleep(0.1)
         raise AssertionError(Path(self._log.name).read_text()[-2000:])
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """It takes connections and answers nobody: worse than being gone, which one is told of at once."""
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self._process.pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """At once. Safe to repeat."""

@@ -47,7 +47,7 @@ def apply(*arguments: object, code: int = 0) -> str:
 
 
 def test_from_the_first_look_to_nothing_to_do(plane: Plane, deploy: Path) -> None:
-    said = apply(deploy, "--dry-run", code=2)
+    said = apply(deploy, "--dry-run", code=3)
     assert "~ turnout.yaml: configure, recording of 'chat': full -> numbers" in said
     assert "+ faster: create, experiment 'faster' runs" in said
     assert "    +experiment: faster" in said
@@ -61,7 +61,7 @@ def test_from_the_first_look_to_nothing_to_do(plane: Plane, deploy: Path) -> Non
     assert "Nothing to do." in apply(deploy, "--yes")
     (deploy / "ab.yaml").unlink()
     assert "? faster: missing, running, in no file" in apply(deploy, "--dry-run")
-    assert "- faster: stop" in apply(deploy, "--dry-run", "--prune", code=2)
+    assert "- faster: stop" in apply(deploy, "--dry-run", "--prune", code=3)
     assert "Experiment 'faster' is over" in apply(deploy, "--prune", "--yes")
 
 
@@ -84,19 +84,34 @@ def test_a_refused_step_ends_with_one_and_changes_nothing(plane: Plane, deploy: 
 
 
 def test_a_folder_that_says_nothing_is_no_wish(plane: Plane, tmp_path: Path, deploy: Path) -> None:
-    assert "cannot be read" in apply(tmp_path / "typo", "--yes", code=1)
+    assert "cannot be read" in apply(tmp_path / "typo", "--yes", code=2)
     (tmp_path / "bare").mkdir()
-    assert "holds no *.yaml" in apply(tmp_path / "bare", "--prune", "--yes", code=1)
+    assert "holds no *.yaml" in apply(tmp_path / "bare", "--prune", "--yes", code=2)
     (deploy / "latin.yaml").write_bytes(b"experiment: caf\xe9\n")
     (deploy / "folder.yaml").mkdir()
-    said = apply(deploy, "--yes", code=1)
+    said = apply(deploy, "--yes", code=2)
     assert "latin.yaml is no UTF-8 text (byte 15)" in said
     assert "folder.yaml cannot be read" in said
     assert plane.rows() == []
 
 
+def test_the_evaluators_file_is_read_as_the_evaluators_will(plane: Plane, deploy: Path) -> None:
+    """Which checks there are only they know: the controller would have taken it."""
+    rules = {"name": "short", "model": "chat", "rate": 0.1, "checks": [{"type": "lenght", "max": 20}]}
+    (deploy / "evaluators.yaml").write_text(json.dumps({"online": [rules]}))
+    for flag in ("--dry-run", "--yes"):
+        said = apply(deploy, flag, code=1)
+        assert "lenght" in said
+        assert "+ faster: create" in said, "what else there is, is told all the same"
+    assert plane.rows() == []
+    rules["checks"] = [{"type": "length", "max": 20}]
+    (deploy / "evaluators.yaml").write_text(json.dumps({"online": [rules]}))
+    assert "Applied: 3 of 3 steps." in apply(deploy, "--yes")
+    assert json.loads((plane.data / "evaluators.yaml").read_text()) == {"online": [rules]}
+
+
 def test_nobody_to_ask_is_no_yes(plane: Plane, deploy: Path) -> None:
-    assert "give --yes" in apply(deploy, code=1)
+    assert "give --yes" in apply(deploy, code=2)
     assert plane.rows() == []
 
 
@@ -105,7 +120,7 @@ def test_a_plan_that_was_looked_at_is_the_one_that_is_applied(plane: Plane, depl
         document: dict[str, Any] = json.loads(apply(deploy, "--json", *arguments, code=code))
         return document
 
-    plan = planned("--dry-run", code=2)
+    plan = planned("--dry-run", code=3)
     assert [step["verb"] for step in plan["steps"]] == ["configure", "create"]
     (deploy / "ab.yaml").write_text(AB.replace("weight: 50", "weight: 10"))
     assert "another one by now" in apply(deploy, "--yes", "--plan", plan["plan"], code=1)

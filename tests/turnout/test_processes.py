@@ -108,3 +108,23 @@ def test_ports_that_are_taken_are_named_with_the_option_that_changes_them(tmp_pa
 def test_the_token_is_on_no_command_line(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path, token="very-secret")
     assert not any("very-secret" in part for one in programs(settings) for part in one.command)
+
+
+def test_what_is_wanted_only_later_is_started_then_and_once(processes: Processes, tmp_path: Path) -> None:
+    diary = tmp_path / "diary"
+    first, second = program("first", diary), program("second", diary)
+    processes.start(first)
+    assert processes.begin([first]) == []
+    assert processes.begin([first, second]) == [f"the second were started; see {processes.log('second')}"]
+    processes.wait("second")
+    assert processes.begin([first, second]) == []
+
+
+def test_the_evaluators_are_wanted_once_their_file_is_there(tmp_path: Path) -> None:
+    settings = Settings(
+        data=tmp_path, tracking_uri=None, control_url=None, proxy_url=None, token=None,
+        proxy_port=1, control_port=2, dashboard_port=3, workers=1,
+    )  # fmt: skip
+    assert "evaluators" not in {one.name for one in programs(settings)}
+    (tmp_path / "evaluators.yaml").write_text("gate: {}\n")
+    assert "evaluators" in {one.name for one in programs(settings)}

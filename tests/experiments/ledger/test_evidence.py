@@ -17,9 +17,10 @@ from experiments.evidence import AnalysisSpec, Cut, Evidence, Goal, MetricSums, 
 from experiments.ledger.collector import Collector
 from experiments.ledger.evidence import Rollups, gather
 from experiments.ledger.exchange import FAILURES, MISSING, ExchangeRecord, FeedbackRecord, LossRecord
+from experiments.ledger.facts import EXCHANGES
 from experiments.ledger.spool import SpoolWriter
 from experiments.ledger.store import Store, instant
-from experiments.metrics import metric
+from experiments.metrics import CATALOGUE, metric
 
 from .samples import START_NS, chat_answer, chat_request, record
 
@@ -601,3 +602,28 @@ def test_other_experiments_rows_change_nothing(store: Store) -> None:
     after = gather(store, declared, as_of_ns=END_NS, rollups=rollups)
     assert after == replace(before, cut=after.cut)
     assert after.cut != before.cut
+
+
+def test_whatever_a_metric_observes_it_has_expected(store: Store) -> None:
+    """What a unit lacks is what it has fewer of than expected: that holds only so (`ledger.layout`)."""
+    declare(store, "ab", {1: 500_000})
+    collect(store, *random_split(7))
+    made = ("latency.p95", "ttft.p50", "latency>100ms", "inter_token_gap>5ms")
+    for one in [*CATALOGUE.values(), *(metric(name) for name in made)]:
+        if one.source is None and not one.needs_prices:
+            found = store.read(
+                f"SELECT count(*) AS n FROM {EXCHANGES} x"
+                f" WHERE ({one.observed_sql}) AND NOT coalesce({one.expected_sql}, false)"
+            )
+            assert found == [{"n": 0}], one.name
+
+
+def test_counts_are_the_same_where_two_would_not_fit_into_one_number(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(store, "canary", {1: 100_000, 2: 300_000, 3: 600_000})
+    collect(store, *random_split(11))
+    declared = spec("canary", "latency", "error_rate", "latency>100ms", "tokens_per_second", "ttft")
+    packed = gather(store, declared, as_of_ns=END_NS)
+    monkeypatch.setattr("experiments.ledger.layout.PACK", 4)
+    assert gather(store, declared, as_of_ns=END_NS) == packed

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from experiments.assignment import point, unit_id
-from experiments.ledger import recorded
+from experiments.ledger import recorded, standings
 from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.recorded import Selection
 from experiments.ledger.recording import RecordingPolicy
@@ -165,3 +165,41 @@ def test_live_copies_are_left_as_they_are(store: Store, collect: Collect) -> Non
     collect(asked(1), copy(1, 1, origin="live"), copy(2, 1, origin="live"))
     rows = store.read("SELECT count(*) AS n FROM exchanges WHERE experiment = 'e' AND role = 'shadow'")
     assert rows[0]["n"] == 2
+
+
+class Clock:
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def test_a_standing_follows_the_rows_and_is_what_the_whole_window_says(
+    store: Store, collect: Collect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, counted = Clock(), []
+    whole = standings.progress_at
+    monkeypatch.setattr(standings, "progress_at", lambda *a: counted.append(1) or whole(*a))
+    known = standings.Standings(store, clock=clock)
+    collect(*(asked(number) for number in range(8)))
+    assert known.of(ALL) == recorded.progress(store, ALL)
+    collect(copy(1, 0), copy(2, 1, outcome="shed", status=0, error_code="tools_skipped"))
+    collect(copy(3, 2, outcome="upstream_error", status=500))
+    collect(asked(20, model="other"), asked(21, started_ns=ALL.until_ns), copy(9, 5, experiment="another"))
+    found = known.of(ALL)
+    assert (found.paired, found.skipped, found.remaining) == (2, {"tools_skipped": 1}, 5)
+    assert replace(found, units=0) == replace(recorded.progress(store, ALL), units=0)
+    assert len(counted) == 1, "the window was read once"
+    collect(asked(8))  # late
+    assert known.of(ALL) == recorded.progress(store, ALL)
+    assert (known.of(ALL).selected, len(counted)) == (9, 2)
+    collect(*(copy(10 + number, number) for number in range(3, 9)))
+    assert known.of(ALL).remaining == 0
+    assert len(counted) == 3, "that nothing remains is not concluded, but seen"
+    collect(asked(30, model="other"))
+    assert known.of(ALL).remaining == 0
+    assert len(counted) == 3
+    clock.seconds += standings.RECOUNT_S
+    known.of(ALL)
+    assert len(counted) == 4, "bodies are deleted when their time is over"
+    assert known.of(replace(ALL, limit=4)).selected == 4

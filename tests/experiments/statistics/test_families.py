@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.special import ndtr
 
 from experiments.statistics import (
     agreement,
@@ -35,7 +37,7 @@ from experiments.statistics import (
     ranks,
     sample_ratio,
 )
-from experiments.statistics.estimate import Estimate, Interval
+from experiments.statistics.estimate import Estimate, Interval, StatisticsError
 from experiments.statistics.moments import Cluster, Moments
 from experiments.statistics.paired import PairTable
 from experiments.statistics.prediction_powered import ClusterSums
@@ -611,10 +613,20 @@ class TestAllocation:
     def test_draws_and_quadrature_agree(self) -> None:
         arms = [Moments(n=200, total=200 * m, squares=200 * (m * m + 1.0)) for m in (0.0, 0.05, 0.1)]
         drawn = allocation.thompson(arms, draws=200_000).best
-        exact = allocation.best_probability(
-            [a.mean for a in arms], [math.sqrt(a.variance / 200) for a in arms]
-        )
+        means, sds = [a.mean for a in arms], [math.sqrt(a.variance / 200) for a in arms]
+        nodes, weights = np.polynomial.hermite_e.hermegauss(200)
+        exact = []
+        for i, (m, sd) in enumerate(zip(means, sds, strict=True)):
+            others = [j for j in range(3) if j != i]
+            below = np.prod([ndtr((m + sd * nodes - means[j]) / sds[j]) for j in others], axis=0)
+            exact.append(float(weights @ below) / math.sqrt(2.0 * math.pi))
         assert drawn == pytest.approx(exact, abs=0.005)
+
+    def test_of_two_arms_both_are_always_among_the_best_two(self) -> None:
+        """Why an experiment with one candidate has no use for top-two sampling (ADR 20)."""
+        for far in (0.0, 0.1, 10.0):
+            arms = [Moments(n=200, total=200 * m, squares=200 * (m * m + 1.0)) for m in (0.0, far)]
+            assert allocation.thompson(arms).shares == (0.5, 0.5)
 
     def test_two_arms_share_by_their_spread(self) -> None:
         arms = [
@@ -692,7 +704,7 @@ class TestMargins:
     def test_non_inferiority_is_where_the_interval_ends(self, value: float, se: float, margin: float) -> None:
         found = mean.t_estimate(value, se * se, 50.0, alpha=0.05, method="x")
         test = noninferiority.above(found, -margin)
-        interval = noninferiority.noninferiority_interval(found, alpha=0.05)
+        interval = mean.t_estimate(value, se * se, 50.0, alpha=0.1, method="x").interval
         assert test is not None
         assert interval is not None
         assert (test.p < 0.05) == (interval.lower > -margin) or math.isclose(
@@ -707,3 +719,55 @@ class TestMargins:
         assert noninferiority.above(empty, 0.0) is None
         assert noninferiority.equivalence(empty, -1.0, 1.0) is None
         assert noninferiority.relative_margin(empty, 1.0, 0.1, higher_is_better=True).status == "no_data"
+
+
+def test_few_units_that_are_all_alike_are_taken_to_vary_as_control_does() -> None:
+    y, m = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 2.0]), np.array([1.0, 1.0, 1.0, 1.0, 1.0, 2.0])
+    control = Cluster(n=6, y=y.sum(), m=m.sum(), yy=y @ y, mm=m @ m, ym=y @ m)
+    alike = Cluster(n=3, y=6.0, m=6.0, yy=12.0, mm=12.0, ym=12.0)
+    assert alike.variance == 0.0
+    lent = alike.no_less_spread_than(control)
+    assert lent.variance * lent.n == pytest.approx(control.variance * control.n)
+    assert lent.ratio == alike.ratio
+    assert control.no_less_spread_than(alike) == control
+    one = replace(alike, n=1)
+    assert one.no_less_spread_than(control) == one
+
+
+class TestWhatCannotBe:
+    """Arguments that no plan has are refused by name; what data may hold never raises."""
+
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            lambda: planning.units_for_shares(0.1, 0.02, ratio=0.0),
+            lambda: planning.units_for_t(0.1, variance=-1.0),
+            lambda: planning.more_units(math.nan, 100, 0.1),
+            lambda: planning.more_units(0.1, 100, math.nan),
+            lambda: planning.label_plan(0.8, label_cost=0.0, judge_cost=0.1, effective_n=100),
+            lambda: planning.label_plan(0.8, label_cost=1.0, judge_cost=-0.1, effective_n=100),
+            lambda: quantiles.subgaussian_quantile_sequence([1.0, 2.0], 1.9, best_at=100),
+            lambda: predictable.stakes([0.5], alpha=0.0),
+        ],
+    )
+    def test_it_is_refused(self, asked: Callable[[], object]) -> None:
+        with pytest.raises(StatisticsError):
+            asked()
+
+    def test_a_mean_that_is_no_number_leads_nothing(self) -> None:
+        arms = [allocation.Pulls(n=100, mean=mean_, variance=0.1) for mean_ in (math.nan, 0.2, math.inf, 0.4)]
+        assert allocation.leader(arms) == 3
+        assert allocation.leader(arms[:1]) == 0
+        assert allocation.best_arm(arms).stop is False or allocation.best_arm(arms).winner == 3
+
+    def test_the_power_of_billions_of_units_is_a_number(self) -> None:
+        assert planning.power_of_t(4e9, 1e-4, variance=1.0) == pytest.approx(0.8854, abs=1e-3)
+        assert planning.power_of_t(2.1e7, 1e-3, variance=1.0) == pytest.approx(
+            planning.power_of_t(1.9e7, 1e-3 * math.sqrt(2.1 / 1.9), variance=1.0), abs=1e-6
+        )
+
+    def test_a_quantile_of_nothing_is_a_state(self) -> None:
+        nothing = quantiles.summarise([], 0.95, units=[])
+        assert nothing.status == "no_data"
+        assert math.isnan(nothing.unit_variance)
+        assert quantiles.quantile_estimate(nothing).status == "no_data"

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from bench.operating import adaptive, ramps
+from experiments.contrast import BURN_IN_ARM
 from experiments.statistics import confidence_sequence, failures, group_sequential, sample_ratio
+
+Floats = npt.NDArray[np.float64]
 
 REPLICATIONS = 1000
 REQUESTS = 5000
@@ -73,6 +77,39 @@ def test_the_one_sided_sequence_keeps_its_level_from_its_burn_in_on() -> None:
         [confidence_sequence.one_sided_critical_value(k, alpha=0.05, best_at=2500) for k in n[99:]]
     )
     assert float(np.mean((z[:, 99:] >= bound).any(axis=1))) <= 0.05
+
+
+def guardrail_alarms(values: Floats, *, sign: float, floored: bool) -> float:
+    """How often a guardrail on a mean is ever crossed between equals, at a share of 10 %, looked at after
+    each unit from the burn-in on. `values` are (replications, units); a sign of 1 says that more is worse."""
+    rng = np.random.default_rng(17)
+    candidate = rng.random(values.shape) < 0.1
+    found = []
+    for arm in (candidate, ~candidate):
+        n, y, yy = (np.cumsum(power * arm, axis=1)[:, 99:] for power in (values**0, values, values**2))
+        found.append((n, y / n, (yy / n - (y / n) ** 2) * n / (n - 1)))
+    (n1, mean1, one), (n0, mean0, zero) = found
+    with np.errstate(all="ignore"):
+        spread = np.maximum(one, zero) if floored else one
+        z = sign * (mean1 - mean0) / np.sqrt(spread / n1 + zero / n0)
+    z[np.minimum(n1, n0) < BURN_IN_ARM] = np.nan
+    log_e = confidence_sequence.harm_log_e(z, 4 * n1 * n0 / (n1 + n0), alpha=0.05, horizon=REQUESTS)
+    return float(np.mean((log_e >= math.log(20)).any(axis=1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "sign"), [("judge", 1.0), ("judge", -1.0), ("skewed", 1.0), ("skewed", -1.0)]
+)
+def test_a_guardrail_on_a_mean_keeps_its_level_from_its_burn_in_on(name: str, sign: float) -> None:
+    """Also where values are skewed and the candidate's are few: a judge that passes nine in ten, a cost."""
+    rng = np.random.default_rng(18)
+    size = (400, REQUESTS)
+    values = (rng.random(size) < 0.9) * 1.0 if name == "judge" else np.exp(rng.normal(scale=0.8, size=size))
+    assert guardrail_alarms(values, sign=sign, floored=True) <= 0.05
+    if (name, sign) == ("judge", 1.0):
+        assert guardrail_alarms(values, sign=sign, floored=False) > 0.1, (
+            "why the spread is control's at least"
+        )
 
 
 def test_looks_keep_their_level_and_most_of_the_power() -> None:

@@ -1,0 +1,106 @@
+"""Where does each replay stand, without going through its whole window each time somebody asks?
+
+What was selected is fixed when an experiment begins, and each copy that arrives takes one request out of what
+remains: only rows that are new are read. The whole window is, now and then, because bodies are deleted when
+their time is over; when requests of the window arrive late; and before it is said that nothing remains.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from duckdb import DuckDBPyConnection
+
+from .recorded import PAIRED, Progress, Selection, progress_at
+from .store import Store, instant
+
+#: How long a count may go without the whole window, in seconds.
+RECOUNT_S: Final = 60.0
+
+_CUT: Final = "SELECT coalesce(max(rowid), -1) + 1 FROM exchanges"
+#: As functions, conditions on strings leave the range of row numbers to be the filter of the scan.
+_NEW: Final = """
+    SELECT list_contains([$experiment], x.experiment) AND list_contains(['shadow'], x.role) AS is_copy,
+        if(x.outcome = 'shed', coalesce(x.error_code, 'unknown'), $paired) AS state, count(*)
+    FROM exchanges x WHERE x.rowid >= $since AND (
+        list_contains([$experiment], x.experiment) AND list_contains(['shadow'], x.role)
+        OR list_contains(['primary'], x.role) AND list_contains([$model], x.model)
+            AND x.started_at >= $from AND x.started_at < $until)
+    GROUP BY ALL
+"""
+
+
+@dataclass(slots=True)
+class _Known:
+    """What was counted of a selection, up to a row of the ledger; `at_s` is when all of it was."""
+
+    selection: Selection
+    found: Progress
+    cut: int
+    at_s: float
+
+
+class Standings:
+    """The replays of a ledger. Safe to use from threads."""
+
+    def __init__(self, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: dict[str, _Known] = {}
+
+    def of(self, selection: Selection) -> Progress:
+        """Where every request of an experiment's selection stands. `units` are those of the last recount."""
+        name = selection.experiment or ""
+        with self._lock, self._store.reading() as cursor:
+            cursor.begin()  # the rows that are counted are those that the number says
+            row = cursor.execute(_CUT).fetchone()
+            cut, known = int(row[0]) if row else 0, self._known.get(name)
+            found = None
+            if known is not None and known.selection == selection and self._clock() - known.at_s < RECOUNT_S:
+                found = self._with_news(cursor, known, cut)
+            if known is None or found is None:
+                whole = progress_at(cursor, selection)
+                self._known[name] = _Known(selection, whole, cut, self._clock())
+                return whole
+            known.found, known.cut = found, cut
+            return found
+
+    @staticmethod
+    def _with_news(cursor: DuckDBPyConnection, known: _Known, cut: int) -> Progress | None:
+        """The count with what has arrived since; None if only a recount can tell."""
+        if cut == known.cut:
+            return known.found
+        asked = known.selection
+        news = cursor.execute(
+            _NEW,
+            {
+                "experiment": asked.experiment or "",
+                "model": asked.model,
+                "paired": PAIRED,
+                "since": known.cut,
+                "from": instant(asked.since_ns),
+                "until": instant(asked.until_ns),
+            },
+        ).fetchall()
+        if not news:
+            return known.found
+        if not all(is_copy for is_copy, _, _ in news):
+            return None  # a request of the window that came late
+        arrived = Counter({state: count for _, state, count in news})
+        before = known.found
+        if arrived.total() >= before.remaining:
+            return None
+        skipped = Counter(before.skipped) + Counter({s: n for s, n in arrived.items() if s != PAIRED})
+        return Progress(
+            selected=before.selected,
+            paired=before.paired + arrived[PAIRED],
+            skipped=dict(sorted(skipped.items())),
+            remaining=before.remaining - arrived.total(),
+            units=before.units,
+        )
