@@ -71,7 +71,9 @@ class ProxyTarget:
         self._url = root_of(base_url) + "/v1/chat/completions"
         parts = urlsplit(self._url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise RunRefused(f"the proxy cannot be asked: {base_url!r} is no address, expected http://HOST:PORT")
+            raise RunRefused(
+                f"the proxy cannot be asked: {base_url!r} is no address, expected http://HOST:PORT"
+            )
         self._headers = golden_headers(token, version=version, api_key=api_key)
         self._session: aiohttp.ClientSession | None = None
 
