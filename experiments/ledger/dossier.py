@@ -117,7 +117,8 @@ def regather(folder: Path, spec: AnalysisSpec, told: Evidence) -> Evidence:
 
     What is not in the rows (the instants, the cut, what was lost, what a shadow did not copy, the golden
     sets, whether more will come) is as it was `told`.
-    Raises LookupError if the folder's rows cannot be read.
+    The folder need not be trusted: its SQL reaches nothing else. Raises LookupError if its rows cannot be
+    read, or its SQL is none that they bear.
     """
     with TemporaryDirectory() as place, Store(Path(place) / "again.duckdb") as store:
 
@@ -148,13 +149,16 @@ def regather(folder: Path, spec: AnalysisSpec, told: Evidence) -> Evidence:
             )
             if Path(files["scores"]).exists():  # folders of before scores counted have none
                 connection.execute("INSERT INTO scores BY NAME FROM read_parquet(?)", [files["scores"]])
+            # What metrics read is SQL of the folder's own, which may be anybody's: it is to see these rows
+            # and neither a file nor the network.
+            connection.execute("SET enable_external_access = false")
 
         try:
             store.write(load)
+            # Of the past only what counts was written: how far back that was has been seen to.
+            found = gather(store, replace(spec, history_s=_EVER_S), as_of_ns=told.as_of_ns)
         except duckdb.Error as error:
             raise LookupError(f"the rows in {folder} cannot be read: {error}") from None
-        # Of the past only what counts was written: how far back that was has been seen to.
-        found = gather(store, replace(spec, history_s=_EVER_S), as_of_ns=told.as_of_ns)
     goldens = [one for one in told.instruments if one.metric.startswith("golden:")]
     return replace(
         found,

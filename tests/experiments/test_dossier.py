@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from pathlib import Path
@@ -209,6 +210,20 @@ def test_a_verdict_that_was_touched_is_noticed(written: Path) -> None:
     intact, sums, verdict = replay(written)
     assert (intact.same, sums.same, verdict.same) == (False, True, False)
     assert "kind" in verdict.detail
+
+
+@pytest.mark.parametrize(
+    "grasp",
+    ["(SELECT count(*) FROM read_text('{file}')) > 0", "(SELECT count(*) FROM '{file}') > 0"],
+)
+def test_sql_of_a_strangers_folder_reaches_no_file(written: Path, tmp_path: Path, grasp: str) -> None:
+    secret = tmp_path / "secret.csv"
+    secret.write_text("a,b\n1,2\n")
+    spec = json.loads((written / "spec.json").read_text())
+    spec["goals"][0]["metric"]["observed_sql"] = grasp.format(file=secret)
+    (written / "spec.json").write_text(json.dumps(spec))
+    with pytest.raises(LookupError, match="disabled"):
+        replay(written)
 
 
 def test_units_in_the_folder_are_pseudonyms(written: Path) -> None:
