@@ -20,7 +20,7 @@ from evaluators.journal import Journal
 from evaluators.ledger import GoldenLedger, LedgerSink, StoredRun, Subject
 from evaluators.models import NO_SERVICES, Services
 from evaluators.results import ResultRow
-from evaluators.runner import Question, RunLimits, answered, run_questions
+from evaluators.runner import Question, RunLimits, Tally, answered, run_questions
 from evaluators.score import Output
 from evaluators.summary import RunResults, Summary, summarise
 from evaluators.target import Target
@@ -69,22 +69,17 @@ async def finished_run(
     stored, and the run is marked partial.
     """
     planned = len(golden.items) * effort.repeats
-    stored = []
-    if effort.reuse or effort.resume:
-        stored = ledger.stored(golden, subject, effort.repeats, services)
+    looked = effort.reuse or effort.resume
+    stored = ledger.stored(golden, subject, effort.repeats, services) if looked else []
     complete = next((run for run in stored if run.status == "complete"), None)
     if effort.reuse and complete is not None:
         on_start(planned, planned)
-        results = ledger.results(golden, complete, effort.repeats)
-        summary = summarise(golden, results)
-        return FinishedRun(run=complete, way="reused", results=results, summary=summary, mlflow_run_id=None)
+        return _reused(golden, complete, ledger, effort.repeats)
     # An unfinished run that a finished one has followed is history, not something to go on with.
     found = stored[0] if effort.resume and stored and stored[0].status != "complete" else None
     run = found or ledger.open(golden, subject, effort.repeats, services)
     with ExitStack() as stack:
-        journal = None
-        if effort.journal is not None:
-            journal = stack.enter_context(Journal(effort.journal, run.run_id))
+        journal = effort.journal and stack.enter_context(Journal(effort.journal, run.run_id))
         done = answered(golden, ledger.rows(run)) if found else frozenset()
         kept = {} if journal is None else _kept(golden, journal, done)
         sink = ledger.sink(run)
@@ -111,15 +106,27 @@ async def finished_run(
         results, summary, view = finish(status)
         if journal is not None:
             journal.clear()
-    why = f"{tally.unasked} questions were not asked: {tally.cost_usd:.4g} USD are spent, the ceiling"
     return FinishedRun(
         run=run,
         way="resumed" if done or kept else "asked",
         results=results,
         summary=summary,
         mlflow_run_id=view.get("mlflow_run_id"),
-        partial=why if tally.unasked else None,
+        partial=_why_partial(tally),
     )
+
+
+def _why_partial(tally: Tally) -> str | None:
+    if not tally.unasked:
+        return None
+    return f"{tally.unasked} questions were not asked: {tally.cost_usd:.4g} USD are spent, the ceiling"
+
+
+def _reused(golden: GoldenSet, run: StoredRun, ledger: GoldenLedger, repeats: int) -> FinishedRun:
+    """A run that is complete already."""
+    results = ledger.results(golden, run, repeats)
+    summary = summarise(golden, results)
+    return FinishedRun(run=run, way="reused", results=results, summary=summary, mlflow_run_id=None)
 
 
 def _kept(golden: GoldenSet, journal: Journal, done: frozenset[Question]) -> dict[Question, Output]:

@@ -133,6 +133,29 @@ def analysis_of(
     replayed, no time is compared: the two answers are of different hours.
     """
     here = spec.plan[stage]
+    declared = here.analysis
+    return AnalysisSpec(
+        experiment=spec.experiment,
+        mode=here.mode,
+        unit=spec.unit,
+        goals=_goals(spec, here),
+        control_version=control_version,
+        candidate_version=candidate_version,
+        alpha=declared.alpha,
+        rollback_alpha=declared.rollback_alpha,
+        power=declared.power,
+        horizon=declared.horizon,
+        looks=declared.looks,
+        history_s=declared.history,
+        min_duration_s=declared.min_duration,
+        max_duration_s=declared.max_duration,
+        golden_required=spec.gate is not None,
+        first_phase=first_phase,
+        full_share=here.weights_ppm[-1] / 1e6 if here.mode == "canary" else 0.0,
+    )
+
+
+def _goals(spec: ExperimentSpec, here: Stage) -> tuple[Goal, ...]:
     success = [
         Goal(
             metric=spec.metrics.measured(goal.metric),
@@ -160,26 +183,7 @@ def analysis_of(
         for one in spec.metrics.exploratory
         if _asked(spec, here, one.metric)
     ]
-    declared = here.analysis
-    return AnalysisSpec(
-        experiment=spec.experiment,
-        mode=here.mode,
-        unit=spec.unit,
-        goals=(*success, *guardrails, *exploratory),
-        control_version=control_version,
-        candidate_version=candidate_version,
-        alpha=declared.alpha,
-        rollback_alpha=declared.rollback_alpha,
-        power=declared.power,
-        horizon=declared.horizon,
-        looks=declared.looks,
-        history_s=declared.history,
-        min_duration_s=declared.min_duration,
-        max_duration_s=declared.max_duration,
-        golden_required=spec.gate is not None,
-        first_phase=first_phase,
-        full_share=here.weights_ppm[-1] / 1e6 if here.mode == "canary" else 0.0,
-    )
+    return (*success, *guardrails, *exploratory)
 
 
 def _asked(spec: ExperimentSpec, stage: Stage, name: str) -> bool:
