@@ -20,7 +20,7 @@ from evaluators.journal import Journal
 from evaluators.ledger import GoldenLedger, LedgerSink, StoredRun, Subject
 from evaluators.models import NO_SERVICES, Services
 from evaluators.results import ResultRow
-from evaluators.runner import Question, RunLimits, Tally, answered, run_questions
+from evaluators.runner import Question, RunLimits, RunTally, answered, run_questions
 from evaluators.score import Output
 from evaluators.summary import RunResults, Summary, summarise
 from evaluators.target import Target
@@ -79,7 +79,8 @@ async def finished_run(
     found = stored[0] if effort.resume and stored and stored[0].status != "complete" else None
     run = found or ledger.open(golden, subject, effort.repeats, services)
     with ExitStack() as stack:
-        journal = effort.journal and stack.enter_context(Journal(effort.journal, run.run_id))
+        where = effort.journal
+        journal = stack.enter_context(Journal(where, run.run_id)) if where is not None else None
         done = answered(golden, ledger.rows(run)) if found else frozenset()
         kept = {} if journal is None else _kept(golden, journal, done)
         sink = ledger.sink(run)
@@ -116,7 +117,7 @@ async def finished_run(
     )
 
 
-def _why_partial(tally: Tally) -> str | None:
+def _why_partial(tally: RunTally) -> str | None:
     if not tally.unasked:
         return None
     return f"{tally.unasked} questions were not asked: {tally.cost_usd:.4g} USD are spent, the ceiling"
