@@ -12,9 +12,9 @@ from ..answers import GoldenComparison, GoldenResult, GoldenRun, GoldenRunResult
 from ..client import path
 from ..inert import label, one_line
 from ..live import Loaded, load, refreshed, usable
-from ..worddiff import as_html, word_diff
+from ..worddiff import word_diff
 from . import judges, preferences
-from .outputs import ADDED, MAX_SHOWN, PANE, REMOVED
+from .panes import ADDED, MAX_SHOWN, REMOVED, pane
 
 # More items than this make a grid nobody reads; what fails is shown first.
 MAX_ITEMS = 60
@@ -121,7 +121,7 @@ def _change(change: dict[str, Any]) -> None:
         for column, (title, stretches, colour) in zip(st.columns(2, gap="medium"), sides, strict=True):
             with column:
                 st.caption(title)
-                st.html(f'<div style="{PANE}">{as_html(stretches, colour)}</div>')
+                pane(stretches, colour)
 
 
 def _run(run_id: str) -> GoldenRunResults | None:

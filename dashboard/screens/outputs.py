@@ -5,7 +5,6 @@ or as HTML in which every character of it is escaped.
 """
 
 import json
-from html import escape
 from typing import Any
 
 import streamlit as st
@@ -15,7 +14,8 @@ from ..answers import Output, Pair, Pairs
 from ..client import path
 from ..inert import badge, label
 from ..live import Loaded, load, usable
-from ..worddiff import Difference, Stretch, as_html, word_diff
+from ..worddiff import Difference, Stretch, word_diff
+from .panes import ADDED, MAX_SHOWN, REMOVED, pane
 
 FILTERS = {
     "different": "Different",
@@ -24,15 +24,7 @@ FILTERS = {
     "all": "All",
 }
 SUCCESSES = ("complete", "length")
-# Transparent, so that they do on both grounds.
-REMOVED, ADDED = "rgba(204, 61, 74, 0.22)", "rgba(26, 138, 90, 0.24)"
-PANE = (
-    "white-space:pre-wrap;overflow-wrap:anywhere;font-size:0.9rem;line-height:1.5;padding:0.6rem 0.75rem;"
-    "border:1px solid rgba(128, 140, 158, 0.28);border-radius:0.5rem"
-)
 PER_PAGE = 10
-# A page with megabytes of text helps nobody and stalls the browser: the rest is in the ledger.
-MAX_SHOWN = 20_000
 
 
 def tab(name: str) -> None:
@@ -125,9 +117,9 @@ def _output(
                 st.badge(badge(output.outcome.replace("_", " ")), icon=":material/error:", color="red")
             st.caption(label(facts(output), 300), width="content")
         if stretches is not None:
-            st.html(f'<div style="{PANE}">{as_html(stretches, colour)}</div>')
+            pane(stretches, colour)
         elif output.text:
-            st.html(f'<div style="{PANE}">{escape(_shown(output.text, ""))}</div>')
+            pane([Stretch(_shown(output.text, ""), own=False)])
         elif not output.tool_calls:
             st.caption("No text.")
         if output.tool_calls:

@@ -51,5 +51,5 @@ def test_html_is_written_in_one_place_and_nothing_else_of_ours_is_imported() -> 
         ):
             assert banned not in text, f"{source.name}: {banned}"
         # One place may write HTML, and every character that is not ours is escaped there.
-        assert ("st.html" in text) == (source.name == "outputs.py"), source.name
+        assert ("st.html" in text) == (source.name == "panes.py"), source.name
         assert len(text.splitlines()) <= 500, source.name
