@@ -1,6 +1,6 @@
-"""How is a text that a model wrote shown with what differs from another marked? The one place that writes HTML.
+"""How is a text that a model wrote shown, with what differs from another marked?
 
-Every character that is not ours is escaped.
+The one place that writes HTML; every character that is not ours is escaped.
 """
 
 from collections.abc import Sequence
