@@ -7,11 +7,12 @@ covariate (`statistics.covariate`). It turns sums into sums; the comparison goes
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from .evidence import AnalysisSpec, Evidence, Goal, Overlap, PastOverlap
 from .statistics import strata
-from .statistics.covariate import Past, Remembered, residual_coefficient
+from .statistics.covariate import Remembered, residual_coefficient
+from .statistics.moments import Past
 
 Layers = list[strata.MeanStratum]
 
@@ -29,7 +30,7 @@ def less_the_past(
     theta is 0.0, and all is as it was, where no unit was there before.
     """
     arms = {True: spec.candidate, False: spec.control}
-    past = {(one.phase, one.arm): _past(one) for one in evidence.past if one.metric == goal.metric.name}
+    past = {(one.phase, one.arm): one for one in evidence.past if one.metric == goal.metric.name}
     ratios = {
         phase: _ratio([past[phase, arm] for arm in arms.values() if (phase, arm) in past]) for phase in phases
     }
@@ -64,11 +65,6 @@ def less_the_past(
         if one.metric == goal.metric.name
     }
     return theta, adjusted, [_less(one, known, ratios, theta) for one in overlaps]
-
-
-def _past(sums: object) -> Past:
-    found = asdict(sums)  # type: ignore[call-overload]
-    return Past(**{name: found[name] for name in Past.__dataclass_fields__})
 
 
 def _ratio(arms: Sequence[Past]) -> float:

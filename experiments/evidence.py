@@ -14,6 +14,7 @@ from itertools import accumulate
 from typing import Final, Literal
 
 from .metrics import Metric
+from .statistics.moments import Past
 
 Role = Literal["success", "guardrail", "exploratory"]
 Mode = Literal["shadow", "canary", "ab"]
@@ -147,7 +148,7 @@ class Overlap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PastSums:
+class PastSums(Past):
     """What the units of a metric's sums did before the experiment, and how that hangs together with since.
 
     a_u and b_u are the unit's y and m of the time before (zero if it was not there); the sums are over the
@@ -157,15 +158,6 @@ class PastSums:
     metric: str
     phase: int
     arm: str
-    a: float
-    b: float
-    aa: float
-    ab: float
-    bb: float
-    ya: float
-    yb: float
-    ma: float
-    mb: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

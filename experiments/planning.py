@@ -130,11 +130,12 @@ class _Design:
     last: float
     units_a_day: float | None
 
-    def worth(self, goal: Goal, units: float, share: float) -> float:
-        """A unit's variance over this is that of the difference. A preference is one number a pair."""
+    def worth(self, goal: Goal, units: float) -> float:
+        """A unit's variance over this is that of the difference, at the last share. Of a pair a preference is
+        one number."""
         if self.pairs:
             return units if goal.metric.preference else units / 2.0
-        return units * share * (1.0 - share)
+        return units * self.last * (1.0 - self.last)
 
     def spread(self, goal: Goal, candidate: float, control: float) -> float:
         """One unit's standard deviation of the difference, at the first share, of those of its two sides."""
@@ -148,9 +149,9 @@ class _Design:
         smaller = 1.0 if self.pairs else min(self.first, 1.0 - self.first)
         return max(BURN_IN_UNITS, BURN_IN_ARM / smaller)
 
-    def effective(self, units: Floats, share: float) -> Floats:
-        """The units as the sequences count them: those of an even split, or pairs."""
-        return units if self.pairs else 4.0 * units * share * (1.0 - share)
+    def effective(self, units: Floats) -> Floats:
+        """The units at the first share as the sequences count them: those of an even split, or pairs."""
+        return units if self.pairs else 4.0 * units * self.first * (1.0 - self.first)
 
 
 def _warnings(
@@ -311,7 +312,7 @@ def _detectable(spec: AnalysisSpec, goal: Goal, known: _Known, design: _Design) 
     looks = [look / spec.looks for look in range(1, spec.looks + 1)]
     inflated = group_sequential.inflation(looks, alpha=alpha, power=power, sides=sides)
     units = spec.horizon * known.coverage
-    se = known.spread * math.sqrt(inflated / design.worth(goal, units, design.last))
+    se = known.spread * math.sqrt(inflated / design.worth(goal, units))
     return planning.detectable(se, alpha=alpha, power=power, sides=sides)
 
 
@@ -397,7 +398,7 @@ def _until_sequence(
     steps = np.random.default_rng(1).normal(size=(_PATHS, len(units))) * np.sqrt(np.diff(units, prepend=0.0))
     z = (excess / spread * units + np.cumsum(steps, axis=1)) / np.sqrt(units)
     alpha = spec.rollback_alpha / max(1, len(spec.named("guardrail")))
-    effective = design.effective(units, design.first)
+    effective = design.effective(units)
     log_e = confidence_sequence.harm_log_e(z, effective, alpha=alpha, horizon=spec.horizon)
     return _median_crossing(units, log_e >= -math.log(alpha))
 

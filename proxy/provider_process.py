@@ -26,7 +26,7 @@ from experiments.ledger.exchange import Outcome
 from experiments.snapshot import Endpoint
 
 from .deadlines import Deadlines, tick_for
-from .heads import answer_head
+from .heads import AnswerHead, answer_head
 from .limits import Limits
 from .upstream import Receiver
 
@@ -40,8 +40,14 @@ _LATE_SECONDS: Final = 5.0
 #: How long it may take to end, once it is told.
 _ENDING_SECONDS: Final = 5.0
 
-JSON: Final = [(b"content-type", b"application/json")]
-EVENTS: Final = [(b"content-type", b"text/event-stream; charset=utf-8")]
+#: The head of a provider's stream, as an engine would send it.
+EVENT_HEAD: Final = answer_head(200, [(b"content-type", b"text/event-stream; charset=utf-8")])
+
+
+def json_head(status: int, size: int) -> AnswerHead:
+    """The head of a provider's whole answer, with a body of so many bytes."""
+    lines = [(b"content-type", b"application/json"), (b"content-length", str(size).encode())]
+    return answer_head(status, lines)
 
 
 class Kind(IntEnum):
@@ -140,7 +146,7 @@ class RemoteCall:
         """What the child says of this call."""
         if kind is Kind.HEAD:
             self.got_head = True
-            self.receiver.head(answer_head(200, EVENTS))
+            self.receiver.head(EVENT_HEAD)
         elif kind is Kind.BODY:
             self.due = self._process.patience(self._process.limits.idle_seconds)
             self.receiver.body(payload)
@@ -153,8 +159,7 @@ class RemoteCall:
                 self.receiver.end(b"")
             else:
                 [status], body = _STATUS.unpack_from(payload), payload[_STATUS.size :]
-                length = (b"content-length", str(len(body)).encode())
-                self.receiver.answer(answer_head(status, [*JSON, length]), body)
+                self.receiver.answer(json_head(status, len(body)), body)
 
 
 class ProviderProcess(asyncio.Protocol):

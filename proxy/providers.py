@@ -32,9 +32,9 @@ from experiments.ledger.exchange import Outcome
 from experiments.snapshot import Endpoint
 
 from .errors import Refusal
-from .heads import AnswerHead, answer_head
+from .heads import AnswerHead
 from .limits import Limits
-from .provider_process import EVENTS, JSON, Frames, Kind, answered, frame
+from .provider_process import EVENT_HEAD, Frames, Kind, answered, frame, json_head
 from .provider_terms import CHAT, event, keywords, packed_vector, refusal, unsupported
 from .upstream import Receiver
 
@@ -159,7 +159,7 @@ class ProviderCall:
                 self._due_in(self._providers.limits.idle_seconds)
                 if not self._got_head:
                     self._got_head = True
-                    self._receiver.head(answer_head(200, EVENTS))
+                    self._receiver.head(EVENT_HEAD)
                 self._receiver.body(data)
         finally:
             await events.aclose()  # type: ignore[attr-defined]
@@ -183,8 +183,7 @@ class ProviderCall:
     def _answer(self, status: int, body: bytes) -> None:
         if not self.done:
             self.done = self._got_head = True
-            headers = [*JSON, (b"content-length", str(len(body)).encode())]
-            self._receiver.answer(answer_head(status, headers), body)
+            self._receiver.answer(json_head(status, len(body)), body)
 
     def _overdue(self) -> None:
         if not self._flowing.is_set():

@@ -127,13 +127,13 @@ class Relay:
         """Send the request where it goes, then note that."""
         self._endpoint = endpoint = route.endpoint
         control, self._fallback = route.fallback, None
-        breaker: Breaker | None = None
+        shed_by: Breaker | None = None
         if control is not None and self._origin == "live":
             breaker = self._worker.breakers.of(route)
             if breaker.admits(self):
                 self._fallback, self._breaker = control, breaker
             else:  # a candidate at which nothing succeeds is not asked: control answers, the row says why
-                self._endpoint = control
+                self._endpoint, shed_by = control, breaker
         self._send(self._endpoint)
         record = self._record()
         record.model, record.recording = route.model, route.recording
@@ -142,10 +142,10 @@ class Relay:
         record.outside = route.outside
         record.assigned_version = record.served_version = endpoint.version
         record.unit, record.request, record.stream = self._unit, self._ask.body, self._ask.stream
-        if control is not None and breaker is not None and self._fallback is None:
-            record.served_arm, record.served_version = "control", control.version
+        if shed_by is not None:
+            record.served_arm, record.served_version = "control", self._endpoint.version
             record.arm_outcome, record.error_code = "shed", OPEN
-            self._worker.breakers.probe(breaker, endpoint, self._ask, self._request)
+            self._worker.breakers.probe(shed_by, endpoint, self._ask, self._request)
 
     def _record(self) -> ExchangeRecord:
         """The record, made when it is first needed."""

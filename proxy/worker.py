@@ -235,8 +235,10 @@ class Worker:
                 log.exception("the answer to %s could not be delivered", record.request_id)
                 relay.abort()
         for record, _ in concluded:  # once nobody waits for it
-            with suppress(Exception):
+            try:
                 self.metrics.observe(record)
+            except Exception:
+                log.exception("the answer to %s could not be counted", record.request_id)
 
     # what is not hot
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from .estimate import Estimate, lacking
 from .mean import Alternative, satterthwaite, t_estimate
-from .moments import Cluster, Moments
+from .moments import Cluster, Moments, Past
 
 Floats = npt.NDArray[np.float64]
 
@@ -277,37 +277,6 @@ def cuped_ratio_relative(
 
 
 # --- within the sums over units that a verdict starts from ---------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Past:
-    """Sums over a `Cluster`'s units of a and b, the unit's y and m before, and of products with them."""
-
-    a: float
-    b: float
-    aa: float
-    ab: float
-    bb: float
-    ya: float
-    yb: float
-    ma: float
-    mb: float
-
-    def total(self, ratio: float) -> float:
-        """The sum of h = a - ratio * b."""
-        return self.a - ratio * self.b
-
-    def squares(self, ratio: float) -> float:
-        """The sum of h^2."""
-        return self.aa - 2.0 * ratio * self.ab + ratio * ratio * self.bb
-
-    def with_y(self, ratio: float) -> float:
-        """The sum of y h."""
-        return self.ya - ratio * self.yb
-
-    def with_m(self, ratio: float) -> float:
-        """The sum of m h."""
-        return self.ma - ratio * self.mb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

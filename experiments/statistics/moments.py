@@ -87,6 +87,37 @@ class Cluster:
         return replace(self, yy=self.yy + lacking) if 0.0 < lacking < math.inf else self
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Past:
+    """Sums over a `Cluster`'s units of a and b, the unit's y and m before, and of products with them."""
+
+    a: float
+    b: float
+    aa: float
+    ab: float
+    bb: float
+    ya: float
+    yb: float
+    ma: float
+    mb: float
+
+    def total(self, ratio: float) -> float:
+        """The sum of h = a - ratio * b."""
+        return self.a - ratio * self.b
+
+    def squares(self, ratio: float) -> float:
+        """The sum of h^2."""
+        return self.aa - 2.0 * ratio * self.ab + ratio * ratio * self.bb
+
+    def with_y(self, ratio: float) -> float:
+        """The sum of y h."""
+        return self.ya - ratio * self.yb
+
+    def with_m(self, ratio: float) -> float:
+        """The sum of m h."""
+        return self.ma - ratio * self.mb
+
+
 def _spread(large: float, other: float) -> float:
     """large - other, or zero where that is only what rounding left; NaN where it is far below zero."""
     difference = large - other
