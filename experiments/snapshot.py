@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple, TypeVar, get_args
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Final, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 import orjson
@@ -169,7 +168,8 @@ class ModelRoute:
     mirrors: tuple[Mirror, ...] = ()
 
 
-class Route(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Route:
     """Where one request goes. `fallback` is control's endpoint when another arm is asked first.
 
     `mirrored`: the model has shadow experiments, which may want a copy. A request that stays outside a
@@ -187,7 +187,8 @@ class Route(NamedTuple):
     outside: Outside | None = None
 
 
-class Table(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Table:
     """A model's routes, prepared: `starts[i]` is the first point of `routes[i]`.
 
     `unit` is what identifies a unit now: the running experiment's word, else the model's. `outside` is the
@@ -200,10 +201,10 @@ class Table(NamedTuple):
     salt: str = ""
     starts: tuple[int, ...] = ()
     routes: tuple[Route, ...] = ()
-    arms: Mapping[str, Route] = MappingProxyType({})
+    arms: Mapping[str, Route] = field(default_factory=dict)
     gates: tuple[Gate, ...] = ()
     exclude: Exclusion | None = None
-    reasons: Mapping[Outside, Route] = MappingProxyType({})
+    reasons: Mapping[Outside, Route] = field(default_factory=dict)
 
     def route(self, unit: str | None) -> Route:
         """Where a unit's requests go; a request without a unit is outside."""
@@ -255,7 +256,8 @@ class Snapshot:
         for arm in split.arms:
             endpoint = self._endpoint(entry.model, arm.version, f"{where}.split.arms.{arm.name}")
             fallback = production if arm.version != entry.production else None
-            route = outside._replace(
+            route = replace(
+                outside,
                 experiment=split.experiment,
                 phase=split.phase,
                 arm=arm.name,
@@ -275,7 +277,7 @@ class Snapshot:
         starts = tuple(low for low, _, _ in pieces)
         routes = tuple(route for _, _, route in pieces)
         reasons: dict[Outside, Route] = {
-            reason: outside._replace(experiment=split.experiment, phase=split.phase, outside=reason)
+            reason: replace(outside, experiment=split.experiment, phase=split.phase, outside=reason)
             for reason in get_args(Outside)
         }
         who = split.gates, split.exclude, reasons
@@ -314,7 +316,7 @@ class Snapshot:
         endpoint = self.endpoints.get((model, version))
         if endpoint is None:
             raise UnknownVersion(f"version {version} of {model!r} has no endpoint")
-        return table.outside._replace(endpoint=endpoint)
+        return replace(table.outside, endpoint=endpoint)
 
     def mirrors(self, model: str, unit: str | None, request: str) -> tuple[tuple[Mirror, Endpoint], ...]:
         """The shadow experiments that sample this unit, or this request where they say so or no unit is."""

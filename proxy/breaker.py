@@ -134,9 +134,8 @@ class Breakers:
             probe = _Probe(breaker, self._probes, self._worker)
             body = copy_body(ask, endpoint.served_name, None)
             head = copy_head(request.head.forwarded)
-            path = ask.path.encode("latin-1")
             self._probes.add(probe)
-            probe.call = self._worker.upstreams.call(endpoint, path, head, body, probe)
+            probe.call = self._worker.upstreams.call(endpoint, ask.path, head, body, probe)
         except Exception:
             log.exception("version %d could not be probed", endpoint.version)
 

@@ -169,34 +169,40 @@ class KnownHeads(Generic[_Head]):
     def __init__(self, most: int = 512) -> None:
         self._most = most
         self._known: dict[bytes, _Head] = {}
-        #: The head that was met last, and its bytes before and after the digits of the length.
-        self._last: tuple[bytes, bytes, _Head] | None = None
+        self._expect_none()
 
-    def match(self, data: bytes) -> tuple[Framed, _Head | None] | None:
-        """The one message that the data may be, as `framed` says, and what is known of its head."""
-        if self._last is not None:
-            before, after, head = self._last
-            if data.startswith(before):
-                low = len(before)
-                high = data.find(b"\r", low, low + 9)
-                digits = data[low:high]
-                at = high + len(after)
-                if digits.isdigit() and data.startswith(after, high) and len(data) - at == int(digits):
-                    return (b"", data[at:]), head
+    def _expect_none(self) -> None:
+        #: The head that was met last: its bytes before and after the digits of the length, where the digits
+        #: and where the body began, and the lengths that have as many digits.
+        self._before, self._after = b"\0", b""
+        self._digits = self._body = self._least = self._most_bytes = 0
+        self._last: _Head | None = None
+
+    def match(self, data: bytes) -> tuple[_Head, bytes] | None:
+        """Head and body of the one message that the data may be, as `framed` says; None: it is not known."""
+        if data.startswith(self._before):  # the next head is likely to be the last one once more
+            size = len(data) - self._body
+            if self._least <= size <= self._most_bytes and data.startswith(
+                b"%d%b" % (size, self._after), self._digits
+            ):
+                return self._last, data[self._body :]  # type: ignore[return-value]  # there once it is expected
         message = framed(data)
         if message is None:
             return None
         template, body = message
-        found = self._known.get(template)
-        if found is not None:
-            self._met(data, len(data) - len(body), found)
-        return message, found
+        head = self._known.get(template)
+        if head is None:
+            return None
+        self._expect(data, len(data) - len(body), head)
+        return head, body
 
-    def _met(self, data: bytes, end: int, head: _Head) -> None:
+    def _expect(self, data: bytes, end: int, head: _Head) -> None:
         length = _LENGTH.search(data, 0, end)
         if length is not None:
             low, high = length.span(1)
-            self._last = data[:low], data[high:end], head
+            self._before, self._after, self._digits, self._body = data[:low], data[high:end], low, end
+            self._least, self._most_bytes = 10 ** (high - low - 1), 10 ** (high - low) - 1
+            self._last = head
 
     def learn(self, template: bytes, head: _Head) -> None:
         """Remember a head that was parsed as the whole message `template` came from."""
@@ -207,4 +213,4 @@ class KnownHeads(Generic[_Head]):
     def clear(self) -> None:
         """Forget all of them."""
         self._known.clear()
-        self._last = None
+        self._expect_none()

@@ -218,11 +218,11 @@ class ProviderProcess(asyncio.Protocol):
         except TimeoutError:
             pass
 
-    def call(self, endpoint: Endpoint, path: bytes, body: bytes, receiver: Receiver) -> RemoteCall:
+    def call(self, endpoint: Endpoint, path: str, body: bytes, receiver: Receiver) -> RemoteCall:
         """Send a request; `receiver` gets the answer, never before this returns."""
         self.start()
         self._numbers = self._numbers % 0xFFFF_FFFF + 1
-        about = {"endpoint": asdict(endpoint), "path": path.decode("latin-1")}
+        about = {"endpoint": asdict(endpoint), "path": path}
         call = RemoteCall(self, self._numbers, orjson.dumps(about) + b"\n" + body, receiver)
         self._calls[call.number] = call
         if self._process is None:

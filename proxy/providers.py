@@ -69,9 +69,9 @@ class Providers:
         self.client = Client(_litellm())
         self._calls: set[ProviderCall] = set()
 
-    def call(self, endpoint: Endpoint, path: bytes, body: bytes, receiver: Receiver) -> ProviderCall:
+    def call(self, endpoint: Endpoint, path: str, body: bytes, receiver: Receiver) -> ProviderCall:
         """Send a request; `receiver` gets the answer, never before this returns."""
-        call = ProviderCall(self, endpoint, path.decode("latin-1"), body, receiver)
+        call = ProviderCall(self, endpoint, path, body, receiver)
         self._calls.add(call)
         call.task.add_done_callback(lambda _: self._calls.discard(call))
         return call
@@ -420,8 +420,8 @@ class Host(asyncio.Protocol):
         about, _, body = payload.partition(b"\n")
         said = orjson.loads(about)
         fields = {**said["endpoint"], "replicas": tuple(said["endpoint"]["replicas"])}
-        path = said["path"].encode("latin-1")
-        self.calls[number] = self._providers.call(Endpoint(**fields), path, body, Line(self, number))
+        endpoint, ear = Endpoint(**fields), Line(self, number)
+        self.calls[number] = self._providers.call(endpoint, said["path"], body, ear)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.deserted.set()

@@ -60,31 +60,36 @@ def _marks(snapshot: int, version: int | None, experiment: str | None, arm: str 
 class Relay:
     """A primary exchange between its client and the engines. Receives from both, writes to both."""
 
+    __slots__ = (
+        "_answered", "_ask", "_breaker", "_call", "_client", "_ending", "_endpoint", "_fallback", "_head",
+        "_id", "_noted", "_origin", "_outcome", "_recorded", "_recording", "_request", "_rest", "_snapshot",
+        "_stripper", "_tenant", "_unit", "_worker", "record",
+    )  # fmt: skip
+
     #: There from the moment that the request is on its way to an engine, or refused.
     record: ExchangeRecord
-    # What most requests never have is not set for each.
-    _noted = False  # the record is there
-    _id = ""
-    _tenant: str | None = None
-    _unit: str | None = None
-    _origin: Origin = "live"
-    _call: Outgoing | None = None
-    _fallback: Endpoint | None = None
-    _head: AnswerHead | None = None
-    _rest = b""  # of the body: what is to be delivered once the record is written
-    _ending: EndOfStream | None = None
-    _stripper: wire.UsageStripper | None = None
-    _outcome: Outcome = "complete"
-    _answered = False  # the client has got a byte
-    _recorded = False
-    _breaker: Breaker | None = None
-    _recording: Recording | None = None  # of an answer that comes in pieces
 
     def __init__(self, worker: Worker, request: Request, client: ClientConnection) -> None:
         self._worker = worker
         self._request = request
         self._client = client
         self._snapshot: Snapshot = worker.snapshot
+        self._noted = False  # the record is there
+        self._id = ""
+        self._tenant: str | None = None
+        self._unit: str | None = None
+        self._origin: Origin = "live"
+        self._call: Outgoing | None = None
+        self._fallback: Endpoint | None = None
+        self._head: AnswerHead | None = None
+        self._rest = b""  # of the body: what is to be delivered once the record is written
+        self._ending: EndOfStream | None = None
+        self._stripper: wire.UsageStripper | None = None
+        self._outcome: Outcome = "complete"
+        self._answered = False  # the client has got a byte
+        self._recorded = False
+        self._breaker: Breaker | None = None
+        self._recording: Recording | None = None  # of an answer that comes in pieces
 
     def start(self) -> bool:
         """Route and send. False if the client was refused instead, and is already answered."""
@@ -135,34 +140,33 @@ class Relay:
             else:  # a candidate at which nothing succeeds is not asked: control answers, the row says why
                 self._endpoint, shed_by = control, breaker
         self._send(self._endpoint)
-        record = self._record()
-        record.model, record.recording = route.model, route.recording
-        record.experiment, record.phase = route.experiment, route.phase
-        record.assigned_arm = record.served_arm = route.arm
-        record.outside = route.outside
-        record.assigned_version = record.served_version = endpoint.version
-        record.unit, record.request, record.stream = self._unit, self._ask.body, self._ask.stream
+        self._note(route)
         if shed_by is not None:
+            record = self.record
             record.served_arm, record.served_version = "control", self._endpoint.version
             record.arm_outcome, record.error_code = "shed", OPEN
             self._worker.breakers.probe(shed_by, endpoint, self._ask, self._request)
 
-    def _record(self) -> ExchangeRecord:
-        """The record, made when it is first needed."""
-        if not self._noted:
-            self._noted = True
-            request, worker, exchange_id = self._request, self._worker, self._named()
-            self.record = record = ExchangeRecord(
-                exchange_id=exchange_id,
-                request_id=exchange_id,
-                started_ns=request.started_ns,
-                path=request.head.path,
-                model="",
-                worker=worker.name,
-            )
-            record.origin, record.tenant = self._origin, self._tenant
-            record.snapshot = self._snapshot.version
-        return self.record
+    def _note(self, route: Route) -> None:
+        """The record of a request that is on its way. By position: names cost as much as all else here."""
+        request, arm, version = self._request, route.arm, route.endpoint.version
+        name = self._named()
+        self._noted = True
+        self.record = record = ExchangeRecord(
+            name, name, request.started_ns, request.head.path, route.model, self._worker.name, "primary",
+            self._origin, None, route.experiment, route.phase, arm, arm, version, version, self._unit,
+            self._tenant, self._snapshot.version, self._ask.stream,
+        )  # fmt: skip
+        record.recording, record.outside, record.request = route.recording, route.outside, self._ask.body
+
+    def _note_refused(self) -> None:
+        """The record of a request that went nowhere."""
+        request, name = self._request, self._named()
+        self._noted = True
+        self.record = record = ExchangeRecord(
+            name, name, request.started_ns, request.head.path, "", self._worker.name
+        )
+        record.origin, record.tenant, record.snapshot = self._origin, self._tenant, self._snapshot.version
 
     def _named(self) -> str:
         """The exchange's id, made when it is first needed."""
@@ -188,9 +192,9 @@ class Relay:
         if route.endpoint != self._endpoint:
             self._tell_breaker("client_gone")  # it was never asked
             self._call.cancel()
-            self._snapshot, record.snapshot, self._unit = snapshot, snapshot.version, unit
-            record.arm_outcome = record.error_code = None
+            self._snapshot, self._unit = snapshot, unit
             self._take(route)
+            self.record.pair_id = record.pair_id
 
     def _route(self, ask: wire.Ask) -> Route:
         if self._request.head.overrides:
@@ -228,7 +232,7 @@ class Relay:
         ask = self._ask
         body = wire.engine_body(ask, endpoint.served_name)
         head = self._request.head.forwarded
-        self._call = self._worker.upstreams.call(endpoint, ask.path.encode("latin-1"), head, body, self)
+        self._call = self._worker.upstreams.call(endpoint, ask.path, head, body, self)
         if ask.stream:
             self._ending = EndOfStream(ask.path)
             self._stripper = wire.UsageStripper() if ask.hides_usage else None
@@ -414,7 +418,8 @@ class Relay:
     def _refuse(self, refusal: Refusal) -> None:
         if self._call is not None:
             self._call.cancel()
-        self._record()
+        if not self._noted:
+            self._note_refused()
         if refusal.status != 401:  # a stranger must not be able to fill the ledger
             self._append("rejected", refusal.code)
         self._recorded = True

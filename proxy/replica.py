@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from .heads import AnswerHead, Framed, KnownHeads, answer_head
+from .heads import AnswerHead, Framed, KnownHeads, answer_head, framed
 from .limits import Limits
 
 if TYPE_CHECKING:
@@ -43,15 +43,22 @@ class Replica:
         self.limits = limits
         self.heads = heads or KnownHeads()
         self.outstanding = 0
+        self.openings: dict[str, bytes] = {}
         self._retired = False
         self._idle: list[Connection] = []
+
+    def opening(self, path: str) -> bytes:
+        """How requests to a path begin, made on first use: paths are the few of `wire.APIS`."""
+        opening = b"POST %b%b HTTP/1.1\r\nhost: %b\r\n" % (self.prefix, path.encode("latin-1"), self.authority)
+        self.openings[path] = opening
+        return opening
 
     def take(self) -> Connection | None:
         """The most recently used idle connection: the least likely to have been closed meanwhile."""
         idle = self._idle
         while idle:
             connection = idle.pop()
-            if connection.usable:
+            if not connection.transport.is_closing():
                 return connection
         return None
 
@@ -87,11 +94,16 @@ class Replica:
 class Connection(asyncio.Protocol):
     """One connection to a replica: serves one call at a time."""
 
+    __slots__ = (
+        "_answering", "_framed", "_head", "_headers", "_interim", "_newcomer", "_parser", "_pieces",
+        "call", "fresh", "on_body", "replica", "transport",
+    )  # fmt: skip
+
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
         self.call: Call | None = None
         self.fresh = True
-        self._transport: Any = None
+        self.transport: Any = None
         self._pieces: list[bytes] = []  # of the body, in one read
         self.on_body = self._pieces.append
         self._parser: Any = httptools.HttpResponseParser(self)
@@ -104,29 +116,29 @@ class Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        return self._transport is not None and not self._transport.is_closing()
+        return self.transport is not None and not self.transport.is_closing()
 
     def run(self, call: Call, request: bytes) -> None:
         """Send a request; the answer goes to `call`."""
         self.call = call
         self._answering = False
-        self._transport.write(request)
+        self.transport.write(request)
 
     def close(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+        if self.transport is not None:
+            self.transport.abort()
 
     def pause(self) -> None:
-        self._transport.pause_reading()
+        self.transport.pause_reading()
 
     def resume(self) -> None:
         if self.usable:
-            self._transport.resume_reading()
+            self.transport.resume_reading()
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        self.transport = transport
 
     def data_received(self, data: bytes) -> None:
         call = self.call
@@ -152,18 +164,14 @@ class Connection(asyncio.Protocol):
 
     def _recognised(self, data: bytes, call: Call) -> bool:
         """Take an answer that came in one piece and whose head is known; False: it is for the parser."""
-        self._newcomer = None
-        match = self.replica.heads.match(data)
-        if match is None:
-            return False
-        message, head = match
-        if head is None:
-            self._newcomer = message
+        known = self.replica.heads.match(data)
+        if known is None:
+            self._newcomer = framed(data)
             return False
         self.call = None
         self._release()
         try:
-            call.answered(head, message[1])
+            call.answered(*known)
         except Exception:
             log.exception("an answer could not be relayed")
             call.broken("upstream_garbled")
@@ -172,7 +180,7 @@ class Connection(asyncio.Protocol):
     def _release(self) -> None:
         """Keep the connection for the next call, if this one has ended well."""
         # An answer that came before the request was taken whole leaves the connection out of step.
-        if self._transport.get_write_buffer_size() == 0:
+        if self.transport.get_write_buffer_size() == 0:
             self.replica.give(self)
         else:
             self.close()

@@ -19,7 +19,7 @@ import httptools
 
 from .application import Application, Request, Responder
 from .errors import Refusal, internal_error, status_line
-from .heads import Framed, RequestHead, framing_fault, single
+from .heads import Framed, RequestHead, framed, framing_fault, single
 
 log = logging.getLogger("turnout.proxy")
 
@@ -42,6 +42,14 @@ def _malformed(what: str) -> Refusal:
 class ClientConnection(asyncio.Protocol):
     """One client's connection."""
 
+    __slots__ = (
+        "_admitted", "_application", "_bodiless", "_body", "_body_bytes", "_budget", "_busy",
+        "_chunked", "_chunked_ok", "_closing", "_deaf", "_head_bytes", "_head_done", "_header_count",
+        "_headers", "_held", "_in_message", "_keep_alive", "_limits", "_linger", "_loop", "_newcomer",
+        "_otherwise", "_parser", "_paused", "_pending", "_responder", "_serving", "_transport", "_url",
+        "_waiting", "due",
+    )  # fmt: skip
+
     def __init__(self, application: Application) -> None:
         self._application = application
         self._limits = application.limits
@@ -59,6 +67,11 @@ class ClientConnection(asyncio.Protocol):
         self._deaf = False  # the socket is not read from
         self._chunked = False
         self._newcomer: Framed | None = None  # what is being parsed, if its head may be worth remembering
+        self._pending = b""  # the head of an answer, until the first bytes of its body
+        self._keep_alive = False
+        self._chunked_ok = True
+        self._linger = False
+        self._bodiless = False
         self.due = inf
         self._otherwise: Callable[[], None] | None = None
         self._reset_message()
@@ -110,8 +123,15 @@ class ClientConnection(asyncio.Protocol):
             self._between()
 
     def data_received(self, data: bytes) -> None:
-        if self._closing or self._recognised(data):
+        if self._closing:
             return
+        self._newcomer = None
+        if not (self._busy or self._in_message or self._waiting or self._paused):
+            known = self._application.heads.match(data)
+            if known is None:
+                self._newcomer = framed(data)
+            elif self._taken(*known):
+                return
         within, before = self._in_message, (self._head_done, self._body_bytes)
         try:
             self._parser.feed_data(data)
@@ -156,19 +176,8 @@ class ClientConnection(asyncio.Protocol):
         except Refusal as refusal:
             self._refuse(refusal)
 
-    def _recognised(self, data: bytes) -> bool:
-        """Take a request that came in one piece and whose head is known; False: it is for the parser."""
-        self._newcomer = None
-        if self._busy or self._in_message or self._waiting or self._paused:
-            return False
-        match = self._application.heads.match(data)
-        if match is None:
-            return False
-        message, head = match
-        if head is None:
-            self._newcomer = message
-            return False
-        body = message[1]
+    def _taken(self, head: RequestHead, body: bytes) -> bool:
+        """Serve a request that came in one piece and whose head is known; False: it is for the parser."""
         size = len(body)
         if size > self._limits.body_bytes or not self._budget.take(size):
             return False
@@ -476,9 +485,3 @@ class ClientConnection(asyncio.Protocol):
         if not (self._busy or self._waiting or self._in_message or self._closing):
             self._closing = True
             self._transport.close()
-
-    _pending = b""
-    _keep_alive = False
-    _chunked_ok = True
-    _linger = False
-    _bodiless = False

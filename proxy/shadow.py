@@ -111,7 +111,7 @@ class Shadows:
         copy.breaker = self._breaker(mirror)
         copy.breaker.admits(copy)
         try:
-            copy.call = self._upstreams.call(endpoint, ask.path.encode("latin-1"), head, body, copy)
+            copy.call = self._upstreams.call(endpoint, ask.path, head, body, copy)
         except BaseException:
             copy.forget()
             raise

@@ -51,25 +51,22 @@ class Outgoing(Protocol):
 class Providers(Protocol):
     """Who puts requests to what speaks another wire."""
 
-    def call(self, endpoint: Endpoint, path: bytes, body: bytes, receiver: Receiver) -> Outgoing: ...
+    def call(self, endpoint: Endpoint, path: str, body: bytes, receiver: Receiver) -> Outgoing: ...
 
 
 class Call:
     """One request on its way to one endpoint. Unless cancelled, the receiver hears `failed` or `end` once."""
 
-    _tried: tuple[Replica, ...] = ()
-    _replica: Replica | None = None
-    _connection: Connection | None = None
-    _connecting: asyncio.Task[None] | None = None
-    _waiting_since = 0.0  # for the client to read on
-    got_head = False
-    done = False
+    __slots__ = (
+        "_body", "_connecting", "_connection", "_endpoint", "_head", "_path", "_replica", "_tried",
+        "_upstreams", "_waiting_since", "done", "due", "got_head", "receiver",
+    )  # fmt: skip
 
     def __init__(
         self,
         upstreams: Upstreams,
         endpoint: Endpoint,
-        path: bytes,
+        path: str,
         head: bytes,
         body: bytes,
         receiver: Receiver,
@@ -81,6 +78,13 @@ class Call:
         self._body = body
         self.receiver = receiver
         self.due = upstreams.loop.time() + upstreams.limits.first_byte_seconds
+        self.got_head = False
+        self.done = False
+        self._tried: tuple[Replica, ...] = ()  # replicas that take no connection
+        self._replica: Replica | None = None
+        self._connection: Connection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._waiting_since = 0.0  # for the client to read on
 
     @property
     def sent(self) -> bool:
@@ -93,7 +97,6 @@ class Call:
         if self._tried:
             replicas = tuple(replica for replica in replicas if replica not in self._tried)
         replica = replicas[0] if len(replicas) == 1 else self._upstreams.least_loaded(replicas)
-        self._tried += (replica,)
         self._replica = replica
         replica.outstanding += 1
         connection = replica.take()
@@ -109,6 +112,7 @@ class Call:
                 raise ConnectionResetError("closed at once")
         except (OSError, ValueError) as error:
             self._connecting = None
+            self._tried += (replica,)
             self._release()
             if len(self._tried) < min(2, len(self._endpoint.replicas)):
                 self.start()
@@ -122,10 +126,8 @@ class Call:
     def _send(self, connection: Connection, replica: Replica) -> None:
         self._connection = connection
         body = self._body
-        head = b"POST %b%b HTTP/1.1\r\nhost: %b\r\n%bcontent-length: %d\r\n\r\n" % (
-            replica.prefix, self._path, replica.authority, self._head, len(body),
-        )  # fmt: skip
-        connection.run(self, head + body)
+        opening = replica.openings.get(self._path) or replica.opening(self._path)
+        connection.run(self, b"%b%bcontent-length: %d\r\n\r\n%b" % (opening, self._head, len(body), body))
 
     def cancel(self) -> None:
         """Nobody wants the answer: the engine learns it at once by the closed connection. Safe to repeat."""
@@ -201,8 +203,9 @@ class Call:
         self.receiver.failed(outcome, code)
 
     def _release(self) -> None:
-        if self._replica is not None:
-            self._replica.outstanding -= 1
+        replica = self._replica
+        if replica is not None:
+            replica.outstanding -= 1
             self._replica = None
 
     def _settle(self) -> None:
@@ -211,8 +214,9 @@ class Call:
         self._release()
         if self._connecting is not None:  # a handshake, which can take seconds, is not for nobody
             self._connecting.cancel()
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
+        connection = self._connection
+        if connection is not None:
+            self._connection = None
             connection.call = None
             connection.close()
 
@@ -272,7 +276,7 @@ class Upstreams:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def call(self, endpoint: Endpoint, path: bytes, head: bytes, body: bytes, receiver: Receiver) -> Outgoing:
+    def call(self, endpoint: Endpoint, path: str, head: bytes, body: bytes, receiver: Receiver) -> Outgoing:
         """Send a request; `receiver` gets the answer, never before this returns."""
         if endpoint.engine == LITELLM:
             return self._providers.call(endpoint, path, body, receiver)

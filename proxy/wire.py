@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from json import JSONDecoder
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 
@@ -38,7 +39,8 @@ _NESTS: Final = ("extra_body", "extra_headers", "metadata")
 _STEERING: Final = ROUTING_FIELDS.union(_NESTS)
 
 
-class Api(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Api:
     """What is known of the bodies of one endpoint. `content` is the field that it cannot do without.
 
     `streams`: the answer may be events. `counts_on_request`: token counts of a stream are sent to those who
@@ -71,7 +73,8 @@ APIS: Final[Mapping[str, Api]] = {
 Span = tuple[int, int]
 
 
-class Ask(NamedTuple):
+@dataclass(slots=True)
+class Ask:
     """What the proxy needs to know of a body; `document` is the parse, `body` the client's bytes."""
 
     path: str
@@ -108,7 +111,27 @@ def _wrong(code: str, message: str, param: str | None = None) -> Refusal:
 
 def parse(path: str, body: bytes, limits: Limits) -> Ask:
     """Read and check a body. Raises Refusal with the field that is wrong."""
-    document = _document(body, limits)
+    if len(body) > _LARGE:
+        _refuse_crowded(body, limits)
+    try:
+        document: Any = orjson.loads(body)
+    except ValueError as error:
+        message = f"The body is not valid JSON: {error}. Send one JSON object in UTF-8."
+        raise _wrong("malformed_json", message) from None
+    if not isinstance(document, dict):
+        raise _wrong("malformed_json", f"The body is {_kind(document)}: expected a JSON object.")
+    _check_fields(path, document, limits)
+    # What is ambiguous is refused before anything is sent, also where this endpoint needs no replacement.
+    if not _plain(body, b"model"):
+        _walk(body, b"model")
+    if "stream_options" in document and not _plain(body, b"stream_options"):
+        _walk(body, b"stream_options")
+    return Ask(path, body, document, document["model"], document.get("stream") is True and APIS[path].streams)
+
+
+def _check_fields(path: str, document: dict[str, Any], limits: Limits) -> None:
+    if len(document) > limits.json_fields:
+        raise _wrong("too_many_items", f"The body has {len(document)} fields: at most {limits.json_fields}.")
     if not _STEERING.isdisjoint(document):
         _refuse_routing(document)
     model = document.get("model")
@@ -118,37 +141,13 @@ def parse(path: str, body: bytes, limits: Limits) -> Ask:
     stream = document.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise _wrong("invalid_type", f"'stream' is {_kind(stream)}: expected true or false.", "stream")
-    api = APIS[path]
-    _check_content(api, document, limits)
+    _check_content(APIS[path], document, limits)
     for field in _COSTLY.intersection(document):
         _check_cost(field, document[field], limits)
-    # What is ambiguous is refused before anything is sent, also where this endpoint needs no replacement.
-    if not _plain(body, b"model"):
-        _walk(body, b"model")
-    if "stream_options" in document:
-        options = document["stream_options"]
-        if options is not None and not isinstance(options, dict):
-            message = f"'stream_options' is {_kind(options)}: expected an object."
-            raise _wrong("invalid_type", message, "stream_options")
-        if not _plain(body, b"stream_options"):
-            _walk(body, b"stream_options")
-    return Ask(path, body, document, model, stream is True and api.streams)
-
-
-def _document(body: bytes, limits: Limits) -> dict[str, Any]:
-    """The object that a body is. Raises Refusal."""
-    if len(body) > _LARGE:
-        _refuse_crowded(body, limits)
-    try:
-        document = orjson.loads(body)
-    except ValueError as error:
-        message = f"The body is not valid JSON: {error}. Send one JSON object in UTF-8."
-        raise _wrong("malformed_json", message) from None
-    if not isinstance(document, dict):
-        raise _wrong("malformed_json", f"The body is {_kind(document)}: expected a JSON object.")
-    if len(document) > limits.json_fields:
-        raise _wrong("too_many_items", f"The body has {len(document)} fields: at most {limits.json_fields}.")
-    return document
+    options = document.get("stream_options")
+    if options is not None and not isinstance(options, dict):
+        message = f"'stream_options' is {_kind(options)}: expected an object."
+        raise _wrong("invalid_type", message, "stream_options")
 
 
 #: A smaller body is read whatever it holds: that takes tens of milliseconds at most.

@@ -8,13 +8,13 @@ This module knows the record and its bytes, and neither files nor databases.
 from __future__ import annotations
 
 import struct
-import zlib
 from array import array
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, Final, Literal, get_args
 
 import orjson
+from zlib_ng.zlib_ng import crc32  # zlib's, seven times as fast
 
 Outcome = Literal[
     "complete",  # a whole answer
@@ -53,7 +53,7 @@ class RecordError(ValueError):
     """Bytes that are no record."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class ExchangeRecord:
     """One exchange as the proxy saw it. Times are microseconds since `started_ns` (unix nanoseconds).
 
@@ -202,9 +202,9 @@ def encode(record: Record) -> list[bytes]:
     lengths = _LENGTHS.pack(len(head), len(request), len(response), count)
     if len(request) + len(response) < _JOINED_BYTES:  # a little is sooner copied than written in pieces
         body = b"".join((lengths, head, request, response, chunks))
-        return [_OPENING.pack(MAGIC, zlib.crc32(body)), body]
-    crc = zlib.crc32(head, zlib.crc32(lengths))
-    crc = zlib.crc32(chunks, zlib.crc32(response, zlib.crc32(request, crc)))
+        return [_OPENING.pack(MAGIC, crc32(body)), body]
+    crc = crc32(head, crc32(lengths))
+    crc = crc32(chunks, crc32(response, crc32(request, crc)))
     return [_OPENING.pack(MAGIC, crc) + lengths, head, request, response, chunks]
 
 
@@ -217,7 +217,7 @@ def decode(buffer: bytes, offset: int) -> tuple[Record, int]:
     end = body + head_len + request_len + response_len + 8 * count
     if magic != MAGIC or end > len(buffer):
         raise RecordError("no record starts here" if magic != MAGIC else "the record is cut")
-    if zlib.crc32(memoryview(buffer)[offset + 8 : end]) != crc:
+    if crc32(memoryview(buffer)[offset + 8 : end]) != crc:
         raise RecordError("the checksum does not match")
     request_at = body + head_len
     response_at = request_at + request_len

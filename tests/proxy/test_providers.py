@@ -444,7 +444,7 @@ async def test_a_slow_reader_is_waited_for(tmp_path: Path, monkeypatch: pytest.M
 
     async with asked(wire, well(wire), tmp_path, monkeypatch) as (proxy, engine):
         body = json.dumps(ask(stream=True)).encode()
-        call = proxy.worker.upstreams.call(provider(wire), b"/v1/chat/completions", b"", body, Ear())
+        call = proxy.worker.upstreams.call(provider(wire), "/v1/chat/completions", b"", body, Ear())
         assert isinstance(call, ProviderCall)
         call.pause()
         while not engine.requests:
