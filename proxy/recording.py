@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from time import monotonic_ns
 from typing import Final
 
 from experiments.ledger.exchange import ExchangeRecord, Outcome
@@ -68,11 +67,6 @@ class Recording:
         """Hold nothing any more: an attempt that was given up."""
         self._budget.give(self._size)
         self._parts, self._size = [], 0
-
-
-def microseconds_since(started: int) -> int:
-    """`started` is of `time.monotonic_ns`."""
-    return (monotonic_ns() - started) // 1000
 
 
 def keep_whole(record: ExchangeRecord, body: bytes, limit: int) -> None:

@@ -24,7 +24,7 @@ from .ending import EndOfStream
 from .errors import Refusal, internal_error
 from .heads import MARK, AnswerHead
 from .identity import new_id
-from .recording import Recording, keep_whole, microseconds_since, outcome_of
+from .recording import Recording, keep_whole, outcome_of
 from .server import ClientConnection
 from .units import raw_unit
 from .upstream import Outgoing
@@ -210,7 +210,7 @@ class Relay:
                 return self._snapshot.forced_version(ask.model, int(version))
         table = self._snapshot.table(ask.model)
         self._unit = unit = self._unit_id(table, ask)
-        return self._assigned(table, ask, unit)
+        return table.route(unit) if table.exclude is None else self._assigned(table, ask, unit)
 
     def _assigned(self, table: Table, ask: wire.Ask, unit: str | None) -> Route:
         """Where the hash sends the unit, unless the experiment's rules keep this request out of it."""
@@ -258,7 +258,7 @@ class Relay:
         """Note what the head says. False: it is not for the client, control is asked instead."""
         record = self.record
         record.status = status = head.status
-        record.first_byte_us = microseconds_since(self._request.started)
+        record.first_byte_us = (monotonic_ns() - self._request.started) // 1000
         record.content_type = head.content_type
         if status >= 400:
             self._outcome = outcome = outcome_of(status)
@@ -394,13 +394,14 @@ class Relay:
         """The record, filled in: nothing changes it any more."""
         record = self.record
         self._recorded = True
-        self._tell_breaker(outcome)
+        if self._breaker is not None:
+            self._tell_breaker(outcome)
         if self._recording is not None:
             self._recording.settle(record)
         record.outcome = outcome
         if code is not None:
             record.error_code = code
-        record.duration_us = microseconds_since(self._request.started)
+        record.duration_us = (monotonic_ns() - self._request.started) // 1000
         return record
 
     def _append(self, outcome: Outcome, code: str | None) -> None:

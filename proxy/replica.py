@@ -49,8 +49,8 @@ class Replica:
 
     def opening(self, path: str) -> bytes:
         """How requests to a path begin, made on first use: paths are the few of `wire.APIS`."""
-        opening = b"POST %b%b HTTP/1.1\r\nhost: %b\r\n" % (self.prefix, path.encode("latin-1"), self.authority)
-        self.openings[path] = opening
+        parts = self.prefix, path.encode("latin-1"), self.authority
+        opening = self.openings[path] = b"POST %b%b HTTP/1.1\r\nhost: %b\r\n" % parts
         return opening
 
     def take(self) -> Connection | None:

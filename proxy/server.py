@@ -132,6 +132,10 @@ class ClientConnection(asyncio.Protocol):
                 self._newcomer = framed(data)
             elif self._taken(*known):
                 return
+        self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        """What is not recognised is the parser's."""
         within, before = self._in_message, (self._head_done, self._body_bytes)
         try:
             self._parser.feed_data(data)
@@ -462,8 +466,11 @@ class ClientConnection(asyncio.Protocol):
         if not self._keep_alive or self._application.leaving:
             self._closing = True
             self._leave()
-        else:
+        elif self._paused or self._waiting or self._in_message:
             self._between()
+        else:
+            self.due = self._loop.time() + self._limits.keep_alive_seconds
+            self._otherwise = None
 
     def _leave(self) -> None:
         """Close; where the client may still be sending, let it read the answer before the reset comes."""

@@ -23,7 +23,7 @@ from .breaker import OPEN, Breaker, breaker_of
 from .copying import copy_body, copy_head, copy_record
 from .heads import AnswerHead
 from .pressure import PressureGauge
-from .recording import Recording, microseconds_since, outcome_of
+from .recording import Recording, outcome_of
 from .upstream import Outgoing, Upstreams
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class Copy:
     def head(self, head: AnswerHead) -> None:
         record = self._record
         record.status = head.status
-        record.first_byte_us = microseconds_since(self._started)
+        record.first_byte_us = (monotonic_ns() - self._started) // 1000
         record.content_type = head.content_type
         if self.breaker is not None and outcome_of(head.status) == "complete":
             self.breaker.begun(self)
@@ -294,7 +294,7 @@ class Copy:
         record = self._record
         self._recording.settle(record)
         record.outcome, record.error_code = outcome, code
-        record.duration_us = microseconds_since(self._started)
+        record.duration_us = (monotonic_ns() - self._started) // 1000
         if self.breaker is not None:
             self.breaker.ended(self, outcome, record.status)
         if record.status == 200:

@@ -120,20 +120,22 @@ def parse(path: str, body: bytes, limits: Limits) -> Ask:
         raise _wrong("malformed_json", message) from None
     if not isinstance(document, dict):
         raise _wrong("malformed_json", f"The body is {_kind(document)}: expected a JSON object.")
-    _check_fields(path, document, limits)
+    model, streams = _check_fields(APIS[path], document, limits)
     # What is ambiguous is refused before anything is sent, also where this endpoint needs no replacement.
     if not _plain(body, b"model"):
         _walk(body, b"model")
     if "stream_options" in document and not _plain(body, b"stream_options"):
         _walk(body, b"stream_options")
-    return Ask(path, body, document, document["model"], document.get("stream") is True and APIS[path].streams)
+    return Ask(path, body, document, model, streams)
 
 
-def _check_fields(path: str, document: dict[str, Any], limits: Limits) -> None:
+def _check_fields(api: Api, document: dict[str, Any], limits: Limits) -> tuple[str, bool]:
+    """The model, and whether the answer may be events. Raises Refusal."""
     if len(document) > limits.json_fields:
         raise _wrong("too_many_items", f"The body has {len(document)} fields: at most {limits.json_fields}.")
-    if not _STEERING.isdisjoint(document):
-        _refuse_routing(document)
+    notable = _NOTABLE.intersection(document)
+    if notable:
+        _check_notable(notable, document, limits)
     model = document.get("model")
     if not isinstance(model, str) or not model:
         found = "is missing" if model is None else f"is {_kind(model)}"
@@ -141,8 +143,14 @@ def _check_fields(path: str, document: dict[str, Any], limits: Limits) -> None:
     stream = document.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise _wrong("invalid_type", f"'stream' is {_kind(stream)}: expected true or false.", "stream")
-    _check_content(APIS[path], document, limits)
-    for field in _COSTLY.intersection(document):
+    _check_content(api, document, limits)
+    return model, stream is True and api.streams
+
+
+def _check_notable(notable: frozenset[str], document: dict[str, Any], limits: Limits) -> None:
+    if not _STEERING.isdisjoint(notable):
+        _refuse_routing(document)
+    for field in notable & _COSTLY:
         _check_cost(field, document[field], limits)
     options = document.get("stream_options")
     if options is not None and not isinstance(options, dict):
@@ -194,6 +202,8 @@ _CAPS: Final[Mapping[str, tuple[int, str]]] = {
 }
 _LISTS: Final[Mapping[str, str]] = {"stop": "stops", "stop_token_ids": "stops", "stop_sequences": "stops"}
 _COSTLY: Final = frozenset((*_CAPS, *_LISTS))
+#: Fields that need a second look: a body without any is looked through once.
+_NOTABLE: Final = _STEERING | _COSTLY | {"stream_options"}
 
 
 def _check_cost(field: str, value: Any, limits: Limits) -> None:

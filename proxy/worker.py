@@ -11,7 +11,10 @@ import logging
 import os
 import signal
 import socket
+from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import orjson
@@ -119,7 +122,7 @@ class Worker:
             ),
         )
         self._concluded: list[tuple[ExchangeRecord, Relay]] = []
-        self._serials: dict[tuple[str, int, str | None], int] = {}
+        self._serials: defaultdict[tuple[str, int, str | None], Iterator[int]] = defaultdict(lambda: count(1))
         self._deserted = asyncio.Event()
         self._informed = asyncio.Event()
         self._get = {
@@ -218,7 +221,7 @@ class Worker:
         experiment = record.experiment
         if experiment is not None and record.origin == "live":
             key = experiment, record.phase, record.assigned_arm or record.outside
-            record.serial = self._serials[key] = self._serials.get(key, 0) + 1
+            record.serial = next(self._serials[key])
 
     def _deliver(self) -> None:
         concluded, self._concluded = self._concluded, []
