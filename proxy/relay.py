@@ -184,9 +184,7 @@ class Relay:
         if self._call is None or self._call.sent or self._origin != "live" or record.attempts > 1:
             return
         try:
-            table = snapshot.table(self._ask.model)
-            unit = self._unit_id(table, self._ask)
-            route = self._assigned(table, self._ask, unit)
+            unit, route = self._assigned(snapshot.table(self._ask.model), self._ask)
         except (UnknownModel, UnknownVersion):
             return
         if route.endpoint != self._endpoint:
@@ -208,25 +206,23 @@ class Relay:
                 if not version.isdigit() or len(version) > 18:
                     raise Refusal(400, "invalid_type", "'x-turnout-version' is a whole number.")
                 return self._snapshot.forced_version(ask.model, int(version))
-        table = self._snapshot.table(ask.model)
-        self._unit = unit = self._unit_id(table, ask)
-        return table.route(unit) if table.exclude is None else self._assigned(table, ask, unit)
+        self._unit, route = self._assigned(self._snapshot.table(ask.model), ask)
+        return route
 
-    def _assigned(self, table: Table, ask: wire.Ask, unit: str | None) -> Route:
-        """Where the hash sends the unit, unless the experiment's rules keep this request out of it."""
+    def _assigned(self, table: Table, ask: wire.Ask) -> tuple[str | None, Route]:
+        """The unit as the ledger names it, and where the hash sends it, unless the experiment's rules keep
+        this request out of it."""
+        if table.unit == "request":
+            unit: str | None = unit_id(self._named())
+        else:
+            raw = raw_unit(table.unit, self._request.head.headers, ask.document, self._tenant)
+            unit = None if raw is None else unit_id(raw[: self._worker.limits.unit_characters])
         if table.exclude is not None and self._kept_out(table.exclude, ask):
-            return table.reasons["excluded"]
-        return table.route(unit)
+            return unit, table.reasons["excluded"]
+        return unit, table.route(unit)
 
     def _kept_out(self, rules: Exclusion, ask: wire.Ask) -> bool:
         return rules.covers(self._tenant, self._request.headers, ask.document.get("metadata"))
-
-    def _unit_id(self, table: Table, ask: wire.Ask) -> str | None:
-        """The unit that a table assigns, as the ledger names it."""
-        kind, headers = table.unit, self._request.head.headers
-        request_id = self._named() if kind == "request" else ""
-        raw = raw_unit(kind, headers, ask.document, self._tenant, request_id)
-        return None if raw is None else unit_id(raw[: self._worker.limits.unit_characters])
 
     def _send(self, endpoint: Endpoint) -> None:
         ask = self._ask

@@ -180,10 +180,10 @@ class Connection(asyncio.Protocol):
     def _release(self) -> None:
         """Keep the connection for the next call, if this one has ended well."""
         # An answer that came before the request was taken whole leaves the connection out of step.
-        if self.transport.get_write_buffer_size() == 0:
-            self.replica.give(self)
-        else:
+        if self.transport.get_write_buffer_size():
             self.close()
+        else:
+            self.replica.give(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         call, self.call = self.call, None

@@ -43,8 +43,8 @@ class ClientConnection(asyncio.Protocol):
     """One client's connection."""
 
     __slots__ = (
-        "_admitted", "_application", "_bodiless", "_body", "_body_bytes", "_budget", "_busy",
-        "_chunked", "_chunked_ok", "_closing", "_deaf", "_head_bytes", "_head_done", "_header_count",
+        "_admitted", "_application", "_body", "_body_bytes", "_budget", "_busy",
+        "_chunked", "_closing", "_deaf", "_head", "_head_bytes", "_head_done", "_header_count",
         "_headers", "_held", "_in_message", "_keep_alive", "_limits", "_linger", "_loop", "_newcomer",
         "_otherwise", "_parser", "_paused", "_pending", "_responder", "_serving", "_transport", "_url",
         "_waiting", "due",
@@ -69,9 +69,8 @@ class ClientConnection(asyncio.Protocol):
         self._newcomer: Framed | None = None  # what is being parsed, if its head may be worth remembering
         self._pending = b""  # the head of an answer, until the first bytes of its body
         self._keep_alive = False
-        self._chunked_ok = True
+        self._head: RequestHead | None = None  # of the request that is being answered, if it was read
         self._linger = False
-        self._bodiless = False
         self.due = inf
         self._otherwise: Callable[[], None] | None = None
         self._reset_message()
@@ -326,8 +325,7 @@ class ClientConnection(asyncio.Protocol):
         self._serving = len(request.body)
         self.due = inf
         self._keep_alive = head.keep_alive
-        self._chunked_ok = head.chunked_ok
-        self._bodiless = head.method == "HEAD"
+        self._head = head
         responder = self._application.handle(request, self)
         if responder is not None and self._busy:
             self._responder = responder
@@ -390,7 +388,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._budget.give(self._held)
         self._held, self._body = 0, []
-        self._busy, self._keep_alive, self._chunked_ok, self._linger = True, False, True, True
+        self._busy, self._keep_alive, self._head, self._linger = True, False, None, True
         self.respond(refusal.status, refusal.body())
 
     # answers
@@ -403,13 +401,13 @@ class ClientConnection(asyncio.Protocol):
         """A whole JSON answer of Turnout's own. `headers` are complete lines."""
         lines = b"content-type: application/json\r\n" + headers
         self.start(status, lines, length=len(body))
-        self.write(b"" if self._bodiless else body)
+        self.write(b"" if self._head and self._head.method == "HEAD" else body)
         self.end()
 
     def start(self, status: int, headers: bytes, length: int | None) -> None:
         """Begin an answer. Without a length the body is chunked, or ends with the connection in HTTP/1.0."""
         bare = status in _BODILESS
-        self._chunked = length is None and self._chunked_ok and not bare
+        self._chunked = length is None and not bare and (self._head is None or self._head.chunked_ok)
         if bare:
             framing = b""
         elif length is not None:

@@ -11,9 +11,8 @@ def raw_unit(
     headers: Mapping[bytes, bytes],
     document: Mapping[str, Any],
     tenant: str | None,
-    request_id: str,
 ) -> str | None:
-    """The name of a request's unit of this kind (a spec's `unit`), or None if it has none."""
+    """The name of a request's unit of this kind (a spec's `unit`, but for "request"); None if it has none."""
     value: object = None
     if kind == "user":
         named = _text(headers, b"x-turnout-user") if b"x-turnout-user" in headers else ""
@@ -26,8 +25,6 @@ def raw_unit(
         value = value or document.get("prompt_cache_key")
     elif kind == "tenant":
         value = tenant
-    elif kind == "request":
-        value = request_id
     elif kind.startswith("header:"):
         value = _text(headers, kind[7:].lower().encode())
     return value if isinstance(value, str) and value else None

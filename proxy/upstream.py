@@ -94,9 +94,10 @@ class Call:
     def start(self) -> None:
         """Choose a replica that was not asked yet, and send."""
         replicas = self._upstreams.replicas(self._endpoint)
-        if self._tried:
-            replicas = tuple(replica for replica in replicas if replica not in self._tried)
-        replica = replicas[0] if len(replicas) == 1 else self._upstreams.least_loaded(replicas)
+        if len(replicas) == 1:
+            replica = replicas[0]
+        else:
+            replica = self._upstreams.least_loaded(tuple(r for r in replicas if r not in self._tried))
         self._replica = replica
         replica.outstanding += 1
         connection = replica.take()
@@ -174,9 +175,10 @@ class Call:
 
     def answered(self, head: AnswerHead, body: bytes) -> None:
         """The whole answer at once; the connection is no longer this call's."""
-        self.got_head = True
+        self.got_head = self.done = True
         self._connection = None
-        self._settle()
+        self._upstreams.calls.discard(self)
+        self._release()
         if head.status >= 400 and self._refuses_key(head):
             self.receiver.failed("upstream_error", "engine_refused_key")
         else:
