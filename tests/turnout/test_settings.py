@@ -26,6 +26,7 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
         ("TURNOUT_CONTROL_URL", "http://[::1"),
         ("TURNOUT_PROXY_URL", "ftp://h:1"),
         ("TURNOUT_PROXY_URL", "http://h:99999"),
+        ("TURNOUT_LIMITS", "body_byte=1"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_variable(
