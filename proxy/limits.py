@@ -100,7 +100,7 @@ def _quantity(name: str, value: str, kind: type) -> float:
         number = 0
     if not number > 0 or not math.isfinite(number):
         expected = "a number of seconds above 0" if kind is float else "a whole number above 0"
-        raise LimitError(f"{name}: expected {expected}, got {value!r}")
+        raise LimitError(f"{name}: expected {expected}, not {value!r}")
     return number
 
 

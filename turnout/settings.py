@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     @property
     def proxy_address(self) -> str:
         """The proxy's base URL."""
-        return (self.proxy_url or f"http://127.0.0.1:{self.proxy_port}").rstrip("/")
+        return (self.proxy_url or f"http://{_reached_at(self.host)}:{self.proxy_port}").rstrip("/")
 
     @property
     def token_file(self) -> Path:
@@ -101,6 +101,12 @@ class Settings(BaseSettings):
             return self.token_file.read_text("utf-8").strip() or None
         except OSError:
             return None
+
+
+def _reached_at(host: str) -> str:
+    """How this machine reaches what listens on a host: one that means all addresses is none to ask."""
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_address(text: str) -> bool:
