@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import socket
 import sys
 from pathlib import Path
 
 import uvloop
 
-from .limits import Limits, fitted
+from .limits import VARIABLE, LimitError, Limits, fitted, read_limits
 from .supervisor import PortTaken, ProxyOptions, run
 from .worker import Worker
 
 
-async def _serve(listener: socket.socket, arguments: argparse.Namespace) -> None:
-    worker = Worker(arguments.data, arguments.control_url, fitted(Limits()))
+async def _serve(listener: socket.socket, arguments: argparse.Namespace, limits: Limits) -> None:
+    worker = Worker(arguments.data, arguments.control_url, fitted(limits))
     await worker.run(listener, arguments.parent, arguments.ready_fd)
 
 
@@ -33,8 +34,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:  # the supervisor looks as well, so that a slip is told once and not by each worker
+        limits = read_limits(os.environ.get(VARIABLE, ""))
+    except LimitError as error:
+        logging.getLogger("turnout.proxy").error("%s: %s", VARIABLE, error)
+        return 2
     if arguments.fd is not None:
-        uvloop.run(_serve(socket.socket(fileno=arguments.fd), arguments))
+        uvloop.run(_serve(socket.socket(fileno=arguments.fd), arguments, limits))
         return 0
     options = ProxyOptions(
         data=arguments.data,

@@ -8,6 +8,7 @@ Every error leaves in the shape of OpenAI and of Anthropic, so that the clients'
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from http import HTTPStatus
 from typing import Final
@@ -48,6 +49,13 @@ class Refusal(Exception):
             "code": self.code,
         }
         return orjson.dumps({"type": "error", "error": error})
+
+
+def unknown_model(name: str, known: Iterable[str]) -> Refusal:
+    """What a client reads that names a model which is not in production."""
+    listed = ", ".join(sorted(known)) or "none yet"
+    message = f"The model {name[:200]!r} is not in production here. Known models: {listed}."
+    return Refusal(404, "model_not_found", message, "model")
 
 
 def internal_error() -> Refusal:

@@ -5,20 +5,28 @@ The engines behind are built for trusted callers: this is their only shield (doc
 
 from __future__ import annotations
 
+import difflib
 import logging
+import math
 import resource
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 log = logging.getLogger("turnout.proxy")
 
+#: The environment variable that sets limits: `body_bytes=67108864, first_byte_seconds=1800`.
+VARIABLE: Final = "TURNOUT_LIMITS"
 #: Descriptors that are not connections: the spool, the log, the snapshot, clients that are being refused.
 _OTHER_FILES: Final = 128
 
 
+class LimitError(ValueError):
+    """A limit that cannot be set; the message names it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bytes, counts and seconds. Every default can be changed on the command line of the proxy."""
+    """Bytes, counts and seconds. Every default can be changed by `TURNOUT_LIMITS`."""
 
     head_bytes: int = 64 << 10
     header_count: int = 200
@@ -65,6 +73,35 @@ class Limits:
     #: all shadow copies of a worker together
     shadow_in_flight: int = 256
     shadow_bytes: int = 64 << 20
+
+
+def read_limits(text: str) -> Limits:
+    """The limits, with those that a text sets as `NAME=VALUE, ...`. Raises LimitError."""
+    kinds = {each.name: type(each.default) for each in fields(Limits)}
+    given: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, sign, value = (piece.strip() for piece in part.partition("="))
+        if not sign:
+            raise LimitError(f"{part!r}: expected NAME=VALUE, separated by commas")
+        if name not in kinds:
+            near = difflib.get_close_matches(name, kinds, n=1)
+            raise LimitError(f"{name!r} is no limit" + (f": did you mean {near[0]}?" if near else ""))
+        if name in given:
+            raise LimitError(f"{name} is set twice")
+        given[name] = _quantity(name, value, kinds[name])
+    return replace(Limits(), **given)  # type: ignore[arg-type]
+
+
+def _quantity(name: str, value: str, kind: type) -> float:
+    """A number above zero. Raises LimitError."""
+    try:
+        number = float(value) if kind is float else int(value)
+    except ValueError:
+        number = 0
+    if not number > 0 or not math.isfinite(number):
+        expected = "a number of seconds above 0" if kind is float else "a whole number above 0"
+        raise LimitError(f"{name}: expected {expected}, not {value!r}")
+    return number
 
 
 def fitted(limits: Limits) -> Limits:

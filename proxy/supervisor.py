@@ -121,7 +121,8 @@ class Supervisor:
         os.set_blocking(woken, False)
         os.set_blocking(waking, False)
         signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
-        log.info("proxy on http://%s:%d", self._options.host, listener.getsockname()[1])
+        host = self._options.host
+        log.info("proxy on http://%s:%d", f"[{host}]" if ":" in host else host, listener.getsockname()[1])
         roster = RosterFile(self._options.data)
         try:
             while not self._stopping:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from urllib.parse import unquote
 
 import orjson
 
@@ -28,7 +29,7 @@ from .application import Request, Responder
 from .breaker import Breakers
 from .deadlines import Deadlines, tick_for
 from .doorway import Doorway
-from .errors import Refusal, internal_error
+from .errors import Refusal, internal_error, unknown_model
 from .exposition import CONTENT_TYPE, WorkerState, expose, open_files, resident_bytes, save
 from .heads import KnownHeads, RequestHead
 from .identity import worker_name
@@ -44,6 +45,8 @@ from .upstream import Upstreams
 log = logging.getLogger("turnout.proxy")
 
 SEAL_SECONDS = 0.5
+#: How often the log says that records are lost, while they are.
+LOSSES_SECONDS = 60.0
 #: How long a worker without any snapshot asks for one before it listens all the same, to say so.
 UNINFORMED_SECONDS = 2.0
 #: How long it waits for the process that asks providers, so that their first requests need not.
@@ -57,6 +60,9 @@ _GC_THRESHOLDS = (20_000, 20, 20)
 
 #: All workers together, and each by itself.
 _SCRAPES = ("/metrics", "/metrics/workers")
+
+#: What follows is a model's name.
+_ONE_MODEL = "/v1/models/"
 
 _NOTHING = Snapshot(version=0, published_ns=0, models={}, endpoints={})
 
@@ -123,6 +129,8 @@ class Worker:
         )
         self._concluded: list[tuple[ExchangeRecord, Relay]] = []
         self._serials: defaultdict[tuple[str, int, str | None], Iterator[int]] = defaultdict(lambda: count(1))
+        self._told_lost = 0
+        self._tell_again = 0.0
         self._deserted = asyncio.Event()
         self._informed = asyncio.Event()
         self._get = {
@@ -249,13 +257,15 @@ class Worker:
         if request.path == "/v1/feedback" and request.method == "POST":
             return self._feedback(request)
         answer = self._get.get(request.path)
-        if answer is None and request.path not in (*wire.APIS, "/v1/feedback", replay.PATH):
+        if answer is None and request.path.startswith(_ONE_MODEL):
+            answer = self._model
+        if answer is None and request.path not in (*wire.APIS, "/v1/feedback", replay.PATH, *_SCRAPES):
             known = ", ".join((*wire.APIS, "/v1/feedback", *self._get, *_SCRAPES))
             message = f"No such path: {request.path[:200]!r}. Paths are {known}."
             raise Refusal(404, "path_not_found", message)
         if answer is None or request.method not in ("GET", "HEAD"):
-            expected = "GET" if answer else "POST"
-            message = f"{request.method} is not for {request.path}: use {expected}."
+            expected = "GET" if answer or request.path in _SCRAPES else "POST"
+            message = f"{request.method} is not for {request.path[:200]}: use {expected}."
             raise Refusal(405, "method_not_allowed", message)
         return answer(request)
 
@@ -279,12 +289,20 @@ class Worker:
 
     def _models(self, request: Request) -> tuple[int, bytes]:
         auth.tenant(self.snapshot, request.head)
-        created = self.snapshot.published_ns // 1_000_000_000
-        models = [
-            {"id": name, "object": "model", "created": created, "owned_by": "turnout"}
-            for name in sorted(self.snapshot.models)
-        ]
+        models = [self._described(name) for name in sorted(self.snapshot.models)]
         return 200, orjson.dumps({"object": "list", "data": models})
+
+    def _model(self, request: Request) -> tuple[int, bytes]:
+        """One of them, as clients ask for it before they use it."""
+        auth.tenant(self.snapshot, request.head)
+        name = unquote(request.path.removeprefix(_ONE_MODEL))
+        if name not in self.snapshot.models:
+            raise unknown_model(name, self.snapshot.models)
+        return 200, orjson.dumps(self._described(name))
+
+    def _described(self, name: str) -> dict[str, object]:
+        created = self.snapshot.published_ns // 1_000_000_000
+        return {"id": name, "object": "model", "created": created, "owned_by": "turnout"}
 
     def _feedback(self, request: Request) -> tuple[int, bytes]:
         """What the application says of an answer, now or later."""
@@ -345,6 +363,20 @@ class Worker:
             await asyncio.sleep(SEAL_SECONDS)
             self.spool.seal()
             self._save_metrics()
+            self._tell_losses()
+
+    def _tell_losses(self) -> None:
+        """Say in the log that rows are being lost, and why: once a minute, since each would fill it."""
+        now = self.loop.time()
+        if self.spool.lost > self._told_lost and now >= self._tell_again:
+            self._tell_again = now + LOSSES_SECONDS
+            log.error(
+                "%d records in all could not be written to %s: %s",
+                self.spool.lost,
+                self._spool_folder,
+                self.spool.trouble,
+            )
+            self._told_lost = self.spool.lost
 
     def state(self) -> WorkerState:
         """What this worker says of itself."""

@@ -1,7 +1,8 @@
 """`turnout bench URL`: the load test that a user runs on an engine or on the proxy.
 
 A round per concurrency, the first of them twice: cold, then warm. Progress goes to stderr, results to stdout.
-Exit codes: 0 every request was answered, 1 some were not, 2 wrong usage.
+Exit codes: 0 every request was answered, 1 some were not, 2 wrong usage, 130 ended by Ctrl-C (the rounds that
+were whole are reported).
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import httpx
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from .load import Bounds, Round, Target, client_for, run_round
+from .load import Bounds, Round, Target, authorization, client_for, run_round
 from .load_report import Figures, figures, print_table, write
 from .terminal import emit, err, fail, say
 
 bench = typer.Typer(add_completion=False)
 _MOST_AT_ONCE = 4096
+_ENDED = 130
 
 
 @bench.command()
@@ -51,6 +53,8 @@ def run(
     for path in out or ():
         if path.suffix.lower() not in (".json", ".csv", ".png", ".svg"):
             fail(f"--out {path}: expected a name that ends in .json, .csv, .png or .svg", 2)
+        if not path.parent.is_dir():  # better now than after minutes of load
+            fail(f"--out {path}: there is no folder {path.parent}", 2)
     if not url.startswith(("http://", "https://")):
         fail(f"URL {url!r}: expected http://HOST:PORT, with or without /v1", 2)
     target = Target(
@@ -62,8 +66,18 @@ def run(
         stream=stream,
     )
     bounds = Bounds(requests=requests, seconds=seconds, timeout_s=timeout)
-    rounds = [figures(each) for each in asyncio.run(_rounds(target, levels, bounds))]
-    _report(target, rounds, out or [], as_json=as_json)
+    done: list[Round] = []
+    ended = False
+    try:
+        asyncio.run(_rounds(target, levels, bounds, done))
+    except KeyboardInterrupt:
+        ended = True
+        if not done:
+            fail("ended before a round was whole: nothing to report", _ENDED)
+        err.print(f"ended by Ctrl-C: {len(done)} of {len(levels) + 1} rounds were whole", markup=False)
+    _report(target, [figures(each) for each in done], out or [], as_json=as_json)
+    if ended:
+        raise typer.Exit(_ENDED)
 
 
 def _levels(text: str) -> list[int]:
@@ -79,9 +93,8 @@ def _levels(text: str) -> list[int]:
 def _only_model(url: str, api_key: str | None) -> str:
     """The model that is served there, if there is one."""
     address = url.rstrip("/").removesuffix("/v1") + "/v1/models"
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     try:
-        answer = httpx.get(address, headers=headers, timeout=10.0, trust_env=False)
+        answer = httpx.get(address, headers=authorization(api_key), timeout=10.0, trust_env=False)
         found = [str(each["id"]) for each in answer.raise_for_status().json()["data"]]
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         fail(
@@ -92,9 +105,11 @@ def _only_model(url: str, api_key: str | None) -> str:
     return found[0]
 
 
-async def _rounds(target: Target, levels: list[int], bounds: Bounds) -> list[Round]:
-    """A cold round of the first level, then a warm one of each. Prompts are not repeated between rounds."""
-    done: list[Round] = []
+async def _rounds(target: Target, levels: list[int], bounds: Bounds, done: list[Round]) -> None:
+    """A cold round of the first level, then a warm one of each; `done` gets those that are whole.
+
+    Prompts are not repeated between rounds.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     async with client_for(target, max(levels)) as client:
         with Progress(*columns, console=err, transient=True) as progress:
@@ -113,7 +128,6 @@ async def _rounds(target: Target, levels: list[int], bounds: Bounds) -> list[Rou
                         told=partial(progress.advance, bar),
                     )
                 )
-    return done
 
 
 def _report(target: Target, rounds: list[Figures], files: list[Path], *, as_json: bool) -> None:
@@ -132,5 +146,7 @@ def _report(target: Target, rounds: list[Figures], files: list[Path], *, as_json
             fail(f"{path} cannot be written: {error.strerror or error}")
         err.print(f"wrote {path}", markup=False, soft_wrap=True)
     reasons = {reason for each in rounds for reason in each.errors}
+    said = {reason: words for each in reversed(rounds) for reason, words in each.said.items()}
     if reasons:
-        fail(f"{sum(each.failed for each in rounds)} requests failed: {', '.join(sorted(reasons))}")
+        told = [f"{reason} ({said[reason]})" if reason in said else reason for reason in sorted(reasons)]
+        fail(f"{sum(each.failed for each in rounds)} requests failed: {', '.join(told)}")

@@ -30,6 +30,7 @@ _WORDS: Final = (
     "buffer",
 )
 _REASON_LENGTH: Final = 60
+_SAID_LENGTH: Final = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,7 @@ class Sample:
     """One request. Times are milliseconds; `error` says in a few words why there is no answer.
 
     `gaps_ms` are the times between pieces of content. `tokens` is what the engine counted, else the pieces.
+    `said` are the words that came with an error, from the other side or from the system.
     """
 
     latency_ms: float = 0.0
@@ -75,6 +77,7 @@ class Sample:
     gaps_ms: list[float] = field(default_factory=list)
     tokens: int = 0
     error: str | None = None
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +99,14 @@ class Bounds:
     timeout_s: float = 120.0
 
 
+def authorization(api_key: str | None) -> dict[bytes, bytes]:
+    """The header with a key, as bytes: httpx would refuse one that is not ASCII."""
+    return {b"authorization": b"Bearer " + api_key.encode()} if api_key else {}
+
+
 def client_for(target: Target, most: int) -> httpx.AsyncClient:
     """A client that keeps up to `most` connections open."""
-    headers = {"content-type": "application/json"}
-    if target.api_key:
-        headers["authorization"] = f"Bearer {target.api_key}"
+    headers = {b"content-type": b"application/json", **authorization(target.api_key)}
     limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
     return httpx.AsyncClient(timeout=None, limits=limits, headers=headers, trust_env=False)
 
@@ -149,7 +155,7 @@ async def _ask(client: httpx.AsyncClient, target: Target, number: int, timeout_s
         ):
             if answer.status_code != httpx.codes.OK:
                 sample.error = f"status {answer.status_code}"
-                await answer.aread()
+                sample.said = _message(await answer.aread())
             elif answer.headers.get("content-type", "").startswith("text/event-stream"):
                 sample.error = await _read_stream(answer, sample, begun)
             else:
@@ -157,9 +163,20 @@ async def _ask(client: httpx.AsyncClient, target: Target, number: int, timeout_s
     except TimeoutError:
         sample.error = "timeout"
     except httpx.HTTPError as error:
-        sample.error = type(error).__name__[:_REASON_LENGTH]
+        sample.error, sample.said = type(error).__name__[:_REASON_LENGTH], str(error)[:_SAID_LENGTH]
     sample.latency_ms = (time.perf_counter() - begun) * 1e3
     return sample
+
+
+def _message(body: bytes) -> str:
+    """What an error's body says: its message in OpenAI's shape or FastAPI's, or else its beginning."""
+    try:
+        document = orjson.loads(body)
+        error = document.get("error", document.get("detail", document))
+        said = error.get("message", error) if isinstance(error, dict) else error
+    except (ValueError, AttributeError):
+        said = body.decode("utf-8", "replace")
+    return str(said)[:_SAID_LENGTH]
 
 
 async def _read_stream(answer: httpx.Response, sample: Sample, begun: float) -> str | None:

@@ -24,12 +24,14 @@ _MEASURES: Final = (
     ("gap", "time between tokens"),
 )
 _PERCENTILES: Final = (50, 90, 99)
+_MIDDLE: Final = 50
+_LINES: Final = ["p50", "p90", "p99", "p50 cold", "tokens/s", "tokens/s cold"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """One round in numbers. Times are milliseconds, None where nothing was measured; failures count nowhere
-    but in `failed` and `errors`."""
+    but in `failed` and `errors`. `said` are the words that came with the first of each error."""
 
     concurrency: int
     cold: bool
@@ -48,6 +50,7 @@ class Figures:
     gap_p90_ms: float | None
     gap_p99_ms: float | None
     errors: dict[str, int]
+    said: dict[str, str]
 
 
 def figures(round_: Round) -> Figures:
@@ -64,6 +67,10 @@ def figures(round_: Round) -> Figures:
         for percent in _PERCENTILES
     }
     seconds = max(round_.seconds, 1e-9)
+    said: dict[str, str] = {}
+    for sample in round_.samples:
+        if sample.error is not None and sample.said:
+            said.setdefault(sample.error, sample.said)
     return Figures(
         concurrency=round_.concurrency,
         cold=round_.cold,
@@ -73,6 +80,7 @@ def figures(round_: Round) -> Figures:
         requests_per_s=round(len(good) / seconds, 2),
         tokens_per_s=round(sum(sample.tokens for sample in good) / seconds, 1),
         errors=dict(Counter(sample.error for sample in round_.samples if sample.error is not None)),
+        said=said,
         **times,
     )
 
@@ -126,38 +134,53 @@ def to_csv(rounds: Sequence[Figures]) -> str:
     writer.writeheader()
     for each in rounds:
         errors = "; ".join(f"{reason}: {count}" for reason, count in each.errors.items())
-        writer.writerow(asdict(each) | {"errors": errors})
+        said = "; ".join(f"{reason}: {words}" for reason, words in each.said.items())
+        writer.writerow(asdict(each) | {"errors": errors, "said": said})
     return text.getvalue()
 
 
 def plot(rounds: Sequence[Figures], title: str) -> Any:
-    """Percentiles against concurrency, one panel for each measure that was taken; an Altair chart."""
+    """Percentiles against concurrency, one panel for each measure that was taken, and tokens a second; an
+    Altair chart. The median of the cold round stands apart, as a dot."""
     import altair as alt
     import pandas as pd
 
     panels = []
+    levels = sorted({each.concurrency for each in rounds})
     for name, words in _MEASURES:
         lines = [
-            {"at once": each.concurrency, "ms": value, "percentile": f"p{percent}"}
+            {"at once": each.concurrency, "is": value, "line": _line(each, f"p{percent}")}
             for each in rounds
-            if not each.cold
             for percent in _PERCENTILES
+            if percent == _MIDDLE or not each.cold
             if (value := asdict(each)[f"{name}_p{percent}_ms"]) is not None
         ]
         if lines:
-            panels.append(_panel(alt, pd.DataFrame(lines), words))
+            panels.append(_panel(alt, pd.DataFrame(lines), words, "milliseconds", levels))
     if not panels:
-        panels = [_panel(alt, pd.DataFrame(columns=["at once", "ms", "percentile"]), "no answers")]
-    return alt.hconcat(*panels).properties(title=title)
+        nothing = pd.DataFrame(columns=["at once", "is", "line"])
+        return alt.hconcat(_panel(alt, nothing, "no answers", "milliseconds", levels)).properties(title=title)
+    throughput = [
+        {"at once": each.concurrency, "is": each.tokens_per_s, "line": _line(each, "tokens/s")}
+        for each in rounds
+    ]
+    last = _panel(alt, pd.DataFrame(throughput), "tokens a second, all together", "tokens/s", levels)
+    both = alt.hconcat(alt.hconcat(*panels), last)
+    return both.resolve_scale(color="independent").properties(title=title)
 
 
-def _panel(alt: Any, frame: Any, words: str) -> Any:
+def _line(each: Figures, name: str) -> str:
+    return f"{name} cold" if each.cold else name
+
+
+def _panel(alt: Any, frame: Any, words: str, unit: str, levels: Sequence[int]) -> Any:
+    ticks = alt.Axis(values=list(levels), format="d")
     return (
         alt.Chart(frame, title=words, width=240, height=200)
         .mark_line(point=True)
         .encode(
-            x=alt.X("at once:Q", scale=alt.Scale(type="log"), title="requests at once"),
-            y=alt.Y("ms:Q", title="milliseconds"),
-            color=alt.Color("percentile:N", sort=None, title=None),
+            x=alt.X("at once:Q", scale=alt.Scale(type="log"), axis=ticks, title="requests at once"),
+            y=alt.Y("is:Q", title=unit),
+            color=alt.Color("line:N", sort=_LINES, title=None),
         )
     )

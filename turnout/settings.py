@@ -15,6 +15,8 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from proxy.limits import LimitError, read_limits
+
 TOKEN_FILE: Final = "token"
 #: Variables that are read by one command or process only: name and meaning.
 OTHER_VARIABLES: Final = {
@@ -46,6 +48,11 @@ class Settings(BaseSettings):
     control_port: int = Field(8081, ge=0, le=65535, description="port of the controller's API")
     dashboard_port: int = Field(8501, ge=0, le=65535, description="port of the dashboard")
     workers: int = Field(1, ge=1, le=256, description="workers of the proxy")
+    limits: str | None = Field(
+        default=None,
+        description="limits of the proxy other than the defaults, as `body_bytes=67108864,"
+        " first_byte_seconds=1800`; their names are in [limits](limits.md)",
+    )
     control_url: str | None = Field(None, description="where commands find the controller")
     proxy_url: str | None = Field(None, description="where golden runs find the proxy")
     token: str | None = Field(None, description="the control token; default: read from the data folder")
@@ -55,6 +62,15 @@ class Settings(BaseSettings):
     def _address(cls, value: str | None) -> str | None:
         if value is not None and not _is_address(value):
             raise PydanticCustomError("address", "expected an address such as http://127.0.0.1:8080")
+        return value
+
+    @field_validator("limits")
+    @classmethod
+    def _known_limits(cls, value: str | None) -> str | None:
+        try:
+            read_limits(value or "")
+        except LimitError as error:
+            raise PydanticCustomError("limits", "{why}", {"why": str(error)}) from None
         return value
 
     @property
@@ -70,7 +86,7 @@ class Settings(BaseSettings):
     @property
     def proxy_address(self) -> str:
         """The proxy's base URL."""
-        return (self.proxy_url or f"http://127.0.0.1:{self.proxy_port}").rstrip("/")
+        return (self.proxy_url or f"http://{_reached_at(self.host)}:{self.proxy_port}").rstrip("/")
 
     @property
     def token_file(self) -> Path:
@@ -85,6 +101,12 @@ class Settings(BaseSettings):
             return self.token_file.read_text("utf-8").strip() or None
         except OSError:
             return None
+
+
+def _reached_at(host: str) -> str:
+    """How this machine reaches what listens on a host: one that means all addresses is none to ask."""
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_address(text: str) -> bool:

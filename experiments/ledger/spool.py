@@ -39,6 +39,7 @@ class SpoolWriter:
         self.worker = worker
         self.written = 0
         self.lost = 0
+        self.trouble = "unknown"  # why the last record that was lost could not be written
         self._folder = root / worker
         self._seal_bytes = seal_bytes
         self._sequence = 0
@@ -95,8 +96,9 @@ class SpoolWriter:
             if os.writev(self._fd, parts) == size:
                 self._size += size
                 return True
-        except OSError:
-            pass
+            self.trouble = "the disk took a part only"
+        except OSError as error:
+            self.trouble = error.strerror or str(error)
         # Nothing or a part was written: take the part back, so that the file ends with a whole record.
         if self._fd >= 0:
             try:

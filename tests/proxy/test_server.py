@@ -224,6 +224,25 @@ async def test_paths_and_methods(tmp_path: Path) -> None:
         assert code(await get("/v1/nope")) == "path_not_found"
         assert code(await get("/v1/chat/completions")) == "method_not_allowed"
         assert code(await get("/v1/models", "DELETE")) == "method_not_allowed"
+        for path in ("/metrics", "/metrics/workers"):  # they are there, though not for this
+            assert code(await get(path, "POST")) == "method_not_allowed"
+
+
+async def test_one_model_can_be_asked_for_as_clients_do(tmp_path: Path) -> None:
+    keys = {sha256(b"the key").hexdigest(): "acme"}
+    async with running_proxy(tmp_path, snapshot({1: "http://127.0.0.1:9"}, keys=keys)) as proxy:
+
+        async def get(name: str, key: str = "authorization: Bearer the key\r\n") -> bytes:
+            request = f"GET /v1/models/{name} HTTP/1.1\r\nhost: x\r\n{key}connection: close\r\n\r\n"
+            return await proxy.send(request.encode())
+
+        whole = orjson.loads((await get("chat")).partition(b"\r\n\r\n")[2])
+        assert (whole["id"], whole["object"]) == ("chat", "model")
+        assert (await get("c%68at")).endswith(orjson.dumps(whole))
+        for other in ("nope", "", "chat/", "..%2Fchat"):
+            assert code(await get(other)) == "model_not_found"
+        assert b"Known models: chat." in await get("nope")
+        assert code(await get("chat", key="")) == "missing_api_key"
 
 
 async def test_no_snapshot_is_not_ready(tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import orjson
+import pytest
 
 from experiments.snapshot import Snapshot
 from proxy.doorway import Doorway
@@ -110,3 +113,26 @@ async def test_a_worker_without_any_snapshot_says_so(tmp_path: Path) -> None:
         code, _, body = parts(await proxy.post(ask()))
         assert code == 503
         assert orjson.loads(body)["error"]["code"] == "no_snapshot"
+
+
+async def test_a_disk_that_refuses_is_told_in_the_log_once_and_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.worker.SEAL_SECONDS", 0.01)
+    async with Engine(plain).running() as engine, running_proxy(tmp_path, snapshot({1: engine.url})) as proxy:
+
+        def refuse(fd: int, parts: list[bytes]) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        sealing = asyncio.ensure_future(proxy.worker._seal_regularly())
+        with monkeypatch.context() as full:
+            full.setattr("experiments.ledger.spool.os.writev", refuse)
+            for _ in range(3):
+                assert parts(await proxy.post(ask()))[0] == 200
+                await asyncio.sleep(0.05)
+        sealing.cancel()
+        told = [line.getMessage() for line in caplog.records if "could not be written" in line.getMessage()]
+        assert len(told) == 1
+        assert str(tmp_path / "spool") in told[0]
+        assert "No space left on device" in told[0]
+        assert proxy.worker.spool.lost == 3

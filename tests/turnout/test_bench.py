@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from turnout.bench_command import bench
-from turnout.load import Bounds, Round, Sample, Target, client_for, run_round
+from turnout.load import Bounds, Round, Sample, Target, _message, client_for, run_round
 from turnout.load_report import figures, percentile, to_csv, write
 from turnout.simulation import Profile, SimulatedEngine, running_engine
 
@@ -123,6 +123,7 @@ def test_files_hold_the_figures(tmp_path: Path) -> None:
     write(tmp_path / "a.svg", told, "a title")
     drawn = (tmp_path / "a.svg").read_text()
     assert "time to first token" in drawn
+    assert "tokens a second" in drawn
     assert "a title" in drawn
     write(tmp_path / "a.png", told, "t")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
@@ -152,6 +153,60 @@ def test_the_table_is_for_people_and_failures_end_with_1(engine: SimulatedEngine
     assert "2 cold" in got.output
 
 
+def test_a_failure_is_told_in_the_words_of_the_other_side(engine: SimulatedEngine) -> None:
+    arguments = [f"{engine.url}/wrong", "-c", "1", "--requests", "1", "--model", "chat"]
+    got = CliRunner().invoke(bench, arguments)
+    assert got.exit_code == 1
+    assert "requests failed: status 404 (" in got.output
+    nobody = CliRunner().invoke(bench, ["http://127.0.0.1:1", *arguments[1:]])
+    assert "ConnectError (" in nobody.output
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"error":{"message":"no such model","code":"x"}}', "no such model"),
+        (b'{"error":"no such model"}', "no such model"),
+        (b'{"detail":"Not Found"}', "Not Found"),
+        (b"<html>\xff", "<html>\ufffd"),
+        (b"[1]", "[1]"),
+        (b"", ""),
+        (b'"' + b"x" * 999 + b'"', '"' + "x" * 299),
+    ],
+)
+def test_the_words_of_an_error_are_found_in_its_body(body: bytes, words: str) -> None:
+    assert _message(body) == words
+
+
+def test_a_key_of_any_characters_is_sent(engine: SimulatedEngine) -> None:
+    arguments = [engine.url, "-c", "1", "--requests", "1", "--api-key", "schl\u00fcssel"]
+    assert CliRunner().invoke(bench, arguments).exit_code == 0
+
+
+@pytest.mark.parametrize(("level", "code", "rows"), [("1", 130, 1), ("0", 130, 0)])
+def test_ctrl_c_keeps_the_rounds_that_were_whole(
+    engine: SimulatedEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str, code: int, rows: int
+) -> None:
+    calls = 0
+
+    async def interrupted(*arguments: Any, **named: Any) -> Round:
+        nonlocal calls
+        calls += 1
+        if calls > int(level):
+            raise KeyboardInterrupt
+        return await run_round(*arguments, **named)
+
+    monkeypatch.setattr("turnout.bench_command.run_round", interrupted)
+    out = tmp_path / "a.csv"
+    got = CliRunner().invoke(bench, [engine.url, "-c", "1,2", "--requests", "2", "-o", str(out)])
+    assert got.exit_code == code
+    if rows:
+        assert "1 of 3 rounds were whole" in got.output
+        assert len(out.read_text().splitlines()) == 1 + rows
+    else:
+        assert "nothing to report" in got.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -160,6 +215,7 @@ def test_the_table_is_for_people_and_failures_end_with_1(engine: SimulatedEngine
         (["http://x", "-c", "many"], "expected numbers from 1"),
         (["http://x", "-o", "a.pdf"], "expected a name that ends in"),
         (["http://127.0.0.1:1"], "is it up?"),
+        (["http://x", "-m", "m", "-o", "no/such/folder/a.png"], "there is no folder no/such/folder"),
     ],
 )
 def test_wrong_usage_is_said_before_anything_is_sent(arguments: list[str], words: str) -> None:

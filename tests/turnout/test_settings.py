@@ -17,6 +17,24 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8080"),
+        ("0.0.0.0", "http://127.0.0.1:8080"),
+        ("::", "http://[::1]:8080"),
+        ("::1", "http://[::1]:8080"),
+        ("10.1.2.3", "http://10.1.2.3:8080"),
+    ],
+)
+def test_the_proxy_is_asked_where_it_listens(
+    monkeypatch: pytest.MonkeyPatch, host: str, address: str
+) -> None:
+    monkeypatch.setenv("TURNOUT_HOST", host)
+    assert read_settings().proxy_address == address
+    assert read_settings(proxy_url="http://front:1").proxy_address == "http://front:1"
+
+
+@pytest.mark.parametrize(
     ("variable", "value"),
     [
         ("TURNOUT_PROXY_PORT", "many"),
@@ -26,6 +44,7 @@ def test_what_is_given_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch
         ("TURNOUT_CONTROL_URL", "http://[::1"),
         ("TURNOUT_PROXY_URL", "ftp://h:1"),
         ("TURNOUT_PROXY_URL", "http://h:99999"),
+        ("TURNOUT_LIMITS", "body_byte=1"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_variable(
