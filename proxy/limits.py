@@ -47,6 +47,8 @@ class Limits:
     connect_seconds: float = 3.0
     first_byte_seconds: float = 600.0
     idle_seconds: float = 120.0
+    #: of one answer from its request to its end, however much comes: an engine that drips is no engine
+    total_seconds: float = 3600.0
     #: on the way out: requests on idle connections are still taken this long, then what is begun may end
     last_call_seconds: float = 1.0
     drain_seconds: float = 30.0

@@ -97,6 +97,7 @@ class ProviderCall:
         self._body = body
         self._receiver = receiver
         self._deadline: asyncio.Timeout | None = None
+        self._ends = providers.loop.time() + providers.limits.total_seconds
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._got_head = False
@@ -122,11 +123,13 @@ class ProviderCall:
     def _due_in(self, seconds: float) -> None:
         # An answer that has ended has no deadline any more, though its client may still be reading.
         if self._deadline is not None and not self.done and not self._deadline.expired():
-            self._deadline.reschedule(self._providers.loop.time() + seconds)
+            self._deadline.reschedule(min(self._providers.loop.time() + seconds, self._ends))
 
     async def _run(self) -> None:
         try:
-            async with asyncio.timeout(self._providers.limits.first_byte_seconds) as self._deadline:
+            limits = self._providers.limits
+            patience = min(limits.first_byte_seconds, limits.total_seconds)
+            async with asyncio.timeout(patience) as self._deadline:
                 await self._ask()
         except TimeoutError:
             self._overdue()
@@ -186,7 +189,9 @@ class ProviderCall:
             self._receiver.answer(json_head(status, len(body)), body)
 
     def _overdue(self) -> None:
-        if not self._flowing.is_set():
+        if self._providers.loop.time() >= self._ends:
+            self._fail("timeout", "upstream_too_long")
+        elif not self._flowing.is_set():
             self._fail("client_gone", "client_stalled")
         else:
             self._fail("timeout", "upstream_idle" if self._got_head else "upstream_timeout")

@@ -42,6 +42,9 @@ _UNREACHED: Final = {
     "upstream_unreachable": (502, "The engine behind this model cannot be reached."),
     "upstream_timeout": (504, "The engine behind this model did not answer in time."),
     "upstream_idle": (504, "The engine behind this model began to answer and fell silent."),
+    "upstream_too_long": (504, "The engine behind this model did not come to an end in time."),
+    "upstream_redirect": (502, "The engine behind this model is not at the address that is registered."),
+    "upstream_garbled": (502, "The engine behind this model does not answer in HTTP/1.1."),
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -25,14 +26,23 @@ log = logging.getLogger("turnout.proxy")
 
 #: Idle connections kept per replica.
 _KEEP: Final = 256
+#: How long a replica that takes no connections is left alone at most.
+_LONGEST_REST_SECONDS: Final = 30.0
+#: Between two complaints about a replica.
+_SILENT_SECONDS: Final = 10.0
 #: Statuses whose answers have no body, whatever their heads say.
 _BARE: Final = (204, 304)
+
+
+class _GarbledError(ValueError):
+    """An answer that cannot be handed on; the message says why."""
 
 
 class Replica:
     """One base URL: where to connect, what is idle, how much is outstanding."""
 
     def __init__(self, url: str, limits: Limits, heads: KnownHeads[AnswerHead] | None = None) -> None:
+        self.url = url
         parts = urlsplit(url)
         secure = parts.scheme == "https"
         self.host = parts.hostname or ""
@@ -43,6 +53,10 @@ class Replica:
         self.limits = limits
         self.heads = heads or KnownHeads()
         self.outstanding = 0
+        #: by the loop's clock: until then others are asked, if there are others
+        self.resting_until = 0.0
+        self._failures = 0  # to connect, since it last could be
+        self._tell_again = 0.0
         self.openings: dict[str, bytes] = {}
         self._retired = False
         self._idle: list[Connection] = []
@@ -54,12 +68,15 @@ class Replica:
         return opening
 
     def take(self) -> Connection | None:
-        """The most recently used idle connection: the least likely to have been closed meanwhile."""
+        """The most recently used idle connection: the least likely to have been closed meanwhile. None: the
+        caller connects, and alone where that has failed before."""
         idle = self._idle
         while idle:
             connection = idle.pop()
             if not connection.transport.is_closing():
                 return connection
+        if self._failures:
+            self.rest(self.limits.connect_seconds)
         return None
 
     def give(self, connection: Connection) -> None:
@@ -76,13 +93,43 @@ class Replica:
             self._idle.remove(connection)
 
     async def connect(self) -> Connection:
-        """A new connection. Raises OSError (a timeout is one), or ValueError for a name that is no host."""
+        """A new connection. Raises OSError (a timeout is one), or ValueError for a name that is no host.
+
+        After a failure the replica rests, for longer each time.
+        """
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(self.limits.connect_seconds):
-            _, protocol = await loop.create_connection(
-                lambda: Connection(self), self.host, self.port, ssl=self.ssl
-            )
-        return protocol
+        try:
+            async with asyncio.timeout(self.limits.connect_seconds):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self), self.host, self.port, ssl=self.ssl
+                )
+            if not connection.usable:  # it ended before it was used: nobody will hear of that end again
+                raise ConnectionResetError("it was closed at once")
+        except Exception as error:
+            self._failures += 1
+            self.rest(min(2.0 ** (self._failures - 1), _LONGEST_REST_SECONDS))
+            self.complain("cannot be reached: %s", self._why(error))
+            raise
+        self._failures, self.resting_until = 0, 0.0
+        return connection
+
+    def _why(self, error: Exception) -> object:
+        if isinstance(error, TimeoutError):
+            return f"no connection within {self.limits.connect_seconds:g} s"
+        if isinstance(error, ConnectionError) and error.errno is not None:
+            return os.strerror(error.errno)  # asyncio has other words for it than uvloop
+        return error
+
+    def rest(self, seconds: float) -> None:
+        """Leave it alone for a while, as long as there are others."""
+        self.resting_until = asyncio.get_running_loop().time() + seconds
+
+    def complain(self, what: str, *details: object) -> None:
+        """Tell the log what is wrong with it, but not for each request."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._tell_again:
+            self._tell_again = now + _SILENT_SECONDS
+            log.warning("the engine at %s " + what, self.url, *details)
 
     def close(self) -> None:
         """Close what is idle; what is busy is closed when its call has ended."""
@@ -152,8 +199,12 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if isinstance(error, httptools.HttpParserCallbackError):
+            if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(
+                error.__context__, _GarbledError
+            ):
                 log.error("an answer could not be relayed", exc_info=error.__context__)
+            else:
+                self.replica.complain("does not answer in HTTP/1.1: %s", error.__context__ or error)
             if self.call is call:
                 self.call = None
                 self.close()
@@ -216,6 +267,9 @@ class Connection(asyncio.Protocol):
         if self.call is not None and not self._interim:
             if status in _BARE:
                 self._framed = True
+            for name, value in self._headers:
+                if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+                    raise _GarbledError(f"transfer-encoding {value.decode('latin-1')!r} was not asked for")
             self._head = answer_head(status, self._headers)
             self.call.head(self._head)
 

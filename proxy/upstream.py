@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from experiments.ledger.exchange import Outcome
 from experiments.snapshot import LITELLM, Endpoint
@@ -23,6 +23,11 @@ from .limits import Limits
 from .replica import Connection, Replica
 
 log = logging.getLogger("turnout.proxy")
+
+_REDIRECTS: Final = (301, 302, 303, 307, 308)
+#: An engine that says so at once has the fewest requests, and would get the most: for a moment it gets none.
+_OVERWHELMED: Final = (502, 503)
+_RECOVERING_SECONDS: Final = 1.0
 
 
 class Receiver(Protocol):
@@ -58,8 +63,8 @@ class Call:
     """One request on its way to one endpoint. Unless cancelled, the receiver hears `failed` or `end` once."""
 
     __slots__ = (
-        "_body", "_connecting", "_connection", "_endpoint", "_head", "_path", "_replica", "_tried",
-        "_upstreams", "_waiting_since", "done", "due", "got_head", "receiver",
+        "_body", "_connecting", "_connection", "_endpoint", "_ends", "_head", "_path", "_replica", "_tried",
+        "_upstreams", "_waited", "_waiting_since", "done", "due", "got_head", "receiver",
     )  # fmt: skip
 
     def __init__(
@@ -77,13 +82,16 @@ class Call:
         self._head = head
         self._body = body
         self.receiver = receiver
-        self.due = upstreams.loop.time() + upstreams.limits.first_byte_seconds
+        now = upstreams.loop.time()
+        self._ends = now + upstreams.limits.total_seconds
+        self.due = now + upstreams.first_byte_seconds
         self.got_head = False
         self.done = False
         self._tried: tuple[Replica, ...] = ()  # replicas that take no connection
         self._replica: Replica | None = None
         self._connection: Connection | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._waited = 0.0  # for replicas that took no connection
         self._waiting_since = 0.0  # for the client to read on
 
     @property
@@ -94,10 +102,7 @@ class Call:
     def start(self) -> None:
         """Choose a replica that was not asked yet, and send."""
         replicas = self._upstreams.replicas(self._endpoint)
-        if len(replicas) == 1:
-            replica = replicas[0]
-        else:
-            replica = self._upstreams.least_loaded(tuple(r for r in replicas if r not in self._tried))
+        replica = replicas[0] if len(replicas) == 1 else self._upstreams.least_loaded(self._untried(replicas))
         self._replica = replica
         replica.outstanding += 1
         connection = replica.take()
@@ -106,23 +111,32 @@ class Call:
         else:
             self._send(connection, replica)
 
+    def _untried(self, replicas: tuple[Replica, ...]) -> tuple[Replica, ...]:
+        return tuple(replica for replica in replicas if replica not in self._tried)
+
     async def _connect(self, replica: Replica) -> None:
+        began = self._upstreams.loop.time()
         try:
             connection = await replica.connect()
-            if not connection.usable:  # it ended before it was used: nobody will hear of that end again
-                raise ConnectionResetError("closed at once")
-        except (OSError, ValueError) as error:
+        except Exception as error:
             self._connecting = None
-            self._tried += (replica,)
-            self._release()
-            if len(self._tried) < min(2, len(self._endpoint.replicas)):
-                self.start()
-            else:
-                slow = isinstance(error, TimeoutError)
-                self._fail("timeout" if slow else "upstream_error", "upstream_unreachable")
-            return
-        self._connecting = None
-        self._send(connection, replica)
+            self._waited += self._upstreams.loop.time() - began
+            self._unreached(replica, error)
+        else:
+            self._connecting = None
+            self._send(connection, replica)
+
+    def _unreached(self, replica: Replica, error: Exception) -> None:
+        """Nothing was sent: another replica may be asked, all of them if need be. Those that do not even
+        refuse are waited for twice in all."""
+        self._tried += (replica,)
+        self._release()
+        patient = self._waited < 2 * self._upstreams.limits.connect_seconds
+        if patient and self._untried(self._upstreams.replicas(self._endpoint)):
+            self.start()
+        else:
+            slow = isinstance(error, TimeoutError)
+            self._fail("timeout" if slow else "upstream_error", "upstream_unreachable")
 
     def _send(self, connection: Connection, replica: Replica) -> None:
         self._connection = connection
@@ -138,7 +152,7 @@ class Call:
     def pause(self) -> None:
         """Read no more from the engine until `resume`."""
         self._waiting_since = self._upstreams.loop.time()
-        self.due = self._waiting_since + self._upstreams.limits.stalled_reader_seconds
+        self.due = min(self._waiting_since + self._upstreams.limits.stalled_reader_seconds, self._ends)
         if self._connection is not None and not self.done:
             self._connection.pause()
 
@@ -152,17 +166,25 @@ class Call:
         if not self._waiting_since:
             upstreams = self._upstreams
             patience = upstreams.limits.idle_seconds if self.got_head else upstreams.limits.first_byte_seconds
-            self.due = upstreams.loop.time() + patience
+            due = upstreams.loop.time() + patience
+            self.due = due if due < self._ends else self._ends
 
     # from the connection
 
-    def _refuses_key(self, head: AnswerHead) -> bool:
-        """Whether Turnout was turned away, not the client. What the engine says of it may hold the key."""
-        return head.status in (401, 403) and bool(self._endpoint.credential)
+    def _fault(self, head: AnswerHead) -> str | None:
+        """Why an answer is not for the client: it is about Turnout's own request. None: it is."""
+        if head.status in _REDIRECTS:  # an address behind this one: no client can do anything with it
+            return "upstream_redirect"
+        if head.status in (401, 403) and self._endpoint.credential:  # what it says may hold the key
+            return "engine_refused_key"
+        if head.status in _OVERWHELMED and self._replica is not None:
+            self._replica.rest(_RECOVERING_SECONDS)
+        return None
 
     def head(self, head: AnswerHead) -> None:
-        if self._refuses_key(head):
-            self._fail("upstream_error", "engine_refused_key")
+        fault = self._fault(head) if head.status >= 300 else None
+        if fault is not None:
+            self._fail("upstream_error", fault)
             return
         self.got_head = True
         self._progressed()
@@ -175,14 +197,15 @@ class Call:
 
     def answered(self, head: AnswerHead, body: bytes) -> None:
         """The whole answer at once; the connection is no longer this call's."""
+        fault = self._fault(head) if head.status >= 300 else None
         self.got_head = self.done = True
         self._connection = None
         self._upstreams.calls.discard(self)
         self._release()
-        if head.status >= 400 and self._refuses_key(head):
-            self.receiver.failed("upstream_error", "engine_refused_key")
-        else:
+        if fault is None:
             self.receiver.answer(head, body)
+        else:
+            self.receiver.failed("upstream_error", fault)
 
     def finish(self, data: bytes) -> None:
         self._connection = None
@@ -226,7 +249,9 @@ class Call:
         """The deadline for the next sign of life has passed."""
         if self.done:
             return
-        if self._waiting_since:  # the client is slow, not the engine
+        if self.due == self._ends:
+            self._fail("timeout", "upstream_too_long")
+        elif self._waiting_since:  # the client is slow, not the engine
             self._fail("client_gone", "client_stalled")
         elif self.got_head:
             self._fail("timeout", "upstream_idle")
@@ -239,6 +264,7 @@ class Upstreams:
 
     def __init__(self, limits: Limits, providers: Providers) -> None:
         self.limits = limits
+        self.first_byte_seconds = min(limits.first_byte_seconds, limits.total_seconds)
         self.loop = asyncio.get_running_loop()
         self.calls: set[Call] = set()
         self._heads: KnownHeads[AnswerHead] = KnownHeads()
@@ -246,7 +272,12 @@ class Upstreams:
         self._pools: dict[tuple[str, ...], tuple[Replica, ...]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn = 0
-        tick = tick_for(limits.first_byte_seconds, limits.idle_seconds, limits.stalled_reader_seconds)
+        tick = tick_for(
+            limits.first_byte_seconds,
+            limits.idle_seconds,
+            limits.stalled_reader_seconds,
+            limits.total_seconds,
+        )
         self._deadlines = Deadlines(self.calls, tick)
         self._providers = providers
 
@@ -266,7 +297,10 @@ class Upstreams:
         return found
 
     def least_loaded(self, replicas: tuple[Replica, ...]) -> Replica:
-        """The replica with the fewest outstanding requests; ties take turns."""
+        """The replica with the fewest outstanding requests; ties take turns. One that rests, because it took
+        no connection or had too much to do, is asked when all of them rest."""
+        now = self.loop.time()
+        replicas = tuple(replica for replica in replicas if replica.resting_until <= now) or replicas
         self._turn += 1
         shift = self._turn % len(replicas)
         return min(replicas[shift:] + replicas[:shift], key=_outstanding)

@@ -342,4 +342,5 @@ async def test_nothing_is_left_open(tmp_path: Path) -> None:
     files, tasks = opened(), len(asyncio.all_tasks())
     for number in (1, 2):
         await once(number)
-    assert (opened(), len(asyncio.all_tasks())) == (files, tasks)
+    assert opened() <= files  # fewer: what other tests had left has gone
+    assert len(asyncio.all_tasks()) <= tasks

@@ -8,13 +8,25 @@ import ssl
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proxy.limits import Limits
-from proxy.replica import Replica
+from proxy.replica import Connection, Replica
 
-from .harness import Engine, Proxy, ask, json_answer, listening, post, running_proxy, snapshot
+from .harness import (
+    SSE_HEAD,
+    Engine,
+    Proxy,
+    ask,
+    chunk,
+    json_answer,
+    listening,
+    post,
+    running_proxy,
+    snapshot,
+)
 
 
 async def plain(_: bytes, writer: asyncio.StreamWriter) -> None:
@@ -85,18 +97,18 @@ async def test_a_connection_closed_at_birth_is_a_failed_connect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Accepted and dropped before the request was written: nobody will ever report that end again."""
-    connect = Replica.connect
+    create = asyncio.BaseEventLoop.create_connection
 
-    async def doomed(self: Replica) -> object:
-        connection = await connect(self)
-        while connection.usable:
+    async def doomed(loop: asyncio.BaseEventLoop, *given: Any, **more: Any) -> tuple[Any, Any]:
+        transport, protocol = await create(loop, *given, **more)
+        while isinstance(protocol, Connection) and protocol.usable:
             await asyncio.sleep(0.01)
-        return connection
+        return transport, protocol
 
     async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()
 
-    monkeypatch.setattr(Replica, "connect", doomed)
+    monkeypatch.setattr(asyncio.BaseEventLoop, "create_connection", doomed)
     async with listening(drop) as url, running_proxy(tmp_path, snapshot({1: url})) as proxy:
         answer = await asyncio.wait_for(proxy.post(ask()), 2)
         assert answer.startswith(b"HTTP/1.1 502 ")
@@ -227,3 +239,62 @@ async def test_a_replica_over_tls_is_verified(tmp_path: Path) -> None:
         assert seen
     server.close()
     await server.wait_closed()
+
+
+@pytest.mark.parametrize("number", [301, 302, 307, 308])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_redirect_is_a_failure_and_names_no_inner_address(
+    tmp_path: Path, number: int, *, stream: bool
+) -> None:
+    """`http://` where a balancer wants `https://`, say: no guardrail may take that for an answer."""
+
+    async def redirect(_: bytes, writer: asyncio.StreamWriter) -> None:
+        head = b"HTTP/1.1 %d Moved\r\nlocation: http://10.0.0.7/x\r\ncontent-length: 0\r\n\r\n"
+        writer.write(head % number)
+
+    async with Engine(redirect).running() as engine:
+        async with running_proxy(tmp_path, snapshot({1: engine.url})) as proxy:
+            for _ in range(2):  # the second time its head is known
+                answer = await proxy.post(ask(stream=stream))
+                assert answer.startswith(b"HTTP/1.1 502 ")
+                assert b"upstream_redirect" in answer
+                assert b"10.0.0.7" not in answer
+            rows = [(row.outcome, row.error_code) for row in proxy.exchanges()]
+    assert rows == [("upstream_error", "upstream_redirect")] * 2
+
+
+async def test_an_answer_that_drips_has_an_end(tmp_path: Path) -> None:
+    async def drip(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(SSE_HEAD)
+        while True:
+            writer.write(chunk(b": still here\n\n"))
+            await asyncio.sleep(0.02)
+
+    limits = Limits(total_seconds=0.3)
+    async with Engine(drip).running() as engine:
+        async with running_proxy(tmp_path, snapshot({1: engine.url}), limits) as proxy:
+            await asyncio.wait_for(proxy.post(ask(stream=True)), 2)
+            (row,) = proxy.exchanges()
+    assert (row.outcome, row.error_code) == ("timeout", "upstream_too_long")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n2\r\n\x1f\x8b\r\n0\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_is_told_as_that(
+    tmp_path: Path, answer: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def garbled(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+
+    async with Engine(garbled).running() as engine:
+        async with running_proxy(tmp_path, snapshot({1: engine.url})) as proxy:
+            for _ in range(2):
+                got = await asyncio.wait_for(proxy.post(ask()), 2)
+                assert b"does not answer in HTTP/1.1" in got
+        (told,) = [line.getMessage() for line in caplog.records if engine.url in line.getMessage()]
+    assert told.startswith(f"the engine at {engine.url} does not answer in HTTP/1.1: ")
