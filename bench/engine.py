@@ -35,7 +35,6 @@ from experiments.ledger.collector import Collector
 from experiments.ledger.store import Store, instant
 from turnout.processes import free_port
 
-LEAVERS: Final = 50
 #: An answer that is far from its end when its client leaves.
 LONG: Final = 4000
 PATIENCE_SECONDS: Final = 20.0
@@ -231,34 +230,27 @@ def stream_said(body: bytes) -> dict[str, Any]:
 # --- how soon it is free of those who leave ---------------------------------------------------------------
 
 
-def leave(report: Report, places: list[Place], times: int) -> None:
+def leave(report: Report, places: list[Place], times: int, leavers: int) -> None:
     """Clients that all leave at once, amid their streams, by turns."""
     for _ in range(times):
         for place in places:
-            free_ms, polls_ms = asyncio.run(_leave(place, places[0], report.model))
-            report.asked += LEAVERS if place.pid else 0
+            free_ms, polls_ms = asyncio.run(_leave(place, places[0], report.model, leavers))
+            report.asked += leavers if place.pid else 0
             report.leaving.append({"place": place.name, "free_ms": free_ms, "poll_ms": polls_ms})
 
 
-async def _leave(place: Place, engine: Place, model: str) -> tuple[float | None, float]:
-    """Milliseconds until the engine says that nothing runs (None: it does not), and what asking it takes."""
-    load = place.load(model)
-    body = {"model": model, "max_tokens": LONG, "ignore_eos": True, "stream": True}
-    body["messages"] = [{"role": "user", "content": "Go on"}]
-    writers = []
+async def _leave(place: Place, engine: Place, model: str, leavers: int) -> tuple[float | None, float]:
+    """Milliseconds until the engine says that nothing runs (None: it does not), and what asking it takes.
+
+    Raises TimeoutError if it does not run so many at once.
+    """
     async with httpx.AsyncClient(base_url=engine.url, timeout=10, trust_env=False) as client:
-        for number in range(LEAVERS):
-            reader, writer = await asyncio.open_connection(load.host, load.port)
-            raw = orjson.dumps(body | {"user": f"leaver-{number}"})
-            writer.write(post(_CHAT, load.host, load.key, raw))
-            writers.append((reader, writer))
-        for reader, _ in writers:
-            for _ in range(_UNDER_WAY):
-                await reader.readuntil(b"data: ")
-        while (await _running(client)) < LEAVERS:  # noqa: ASYNC110 - another process sets no event
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            writers = [await _under_way(place.load(model), number) for number in range(leavers)]
+            while await _running(client) < leavers:  # noqa: ASYNC110 - another process sets no event
+                await asyncio.sleep(0.01)
         began, polls = time.perf_counter(), 0
-        for _, writer in writers:
+        for writer in writers:
             writer.transport.abort()
         while time.perf_counter() - began < PATIENCE_SECONDS:
             still, polls = await _running(client), polls + 1
@@ -267,6 +259,17 @@ async def _leave(place: Place, engine: Place, model: str) -> tuple[float | None,
                 return took, took / polls
             await asyncio.sleep(0.002)
     return None, 0.0
+
+
+async def _under_way(load: Load, number: int) -> asyncio.StreamWriter:
+    """A stream that has begun, and is far from its end."""
+    body = {"model": load.model, "max_tokens": LONG, "ignore_eos": True, "stream": True}
+    body |= {"user": f"leaver-{number}", "messages": [{"role": "user", "content": "Go on"}]}
+    reader, writer = await asyncio.open_connection(load.host, load.port)
+    writer.write(post(_CHAT, load.host, load.key, orjson.dumps(body)))
+    for _ in range(_UNDER_WAY):
+        await reader.readuntil(b"data: ")
+    return writer
 
 
 async def _running(client: httpx.AsyncClient) -> float:
@@ -343,7 +346,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", type=int, default=128, help="of an answer")
     parser.add_argument("--words", type=int, default=128, help="of a prompt")
     parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1), help="of the clients")
-    parser.add_argument("--leave", type=int, default=3, help=f"how often {LEAVERS} clients leave at once")
+    parser.add_argument("--leave", type=int, default=3, help="how often clients leave amid their streams")
+    parser.add_argument("--leavers", type=int, default=50, help="at once; the engine must run so many")
     parser.add_argument("--data", type=Path, help="a folder that `bench.row.prepare` made for this engine")
     parser.add_argument("--out", type=Path, help="a file for all samples, as JSON")
     parser.set_defaults(concurrency=[1, 16, 64, 256])
@@ -362,7 +366,7 @@ def main(argv: list[str] | None = None) -> int:
         with proxied(data) as place:
             compare(report, direct, place)
             measure(report, [direct, place], given)
-            leave(report, [direct, place], given.leave)
+            leave(report, [direct, place], given.leave, given.leavers)
         account(report, data / "spool", Path(name) / "ledger.duckdb")
     if given.out:
         given.out.write_bytes(orjson.dumps({**_document(report), "passed": report.passed}))

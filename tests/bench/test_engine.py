@@ -241,8 +241,8 @@ def test_it_runs_and_passes_on_a_simulated_engine(tmp_path: Path) -> None:
         (data / "proxy-snapshot.json").write_bytes(table.to_json())
         out = tmp_path / "out.json"
         options = ["--concurrency", "3", "--rounds", "1", "--at-least", "12", "--tokens", "12"]
-        options += ["--leave", "1", "--processes", "2", "--data", str(data), "--out", str(out)]
-        code = engine.main([simulated.url, *options])
+        options += ["--leave", "1", "--leavers", "20", "--processes", "2"]
+        code = engine.main([simulated.url, *options, "--data", str(data), "--out", str(out)])
     found = orjson.loads(out.read_bytes())
     assert (code, found["passed"]) == (0, True), found
     assert {sample["place"]: sample["tokens"] for sample in found["samples"]} == {
@@ -250,4 +250,4 @@ def test_it_runs_and_passes_on_a_simulated_engine(tmp_path: Path) -> None:
         "Turnout": 12 * 12,
     }
     assert found["ledger"]["candidate"] > 0
-    assert found["ledger"]["outcomes"]["client_gone"] == engine.LEAVERS
+    assert found["ledger"]["outcomes"]["client_gone"] == 20

@@ -16,7 +16,8 @@ pytestmark = [pytest.mark.engines, pytest.mark.timeout(420)]
 def test_the_bench_passes_and_the_engine_agrees_with_itself(fleet: Fleet, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     options = ["--concurrency", "1,4", "--rounds", "1", "--at-least", "8", "--tokens", "16", "--words", "16"]
-    assert engine.main([fleet.first, *options, "--leave", "1", "--processes", "1", "--out", str(out)]) == 0
+    options += ["--leave", "1", "--leavers", "8", "--processes", "1"]
+    assert engine.main([fleet.first, *options, "--out", str(out)]) == 0
     found = orjson.loads(out.read_bytes())
     assert set(found["alike"].values()) == {engine.SAME}
     refused = {name for name, status in found["statuses"].items() if status != 200}
