@@ -14,7 +14,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
@@ -34,9 +34,9 @@ PORT: Final = 8200
 ENGINES: Final = ("http://127.0.0.1:9001", "http://127.0.0.1:9002")
 PATIENCE_SECONDS: Final = 60.0
 
-SPEC: Final = f"""\
+SPEC: Final = """\
 experiment: bench
-model: {MODEL}
+model: {model}
 mode: ab
 candidate: 2
 unit: user
@@ -48,7 +48,7 @@ analysis: {{horizon: 100000000, max_duration: 30d}}
 """
 
 
-def prepare(data: Path) -> None:
+def prepare(data: Path, model: str = MODEL, engines: Sequence[str] = ENGINES) -> None:
     """Make `data` anew: both versions, the key, the experiment, and the snapshot that a worker saved."""
     if data.exists():
         shutil.rmtree(data)
@@ -71,29 +71,29 @@ def prepare(data: Path) -> None:
         processes.start(controller)
         processes.wait(controller.name)
         with closing(ControlClient(settings.control_address, settings.read_token())) as api:
-            version = _declare(api)
+            version = _declare(api, model, engines)
         processes.start(proxy)
         _await_snapshot(data / "proxy-snapshot.json", version)
     finally:
         processes.stop()
 
 
-def _declare(api: ControlClient) -> int:
+def _declare(api: ControlClient, model: str, engines: Sequence[str]) -> int:
     """Two versions and the experiment; the version of the snapshot that has all of it."""
-    for number, url in enumerate(ENGINES):
+    for number, url in enumerate(engines):
         body = {
             "replicas": [url],
-            "served_name": MODEL,
+            "served_name": model,
             "engine": "vllm",
             "tags": {},
             "source": None,
             "aliases": [] if number else ["production"],
         }
-        api.post(f"/api/models/{MODEL}/versions", body)
+        api.post(f"/api/models/{model}/versions", body)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
-            api.post("/api/experiments", {"spec_yaml": SPEC, "filename": "bench.yaml"})
+            api.post("/api/experiments", {"spec_yaml": SPEC.format(model=model), "filename": "bench.yaml"})
             break
         except ControlError:  # the registry's news may take a moment
             if time.monotonic() > deadline:
