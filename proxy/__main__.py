@@ -18,7 +18,7 @@ from .worker import Worker
 
 async def _serve(listener: socket.socket, arguments: argparse.Namespace, limits: Limits) -> None:
     worker = Worker(arguments.data, arguments.control_url, fitted(limits))
-    await worker.run(listener, arguments.parent, arguments.ready_fd)
+    await worker.run(listener, arguments.parent, arguments.ready_fd, alone=arguments.workers == 1)
 
 
 def main(argv: list[str] | None = None) -> int:

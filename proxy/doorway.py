@@ -2,7 +2,7 @@
 
 An asyncio server that wakes takes every connection that waits; with clients that keep theirs, the first
 worker to wake then has all the traffic for good. Here a worker takes a few and rests for a moment, in which
-the others wake and take theirs.
+the others wake and take theirs. One that is alone does not rest: a crowd would wait for nobody.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 
 log = logging.getLogger("turnout.proxy")
 
-#: So many are taken before a rest, and so long is it: 4,000 new connections a second at most.
+#: So many are taken in a turn of the loop, before a rest; and so long is it: 4,000 new ones a second at most.
 _AT_ONCE: Final = 4
 _REST_SECONDS: Final = 0.001
 #: Nothing is taken for so long after the system refused: out of file descriptors, most often.
@@ -30,8 +30,10 @@ class Doorway:
         loop: asyncio.AbstractEventLoop,
         listener: socket.socket,
         make: Callable[[], asyncio.BaseProtocol],
+        *,
+        alone: bool = False,
     ) -> None:
-        self._loop, self._listener, self._make = loop, listener, make
+        self._loop, self._listener, self._make, self._alone = loop, listener, make, alone
         self._entering: set[asyncio.Task[object]] = set()
         self._open = True
         self._watch()
@@ -57,7 +59,8 @@ class Doorway:
             entering = self._loop.create_task(self._enter(connection))
             self._entering.add(entering)
             entering.add_done_callback(self._entering.discard)
-        self._rest(_REST_SECONDS)
+        if not self._alone:
+            self._rest(_REST_SECONDS)
 
     def _rest(self, seconds: float) -> None:
         self._loop.remove_reader(self._listener.fileno())

@@ -224,6 +224,8 @@ class Supervisor:
         command += [
             "--ready-fd",
             str(writing),
+            "--workers",
+            str(options.workers),
             "--data",
             str(options.data),
             "--control-url",

@@ -314,10 +314,18 @@ class Worker:
 
     # life
 
-    async def run(self, listener: socket.socket, parent: int | None, readiness: int | None = None) -> None:
+    async def run(
+        self,
+        listener: socket.socket,
+        parent: int | None,
+        readiness: int | None = None,
+        *,
+        alone: bool = False,
+    ) -> None:
         """Serve until SIGTERM or SIGINT, or until the parent process is gone; then drain and stop.
 
-        `readiness` is a pipe that is written to once connections are taken.
+        `readiness` is a pipe that is written to once connections are taken; `alone`: no other worker shares
+        the listener.
         """
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -332,7 +340,7 @@ class Worker:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._informed.wait(), UNINFORMED_SECONDS)
         await self._prepared(stop)
-        doorway = Doorway(self.loop, listener, lambda: ClientConnection(self))
+        doorway = Doorway(self.loop, listener, lambda: ClientConnection(self), alone=alone)
         gc.collect()
         gc.freeze()  # what is there now stays: collections look at requests only
         gc.set_threshold(*_GC_THRESHOLDS)

@@ -57,6 +57,37 @@ async def test_connections_that_come_at_once_are_shared() -> None:
         await asyncio.sleep(0)
 
 
+@pytest.mark.parametrize("alone", [True, False])
+async def test_who_is_alone_lets_nobody_wait(*, alone: bool) -> None:
+    """A crowd of clients must not stand in the queue while the one worker that could take them rests."""
+    loop = asyncio.get_running_loop()
+    listener = listen("127.0.0.1", 0)
+    taken: list[asyncio.Protocol] = []
+    clients = [socket.create_connection(listener.getsockname()) for _ in range(40)]
+    doorway = Doorway(loop, listener.dup(), lambda: Guest(taken), alone=alone)
+    rests = 0
+    later = doorway._rest
+
+    def resting(seconds: float) -> None:
+        nonlocal rests
+        rests += 1
+        later(seconds)
+
+    doorway._rest = resting  # type: ignore[method-assign]
+    try:
+        await until(lambda: len(taken) == 40)
+        assert rests == 0 if alone else rests >= 9
+    finally:
+        await doorway.close()
+        for client in clients:
+            client.close()
+        for guest in taken:
+            assert isinstance(guest, Guest)
+            guest.transport.abort()
+        listener.close()
+        await asyncio.sleep(0)
+
+
 class Exhausted(socket.socket):
     """A listening socket whose first accept finds no file descriptor free."""
 
