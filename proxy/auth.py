@@ -22,6 +22,8 @@ def tenant(snapshot: Snapshot, head: RequestHead) -> str | None:
     A head that comes again is not looked up again, as long as the same routing table is in force.
     """
     if head.known_to is not snapshot:
+        if b"x-turnout-admin" in head.headers:  # a wrong one is refused, also where it is not needed
+            require_admin(snapshot, head.headers)
         head.tenant = owner(snapshot, head.headers)
         head.known_to = snapshot
     return head.tenant

@@ -27,13 +27,14 @@ FORWARDED: Final = (
     b"anthropic-version",
     b"anthropic-beta",
 )
-#: What ends at this hop; the length is said anew by whoever writes the next head.
+#: What ends at this hop, as does what `connection` names. The length is said anew by whoever writes a head.
 HOP_BY_HOP: Final = frozenset(
     (
         b"connection",
         b"content-length",
         b"keep-alive",
         b"proxy-authenticate",
+        b"proxy-connection",
         b"te",
         b"trailer",
         b"transfer-encoding",
@@ -69,12 +70,24 @@ def framing_fault(version: str, headers: Mapping[bytes, bytes]) -> str | None:
     return None
 
 
+_ABSOLUTE: Final = re.compile(rb"(?i)https?://[^/?]*")
+
+
+def path_of(target: bytes) -> str:
+    """The path of a request's target. In absolute form (RFC 9112 §3.2.2) a host is named as well: it leads
+    nowhere, since this is no forward proxy."""
+    host = _ABSOLUTE.match(target)
+    path = target[host.end() if host else 0 :].partition(b"?")[0]
+    return path.decode("latin-1") or "/"
+
+
 @dataclass(slots=True, eq=False)
 class RequestHead:
     """A client's request line and headers. Names are lower case; a repeated header keeps its first value.
 
     `forwarded` are the lines that the engine gets, `overrides` whether an admin's wish is among the headers,
-    `is_json` whether the body says that it is JSON, and not compressed.
+    `is_json` whether the body says that it is JSON, and not compressed, `stays_unsaid` whether the client
+    takes it for granted that the connection stays.
     `known_to` and `tenant` are a note of `auth.tenant`: the routing table in which the key was found, and
     whose it is.
     """
@@ -87,6 +100,7 @@ class RequestHead:
     forwarded: bytes = field(init=False)
     is_json: bool = field(init=False)
     overrides: bool = field(init=False)
+    stays_unsaid: bool = field(init=False)
     known_to: Any = None
     tenant: str | None = None
 
@@ -97,14 +111,23 @@ class RequestHead:
         plain = headers.get(b"content-encoding", b"identity").lower() == b"identity"
         self.is_json = plain and media_type == b"application/json"
         self.overrides = not headers.keys().isdisjoint(CONTROL_HEADERS)
+        self.stays_unsaid = self.keep_alive and self.chunked_ok  # HTTP/1.0 has to be told
 
 
 def forwarded(headers: dict[bytes, bytes]) -> bytes:
     """The header lines for the engine."""
-    lines = [b"%b: %b\r\n" % (name, headers[name]) for name in FORWARDED if name in headers]
-    if b"content-type" not in headers:
+    ending = named(headers[b"connection"]) - {MARK} if b"connection" in headers else ()
+    lines = [
+        b"%b: %b\r\n" % (name, headers[name]) for name in FORWARDED if name in headers and name not in ending
+    ]
+    if b"content-type" not in headers or b"content-type" in ending:
         lines.append(b"content-type: application/json\r\n")
     return b"".join(lines)
+
+
+def named(connection: bytes) -> frozenset[bytes]:
+    """The headers that a `connection` header names: they are for this hop alone (RFC 9110 §7.6.1)."""
+    return frozenset(name.strip().lower() for name in connection.split(b","))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,14 +148,16 @@ def answer_head(status: int, headers: Headers) -> AnswerHead:
     """What a client is to know of an answer. Header names are lower case."""
     lines: list[bytes] = []
     content_type, length = "", None
+    headers = tuple(headers)
+    ending = HOP_BY_HOP.union(*(named(value) for name, value in headers if name == b"connection"))
     for name, value in headers:
         if name == b"content-length":
             length = int(value) if value.isdigit() else None
         elif name == b"content-type":
             content_type = value.decode("latin-1")
-        if name not in HOP_BY_HOP and not name.startswith(b"x-turnout-"):
+        if name not in ending and not name.startswith(b"x-turnout-"):
             lines.append(b"%b: %b\r\n" % (name, value))
-    is_stream = content_type.startswith("text/event-stream")
+    is_stream = content_type.lower().startswith("text/event-stream")
     return AnswerHead(status, b"".join(lines), content_type, length, is_stream)
 
 

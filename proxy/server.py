@@ -19,14 +19,12 @@ import httptools
 
 from .application import Application, Request, Responder
 from .errors import Refusal, internal_error, status_line
-from .heads import Framed, RequestHead, framed, framing_fault, single
+from .heads import Framed, RequestHead, framed, framing_fault, named, path_of, single
 
 log = logging.getLogger("turnout.proxy")
 
 #: Body bytes sent ahead of their turn, above which the socket is left alone until the turn comes.
 _AHEAD: Final = 256 << 10
-
-
 #: How long a refused client may still be sending before the connection is reset.
 _LINGER_SECONDS: Final = 2.0
 #: Above this an answer's head and body are not joined for one write.
@@ -46,8 +44,8 @@ class ClientConnection(asyncio.Protocol):
         "_admitted", "_application", "_body", "_body_bytes", "_budget", "_busy",
         "_chunked", "_closing", "_deaf", "_head", "_head_bytes", "_head_done", "_header_count",
         "_headers", "_held", "_in_message", "_keep_alive", "_limits", "_linger", "_loop", "_newcomer",
-        "_otherwise", "_parser", "_paused", "_pending", "_responder", "_serving", "_transport", "_url",
-        "_waiting", "due",
+        "_otherwise", "_parser", "_paused", "_pending", "_responder", "_serving", "_transport", "_unsaid",
+        "_url", "_waiting", "due",
     )  # fmt: skip
 
     def __init__(self, application: Application) -> None:
@@ -69,6 +67,7 @@ class ClientConnection(asyncio.Protocol):
         self._newcomer: Framed | None = None  # what is being parsed, if its head may be worth remembering
         self._pending = b""  # the head of an answer, until the first bytes of its body
         self._keep_alive = False
+        self._unsaid = False  # the connection stays, and the client takes that for granted
         self._head: RequestHead | None = None  # of the request that is being answered, if it was read
         self._linger = False
         self.due = inf
@@ -178,6 +177,9 @@ class ClientConnection(asyncio.Protocol):
             self._application.admit(self._headers)
         except Refusal as refusal:
             self._refuse(refusal)
+            return
+        if b"expect" in self._headers and not self._body_bytes:  # who has begun to send waits for nothing
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _taken(self, head: RequestHead, body: bytes) -> bool:
         """Serve a request that came in one piece and whose head is known; False: it is for the parser."""
@@ -206,7 +208,7 @@ class ClientConnection(asyncio.Protocol):
         return self._body_bytes + sum(len(request.body) for request in self._waiting)
 
     def _decline_upgrade(self, rest: bytes) -> None:
-        """Go on in HTTP/1.1, which RFC 9110 §7.8 allows: read the head again without the offer.
+        """Go on without it, which RFC 9110 §7.8 allows: read the head again without the offer.
 
         llhttp ends the message at the head of an offer; what follows would be taken for a new request.
         """
@@ -214,15 +216,12 @@ class ClientConnection(asyncio.Protocol):
         if method == b"CONNECT":
             self._refuse(Refusal(405, "method_not_allowed", "This is no forward proxy: CONNECT is refused."))
             return
-        close = b"close" in self._headers.get(b"connection", b"").lower()
         offer = (b"connection", b"upgrade", b"http2-settings")
         lines = [b"%b: %b\r\n" % line for line in self._headers.items() if line[0] not in offer]
-        head = b"%b %b HTTP/1.1\r\n%b%b\r\n" % (
-            method,
-            self._url,
-            b"".join(lines),
-            b"connection: close\r\n" if close else b"",
-        )
+        left = named(self._headers.get(b"connection", b"")) - {b"upgrade"}
+        lines.append(b"connection: %b\r\n" % b", ".join(left))
+        version = self._parser.get_http_version().encode()
+        head = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self._url, version, b"".join(lines))
         self._parser = httptools.HttpRequestParser(self)
         self.data_received(head + rest)
 
@@ -246,12 +245,17 @@ class ClientConnection(asyncio.Protocol):
         name = name.lower()
         if name not in self._headers:
             self._headers[name] = value
+        elif name == b"connection":
+            self._headers[name] += b", " + value
         elif self._headers[name] != value and single(name):
             raise _malformed(f"the header {name.decode('latin-1')!r} is there with two values")
 
     def on_headers_complete(self) -> None:
         self._head_done = True
-        fault = framing_fault(self._parser.get_http_version(), self._headers)
+        version = self._parser.get_http_version()
+        if version == "1.0":
+            self._headers.pop(b"expect", None)  # to be ignored: such a client reads no interim answer
+        fault = framing_fault(version, self._headers)
         if fault is not None:
             raise _malformed(fault)
         sized = len(self._url) + sum(len(n) + len(v) + 4 for n, v in self._headers.items())
@@ -264,12 +268,7 @@ class ClientConnection(asyncio.Protocol):
         if expectation is not None and expectation.lower() != b"100-continue":
             raise Refusal(417, "expectation_failed", "Only 'Expect: 100-continue' is understood.")
         if not self._busy:
-            self._await_body()
-
-    def _await_body(self) -> None:
-        if b"expect" in self._headers:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._wait(self._limits.body_seconds)
+            self._wait(self._limits.body_seconds)
 
     def on_body(self, data: bytes) -> None:
         self._body_bytes += len(data)
@@ -287,7 +286,7 @@ class ClientConnection(asyncio.Protocol):
             return  # `_decline_upgrade` follows
         head = RequestHead(
             method=self._parser.get_method().decode("ascii", "replace"),
-            path=self._url.partition(b"?")[0].decode("latin-1"),
+            path=path_of(self._url),
             headers=self._headers,
             keep_alive=self._parser.should_keep_alive(),
             chunked_ok=self._parser.get_http_version() != "1.0",
@@ -325,6 +324,7 @@ class ClientConnection(asyncio.Protocol):
         self._serving = len(request.body)
         self.due = inf
         self._keep_alive = head.keep_alive
+        self._unsaid = head.stays_unsaid
         self._head = head
         responder = self._application.handle(request, self)
         if responder is not None and self._busy:
@@ -342,8 +342,10 @@ class ClientConnection(asyncio.Protocol):
         elif not self._head_done:
             self._wait(self._limits.head_seconds)
         else:
-            self._await_body()
+            self._wait(self._limits.body_seconds)
             self._listen()
+            if not self._admitted:
+                self._admit()
 
     def _listen(self) -> None:
         """Read on from a socket that was left alone, once what was sent ahead has its turn."""
@@ -418,7 +420,9 @@ class ClientConnection(asyncio.Protocol):
             framing, self._keep_alive = b"", False
         if self._application.draining:
             self._keep_alive = False
-        connection = b"" if self._keep_alive else b"connection: close\r\n"
+        connection = b"" if self._unsaid else b"connection: keep-alive\r\n"
+        if not self._keep_alive:
+            connection = b"connection: close\r\n"
         self._pending = b"%b%b%b%b\r\n" % (status_line(status), headers, framing, connection)
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
@@ -426,7 +430,7 @@ class ClientConnection(asyncio.Protocol):
         if self._closing:
             return
         size = len(body)
-        if size < _JOINED and status not in _BODILESS and self._keep_alive and not self._application.draining:
+        if size < _JOINED and status not in _BODILESS and self._unsaid and not self._application.draining:
             answer = b"%b%bcontent-length: %d\r\n\r\n%b" % (status_line(status), headers, size, body)
             self._transport.write(answer)
             self._done()

@@ -17,6 +17,8 @@ def raw_unit(
     if kind == "user":
         named = _text(headers, b"x-turnout-user") if b"x-turnout-user" in headers else ""
         value = named or document.get("user") or document.get("safety_identifier")
+        if not value and isinstance(metadata := document.get("metadata"), dict):
+            value = metadata.get("user_id")  # the only place that Anthropic's API has for a user
     elif kind == "session":
         metadata = document.get("metadata")
         value = _text(headers, b"x-turnout-session")
@@ -31,5 +33,10 @@ def raw_unit(
 
 
 def _text(headers: Mapping[bytes, bytes], name: bytes) -> str:
-    found = headers.get(name)
-    return found.decode("utf-8", "replace").strip() if found else ""
+    """A header's value: UTF-8, or else Latin-1, as `fetch` and most of Java send it. A name is the same name
+    in both, and no two become one."""
+    found = headers.get(name, b"")
+    try:
+        return found.decode().strip()
+    except UnicodeDecodeError:
+        return found.decode("latin-1").strip()

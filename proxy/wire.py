@@ -18,25 +18,7 @@ import orjson
 
 from .errors import Refusal
 from .limits import Limits
-
-#: Fields by which a body could redirect a request or its credentials: a destination comes from the
-#: snapshot and from nowhere else (litellm's ban list, GHSA for CVE-2024-6587, and relatives).
-# fmt: off
-ROUTING_FIELDS: Final = frozenset((
-    "api_base", "base_url", "api_key", "api_version", "api_type", "api_host", "azure_ad_token",
-    "azure_endpoint", "organization_url", "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
-    "aws_region_name", "aws_role_name", "aws_web_identity_token", "aws_bedrock_runtime_endpoint",
-    "aws_sts_endpoint", "sagemaker_base_url", "vertex_project", "vertex_location", "vertex_credentials",
-    "credentials", "user_config", "model_list", "router_settings", "litellm_params",
-    "litellm_credential_name", "custom_llm_provider", "default_headers", "default_query", "extra_headers",
-    "proxies", "proxy", "http_client", "callbacks", "success_callback", "failure_callback", "fallbacks",
-    "context_window_fallbacks", "mock_response", "langfuse_host", "langfuse_secret_key",
-    "langsmith_base_url", "slack_webhook_url", "watsonx_url", "s3_endpoint_url",
-))
-# fmt: on
-#: Where routing fields are looked for, besides the top level.
-_NESTS: Final = ("extra_body", "extra_headers", "metadata")
-_STEERING: Final = ROUTING_FIELDS.union(_NESTS)
+from .steering import refuse_steering
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +57,17 @@ Span = tuple[int, int]
 
 @dataclass(slots=True)
 class Ask:
-    """What the proxy needs to know of a body; `document` is the parse, `body` the client's bytes."""
+    """What the proxy needs to know of a body; `document` is the parse, `body` the client's bytes.
+
+    `spans` are where the values of the fields lie that may change, once a walk has found them.
+    """
 
     path: str
     body: bytes
     document: dict[str, Any]
     model: str
     stream: bool
+    spans: Mapping[str, Span] | None = None
 
     @property
     def has_tools(self) -> bool:
@@ -122,20 +108,18 @@ def parse(path: str, body: bytes, limits: Limits) -> Ask:
         raise _wrong("malformed_json", f"The body is {_kind(document)}: expected a JSON object.")
     model, streams = _check_fields(APIS[path], document, limits)
     # What is ambiguous is refused before anything is sent, also where this endpoint needs no replacement.
-    if not _plain(body, b"model"):
-        _walk(body, b"model")
-    if "stream_options" in document and not _plain(body, b"stream_options"):
-        _walk(body, b"stream_options")
-    return Ask(path, body, document, model, streams)
+    if _plain(body, "model") and ("stream_options" not in document or _plain(body, "stream_options")):
+        return Ask(path, body, document, model, streams)
+    return Ask(path, body, document, model, streams, _walk(body, document))
 
 
 def _check_fields(api: Api, document: dict[str, Any], limits: Limits) -> tuple[str, bool]:
     """The model, and whether the answer may be events. Raises Refusal."""
     if len(document) > limits.json_fields:
         raise _wrong("too_many_items", f"The body has {len(document)} fields: at most {limits.json_fields}.")
-    notable = _NOTABLE.intersection(document)
-    if notable:
-        _check_notable(notable, document, limits)
+    unusual = set(document) - _USUAL
+    if unusual:
+        _check_unusual(unusual, document, limits)
     model = document.get("model")
     if not isinstance(model, str) or not model:
         found = "is missing" if model is None else f"is {_kind(model)}"
@@ -147,11 +131,24 @@ def _check_fields(api: Api, document: dict[str, Any], limits: Limits) -> tuple[s
     return model, stream is True and api.streams
 
 
-def _check_notable(notable: frozenset[str], document: dict[str, Any], limits: Limits) -> None:
-    if not _STEERING.isdisjoint(notable):
-        _refuse_routing(document)
-    for field in notable & _COSTLY:
-        _check_cost(field, document[field], limits)
+def _check_unusual(unusual: set[str], document: dict[str, Any], limits: Limits) -> None:
+    strange: list[str] = []
+    for field in unusual:
+        if field in _COSTLY:
+            _check_cost(field, document[field], limits)
+        else:
+            strange.append(field)
+    if strange:
+        _check_strange(strange, document)
+
+
+def _check_strange(strange: list[str], document: dict[str, Any]) -> None:
+    refuse_steering(strange, document)
+    for field in strange:
+        folded = field.casefold()
+        if folded in _TOLD_APART and folded != field:  # to encoding/json of Go the two are one
+            message = f"'{field[:100]}' is refused: some engines read it as '{folded}'. Spell it so."
+            raise _wrong("ambiguous_field", message, field[:100])
     options = document.get("stream_options")
     if options is not None and not isinstance(options, dict):
         message = f"'stream_options' is {_kind(options)}: expected an object."
@@ -202,8 +199,21 @@ _CAPS: Final[Mapping[str, tuple[int, str]]] = {
 }
 _LISTS: Final[Mapping[str, str]] = {"stop": "stops", "stop_token_ids": "stops", "stop_sequences": "stops"}
 _COSTLY: Final = frozenset((*_CAPS, *_LISTS))
-#: Fields that need a second look: a body without any is looked through once.
-_NOTABLE: Final = _STEERING | _COSTLY | {"stream_options"}
+#: Of these there must not be another that differs in case only.
+_TOLD_APART: Final = _COSTLY | {"model", "stream", "stream_options"}
+#: Fields of which no more is to be known: a body that has no others is looked through once.
+# fmt: off
+_USUAL: Final = frozenset((
+    "model", "stream", "messages", "prompt", "input", "user", "safety_identifier", "prompt_cache_key",
+    "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty",
+    "repetition_penalty", "logit_bias", "min_tokens", "ignore_eos", "response_format", "tools", "tool_choice",
+    "parallel_tool_calls", "functions", "function_call", "reasoning", "reasoning_effort", "thinking",
+    "verbosity", "modalities", "audio", "prediction", "service_tier", "store", "suffix", "echo", "system",
+    "instructions", "text", "include", "truncation", "previous_response_id", "conversation", "background",
+    "encoding_format", "dimensions", "query", "documents", "top_n", "return_documents", "text_1", "text_2",
+    "tokens", "add_special_tokens", "chat_template_kwargs",
+))
+# fmt: on
 
 
 def _check_cost(field: str, value: Any, limits: Limits) -> None:
@@ -222,22 +232,6 @@ def _check_cost(field: str, value: Any, limits: Limits) -> None:
         raise _wrong("out_of_range", f"'{field}' is {value}: expected {least} to {most}.", field)
 
 
-def _refuse_routing(document: dict[str, Any]) -> None:
-    if not ROUTING_FIELDS.isdisjoint(document):
-        _refuse_first(document, "")
-    for nest in _NESTS:
-        if nest in document and isinstance(document[nest], dict):
-            _refuse_first(document[nest], f"{nest}.")
-
-
-def _refuse_first(fields: dict[str, Any], within: str) -> None:
-    for field in fields:
-        if field in ROUTING_FIELDS:
-            param = f"{within}{field}"
-            message = f"'{param}' is refused: where a request goes is decided by the experiment alone."
-            raise _wrong("routing_field_refused", message, param)
-
-
 def _kind(value: Any) -> str:
     if value is None:
         return "null"
@@ -251,11 +245,11 @@ def engine_body(ask: Ask, served_name: str) -> bytes:
         return ask.body
     edits: list[tuple[Span, bytes]] = []
     if served_name != ask.model:
-        edits.append((_span(ask.body, b"model"), orjson.dumps(served_name)))
+        edits.append((_span(ask, "model"), orjson.dumps(served_name)))
     if ask.stream and ask.hides_usage:
         if "stream_options" in ask.document:
             options = {**(ask.document["stream_options"] or {}), "include_usage": True}
-            edits.append((_span(ask.body, b"stream_options"), orjson.dumps(options)))
+            edits.append((_span(ask, "stream_options"), orjson.dumps(options)))
         else:
             start = ask.body.index(b"{") + 1
             edits.append(((start, start), b'"stream_options":{"include_usage":true},'))
@@ -267,35 +261,62 @@ def engine_body(ask: Ask, served_name: str) -> bytes:
 
 _JSON: Final = JSONDecoder()
 _GAP: Final = re.compile(r"[ \t\r\n,:]*")
+#: The fields whose values may change.
+_CHANGING: Final = ("model", "stream_options")
 _SIMPLE: Final = {
-    name: re.compile(rb'"' + name + rb'"\s*:\s*("(?:[^"\\]|\\.)*"|\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}|null)')
-    for name in (b"model", b"stream_options")
+    name: re.compile(
+        rb'"' + name.encode() + rb'"\s*:\s*("(?:[^"\\]|\\.)*"|\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}|null)'
+    )
+    for name in _CHANGING
 }
-_QUOTED: Final = {name: b'"%b"' % name for name in _SIMPLE}
+_QUOTED: Final = {name: b'"%b"' % name.encode() for name in _CHANGING}
 
 
-def _plain(body: bytes, name: bytes) -> bool:
-    """Whether a key is spelt once in the whole body, with no escape that could spell it another way.
+def _letter(code: int) -> bytes:
+    r"""A pattern for a letter as itself or as its escape, `\u006d` or `\u006D`."""
+    return rb"(?:%c|\\u00%x[%x%X])" % (code, code >> 4, code & 15, code & 15)
+
+
+_SPELT: Final = {
+    name: re.compile(b'"%b"' % b"".join(_letter(code) for code in name.encode())) for name in _CHANGING
+}
+
+
+def _plain(body: bytes, name: str) -> bool:
+    """Whether a key is spelt once in the whole body, be it with escapes.
 
     Then it is the one the parser found; all else takes the walk over the fields.
     """
-    # The first look for an escape is many times cheaper than the second.
-    return body.count(_QUOTED[name]) == 1 and not (b"\\" in body and b"\\u" in body)
+    # The first look for an escape is many times cheaper than the second. Those of ASCII begin with two zeros.
+    if b"\\" in body and b"\\u00" in body:
+        once = _SPELT[name].search(body)
+        return once is not None and _SPELT[name].search(body, once.end()) is None
+    return body.count(_QUOTED[name]) == 1
 
 
-def _span(body: bytes, name: bytes) -> Span:
-    """Where the value of a top-level field lies in valid JSON. Raises Refusal if the field is there twice."""
-    match = _SIMPLE[name].search(body) if _plain(body, name) else None
-    return match.span(1) if match else _walk(body, name)
+def _span(ask: Ask, name: str) -> Span:
+    """Where the value of a top-level field lies that is there, in a body that `parse` has let through."""
+    if ask.spans is None:
+        match = _SIMPLE[name].search(ask.body)
+        if match:
+            return match.span(1)
+        ask.spans = _walk(ask.body, ask.document)
+    return ask.spans[name]
 
 
-def _walk(body: bytes, name: bytes) -> Span:
-    """Note where the value of a field lies, by a walk over all of them."""
-    field = name.decode()
-    found = [(low, high) for key, _, low, high in top_level(body) if key == field]
-    if len(found) != 1:
-        raise _wrong("duplicate_field", f"'{field}' is there {len(found)} times: send it once.", field)
-    return found[0]
+def _walk(body: bytes, document: dict[str, Any]) -> Mapping[str, Span]:
+    """Where the values of the fields lie that may change, by one walk over all fields.
+
+    Raises Refusal if one of them is there twice.
+    """
+    fields = top_level(body)
+    spans: dict[str, Span] = {}
+    for name in _CHANGING:
+        found = [(low, high) for key, _, low, high in fields if key == name]
+        if name in document and len(found) != 1:
+            raise _wrong("duplicate_field", f"'{name}' is there {len(found)} times: send it once.", name)
+        spans.update((name, span) for span in found)
+    return spans
 
 
 def top_level(body: bytes) -> list[tuple[str, int, int, int]]:

@@ -7,8 +7,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import orjson
+import pytest
 
-from proxy.heads import KnownHeads, RequestHead, answer_head, framed
+from proxy.heads import KnownHeads, RequestHead, answer_head, framed, path_of
 from proxy.limits import Limits
 
 from .harness import Engine, Proxy, ask, json_answer, running_proxy, snapshot
@@ -125,6 +126,41 @@ def test_hop_by_hop_lines_and_our_own_stay_behind() -> None:
         [(b"content-length", b"2"), (b"connection", b"x"), (b"x-turnout-arm", b"y"), (b"server", b"vllm")],
     )
     assert (head.lines, head.length) == (b"server: vllm\r\n", 2)
+
+
+def test_what_connection_names_is_for_this_hop_alone_both_ways() -> None:
+    """RFC 9110 §7.6.1."""
+    answer = [(b"x-hop", b"1"), (b"connection", b"keep-alive, X-Hop"), (b"connection", b"a ,b"), (b"b", b"2")]
+    assert answer_head(200, [*answer, (b"server", b"vllm")]).lines == b"server: vllm\r\n"
+    headers = {b"traceparent": b"1", b"tracestate": b"2", b"content-type": b"application/json"}
+    mark = {b"x-turnout-mirrored": b"1"}  # else a copy would be copied again, further on
+    naming = b"close, Traceparent,content-type, x-turnout-mirrored"
+    asked = RequestHead("POST", "/", {**mark, **headers, b"connection": naming}, True, True)
+    left = b"x-turnout-mirrored: 1\r\ntracestate: 2\r\ncontent-type: application/json\r\n"
+    assert asked.forwarded == left
+
+
+@pytest.mark.parametrize("kind", [b"text/event-stream", b"Text/Event-Stream; charset=UTF-8"])
+def test_media_types_have_no_case(kind: bytes) -> None:
+    assert answer_head(200, [(b"content-type", kind)]).is_stream
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"/v1/x?y=http://z/", "/v1/x"),
+        (b"http://host:80/v1/x?y", "/v1/x"),
+        (b"HTTPS://host/v1/x", "/v1/x"),
+        (b"http://host", "/"),
+        (b"http://host?x", "/"),
+        (b"ftp://host/v1/x", "ftp://host/v1/x"),
+        (b"//host/v1/x", "//host/v1/x"),
+        (b"*", "*"),
+    ],
+)
+def test_a_target_in_absolute_form_is_its_path(target: bytes, path: str) -> None:
+    """RFC 9112 §3.2.2: a server must accept it."""
+    assert path_of(target) == path
 
 
 async def test_all_bodies_and_answers_share_a_budget_that_is_given_back(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from proxy import wire
 from proxy.errors import Refusal
 from proxy.provider_terms import CHAT, EMBEDDINGS, event, keywords, refusal, scrubbed
+from proxy.steering import ROUTING_FIELDS
 
 HI = [{"role": "user", "content": "hi"}]
 
@@ -22,7 +22,7 @@ def test_openais_fields_pass_and_turnouts_end_here() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [*sorted(wire.ROUTING_FIELDS), "top_k", "extra_body", "num_retries", "cache", "guardrails", "api_key "],
+    [*sorted(ROUTING_FIELDS), "top_k", "extra_body", "num_retries", "cache", "guardrails", "api_key "],
 )
 def test_any_other_field_is_refused_by_name(name: str) -> None:
     with pytest.raises(Refusal) as refused:
