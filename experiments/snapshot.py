@@ -85,6 +85,14 @@ class Gate:
         return "holdout" if self.salt == HOLDOUT_SALT else "exclusive"
 
 
+def _codings(value: str) -> tuple[bytes, ...]:
+    """What clients may send for a header's value: UTF-8, or Latin-1 where that has the letters."""
+    try:
+        return value.encode(), value.encode("latin-1")
+    except UnicodeEncodeError:
+        return (value.encode(),)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exclusion:
     """Requests that stay outside an experiment: of these tenants, with one of these headers (names in lower
@@ -101,7 +109,7 @@ class Exclusion:
         return (
             tenant in self.tenants
             or any(
-                headers.get(name.encode("latin-1", "replace")) == value.encode()
+                headers.get(name.encode("latin-1", "replace")) in _codings(value)
                 for name, value in self.headers
             )
             or any(tags.get(key) == value for key, value in self.tags)

@@ -18,7 +18,7 @@ import orjson
 
 from .errors import Refusal
 from .limits import Limits
-from .steering import refuse_steering
+from .steering import NESTS, refuse_steering
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +134,25 @@ def _check_fields(api: Api, document: dict[str, Any], limits: Limits) -> tuple[s
 def _check_unusual(unusual: set[str], document: dict[str, Any], limits: Limits) -> None:
     strange: list[str] = []
     for field in unusual:
-        if field in _COSTLY:
+        cap = _CAPS.get(field)
+        if cap is not None:
+            value = document[field]
+            if type(value) is not int or not cap[0] <= value <= getattr(limits, cap[1]):
+                _check_cost(field, value, limits)
+        elif field in _LISTS:
             _check_cost(field, document[field], limits)
         else:
             strange.append(field)
     if strange:
-        _check_strange(strange, document)
+        _check_strange(strange, document, limits)
 
 
-def _check_strange(strange: list[str], document: dict[str, Any]) -> None:
+def _check_strange(strange: list[str], document: dict[str, Any], limits: Limits) -> None:
+    for nest in NESTS:
+        inner = document.get(nest)
+        if isinstance(inner, dict) and len(inner) > limits.json_fields:
+            message = f"'{nest}' has {len(inner)} fields: at most {limits.json_fields}."
+            raise _wrong("too_many_items", message, nest)
     refuse_steering(strange, document)
     for field in strange:
         folded = field.casefold()
@@ -160,15 +170,26 @@ _LARGE: Final = 1 << 20
 
 
 def _refuse_crowded(body: bytes, limits: Limits) -> None:
-    """A body that would take long to read is not read. What is inside texts is counted as well: a bound."""
-    parts = body.count(b"{") + body.count(b"[") + body.count(b'":')
-    commas = body.count(b",")
-    if parts > limits.json_parts or commas > limits.json_commas:
-        most = f"at most {limits.json_parts} objects, lists and fields, and {limits.json_commas} commas"
-        message = (
-            f"A body over 1 MiB has {most}: this one has {parts} and {commas}. Send less, or a file's text."
-        )
-        raise _wrong("too_many_items", message)
+    """A body that would take long to read is not read. Raises Refusal."""
+    if not _crowded(body, limits):  # also what is inside texts: most bodies need no closer look
+        return
+    outside = _outside_texts(body, limits)
+    if outside is None or _crowded(outside, limits):
+        most = f"{limits.json_parts} objects, lists and fields, and {limits.json_commas} commas"
+        raise _wrong("too_many_items", f"A body over 1 MiB has at most {most}: this one has more. Send less.")
+
+
+def _crowded(body: bytes, limits: Limits) -> bool:
+    parts = body.count(b"{") + body.count(b"[") + body.count(b":")
+    return parts > limits.json_parts or body.count(b",") > limits.json_commas
+
+
+def _outside_texts(body: bytes, limits: Limits) -> bytes | None:
+    """The body without its texts, as far as it is JSON; None: it has too many of them."""
+    bare = body.replace(rb"\\", b"").replace(rb"\"", b"")
+    if bare.count(b'"') > 4 * limits.json_parts:
+        return None
+    return b"".join(bare.split(b'"')[::2])
 
 
 def _check_content(api: Api, document: dict[str, Any], limits: Limits) -> None:

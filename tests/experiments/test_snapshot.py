@@ -163,3 +163,12 @@ def test_a_request_that_a_rule_fits_stays_outside(
 ) -> None:
     rules = Exclusion(tenants=("acme",), headers=(("x-internal", "1"),), tags=(("tier", "gold"),))
     assert rules.covers(tenant, headers, metadata) is covered
+
+
+@pytest.mark.parametrize("sent", ["Zoé".encode(), "Zoé".encode("latin-1")])
+def test_a_header_is_excluded_in_either_coding(sent: bytes) -> None:
+    """As a unit's name is one in both."""
+    rules = Exclusion(headers=(("x-user", "Zoé"), ("x-team", "東京")))
+    assert rules.covers(None, {b"x-user": sent}, None)
+    assert not rules.covers(None, {b"x-user": b"Zo?"}, None)
+    assert rules.covers(None, {b"x-team": "東京".encode()}, None)

@@ -109,6 +109,11 @@ async def test_a_header_that_says_the_same_twice_is_not_ambiguous(tmp_path: Path
         ({"model": "chat", "messages": [], "n": True}, "invalid_type", "n"),
         ({"model": "chat", "messages": [{}] * 5000}, "too_many_items", "messages"),
         ({"model": "chat", "messages": [], **{f"k{n}": 1 for n in range(1100)}}, "too_many_items", None),
+        (
+            {"model": "chat", "messages": [], "metadata": {f"k{n}": 1 for n in range(1100)}},
+            "too_many_items",
+            "metadata",
+        ),
         (b'{"model":"chat","messages":[' + b"{}," * 400_000 + b"{}]}", "too_many_items", None),
         (b'{"model":"chat","messages":[' + b"1," * 2_200_000 + b"1]}", "too_many_items", None),
         (b'{"model":"chat","messages":' + b"[" * 1024 + b"]" * 1024 + b"}", "malformed_json", None),

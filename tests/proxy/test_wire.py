@@ -198,3 +198,26 @@ def test_a_long_list_of_tokens_is_one_prompt(path: str, field: str) -> None:
         else:
             with pytest.raises(Refusal, match="at most 10"):
                 wire.parse(path, body, limits)
+
+
+def _large(text: str, times: int) -> bytes:
+    return orjson.dumps({"model": "chat", "messages": [{"role": "user", "content": text * times}]})
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": [1, 2, {"b": "c\\\\"}]},\n', "f(x)[0] = {}; g: h, \\", 'say "{" and "["\n']
+)
+def test_a_large_text_of_code_is_a_text(text: str) -> None:
+    """What stands inside a text is nothing to read, however many braces it has."""
+    body = _large(text, (2 << 20) // len(text) * 2)
+    assert len(body) > 2 << 20
+    assert wire.parse(CHAT, body, Limits(json_parts=1000, json_commas=1000)).model == "chat"
+
+
+@pytest.mark.parametrize("piece", [b"{},", b'{"a":1},', b'"{",', b'"\\"{",', b'"\\\\",{},', b"[1],"])
+def test_a_large_body_of_many_pieces_is_not_read(piece: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = b'{"model":"chat","messages":[],"x":[' + piece * (4_000_000 // len(piece)) + b"1]}"
+    monkeypatch.setattr(wire.orjson, "loads", lambda body: pytest.fail("it was read"))
+    with pytest.raises(Refusal) as refused:
+        wire.parse(CHAT, body, Limits())
+    assert refused.value.code == "too_many_items"
