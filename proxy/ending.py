@@ -39,4 +39,4 @@ class EndOfStream:
             self._held = kept if len(kept) < _LONGEST else kept[-7:]
             return began >= 0 and self._pattern.search(text) is not None
         self._held = text[-16:]
-        return b"[DONE]" in text and self._pattern.search(text) is not None
+        return text.find(b"[DONE]") >= 0 and self._pattern.search(text) is not None

@@ -197,20 +197,23 @@ class KnownHeads(Generic[_Head]):
         self._expect_none()
 
     def _expect_none(self) -> None:
-        #: The head that was met last: its bytes before and after the digits of the length, where the digits
-        #: and where the body began, and the lengths that have as many digits.
-        self._before, self._after = b"\0", b""
-        self._digits = self._body = self._least = self._most_bytes = 0
+        #: The head that was met last: its bytes before and after the digits of the length, where the body
+        #: began, and which lengths have as many digits.
+        self._before = self._after = b""
+        self._body, self._least, self._most_bytes = 0, 1, 0
         self._last: _Head | None = None
 
     def match(self, data: bytes) -> tuple[_Head, bytes] | None:
         """Head and body of the one message that the data may be, as `framed` says; None: it is not known."""
-        if data.startswith(self._before):  # the next head is likely to be the last one once more
-            size = len(data) - self._body
-            if self._least <= size <= self._most_bytes and data.startswith(
-                b"%d%b" % (size, self._after), self._digits
-            ):
-                return self._last, data[self._body :]  # type: ignore[return-value]  # there once it is expected
+        # The next head is likely to be the last one once more.
+        at = self._body
+        size = len(data) - at
+        if self._least <= size <= self._most_bytes and data[:at] == b"%b%d%b" % (
+            self._before,
+            size,
+            self._after,
+        ):
+            return self._last, data[at:]  # type: ignore[return-value]  # there once one is expected
         message = framed(data)
         if message is None:
             return None
@@ -225,7 +228,7 @@ class KnownHeads(Generic[_Head]):
         length = _LENGTH.search(data, 0, end)
         if length is not None:
             low, high = length.span(1)
-            self._before, self._after, self._digits, self._body = data[:low], data[high:end], low, end
+            self._before, self._after, self._body = data[:low], data[high:end], end
             self._least, self._most_bytes = 10 ** (high - low - 1), 10 ** (high - low) - 1
             self._last = head
 

@@ -77,7 +77,7 @@ class Metrics:
     def observe(self, record: ExchangeRecord) -> None:
         """Count one exchange."""
         arm = record.served_arm
-        experiment = record.experiment if arm is not None else None  # who stayed outside is not in it
+        experiment = None if arm is None else record.experiment  # who stayed outside is not in it
         labels = record.model, record.served_version, experiment, arm, record.role
         numbers = self.numbers.get(labels)  # type: ignore[call-overload]  # equal to the Labels, and sooner made
         if numbers is None:

@@ -75,5 +75,7 @@ def keep_whole(record: ExchangeRecord, body: bytes, limit: int) -> None:
     if size > limit:
         record.clipped = True
     elif size:
+        came = record.first_byte_us or 0
         record.response = body
-        record.chunk_us, record.chunk_ends = (min(record.first_byte_us or 0, _LATEST_US),), (size,)
+        record.chunk_us = (came if came < _LATEST_US else _LATEST_US,)
+        record.chunk_ends = (size,)

@@ -273,8 +273,9 @@ class Relay:
     def answer(self, head: AnswerHead, body: bytes) -> None:
         if self._accepts(head):
             self._rest = body
-            keep_whole(self.record, body, self._worker.limits.recorded_bytes)
-            self._worker.conclude(self._settled(self._outcome, None), self)
+            worker = self._worker
+            keep_whole(self.record, body, worker.limits.recorded_bytes)
+            worker.conclude(self._settled(self._outcome, None), self)
 
     def body(self, data: bytes) -> None:
         came = monotonic_ns()
@@ -302,7 +303,7 @@ class Relay:
         client, head, data = self._client, self._head, self._rest
         self._finished()
         if not self._answered and head is not None and not head.is_stream:
-            client.answer(head.status, head.lines + self._turnout_headers(), data)
+            client.answer(head.status, self._headers(head.lines), data)
             return
         if self._stripper is not None:
             data = self._stripper.feed(data) + self._stripper.finish()
@@ -317,7 +318,7 @@ class Relay:
         if head is not None:
             self._answered = True
             length = None if self._stripper is not None else head.length  # an event may be taken out
-            self._client.start(head.status, head.lines + self._turnout_headers(), length)
+            self._client.start(head.status, self._headers(head.lines), length)
 
     def failed(self, outcome: Outcome, code: str) -> None:
         if self._take_fallback(outcome):
@@ -330,7 +331,7 @@ class Relay:
             return
         broke_off = (502, "The engine behind this model broke off before answering.")
         status, message = _UNREACHED.get(code, broke_off)
-        self._client.respond(status, Refusal(status, code, message).body(), self._turnout_headers())
+        self._client.respond(status, Refusal(status, code, message).body(), self._headers())
 
     def _take_fallback(self, outcome: Outcome) -> bool:
         """Ask control instead of an arm that failed, while the client has got nothing."""
@@ -410,10 +411,11 @@ class Relay:
         self._call = None
         self._worker.relays.discard(self)
 
-    def _turnout_headers(self) -> bytes:
+    def _headers(self, lines: bytes = b"") -> bytes:
+        """An answer's own header lines, and behind them Turnout's."""
         record = self.record
         marks = _marks(record.snapshot, record.served_version, record.experiment, record.served_arm)
-        return b"x-turnout-request-id: %b\r\n%b" % (record.request_id.encode(), marks)
+        return b"%bx-turnout-request-id: %b\r\n%b" % (lines, record.request_id.encode(), marks)
 
     def _refuse(self, refusal: Refusal) -> None:
         if self._call is not None:
@@ -424,4 +426,4 @@ class Relay:
             self._append("rejected", refusal.code)
         self._recorded = True
         self._finished()
-        self._client.respond(refusal.status, refusal.body(), self._turnout_headers())
+        self._client.respond(refusal.status, refusal.body(), self._headers())

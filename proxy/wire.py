@@ -303,13 +303,16 @@ _SPELT: Final = {
 }
 
 
+_BACKSLASH: Final = ord("\\")  # looked for as a number: for bytes, `in` first finds that they are no number
+
+
 def _plain(body: bytes, name: str) -> bool:
     """Whether a key is spelt once in the whole body, be it with escapes.
 
     Then it is the one the parser found; all else takes the walk over the fields.
     """
     # The first look for an escape is many times cheaper than the second. Those of ASCII begin with two zeros.
-    if b"\\" in body and b"\\u00" in body:
+    if _BACKSLASH in body and b"\\u00" in body:
         once = _SPELT[name].search(body)
         return once is not None and _SPELT[name].search(body, once.end()) is None
     return body.count(_QUOTED[name]) == 1
@@ -406,7 +409,7 @@ class UsageStripper:
 
     def feed(self, chunk: bytes) -> bytes:
         """What may go to the client now."""
-        if not self._held and not self._passing and b"usage" not in chunk and chunk.endswith(b"\n\n"):
+        if not self._held and not self._passing and chunk.find(b"usage") < 0 and chunk.endswith(b"\n\n"):
             return chunk
         seen = max(0, len(self._held) - 3)  # an event's end may have been cut in two
         text = self._held + chunk

@@ -181,6 +181,9 @@ def _exchange_head(record: ExchangeRecord) -> tuple[Any, ...]:
     )
 
 
+_ONE_CHUNK: Final = struct.Struct("<2I")
+
+
 @lru_cache(maxsize=256)
 def _chunks(count: int) -> struct.Struct:
     """The times of so many pieces, and their ends."""
@@ -191,9 +194,12 @@ def encode(record: Record) -> list[bytes]:
     """The record as pieces for one `os.writev`: long bodies are not copied."""
     if isinstance(record, ExchangeRecord):
         head = orjson.dumps(_exchange_head(record))
-        request, response = record.request, record.response
-        count = len(record.chunk_us)
-        chunks = _chunks(count).pack(*record.chunk_us, *record.chunk_ends)
+        request, response, times = record.request, record.response, record.chunk_us
+        count = len(times)
+        if count == 1:  # what most answers are
+            chunks = _ONE_CHUNK.pack(times[0], record.chunk_ends[0])
+        else:
+            chunks = _chunks(count).pack(*times, *record.chunk_ends)
     else:
         kind = "loss" if isinstance(record, LossRecord) else "feedback"
         head = orjson.dumps({"kind": kind, **{f.name: getattr(record, f.name) for f in fields(record)}})

@@ -68,7 +68,9 @@ class SpoolWriter:
     def append_all(self, records: Sequence[Record]) -> None:
         """Write records that are ready at the same time, if possible at once."""
         if len(records) > 1:
-            parts = [part for record in records for part in encode(record)]
+            parts: list[bytes] = []
+            for record in records:
+                parts += encode(record)
             if sum(map(len, parts)) <= _TOGETHER_BYTES and self._append(
                 [b"".join(parts)], len(records), lost=0
             ):
