@@ -195,6 +195,10 @@ class Route:
     outside: Outside | None = None
 
 
+#: So many units' routes are noted in a table before it begins anew.
+_KNOWN_UNITS: Final = 4096
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """A model's routes, prepared: `starts[i]` is the first point of `routes[i]`.
@@ -213,9 +217,19 @@ class Table:
     gates: tuple[Gate, ...] = ()
     exclude: Exclusion | None = None
     reasons: Mapping[Outside, Route] = field(default_factory=dict)
+    _known: dict[str | None, Route] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def route(self, unit: str | None) -> Route:
-        """Where a unit's requests go; a request without a unit is outside."""
+        """Where a unit's requests go; a request without a unit is outside. Units come again: it is noted."""
+        known = self._known.get(unit)
+        if known is not None:
+            return known
+        if len(self._known) >= _KNOWN_UNITS:
+            self._known.clear()
+        found = self._known[unit] = self._found(unit)
+        return found
+
+    def _found(self, unit: str | None) -> Route:
         if not self.starts:
             return self.outside
         if unit is None:
