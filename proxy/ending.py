@@ -22,15 +22,18 @@ _LONGEST: Final = 8 << 20
 class EndOfStream:
     """Is fed the pieces of one stream."""
 
-    __slots__ = ("_held", "_named", "_pattern")
+    __slots__ = ("_held", "_mark", "_named", "_pattern")
 
     def __init__(self, path: str) -> None:
         self._named = path in _NAMED
         self._pattern = _LAST_EVENT if self._named else _DONE
+        self._mark = b"event:" if self._named else b"[DONE]"
         self._held = b"\n"  # an event may stand at the very beginning
 
     def within(self, data: bytes) -> bool:
         """Whether the end is in this piece, also if it began in an earlier one."""
+        if self._held == b"\n" and data.endswith(b"\n") and data.find(self._mark) < 0:
+            return False  # whole lines, none of which is of interest
         text = self._held + data
         if self._named:
             # What may still grow into the last event begins with the last line that names an event.
@@ -38,5 +41,5 @@ class EndOfStream:
             kept = text[began:] if began >= 0 else text[-7:]
             self._held = kept if len(kept) < _LONGEST else kept[-7:]
             return began >= 0 and self._pattern.search(text) is not None
-        self._held = text[-16:]
+        self._held = b"\n" if text.endswith(b"\n") else text[-16:]
         return text.find(b"[DONE]") >= 0 and self._pattern.search(text) is not None

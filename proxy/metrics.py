@@ -11,6 +11,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import repeat
+from operator import sub
 from typing import Any, Final, NamedTuple
 
 from experiments.ledger.exchange import ExchangeRecord
@@ -88,15 +90,14 @@ class Metrics:
         numbers.duration[bisect_left(DURATION_US, duration)] += 1
         numbers.duration_us += duration
         if record.stream and record.chunk_us:
-            first = before = record.chunk_us[0]
+            times = record.chunk_us
+            first = times[0]
             numbers.first[bisect_left(DURATION_US, first)] += 1
             numbers.first_us += first
             gaps = numbers.gaps
-            for at in record.chunk_us:
-                gaps[bisect_left(GAP_US, at - before)] += 1
-                before = at
-            gaps[0] -= 1  # the first piece has no gap before it
-            numbers.gaps_us += before - first
+            for bucket in map(bisect_left, repeat(GAP_US), map(sub, times[1:], times)):
+                gaps[bucket] += 1
+            numbers.gaps_us += times[-1] - first
 
     def add(self, other: Metrics) -> None:
         """Take up what another has counted."""

@@ -287,8 +287,12 @@ class Relay:
         if not self._answered:
             self._begin()
         self._client.write(data if self._stripper is None else self._stripper.feed(data))
-        if not kept:
+        if kept:
+            return
+        if self._recording is None:
             self._keep(data, came)
+        else:
+            self._recording.add(data, came)
 
     def end(self, data: bytes) -> None:
         self._rest = data

@@ -443,11 +443,13 @@ class ClientConnection(asyncio.Protocol):
         """A piece of the body; the head goes out with the first."""
         if self._closing:
             return
-        if self._chunked and data:
+        if not data:
+            return
+        if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        pending, self._pending = self._pending, b""
-        if pending or data:
-            self._transport.write(pending + data)
+        if self._pending:
+            data, self._pending = self._pending + data, b""
+        self._transport.write(data)
 
     def end(self) -> None:
         """The answer is whole; on to the next request."""

@@ -191,7 +191,9 @@ class Call:
         self.receiver.head(head)
 
     def body(self, data: bytes) -> None:
-        self._progressed()
+        if self.got_head and not self._waiting_since:  # as `_progressed`, for each event
+            due = self._upstreams.loop.time() + self._upstreams.limits.idle_seconds
+            self.due = due if due < self._ends else self._ends
         if data and not self.done:
             self.receiver.body(data)
 
