@@ -119,6 +119,8 @@ class Call:
         try:
             connection = await replica.connect()
         except Exception as error:
+            if not isinstance(error, OSError | ValueError):
+                log.exception("a defect in connecting to %s", replica.url)
             self._connecting = None
             self._waited += self._upstreams.loop.time() - began
             self._unreached(replica, error)
