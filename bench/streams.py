@@ -21,23 +21,14 @@ from typing import Any, Final
 import orjson
 import uvloop
 
+from turnout.load import prompt
+
 #: Processes need so long to start and to connect; then all begin at once.
 _BEGIN_AFTER_NS: Final = 1_500_000_000
 _PATIENCE_SECONDS: Final = 240.0
 #: The last events hold the usage, and `[DONE]`.
 _TAIL: Final = 1200
 _COUNTED: Final = re.compile(rb'"completion_tokens": ?(\d+)')
-_WORDS: Final = (
-    "signal",
-    "points",
-    "track",
-    "platform",
-    "whistle",
-    "carriage",
-    "junction",
-    "siding",
-    "buffer",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +51,10 @@ class Load:
 
     def request(self, number: int) -> bytes:
         """Request number `number`, as bytes on the wire. Its answer has exactly `tokens` tokens."""
-        words = [_WORDS[(number * 7 + step * step) % len(_WORDS)] for step in range(self.words)]
         body = orjson.dumps(
             {
                 "model": self.model,
-                "messages": [{"role": "user", "content": f"{number} {' '.join(words)}"}],
+                "messages": [{"role": "user", "content": prompt(number, self.words)}],
                 "max_tokens": self.tokens,
                 "ignore_eos": True,
                 "stream": True,

@@ -203,9 +203,8 @@ class KnownHeads(Generic[_Head]):
         self._body, self._least, self._most_bytes = 0, 1, 0
         self._last: _Head | None = None
 
-    def match(self, data: bytes) -> tuple[_Head, bytes] | None:
-        """Head and body of the one message that the data may be, as `framed` says; None: it is not known."""
-        # The next head is likely to be the last one once more.
+    def expected(self, data: bytes) -> tuple[_Head, bytes] | None:
+        """Head and body of the one message that the data may be, if its head is the last one once more."""
         at = self._body
         size = len(data) - at
         if self._least <= size <= self._most_bytes and data[:at] == b"%b%d%b" % (
@@ -214,7 +213,10 @@ class KnownHeads(Generic[_Head]):
             self._after,
         ):
             return self._last, data[at:]  # type: ignore[return-value]  # there once one is expected
-        message = framed(data)
+        return None
+
+    def find(self, data: bytes, message: Framed | None) -> tuple[_Head, bytes] | None:
+        """Head and body of the message that `framed` has seen in the data; None: it is not known."""
         if message is None:
             return None
         template, body = message

@@ -21,7 +21,7 @@ from . import auth, wire
 from .application import Request
 from .breaker import OPEN, Breaker
 from .ending import EndOfStream
-from .errors import Refusal, internal_error
+from .errors import Refusal, internal_error, unknown_model
 from .heads import MARK, AnswerHead
 from .identity import new_id
 from .recording import Recording, keep_whole, outcome_of
@@ -122,9 +122,7 @@ class Relay:
             if not self._snapshot.version:
                 message = "This worker has no routing table yet: is the controller running? Try again soon."
                 raise Refusal(503, "no_snapshot", message) from None
-            known = ", ".join(sorted(self._snapshot.models)) or "none yet"
-            message = f"The model {ask.model[:200]!r} is not in production here. Known models: {known}."
-            raise Refusal(404, "model_not_found", message, "model") from None
+            raise unknown_model(ask.model, self._snapshot.models) from None
         except UnknownVersion as error:
             raise Refusal(404, "version_not_found", f"{error}.") from None
         self._take(route)
@@ -287,12 +285,8 @@ class Relay:
         if not self._answered:
             self._begin()
         self._client.write(data if self._stripper is None else self._stripper.feed(data))
-        if kept:
-            return
-        if self._recording is None:
+        if not kept:
             self._keep(data, came)
-        else:
-            self._recording.add(data, came)
 
     def end(self, data: bytes) -> None:
         self._rest = data

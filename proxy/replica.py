@@ -215,10 +215,14 @@ class Connection(asyncio.Protocol):
 
     def _recognised(self, data: bytes, call: Call) -> bool:
         """Take an answer that came in one piece and whose head is known; False: it is for the parser."""
-        known = self.replica.heads.match(data)
+        heads = self.replica.heads
+        known = heads.expected(data)
         if known is None:
             self._newcomer = framed(data)
-            return False
+            known = heads.find(data, self._newcomer)
+            if known is None:
+                return False
+            self._newcomer = None
         self.call = None
         self._release()
         try:

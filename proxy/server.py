@@ -125,10 +125,12 @@ class ClientConnection(asyncio.Protocol):
             return
         self._newcomer = None
         if not (self._busy or self._in_message or self._waiting or self._paused):
-            known = self._application.heads.match(data)
+            heads = self._application.heads
+            known = heads.expected(data)
             if known is None:
                 self._newcomer = framed(data)
-            elif self._taken(*known):
+                known = heads.find(data, self._newcomer)
+            if known is not None and self._taken(*known):
                 return
         self._read(data)
 

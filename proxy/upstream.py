@@ -193,9 +193,7 @@ class Call:
         self.receiver.head(head)
 
     def body(self, data: bytes) -> None:
-        if self.got_head and not self._waiting_since:  # as `_progressed`, for each event
-            due = self._upstreams.loop.time() + self._upstreams.limits.idle_seconds
-            self.due = due if due < self._ends else self._ends
+        self._progressed()
         if data and not self.done:
             self.receiver.body(data)
 

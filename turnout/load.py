@@ -33,6 +33,11 @@ _REASON_LENGTH: Final = 60
 _SAID_LENGTH: Final = 300
 
 
+def prompt(number: int, words: int) -> str:
+    """Prompt number `number`, of so many words: no other begins like it."""
+    return f"{number} {' '.join(_WORDS[(number * 7 + step * step) % len(_WORDS)] for step in range(words))}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """Whom to ask. `url` is the base, with or without `/v1`; `model` the name in the request."""
@@ -51,10 +56,9 @@ class Target:
 
     def body(self, number: int) -> bytes:
         """Request number `number`, with a prompt of its own."""
-        words = [_WORDS[(number * 7 + step * step) % len(_WORDS)] for step in range(self.prompt_words)]
         document: dict[str, Any] = {
             "model": self.model,
-            "messages": [{"role": "user", "content": f"{number} {' '.join(words)}"}],
+            "messages": [{"role": "user", "content": prompt(number, self.prompt_words)}],
             "max_tokens": self.max_tokens,
             "stream": self.stream,
             "user": f"bench-{number}",
