@@ -330,6 +330,7 @@ def _question(prompt: str) -> str:
 
 def leaving_frees_the_engine(turnout: Turnout, fleet: Fleet) -> None:
     """A client that goes away, in mid-stream or while it waits for a whole answer, stops the work at once."""
+    made = _counted(fleet.first, "generation_tokens_total")
     stream = turnout.openai.chat.completions.create(
         model="chat",
         user="ada",
@@ -340,9 +341,10 @@ def leaving_frees_the_engine(turnout: Turnout, fleet: Fleet) -> None:
     )
     pieces = iter(stream)
     assert next(pieces).choices, "the first event comes while the rest is still being made"
-    eventually(lambda: _running(fleet.first), within=5, until=lambda running: running == 1)
+    running = "num_requests_running"
+    eventually(lambda: _counted(fleet.first, running), within=5, until=lambda count: count == 1)
     stream.close()
-    eventually(lambda: _running(fleet.first), within=1, until=lambda running: running == 0)
+    eventually(lambda: _at_work(fleet), within=5, until=lambda count: count == 0)
 
     began = time.monotonic()
     try:
@@ -354,7 +356,7 @@ def leaving_frees_the_engine(turnout: Turnout, fleet: Fleet) -> None:
             extra_body={"ignore_eos": True},
         )
     except APITimeoutError:
-        eventually(lambda: _running(fleet.first), within=1, until=lambda running: running == 0)
+        eventually(lambda: _at_work(fleet), within=5, until=lambda count: count == 0)
     else:
         raise AssertionError(
             f"{LONG} tokens in {time.monotonic() - began:.1f} s: too fast to leave in the middle"
@@ -364,15 +366,22 @@ def leaving_frees_the_engine(turnout: Turnout, fleet: Fleet) -> None:
         within=10,
         until=lambda rows: len(rows) == 2,
     )
+    assert _counted(fleet.first, "generation_tokens_total") - made < LONG, "neither answer was made whole"
 
 
-def _running(url: str) -> float:
-    """`vllm:num_requests_running`, as the engine itself counts."""
+def _at_work(fleet: Fleet) -> float:
+    """How many requests the first engine works at. vLLM counts when it computes: it is given a token to make,
+    so that the count is not that of the last step before a request was taken away."""
+    body = {"model": fleet.served_name, "prompt": "Hello", "max_tokens": 1}
+    httpx.post(f"{fleet.first}/v1/completions", json=body, timeout=5).raise_for_status()
+    return _counted(fleet.first, "num_requests_running")
+
+
+def _counted(url: str, metric: str) -> float:
+    """A metric of vLLM's, as the engine itself counts."""
     lines = httpx.get(f"{url}/metrics", timeout=5).text.splitlines()
-    values = [
-        float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("vllm:num_requests_running{")
-    ]
-    assert values, "the engine has no metric vllm:num_requests_running"
+    values = [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"vllm:{metric}{{")]
+    assert values, f"the engine has no metric vllm:{metric}"
     return sum(values)
 
 
