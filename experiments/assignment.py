@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from hashlib import sha256
+
+try:  # Python's own: of a few bytes it is done before OpenSSL's has found out what it is to do
+    from _sha2 import sha256  # type: ignore[import-not-found,unused-ignore]  # of 3.12 and later
+except ImportError:
+    try:
+        from _sha256 import sha256  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:  # a Python built without them
+        from hashlib import sha256
 
 #: Weights and ranges are integers in parts per million: exact, and the same in Python, JSON and SQL.
 PPM = 1_000_000
@@ -28,7 +35,8 @@ class AssignmentError(ValueError):
 @lru_cache(maxsize=4096)
 def unit_id(raw: str) -> str:
     """The ledger's name for a unit: 16 hex digits, so that no user name is needed to analyse users."""
-    return sha256(raw.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    digest: str = sha256(raw.encode("utf-8", "surrogatepass")).hexdigest()
+    return digest[:16]
 
 
 @lru_cache(maxsize=4096)

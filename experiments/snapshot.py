@@ -195,7 +195,7 @@ class Route:
     outside: Outside | None = None
 
 
-#: So many units' routes are noted in a table before it begins anew.
+#: So many units are noted in a table, with their routes, before it begins anew.
 _KNOWN_UNITS: Final = 4096
 
 
@@ -217,19 +217,21 @@ class Table:
     gates: tuple[Gate, ...] = ()
     exclude: Exclusion | None = None
     reasons: Mapping[Outside, Route] = field(default_factory=dict)
-    _known: dict[str | None, Route] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _known: dict[str, tuple[str, Route]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def route(self, unit: str | None) -> Route:
-        """Where a unit's requests go; a request without a unit is outside. Units come again: it is noted."""
-        known = self._known.get(unit)
+    def assign(self, raw: str) -> tuple[str, Route]:
+        """A unit by its raw name: its id, and where its requests go. Units come again: it is noted."""
+        known = self._known.get(raw)
         if known is not None:
             return known
         if len(self._known) >= _KNOWN_UNITS:
             self._known.clear()
-        found = self._known[unit] = self._found(unit)
+        unit = unit_id(raw)
+        found = self._known[raw] = unit, self.route(unit)
         return found
 
-    def _found(self, unit: str | None) -> Route:
+    def route(self, unit: str | None) -> Route:
+        """Where the requests of a unit id go; a request without a unit is outside."""
         if not self.starts:
             return self.outside
         if unit is None:

@@ -11,12 +11,13 @@ import asyncio
 import logging
 import os
 import ssl
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import httptools
 
-from .heads import AnswerHead, Framed, KnownHeads, answer_head, framed
+from .heads import AnswerHead, Framed, KnownHeads, answer_head, framed, opening
 from .limits import Limits
 
 if TYPE_CHECKING:
@@ -142,8 +143,8 @@ class Connection(asyncio.Protocol):
     """One connection to a replica: serves one call at a time."""
 
     __slots__ = (
-        "_answering", "_framed", "_head", "_headers", "_interim", "_newcomer", "_parser", "_pieces",
-        "call", "fresh", "on_body", "replica", "transport",
+        "_answering", "_framed", "_head", "_headers", "_interim", "_newcomer", "_opening", "_parser",
+        "_pieces", "_quiet", "_reading", "call", "fresh", "on_body", "replica", "transport",
     )  # fmt: skip
 
     def __init__(self, replica: Replica) -> None:
@@ -154,9 +155,12 @@ class Connection(asyncio.Protocol):
         self._pieces: list[bytes] = []  # of the body, in one read
         self.on_body = self._pieces.append
         self._parser: Any = httptools.HttpResponseParser(self)
+        self._quiet: Any = None  # a parser that does not tell of heads
+        self._reading: Any = self._parser  # the one of the two that reads this answer
         self._headers: list[tuple[bytes, bytes]] = []
         self._head: AnswerHead | None = None
         self._newcomer: Framed | None = None  # what is being parsed, if its head may be worth remembering
+        self._opening: bytes | None = None  # the head of what is being parsed, if it came whole
         self._framed = False
         self._interim = False
         self._answering = False
@@ -164,12 +168,6 @@ class Connection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         return self.transport is not None and not self.transport.is_closing()
-
-    def run(self, call: Call, request: bytes) -> None:
-        """Send a request; the answer goes to `call`."""
-        self.call = call
-        self._answering = False
-        self.transport.write(request)
 
     def close(self) -> None:
         if self.transport is not None:
@@ -197,7 +195,7 @@ class Connection(asyncio.Protocol):
             if self._recognised(data, call):
                 return
         try:
-            self._parser.feed_data(data)
+            self._reading.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(
                 error.__context__, _GarbledError
@@ -218,6 +216,12 @@ class Connection(asyncio.Protocol):
         heads = self.replica.heads
         known = heads.expected(data)
         if known is None:
+            self._opening = first = opening(data)
+            stream = None if first is None else heads.known(first)
+            if stream is not None:
+                self._begin_stream(stream, call)
+                return False
+            self._reading = self._parser
             self._newcomer = framed(data)
             known = heads.find(data, self._newcomer)
             if known is None:
@@ -228,12 +232,32 @@ class Connection(asyncio.Protocol):
         try:
             call.answered(*known)
         except Exception:
-            log.exception("an answer could not be relayed")
-            call.broken("upstream_garbled")
+            self._defect(call)
         return True
+
+    def _begin_stream(self, head: AnswerHead, call: Call) -> None:
+        """An answer in chunks whose head is known: the parser reads it as well, but need not tell of it."""
+        if self._quiet is None:
+            told = ("on_message_begin", "on_body", "on_message_complete")
+            self._quiet = httptools.HttpResponseParser(
+                SimpleNamespace(**{name: getattr(self, name) for name in told})
+            )
+        self._reading = self._quiet
+        self._head, self._interim = head, False
+        try:
+            call.head(head)
+        except Exception:
+            self.call = None
+            self.close()
+            self._defect(call)
+
+    def _defect(self, call: Call) -> None:
+        log.exception("an answer could not be relayed")
+        call.broken("upstream_garbled")
 
     def _release(self) -> None:
         """Keep the connection for the next call, if this one has ended well."""
+        self._answering = False
         # An answer that came before the request was taken whole leaves the connection out of step.
         if self.transport.get_write_buffer_size():
             self.close()
@@ -255,7 +279,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._headers = []
-        self._framed = False
+        self._framed = self._reading is self._quiet
         if self.call is None:  # an answer nobody asked for would become the next caller's
             self.close()
 
@@ -274,8 +298,18 @@ class Connection(asyncio.Protocol):
             for name, value in self._headers:
                 if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
                     raise _GarbledError(f"transfer-encoding {value.decode('latin-1')!r} was not asked for")
-            self._head = answer_head(status, self._headers)
-            self.call.head(self._head)
+            self._head = head = answer_head(status, self._headers)
+            first, self._opening = self._opening, None
+            lines = len(self._headers) + 2
+            if (
+                first is not None
+                and (status, head.length, self._framed) == (200, None, True)
+                and first.count(b"\r\n") == first.count(b"\n") == lines  # it is this head, and no other
+            ):
+                self.replica.heads.learn(first, head)
+            self.call.head(head)
+        else:
+            self._opening = None
 
     def _body(self) -> bytes:
         """What of the body has come since this was asked last."""
@@ -289,7 +323,7 @@ class Connection(asyncio.Protocol):
         if call is None or head is None or self._interim:
             return
         self.call = self._head = None
-        keep_alive = self._parser.should_keep_alive()
+        keep_alive = self._reading.should_keep_alive()
         message, self._newcomer = self._newcomer, None
         if message and keep_alive and head.status not in _BARE and head.length == len(message[1]):
             self.replica.heads.learn(message[0], head)

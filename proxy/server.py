@@ -130,8 +130,13 @@ class ClientConnection(asyncio.Protocol):
             if known is None:
                 self._newcomer = framed(data)
                 known = heads.find(data, self._newcomer)
-            if known is not None and self._taken(*known):
-                return
+            if known is not None:
+                head, body = known
+                size = len(body)
+                if size <= self._limits.body_bytes and self._budget.take(size):
+                    self._held += size
+                    self._serve(Request(head, body, time_ns(), monotonic_ns()))
+                    return
         self._read(data)
 
     def _read(self, data: bytes) -> None:
@@ -182,15 +187,6 @@ class ClientConnection(asyncio.Protocol):
             return
         if b"expect" in self._headers and not self._body_bytes:  # who has begun to send waits for nothing
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def _taken(self, head: RequestHead, body: bytes) -> bool:
-        """Serve a request that came in one piece and whose head is known; False: it is for the parser."""
-        size = len(body)
-        if size > self._limits.body_bytes or not self._budget.take(size):
-            return False
-        self._held += size
-        self._serve(Request(head, body, time_ns(), monotonic_ns()))
-        return True
 
     def _remember(self, head: RequestHead, body: bytes) -> None:
         """What the parser has said of a head holds whenever these bytes come again."""
@@ -405,8 +401,7 @@ class ClientConnection(asyncio.Protocol):
         """A whole JSON answer of Turnout's own. `headers` are complete lines."""
         lines = b"content-type: application/json\r\n" + headers
         self.start(status, lines, length=len(body))
-        self.write(b"" if self._head and self._head.method == "HEAD" else body)
-        self.end()
+        self.end(b"" if self._head and self._head.method == "HEAD" else body)
 
     def start(self, status: int, headers: bytes, length: int | None) -> None:
         """Begin an answer. Without a length the body is chunked, or ends with the connection in HTTP/1.0."""
@@ -438,8 +433,7 @@ class ClientConnection(asyncio.Protocol):
             self._done()
             return
         self.start(status, headers, size)
-        self.write(body)
-        self.end()
+        self.end(body)
 
     def write(self, data: bytes) -> None:
         """A piece of the body; the head goes out with the first."""
@@ -453,13 +447,16 @@ class ClientConnection(asyncio.Protocol):
             data, self._pending = self._pending + data, b""
         self._transport.write(data)
 
-    def end(self) -> None:
-        """The answer is whole; on to the next request."""
+    def end(self, data: bytes = b"") -> None:
+        """With this last piece of the body the answer is whole; on to the next request."""
         if self._closing:
             return
-        if self._pending or self._chunked:
-            pending, self._pending = self._pending, b""
-            self._transport.write(pending + (b"0\r\n\r\n" if self._chunked else b""))
+        if self._chunked:
+            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+        if self._pending:
+            data, self._pending = self._pending + data, b""
+        if data:
+            self._transport.write(data)
         self._done()
 
     def _done(self) -> None:

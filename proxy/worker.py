@@ -219,7 +219,8 @@ class Worker:
         What has come within one turn of the loop is written together, so that the more there is to do, the
         less each record costs; no answer waits for another turn's.
         """
-        self._number(record)
+        if record.experiment is not None:
+            self._number(record)
         if not self._concluded:
             self.loop.call_soon(self._deliver)
         self._concluded.append((record, relay))
@@ -288,13 +289,13 @@ class Worker:
         return 200 if report["ready"] else 503, orjson.dumps(report)
 
     def _models(self, request: Request) -> tuple[int, bytes]:
-        auth.tenant(self.snapshot, request.head)
+        auth.identify(self.snapshot, request.head)
         models = [self._described(name) for name in sorted(self.snapshot.models)]
         return 200, orjson.dumps({"object": "list", "data": models})
 
     def _model(self, request: Request) -> tuple[int, bytes]:
         """One of them, as clients ask for it before they use it."""
-        auth.tenant(self.snapshot, request.head)
+        auth.identify(self.snapshot, request.head)
         name = unquote(request.path.removeprefix(_ONE_MODEL))
         if name not in self.snapshot.models:
             raise unknown_model(name, self.snapshot.models)
@@ -306,7 +307,7 @@ class Worker:
 
     def _feedback(self, request: Request) -> tuple[int, bytes]:
         """What the application says of an answer, now or later."""
-        tenant = auth.tenant(self.snapshot, request.head)
+        tenant = auth.identify(self.snapshot, request.head)
         record = feedback.read(request.body, tenant, request.started_ns, self.name)
         if not self.spool.append(record):
             raise Refusal(503, "not_recorded", "The feedback could not be stored; send it again later.")

@@ -67,16 +67,14 @@ class SpoolWriter:
 
     def append_all(self, records: Sequence[Record]) -> None:
         """Write records that are ready at the same time, if possible at once."""
-        if len(records) > 1:
-            parts: list[bytes] = []
-            for record in records:
-                parts += encode(record)
-            if sum(map(len, parts)) <= _TOGETHER_BYTES and self._append(
-                [b"".join(parts)], len(records), lost=0
-            ):
-                return
-        for record in records:  # one record, much at once, or a full disk that may have room for some
-            self.append(record)
+        parts = [part for record in records for part in encode(record)]
+        if len(records) == 1:
+            self._append(parts, 1)
+        elif sum(map(len, parts)) > _TOGETHER_BYTES or not self._append(
+            [b"".join(parts)], len(records), lost=0
+        ):
+            for record in records:  # a full disk may have room for some
+                self.append(record)
 
     def _append(self, parts: list[bytes], records: int, *, lost: int = 1) -> bool:
         if self._unreported is not None and self._write(encode(self._unreported)):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
-from proxy.heads import KnownHeads, RequestHead, answer_head, framed, path_of
+from proxy.heads import AnswerHead, KnownHeads, RequestHead, answer_head, framed, path_of
 from proxy.limits import Limits
+from proxy.replica import Connection, Replica
 
 from .harness import Engine, Proxy, ask, json_answer, running_proxy, snapshot
 
@@ -198,3 +200,131 @@ async def test_all_bodies_and_answers_share_a_budget_that_is_given_back(tmp_path
 async def _answered(proxy: Proxy, go: asyncio.Event) -> bytes:
     go.set()
     return await proxy.post(orjson.dumps(ask()))
+
+
+class Heard:
+    """A call that notes what a connection tells it."""
+
+    def __init__(self) -> None:
+        self.head_of: AnswerHead | None = None
+        self.data = b""
+        self.ended: str | None = None
+        self.got_head = False
+
+    def head(self, head: AnswerHead) -> None:
+        assert self.head_of is None, "an answer has one head"
+        self.head_of, self.got_head = head, True
+
+    def body(self, data: bytes) -> None:
+        self.data += data
+
+    def finish(self, data: bytes) -> None:
+        self.data += data
+        self.ended = "whole"
+
+    def broken(self, code: str) -> None:
+        self.ended = code
+
+    def stale(self) -> None:
+        self.ended = "stale"
+
+
+class Wire:
+    """The transport of an engine's connection that takes all it is given."""
+
+    closed = False
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def abort(self) -> None:
+        self.closed = True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+def connection(replica: Replica) -> Any:
+    made: Any = Connection(replica)
+    made.connection_made(Wire())
+    return made
+
+
+def heard(made: Any, *pieces: bytes) -> Heard:
+    """What a call hears of an answer that comes in these pieces."""
+    call = made.call = Heard()
+    for piece in pieces:
+        made.data_received(piece)
+    return call
+
+
+STREAM = (
+    b"HTTP/1.1 200 OK\r\nServer: uvicorn\r\ncontent-type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
+)
+EVENTS = b"8\r\ndata: 1\n\r\n8\r\ndata: 2\n\r\n0\r\n\r\n"
+
+
+async def test_a_stream_whose_head_is_known_is_read_as_the_first_was() -> None:
+    replica = Replica("http://127.0.0.1:1", Limits())
+    made, raw = connection(replica), STREAM + b"\r\n" + EVENTS
+    first = heard(made, raw)
+    assert first.ended == "whole"
+    assert first.data == b"data: 1\ndata: 2\n"
+    assert len(replica.heads._known) == 1
+    for cut in range(1, len(raw)):
+        again = heard(made, raw[:cut], raw[cut:])
+        assert (again.data, again.ended, again.head_of) == (first.data, "whole", first.head_of)
+    assert len(replica.heads._known) == 1
+    assert heard(connection(replica), raw).head_of is first.head_of, "another connection knows it as well"
+    assert not made.transport.closed
+
+
+async def test_after_the_known_head_of_a_stream_faults_are_still_seen() -> None:
+    replica = Replica("http://127.0.0.1:1", Limits())
+    opening = STREAM + b"\r\n"
+    assert heard(connection(replica), opening + EVENTS).ended == "whole"
+    garbled = connection(replica)
+    assert heard(garbled, opening + b"8\r\ndata: 1\n\r\n", b"zz\r\n").ended == "upstream_garbled"
+    assert garbled.transport.closed
+    cut = connection(replica)
+    call = heard(cut, opening + b"8\r\ndata: 1\n\r\n")
+    cut.connection_lost(None)
+    assert (call.data, call.ended) == (b"data: 1\n", "upstream_cut")
+    more = connection(replica)
+    assert heard(more, opening + EVENTS + opening).ended == "whole"
+    assert more.transport.closed, "nobody asked for a second answer"
+
+
+async def test_what_a_known_head_says_of_the_connection_holds() -> None:
+    replica = Replica("http://127.0.0.1:1", Limits())
+    for _ in range(3):
+        made = connection(replica)
+        assert heard(made, STREAM + b"connection: close\r\n\r\n" + EVENTS).ended == "whole"
+        assert made.transport.closed
+
+
+async def test_the_connection_tells_streams_and_whole_answers_apart() -> None:
+    replica = Replica("http://127.0.0.1:1", Limits())
+    made = connection(replica)
+    refusal = b"HTTP/1.1 404 Not Found\r\ncontent-type: application/json\r\ncontent-length: 3\r\n\r\n"
+    for _ in range(3):
+        assert heard(made, STREAM + b"\r\n" + EVENTS).data == b"data: 1\ndata: 2\n"
+        call = heard(made, refusal, b"{}\n")
+        assert call.head_of is not None
+        assert (call.head_of.status, call.data, call.ended) == (404, b"{}\n", "whole")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HTTP/1.1 100 Continue\r\n\r\n" + STREAM + b"\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n",
+        STREAM + b"x-long: a\r\n  b\r\n\r\n",
+        STREAM.replace(b"200 OK", b"500 Oops") + b"\r\n",
+    ],
+    ids=("interim", "delimited by its end", "folded", "an error"),
+)
+async def test_only_the_plain_head_of_a_stream_is_remembered(raw: bytes) -> None:
+    replica = Replica("http://127.0.0.1:1", Limits())
+    heard(connection(replica), raw + EVENTS)
+    assert not replica.heads._known
