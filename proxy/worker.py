@@ -127,7 +127,8 @@ class Worker:
                 limits.stalled_reader_seconds,
             ),
         )
-        self._concluded: list[tuple[ExchangeRecord, Relay]] = []
+        self._concluding = False  # an answer has gone in this turn of the loop
+        self._concluded: list[tuple[ExchangeRecord, Relay]] = []  # those behind it
         self._serials: defaultdict[tuple[str, int, str | None], Iterator[int]] = defaultdict(lambda: count(1))
         self._told_lost = 0
         self._tell_again = 0.0
@@ -216,14 +217,23 @@ class Worker:
     def conclude(self, record: ExchangeRecord, relay: Relay) -> None:
         """An answer is whole: write its record, then let it go to the client.
 
-        What has come within one turn of the loop is written together, so that the more there is to do, the
-        less each record costs; no answer waits for another turn's.
+        The first in a turn of the loop goes at once; what else comes within the turn is written together, so
+        that the more there is to do, the less each record costs. No answer waits for another turn's.
         """
         if record.experiment is not None:
             self._number(record)
-        if not self._concluded:
-            self.loop.call_soon(self._deliver)
-        self._concluded.append((record, relay))
+        if self._concluding:
+            self._concluded.append((record, relay))
+        else:
+            self._concluding = True
+            self._deliver([(record, relay)])
+            self.loop.call_soon(self._conclude_turn)
+
+    def _conclude_turn(self) -> None:
+        self._concluding = False
+        if self._concluded:
+            concluded, self._concluded = self._concluded, []
+            self._deliver(concluded)
 
     def _number(self, record: ExchangeRecord) -> None:
         """Give an experiment's row its number, so that the ledger sees which arm's rows have been lost."""
@@ -232,8 +242,7 @@ class Worker:
             key = experiment, record.phase, record.assigned_arm or record.outside
             record.serial = next(self._serials[key])
 
-    def _deliver(self) -> None:
-        concluded, self._concluded = self._concluded, []
+    def _deliver(self, concluded: list[tuple[ExchangeRecord, Relay]]) -> None:
         try:
             self.spool.append_all([record for record, _ in concluded])
         except Exception:
@@ -440,7 +449,7 @@ class Worker:
         await self.providers.close()
         # 4. Nobody can write a row any more: hand the spool over.
         self._deadlines.close()
-        self._deliver()
+        self._conclude_turn()
         self._save_metrics()
         for task in background:
             task.cancel()
