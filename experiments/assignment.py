@@ -32,7 +32,6 @@ class AssignmentError(ValueError):
     """The ranges or weights asked for cannot be had."""
 
 
-@lru_cache(maxsize=4096)
 def unit_id(raw: str) -> str:
     """The ledger's name for a unit: 16 hex digits, so that no user name is needed to analyse users."""
     digest: str = sha256(raw.encode("utf-8", "surrogatepass")).hexdigest()

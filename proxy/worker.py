@@ -226,8 +226,10 @@ class Worker:
             self._concluded.append((record, relay))
         else:
             self._concluding = True
-            self._deliver([(record, relay)])
-            self.loop.call_soon(self._conclude_turn)
+            try:
+                self._deliver([(record, relay)])
+            finally:  # whatever becomes of this one, the others must not wait for ever
+                self.loop.call_soon(self._conclude_turn)
 
     def _conclude_turn(self) -> None:
         self._concluding = False

@@ -6,13 +6,15 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
+from experiments.ledger.exchange import ExchangeRecord, Record
 from experiments.snapshot import Snapshot
 from proxy.doorway import Doorway
 from proxy.limits import Limits
@@ -113,6 +115,44 @@ async def test_a_worker_without_any_snapshot_says_so(tmp_path: Path) -> None:
         code, _, body = parts(await proxy.post(ask()))
         assert code == 503
         assert orjson.loads(body)["error"]["code"] == "no_snapshot"
+
+
+class Waiting:
+    """An answer that waits for its record."""
+
+    def __init__(self, number: int, told: list[str], *, fails: bool = False) -> None:
+        self.record = ExchangeRecord(f"id-{number}", f"id-{number}", number, "/v1/completions", "chat", "w")
+        self._told, self._fails = told, fails
+
+    def deliver(self) -> None:
+        if self._fails:
+            raise RuntimeError("a defect")
+        self._told.append(self.record.exchange_id)
+
+    def abort(self) -> None:
+        self._told.append("aborted")
+
+
+async def test_the_answers_of_a_turn_are_recorded_together_and_none_waits_for_the_next(
+    tmp_path: Path,
+) -> None:
+    async with running_proxy(tmp_path, snapshot({1: "http://127.0.0.1:1"})) as proxy:
+        worker, told = proxy.worker, []
+        append_all = worker.spool.append_all
+
+        def append(records: Sequence[Record]) -> None:
+            append_all(records)
+            told.append(f"{len(records)} recorded")
+
+        worker.spool.append_all = append  # type: ignore[method-assign]
+        for turn in range(2):
+            answers: list[Any] = [Waiting(3 * turn + n, told, fails=turn == 0 and n < 2) for n in range(3)]
+            for answer in answers:
+                worker.conclude(answer.record, answer)
+            await asyncio.sleep(0)
+        first = ["1 recorded", "aborted", "2 recorded", "aborted", "id-2"]
+        assert told == [*first, "1 recorded", "id-3", "2 recorded", "id-4", "id-5"]
+        assert [row.exchange_id for row in proxy.exchanges()] == [f"id-{n}" for n in range(6)]
 
 
 async def test_a_disk_that_refuses_is_told_in_the_log_once_and_why(
