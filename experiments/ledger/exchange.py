@@ -204,11 +204,12 @@ def encode(record: Record) -> list[bytes]:
         request = response = chunks = b""
         count = 0
     lengths = _LENGTHS.pack(len(head), len(request), len(response), count)
+    if len(request) + len(response) < _JOINED_BYTES:  # a little is sooner copied than written in pieces
+        body = b"".join((lengths, head, request, response, chunks))
+        return [_OPENING.pack(MAGIC, crc32(body)), body]
     crc = crc32(head, crc32(lengths))
     crc = crc32(chunks, crc32(response, crc32(request, crc)))
-    parts = [_OPENING.pack(MAGIC, crc), lengths, head, request, response, chunks]
-    # A little is sooner copied than written in pieces.
-    return [b"".join(parts)] if len(request) + len(response) < _JOINED_BYTES else parts
+    return [_OPENING.pack(MAGIC, crc), lengths, head, request, response, chunks]
 
 
 def decode(buffer: bytes, offset: int) -> tuple[Record, int]:
