@@ -16,16 +16,16 @@ from .errors import Refusal
 from .heads import RequestHead
 
 
-def identify(snapshot: Snapshot, head: RequestHead) -> str | None:
+def tenant(snapshot: Snapshot, head: RequestHead) -> str | None:
     """The tenant of the request's API key; None where no keys are in force. Raises Refusal.
 
-    It is noted in the head, together with the routing table that says so: as long as that is in force, a head
-    that comes again need not be looked up again.
+    A head that comes again is not looked up again, as long as the same routing table is in force.
     """
-    if b"x-turnout-admin" in head.headers:  # a wrong one is refused, also where it is not needed
-        require_admin(snapshot, head.headers)
-    head.tenant = owner(snapshot, head.headers)
-    head.known_to = snapshot
+    if head.known_to is not snapshot:
+        if b"x-turnout-admin" in head.headers:  # a wrong one is refused, also where it is not needed
+            require_admin(snapshot, head.headers)
+        head.tenant = owner(snapshot, head.headers)
+        head.known_to = snapshot
     return head.tenant
 
 

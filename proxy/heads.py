@@ -88,7 +88,7 @@ class RequestHead:
     `forwarded` are the lines that the engine gets, `overrides` whether an admin's wish is among the headers,
     `is_json` whether the body says that it is JSON, and not compressed, `stays_unsaid` whether the client
     takes it for granted that the connection stays.
-    `known_to` and `tenant` are a note of `auth.identify`: the routing table in which the key was found, and
+    `known_to` and `tenant` are a note of `auth.tenant`: the routing table in which the key was found, and
     whose it is.
     """
 
@@ -185,7 +185,7 @@ def framed(data: bytes) -> Framed | None:
     return data[:low] + data[high:end], data[end:]
 
 
-def opening(data: bytes) -> bytes | None:
+def raw_head(data: bytes) -> bytes | None:
     """The head with which the data begins; None if it is not whole, or too long to be kept."""
     end = data.find(b"\r\n\r\n", 0, _LONGEST) + 4
     return data[:end] if end >= 4 else None
@@ -232,9 +232,9 @@ class KnownHeads(Generic[_Head]):
         self._expect(data, len(data) - len(body), head)
         return head, body
 
-    def known(self, opening: bytes) -> _Head | None:
+    def known(self, raw: bytes) -> _Head | None:
         """What is known of a head without a length, by all of its bytes."""
-        return self._known.get(opening)
+        return self._known.get(raw)
 
     def _expect(self, data: bytes, end: int, head: _Head) -> None:
         length = _LENGTH.search(data, 0, end)

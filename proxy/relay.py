@@ -97,26 +97,7 @@ class Relay:
     def start(self) -> bool:
         """Route and send. False if the client was refused instead, and is already answered."""
         try:
-            head, snapshot = self._request.head, self._snapshot
-            if head.known_to is not snapshot:
-                auth.identify(snapshot, head)
-            self._tenant = head.tenant
-            if not head.is_json:
-                message = "Send the body as 'content-type: application/json', without a content-encoding."
-                raise Refusal(415, "unsupported_media_type", message)
-            self._ask = ask = wire.parse(head.path, self._request.body, self._worker.limits)
-            try:
-                if head.overrides:
-                    route = self._forced(ask)
-                else:
-                    self._unit, route = self._assigned(snapshot.table(ask.model), ask)
-            except UnknownModel:
-                raise self._unknown(ask.model) from None
-            except UnknownVersion as error:
-                raise Refusal(404, "version_not_found", f"{error}.") from None
-            self._take(route)
-            if route.mirrored and self._origin == "live":
-                self._mirror(route)
+            self._open()
         except Refusal as refusal:
             self._refuse(refusal)
             return False
@@ -128,11 +109,25 @@ class Relay:
 
     # who, what, where
 
-    def _unknown(self, model: str) -> Refusal:
-        if not self._snapshot.version:
-            message = "This worker has no routing table yet: is the controller running? Try again soon."
-            return Refusal(503, "no_snapshot", message)
-        return unknown_model(model, self._snapshot.models)
+    def _open(self) -> None:
+        head = self._request.head
+        self._tenant = auth.tenant(self._snapshot, head)
+        if not head.is_json:
+            message = "Send the body as 'content-type: application/json', without a content-encoding."
+            raise Refusal(415, "unsupported_media_type", message)
+        ask = self._ask = wire.parse(head.path, self._request.body, self._worker.limits)
+        try:
+            route = self._route(ask)
+        except UnknownModel:
+            if not self._snapshot.version:
+                message = "This worker has no routing table yet: is the controller running? Try again soon."
+                raise Refusal(503, "no_snapshot", message) from None
+            raise unknown_model(ask.model, self._snapshot.models) from None
+        except UnknownVersion as error:
+            raise Refusal(404, "version_not_found", f"{error}.") from None
+        self._take(route)
+        if route.mirrored and self._origin == "live":
+            self._mirror(route)
 
     def _take(self, route: Route) -> None:
         """Send the request where it goes, then note that."""
@@ -200,32 +195,32 @@ class Relay:
             self._take(route)
             self.record.pair_id = record.pair_id
 
-    def _forced(self, ask: wire.Ask) -> Route:
-        """Where an admin wants it to go; without a wish of theirs, where everybody's would."""
-        headers = self._request.headers
-        auth.require_admin(self._snapshot, headers)
-        self._origin = "golden" if headers.get(b"x-turnout-origin") == b"golden" else "forced"
-        arm, version = headers.get(b"x-turnout-arm"), headers.get(b"x-turnout-version")
-        if arm is not None:
-            return self._snapshot.forced_arm(ask.model, arm.decode("latin-1"))
-        if version is not None:
-            if not version.isdigit() or len(version) > 18:
-                raise Refusal(400, "invalid_type", "'x-turnout-version' is a whole number.")
-            return self._snapshot.forced_version(ask.model, int(version))
+    def _route(self, ask: wire.Ask) -> Route:
+        if self._request.head.overrides:
+            headers = self._request.headers
+            auth.require_admin(self._snapshot, headers)
+            self._origin = "golden" if headers.get(b"x-turnout-origin") == b"golden" else "forced"
+            arm, version = headers.get(b"x-turnout-arm"), headers.get(b"x-turnout-version")
+            if arm is not None:
+                return self._snapshot.forced_arm(ask.model, arm.decode("latin-1"))
+            if version is not None:
+                if not version.isdigit() or len(version) > 18:
+                    raise Refusal(400, "invalid_type", "'x-turnout-version' is a whole number.")
+                return self._snapshot.forced_version(ask.model, int(version))
         self._unit, route = self._assigned(self._snapshot.table(ask.model), ask)
         return route
 
     def _assigned(self, table: Table, ask: wire.Ask) -> tuple[str | None, Route]:
         """The unit as the ledger names it, and where the hash sends it, unless the experiment's rules keep
         this request out of it."""
-        unit: str | None
+        unit: str | None = None
         if table.unit == "request":
             unit = unit_id(self._named())
             route = table.route(unit)
         else:
             raw = raw_unit(table.unit, self._request.head.headers, ask.document, self._tenant)
             if raw is None:
-                unit, route = None, table.route(None)
+                route = table.route(None)
             else:
                 unit, route = table.assign(raw[: self._worker.limits.unit_characters])
         if table.exclude is not None and self._kept_out(table.exclude, ask):
@@ -309,8 +304,7 @@ class Relay:
     def deliver(self) -> None:
         """The rest of the answer, whose record is written."""
         client, head, data = self._client, self._head, self._rest
-        self._call = None
-        self._worker.relays.discard(self)
+        self._finished()
         if not self._answered and head is not None and not head.is_stream:
             client.answer(head.status, self._headers(head.lines), data)
             return

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from .heads import AnswerHead, Framed, KnownHeads, answer_head, framed, opening
+from .heads import AnswerHead, Framed, KnownHeads, answer_head, framed, raw_head
 from .limits import Limits
 
 if TYPE_CHECKING:
@@ -143,8 +143,8 @@ class Connection(asyncio.Protocol):
     """One connection to a replica: serves one call at a time."""
 
     __slots__ = (
-        "_answering", "_framed", "_head", "_headers", "_interim", "_newcomer", "_opening", "_parser",
-        "_pieces", "_quiet", "_reading", "call", "fresh", "on_body", "replica", "transport",
+        "_answering", "_framed", "_head", "_headers", "_interim", "_newcomer", "_parser",
+        "_pieces", "_quiet", "_raw_head", "_reading", "call", "fresh", "on_body", "replica", "transport",
     )  # fmt: skip
 
     def __init__(self, replica: Replica) -> None:
@@ -160,7 +160,7 @@ class Connection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._head: AnswerHead | None = None
         self._newcomer: Framed | None = None  # what is being parsed, if its head may be worth remembering
-        self._opening: bytes | None = None  # the head of what is being parsed, if it came whole
+        self._raw_head: bytes | None = None  # the head of what is being parsed, if it came whole
         self._framed = False
         self._interim = False
         self._answering = False
@@ -168,6 +168,12 @@ class Connection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         return self.transport is not None and not self.transport.is_closing()
+
+    def run(self, call: Call, request: bytes) -> None:
+        """Send a request; the answer goes to `call`."""
+        self.call = call
+        self._answering = False
+        self.transport.write(request)
 
     def close(self) -> None:
         if self.transport is not None:
@@ -216,10 +222,10 @@ class Connection(asyncio.Protocol):
         heads = self.replica.heads
         known = heads.expected(data)
         if known is None:
-            self._opening = first = opening(data)
-            stream = None if first is None else heads.known(first)
+            self._raw_head = raw = raw_head(data)
+            stream = None if raw is None else heads.known(raw)
             if stream is not None:
-                self._begin_stream(stream, call)
+                self._read_quietly(stream)
                 return False
             self._reading = self._parser
             self._newcomer = framed(data)
@@ -232,32 +238,30 @@ class Connection(asyncio.Protocol):
         try:
             call.answered(*known)
         except Exception:
-            self._defect(call)
+            log.exception("an answer could not be relayed")
+            call.broken("upstream_garbled")
         return True
 
-    def _begin_stream(self, head: AnswerHead, call: Call) -> None:
-        """An answer in chunks whose head is known: the parser reads it as well, but need not tell of it."""
+    def _read_quietly(self, head: AnswerHead) -> None:
+        """An answer in chunks whose head is known: it is parsed as well, but need not be told of again."""
         if self._quiet is None:
-            told = ("on_message_begin", "on_body", "on_message_complete")
-            self._quiet = httptools.HttpResponseParser(
-                SimpleNamespace(**{name: getattr(self, name) for name in told})
+            told = SimpleNamespace(
+                on_message_begin=self.on_message_begin,
+                on_headers_complete=self._tell_head,
+                on_body=self.on_body,
+                on_message_complete=self.on_message_complete,
             )
+            self._quiet = httptools.HttpResponseParser(told)
         self._reading = self._quiet
         self._head, self._interim = head, False
-        try:
-            call.head(head)
-        except Exception:
-            self.call = None
-            self.close()
-            self._defect(call)
 
-    def _defect(self, call: Call) -> None:
-        log.exception("an answer could not be relayed")
-        call.broken("upstream_garbled")
+    def _tell_head(self) -> None:
+        call, head = self.call, self._head
+        if call is not None and head is not None:
+            call.head(head)
 
     def _release(self) -> None:
         """Keep the connection for the next call, if this one has ended well."""
-        self._answering = False
         # An answer that came before the request was taken whole leaves the connection out of step.
         if self.transport.get_write_buffer_size():
             self.close()
@@ -279,7 +283,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._headers = []
-        self._framed = self._reading is self._quiet
+        self._framed = self._reading is self._quiet  # a head that it does not tell of is that of chunks
         if self.call is None:  # an answer nobody asked for would become the next caller's
             self.close()
 
@@ -299,17 +303,19 @@ class Connection(asyncio.Protocol):
                 if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
                     raise _GarbledError(f"transfer-encoding {value.decode('latin-1')!r} was not asked for")
             self._head = head = answer_head(status, self._headers)
-            first, self._opening = self._opening, None
-            lines = len(self._headers) + 2
-            if (
-                first is not None
-                and (status, head.length, self._framed) == (200, None, True)
-                and first.count(b"\r\n") == first.count(b"\n") == lines  # it is this head, and no other
-            ):
-                self.replica.heads.learn(first, head)
+            self._remember_stream(head)
             self.call.head(head)
-        else:
-            self._opening = None
+        self._raw_head = None
+
+    def _remember_stream(self, head: AnswerHead) -> None:
+        """What the parser has said of the head of a stream holds whenever these bytes come again."""
+        raw, lines = self._raw_head, len(self._headers) + 2
+        if (
+            raw is not None
+            and (head.status, head.length, self._framed) == (200, None, True)
+            and raw.count(b"\r\n") == raw.count(b"\n") == lines  # they are this head, and no other
+        ):
+            self.replica.heads.learn(raw, head)
 
     def _body(self) -> bytes:
         """What of the body has come since this was asked last."""

@@ -130,13 +130,8 @@ class ClientConnection(asyncio.Protocol):
             if known is None:
                 self._newcomer = framed(data)
                 known = heads.find(data, self._newcomer)
-            if known is not None:
-                head, body = known
-                size = len(body)
-                if size <= self._limits.body_bytes and self._budget.take(size):
-                    self._held += size
-                    self._serve(Request(head, body, time_ns(), monotonic_ns()))
-                    return
+            if known is not None and self._taken(*known):
+                return
         self._read(data)
 
     def _read(self, data: bytes) -> None:
@@ -187,6 +182,15 @@ class ClientConnection(asyncio.Protocol):
             return
         if b"expect" in self._headers and not self._body_bytes:  # who has begun to send waits for nothing
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _taken(self, head: RequestHead, body: bytes) -> bool:
+        """Serve a request that came in one piece and whose head is known; False: it is for the parser."""
+        size = len(body)
+        if size > self._limits.body_bytes or not self._budget.take(size):
+            return False
+        self._held += size
+        self._serve(Request(head, body, time_ns(), monotonic_ns()))
+        return True
 
     def _remember(self, head: RequestHead, body: bytes) -> None:
         """What the parser has said of a head holds whenever these bytes come again."""
@@ -437,9 +441,7 @@ class ClientConnection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """A piece of the body; the head goes out with the first."""
-        if self._closing:
-            return
-        if not data:
+        if self._closing or not data:
             return
         if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)

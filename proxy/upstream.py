@@ -144,9 +144,7 @@ class Call:
         self._connection = connection
         body = self._body
         opening = replica.openings.get(self._path) or replica.opening(self._path)
-        connection.call = self
-        request = b"%b%bcontent-length: %d\r\n\r\n%b" % (opening, self._head, len(body), body)
-        connection.transport.write(request)
+        connection.run(self, b"%b%bcontent-length: %d\r\n\r\n%b" % (opening, self._head, len(body), body))
 
     def cancel(self) -> None:
         """Nobody wants the answer: the engine learns it at once by the closed connection. Safe to repeat."""

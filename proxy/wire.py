@@ -106,27 +106,29 @@ def parse(path: str, body: bytes, limits: Limits) -> Ask:
         raise _wrong("malformed_json", message) from None
     if not isinstance(document, dict):
         raise _wrong("malformed_json", f"The body is {_kind(document)}: expected a JSON object.")
-    api = APIS[path]
+    model, streams = _check_fields(APIS[path], document, limits)
+    # What is ambiguous is refused before anything is sent, also where this endpoint needs no replacement.
+    if _plain(body, "model") and ("stream_options" not in document or _plain(body, "stream_options")):
+        return Ask(path, body, document, model, streams)
+    return Ask(path, body, document, model, streams, _walk(body, document))
+
+
+def _check_fields(api: Api, document: dict[str, Any], limits: Limits) -> tuple[str, bool]:
+    """The model, and whether the answer may be events. Raises Refusal."""
     if len(document) > limits.json_fields:
         raise _wrong("too_many_items", f"The body has {len(document)} fields: at most {limits.json_fields}.")
     unusual = set(document) - _USUAL
     if unusual:
         _check_unusual(unusual, document, limits)
-    model, stream = document.get("model"), document.get("stream")
+    model = document.get("model")
     if not isinstance(model, str) or not model:
         found = "is missing" if model is None else f"is {_kind(model)}"
         raise _wrong("invalid_type", f"'model' {found}: expected the name of a registered model.", "model")
+    stream = document.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise _wrong("invalid_type", f"'stream' is {_kind(stream)}: expected true or false.", "stream")
-    if api.content is not None:
-        content: Any = document.get(api.content)
-        if type(content) not in api.types or len(content) > limits.messages:
-            _check_content(api.content, content, api, limits)
-    ask = Ask(path, body, document, model, stream is True and api.streams)
-    # What is ambiguous is refused before anything is sent, also where this endpoint needs no replacement.
-    if not _plain(body, "model") or ("stream_options" in document and not _plain(body, "stream_options")):
-        ask.spans = _walk(body, document)
-    return ask
+    _check_content(api, document, limits)
+    return model, stream is True and api.streams
 
 
 def _check_unusual(unusual: set[str], document: dict[str, Any], limits: Limits) -> None:
@@ -189,7 +191,11 @@ def _refuse_crowded(body: bytes, limits: Limits) -> None:
             raise _wrong("too_many_items", f"A body over 1 MiB has at most {most}: this one has more.")
 
 
-def _check_content(name: str, content: Any, api: Api, limits: Limits) -> None:
+def _check_content(api: Api, document: dict[str, Any], limits: Limits) -> None:
+    name = api.content
+    if name is None:
+        return
+    content = document.get(name)
     if not isinstance(content, api.types):
         found = "is missing" if content is None else f"is {_kind(content)}"
         raise _wrong("invalid_type", f"'{name}' {found}: expected {api.expected}.", name)

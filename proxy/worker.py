@@ -220,8 +220,7 @@ class Worker:
         The first in a turn of the loop goes at once; what else comes within the turn is written together, so
         that the more there is to do, the less each record costs. No answer waits for another turn's.
         """
-        if record.experiment is not None:
-            self._number(record)
+        self._number(record)
         if self._concluding:
             self._concluded.append((record, relay))
         else:
@@ -300,13 +299,13 @@ class Worker:
         return 200 if report["ready"] else 503, orjson.dumps(report)
 
     def _models(self, request: Request) -> tuple[int, bytes]:
-        auth.identify(self.snapshot, request.head)
+        auth.tenant(self.snapshot, request.head)
         models = [self._described(name) for name in sorted(self.snapshot.models)]
         return 200, orjson.dumps({"object": "list", "data": models})
 
     def _model(self, request: Request) -> tuple[int, bytes]:
         """One of them, as clients ask for it before they use it."""
-        auth.identify(self.snapshot, request.head)
+        auth.tenant(self.snapshot, request.head)
         name = unquote(request.path.removeprefix(_ONE_MODEL))
         if name not in self.snapshot.models:
             raise unknown_model(name, self.snapshot.models)
@@ -318,7 +317,7 @@ class Worker:
 
     def _feedback(self, request: Request) -> tuple[int, bytes]:
         """What the application says of an answer, now or later."""
-        tenant = auth.identify(self.snapshot, request.head)
+        tenant = auth.tenant(self.snapshot, request.head)
         record = feedback.read(request.body, tenant, request.started_ns, self.name)
         if not self.spool.append(record):
             raise Refusal(503, "not_recorded", "The feedback could not be stored; send it again later.")

@@ -67,14 +67,15 @@ class SpoolWriter:
 
     def append_all(self, records: Sequence[Record]) -> None:
         """Write records that are ready at the same time, if possible at once."""
-        parts = [part for record in records for part in encode(record)]
-        if len(records) == 1:
-            self._append(parts, 1)
-        elif sum(map(len, parts)) > _TOGETHER_BYTES or not self._append(
-            [b"".join(parts)], len(records), lost=0
-        ):
-            for record in records:  # a full disk may have room for some
-                self.append(record)
+        encoded = [encode(record) for record in records]
+        if len(encoded) > 1:
+            parts = [part for each in encoded for part in each]
+            if sum(map(len, parts)) <= _TOGETHER_BYTES and self._append(
+                [b"".join(parts)], len(encoded), lost=0
+            ):
+                return
+        for each in encoded:  # one record, much at once, or a full disk that may have room for some
+            self._append(each, 1)
 
     def _append(self, parts: list[bytes], records: int, *, lost: int = 1) -> bool:
         if self._unreported is not None and self._write(encode(self._unreported)):
