@@ -18,6 +18,8 @@ from .worker import Worker
 
 async def _serve(listener: socket.socket, arguments: argparse.Namespace, limits: Limits) -> None:
     worker = Worker(arguments.data, arguments.control_url, fitted(limits))
+    if arguments.busy_polling:
+        worker.poll_busily()
     await worker.run(listener, arguments.parent, arguments.ready_fd, alone=arguments.workers == 1)
 
 
@@ -28,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--busy-polling", action="store_true", help="workers never sleep, for a core each")
     parser.add_argument("--fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
@@ -48,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         host=arguments.host,
         port=arguments.port,
         workers=arguments.workers,
+        busy_polling=arguments.busy_polling,
     )
     try:
         return run(options)

@@ -44,6 +44,8 @@ class ProxyOptions:
     host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 1
+    #: workers never sleep; each needs a core of its own
+    busy_polling: bool = False
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -123,6 +125,7 @@ class Supervisor:
         signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
         host = self._options.host
         log.info("proxy on http://%s:%d", f"[{host}]" if ":" in host else host, listener.getsockname()[1])
+        self._mind_cores()
         roster = RosterFile(self._options.data)
         try:
             while not self._stopping:
@@ -231,6 +234,8 @@ class Supervisor:
             "--control-url",
             options.control_url,
         ]
+        if options.busy_polling:
+            command.append("--busy-polling")
         try:
             process = subprocess.Popen(
                 command, pass_fds=(fd, writing), stdin=subprocess.DEVNULL, env={**_ALLOCATOR, **os.environ}
@@ -241,6 +246,15 @@ class Supervisor:
         finally:
             os.close(writing)
         return _Worker(process, reading, time.monotonic())
+
+    def _mind_cores(self) -> None:
+        """Say so if workers that never sleep leave no core for anything else."""
+        cores, workers = os.cpu_count() or 1, self._options.workers
+        if self._options.busy_polling and workers >= cores:
+            log.warning(
+                "busy polling: workers that never sleep hold %d of %d cores: none is left for what else runs;"
+                " have fewer workers, or leave it off", min(workers, cores), cores,
+            )  # fmt: skip
 
     def _buried(self, worker: _Worker) -> None:
         worker.forget_readiness()

@@ -366,6 +366,14 @@ class Worker:
         finally:
             await self.stop(doorway, background)
 
+    def poll_busily(self) -> None:
+        """Never sleep from now on, so that no request waits for a core to wake and its caches to fill.
+
+        What is always ready makes the loop look for events without waiting. Named after HAProxy's
+        `busy-polling`.
+        """
+        self.loop.call_soon(self.poll_busily)
+
     async def _prepared(self, stop: asyncio.Event) -> None:
         """Until providers can be asked, or patience has ended, or this worker is to stop."""
         waiting = [

@@ -103,12 +103,15 @@ def proxy(
     host: Annotated[str | None, typer.Option()] = None,
     port: Annotated[int | None, typer.Option()] = None,
     workers: Annotated[int | None, typer.Option()] = None,
+    busy_polling: Annotated[
+        bool | None, typer.Option("--busy-polling", help="Never sleep: lower latency, for a core per worker.")
+    ] = None,
 ) -> None:
     """Run the proxy alone."""
     from .running import run_one
 
-    settings = _settings(data=data, control_url=control_url, host=host, proxy_port=port, workers=workers)
-    run_one(settings, "proxy")
+    run_one(_settings(data=data, control_url=control_url, host=host, proxy_port=port, workers=workers,
+                      busy_polling=busy_polling), "proxy")  # fmt: skip
 
 
 @app.command()

@@ -57,6 +57,8 @@ def programs(settings: Settings) -> tuple[Program, ...]:
     controller += ["--tracking-uri", settings.registry_uri, "--port", str(settings.control_port)]
     proxy = [sys.executable, "-m", "proxy", "--data", data, "--control-url", control_url]
     proxy += ["--host", settings.host, "--port", str(settings.proxy_port), "--workers", str(settings.workers)]
+    if settings.busy_polling:
+        proxy.append("--busy-polling")
     evaluators = [sys.executable, "-m", "evaluators", "--data", data]
     evaluators += ["--control-url", control_url, "--proxy-url", settings.proxy_address]
     wanted = (settings.data / EVALUATORS_FILE).exists()

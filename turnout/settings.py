@@ -48,6 +48,10 @@ class Settings(BaseSettings):
     control_port: int = Field(8081, ge=0, le=65535, description="port of the controller's API")
     dashboard_port: int = Field(8501, ge=0, le=65535, description="port of the dashboard")
     workers: int = Field(1, ge=1, le=256, description="workers of the proxy")
+    busy_polling: bool = Field(
+        default=False,
+        description="whether the proxy's workers never sleep: the first byte comes sooner, for a core each",
+    )
     limits: str | None = Field(
         default=None,
         description="limits of the proxy other than the defaults, as `body_bytes=67108864,"

@@ -17,7 +17,7 @@ import pytest
 from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.spool import read_segment, sealed_segments
 from experiments.snapshot import Snapshot
-from proxy.supervisor import PortTaken, listen
+from proxy.supervisor import PortTaken, ProxyOptions, Supervisor, listen
 from turnout.processes import free_port
 
 from .harness import Engine, ask, json_answer, listening, snapshot
@@ -65,10 +65,12 @@ class Controller:
 
 
 @asynccontextmanager
-async def proxy_process(data: Path, control_url: str, workers: int) -> AsyncIterator[tuple[str, int]]:
+async def proxy_process(
+    data: Path, control_url: str, workers: int, *options: str
+) -> AsyncIterator[tuple[str, int]]:
     port = free_port()
     command = [sys.executable, "-m", "proxy", "--data", str(data), "--control-url", control_url]
-    command += ["--port", str(port), "--workers", str(workers)]
+    command += ["--port", str(port), "--workers", str(workers), *options]
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -229,3 +231,30 @@ async def test_the_allocator_gives_back_what_is_large_unless_the_operator_says_o
             environment = file.read().split(b"\0")
     assert b"MALLOC_MMAP_THRESHOLD_=262144" in environment
     assert b"MALLOC_TRIM_THRESHOLD_=1234567" in environment
+
+
+def processor_seconds(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
+async def test_a_worker_that_polls_busily_never_sleeps_answers_and_stops_when_told(tmp_path: Path) -> None:
+    async with Engine(plain).running() as engine:
+        (tmp_path / "proxy-snapshot.json").write_bytes(snapshot({1: engine.url}).to_json())
+        async with proxy_process(tmp_path, "http://127.0.0.1:9", 1, "--busy-polling") as (url, supervisor):
+            [worker] = children(supervisor)
+            began = processor_seconds(worker)
+            async with asyncio.timeout(10):  # asleep, it uses less than this in a minute
+                while processor_seconds(worker) < began + 0.5:
+                    await asyncio.sleep(0.05)
+            async with httpx.AsyncClient(base_url=url) as client:
+                assert (await client.post("/v1/chat/completions", json=ask())).status_code == 200
+
+
+@pytest.mark.parametrize(("busy", "workers", "told"), [(True, 2, True), (True, 1, False), (False, 2, False)])
+def test_workers_that_leave_no_core_to_others_are_told(
+    busy: bool, workers: int, told: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    options = ProxyOptions(data=Path(), control_url="", workers=workers, busy_polling=busy)
+    Supervisor(options)._mind_cores()
+    assert ("fewer workers" in caplog.text) is told

@@ -120,6 +120,15 @@ def test_what_is_wanted_only_later_is_started_then_and_once(processes: Processes
     assert processes.begin([first, second]) == []
 
 
+@pytest.mark.parametrize("busy", [True, False])
+def test_the_proxy_polls_busily_where_the_settings_say_so(
+    busy: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TURNOUT_BUSY_POLLING", str(busy).lower())
+    [proxy] = [one for one in programs(Settings(data=tmp_path)) if "proxy" in one.command]
+    assert ("--busy-polling" in proxy.command) is busy
+
+
 def test_the_evaluators_are_wanted_once_their_file_is_there(tmp_path: Path) -> None:
     settings = Settings(
         data=tmp_path, tracking_uri=None, control_url=None, proxy_url=None, token=None,
