@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from time import monotonic_ns
 from typing import Any, Final, Protocol
 
 from experiments.ledger.exchange import Outcome
@@ -63,8 +64,8 @@ class Call:
     """One request on its way to one endpoint. Unless cancelled, the receiver hears `failed` or `end` once."""
 
     __slots__ = (
-        "_body", "_connecting", "_connection", "_endpoint", "_ends", "_head", "_path", "_replica", "_tried",
-        "_upstreams", "_waited", "_waiting_since", "done", "due", "got_head", "receiver",
+        "_body", "_came", "_connecting", "_connection", "_endpoint", "_ends", "_head", "_path", "_replica",
+        "_tried", "_upstreams", "_waited", "_waiting_since", "done", "due", "got_head", "receiver",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +94,7 @@ class Call:
         self._connecting: asyncio.Task[None] | None = None
         self._waited = 0.0  # for replicas that took no connection
         self._waiting_since = 0.0  # for the client to read on
+        self._came = 0  # the last of the body, by `time.monotonic_ns`
 
     @property
     def sent(self) -> bool:
@@ -193,7 +195,7 @@ class Call:
         self.receiver.head(head)
 
     def body(self, data: bytes) -> None:
-        self._progressed()
+        self._came = monotonic_ns()  # there are many of these: what follows for `due` is for `overdue` to say
         if data and not self.done:
             self.receiver.body(data)
 
@@ -251,6 +253,8 @@ class Call:
         """The deadline for the next sign of life has passed."""
         if self.done:
             return
+        if self._heard_since(now):
+            return
         if self.due == self._ends:
             self._fail("timeout", "upstream_too_long")
         elif self._waiting_since:  # the client is slow, not the engine
@@ -259,6 +263,17 @@ class Call:
             self._fail("timeout", "upstream_idle")
         else:
             self._fail("timeout", "upstream_timeout")
+
+    def _heard_since(self, now: float) -> bool:
+        """Whether the body has got on since the deadline was set; there is a later one then."""
+        if not self.got_head or self._waiting_since or self.due == self._ends:
+            return False
+        quiet = (monotonic_ns() - self._came) / 1e9
+        due = min(now - quiet + self._upstreams.limits.idle_seconds, self._ends)
+        later = due > self.due
+        if later:
+            self.due = due
+        return later
 
 
 class Upstreams:

@@ -281,6 +281,22 @@ async def test_an_engine_that_falls_silent_is_given_up_when_idle_says_so(tmp_pat
             assert proxy.exchanges()[0].outcome == "timeout"
 
 
+async def test_a_stream_may_last_longer_than_its_engine_may_be_silent(tmp_path: Path) -> None:
+    limits, slow = Limits(idle_seconds=0.4), Profile(name="chat", tokens_per_s=20)
+    async with SimulatedEngine(slow) as engine, SimulatedEngine(slow, faults="hang-at-5000") as silent:
+        async with running_proxy(tmp_path, snapshot({1: engine.url}), limits) as proxy:
+            received = await receive(proxy, post(ask(stream=True)))
+            assert received.whole
+            (row,) = proxy.exchanges()
+            assert row.duration_us > 1_000_000
+        async with running_proxy(tmp_path / "silent", snapshot({1: silent.url}), limits) as proxy:
+            assert not (await receive(proxy, post(ask(stream=True)))).whole
+            (row,) = proxy.exchanges()
+            assert (row.outcome, row.error_code) == ("timeout", "upstream_idle")
+            assert row.chunk_us[-1] > 800_000  # the deadline had moved with what came, ...
+            assert row.duration_us - row.chunk_us[-1] < 600_000  # ... and no further
+
+
 async def test_an_answer_before_the_body_was_read_is_the_answer(tmp_path: Path) -> None:
     async with SimulatedEngine(Profile(name="chat"), faults="early-response") as engine:
         async with running_proxy(tmp_path, snapshot({1: engine.url})) as proxy:
