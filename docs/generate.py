@@ -123,20 +123,12 @@ def _cell(text: str) -> str:
 
 
 def settings() -> str:
-    """The environment variables, and the recording of each model."""
+    """The environment variables, and what `turnout.yaml` holds."""
     rows = [
         f"| `TURNOUT_{name.upper()}` | {_value(field)} | {_cell(field.description or '')} |"
         for name, field in Settings.model_fields.items()
     ]
     others = [f"| `{name}` | | {meaning} |" for name, meaning in OTHER_VARIABLES.items()]
-    recording = [
-        f"| `{name}` | {_value(field)} | {_cell(field.description or '')} |"
-        for name, field in _ModelEntry.model_fields.items()
-    ]
-    keys, webhooks = (
-        [f"| `{name}` | {_cell(field.description or '')} |" for name, field in entry.model_fields.items()]
-        for entry in (_Key, _Webhook)
-    )
     return "\n".join(
         [
             f"# Settings\n{NOTE}",
@@ -148,48 +140,63 @@ def settings() -> str:
             "",
             "The dashboard has no port to the outside, nor has the controller: both listen on 127.0.0.1."
             " `TURNOUT_HOST` moves the proxy only.\n",
-            "## Recording: `turnout.yaml` in the data folder\n",
-            "```yaml\nmodels:\n"
-            "  chat: {recording: redacted, redact: ['[0-9]{16}'], keep: 30d, keep_size: 5GB}\n```\n",
-            "| key | default | meaning |\n| --- | --- | --- |",
-            *recording,
-            "",
-            "`full` keeps requests and answers. `redacted` keeps them with every match of a pattern replaced"
-            " by `[redacted]`. `numbers` keeps no body. Without the file, or for a model it does not name,"
-            " everything is kept. The file is read again when it changes, or put there by `turnout apply`; a"
-            " file that is torn, empty or wrong leaves what is in force, at a restart too: `turnout status`,"
-            " the dashboard and a decision row (`configure`, `failed`) say so. `keep` and `keep_size` bound"
-            " the bodies; the rows of `exchanges` stay.\n",
-            "## API keys: `keys` in the same file\n",
-            "Without `keys` the proxy asks for none. `turnout key TENANT` makes a key, prints it once, and"
-            " prints the entry to put under `keys`.\n",
-            "| key | meaning |\n| --- | --- |",
-            *keys,
-            "",
-            "## Webhooks: `notify` in the same file\n",
-            "```yaml\nnotify:\n  - {url: https://example.com/hook, secret_env: HOOK_SECRET}\n```\n",
-            "Every decision from then on is posted there once it is done or has failed, in order:"
-            ' `{"event": 42, "decision": {...}}`, with the header `x-turnout-signature: t=SECONDS,v1=HEX`,'
-            " HEX being HMAC-SHA256 of `SECONDS.BODY` with the secret. Anything but a 2xx within 5 s is tried"
-            " again after 1, 2, 4, ... seconds, at most an hour, 26 times in all; then it is given up."
-            " `GET /api/webhooks` says how far each has come. Redirects are not followed.\n",
-            "| key | meaning |\n| --- | --- |",
-            *webhooks,
-            "",
-            "## MLflow's own webhooks: `registry` in the same file\n",
-            "```yaml\nregistry: {secret_env: MLFLOW_HOOK_SECRET}\n```\n",
-            "What others change in MLflow is seen within three seconds, taken up and recorded. Where they"
-            " name as production what cannot answer (no endpoint, or no version at all), the version in"
-            " force goes on answering, and `turnout status` says so. An experiment of which a version was"
-            " deleted is over. A webhook of MLflow makes it"
-            " sooner: let it post the events `model_version_alias.created`, `model_version_alias.deleted` and"
-            " `model_version.created` to `/api/models/changed` of the controller, with the secret in that"
-            " variable of the controller's environment. It is a hint only: the registry is asked, whatever"
-            " was posted. MLflow posts to private addresses only with"
-            " `MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS=true`, and without TLS only with"
-            " `MLFLOW_WEBHOOK_ALLOWED_SCHEMES=http,https`.\n",
+            *_configuration(),
         ]
     )
+
+
+def _configuration() -> list[str]:
+    """The parts of `turnout.yaml`."""
+    recording = [
+        f"| `{name}` | {_value(field)} | {_cell(field.description or '')} |"
+        for name, field in _ModelEntry.model_fields.items()
+    ]
+    keys, webhooks = (
+        [f"| `{name}` | {_cell(field.description or '')} |" for name, field in entry.model_fields.items()]
+        for entry in (_Key, _Webhook)
+    )
+    return [
+        "## Recording: `turnout.yaml` in the data folder\n",
+        "```yaml\nmodels:\n"
+        "  chat: {recording: redacted, redact: ['[0-9]{16}'], keep: 30d, keep_size: 5GB}\n```\n",
+        "| key | default | meaning |\n| --- | --- | --- |",
+        *recording,
+        "",
+        "`full` keeps requests and answers. `redacted` keeps them with every match of a pattern replaced"
+        " by `[redacted]`. `numbers` keeps no body. Without the file, or for a model it does not name,"
+        " everything is kept. The file is read again when it changes, or put there by `turnout apply`; a"
+        " file that is torn, empty or wrong leaves what is in force, at a restart too: `turnout status`,"
+        " the dashboard and a decision row (`configure`, `failed`) say so. `keep` and `keep_size` bound"
+        " the bodies; the rows of `exchanges` stay.\n",
+        "## API keys: `keys` in the same file\n",
+        "Without `keys` the proxy asks for none. `turnout key TENANT` makes a key, prints it once, and"
+        " prints the entry to put under `keys`.\n",
+        "| key | meaning |\n| --- | --- |",
+        *keys,
+        "",
+        "## Webhooks: `notify` in the same file\n",
+        "```yaml\nnotify:\n  - {url: https://example.com/hook, secret_env: HOOK_SECRET}\n```\n",
+        "Every decision from then on is posted there once it is done or has failed, in order:"
+        ' `{"event": 42, "decision": {...}}`, with the header `x-turnout-signature: t=SECONDS,v1=HEX`,'
+        " HEX being HMAC-SHA256 of `SECONDS.BODY` with the secret. Anything but a 2xx within 5 s is tried"
+        " again after 1, 2, 4, ... seconds, at most an hour, 26 times in all; then it is given up."
+        " `GET /api/webhooks` says how far each has come. Redirects are not followed.\n",
+        "| key | meaning |\n| --- | --- |",
+        *webhooks,
+        "",
+        "## MLflow's own webhooks: `registry` in the same file\n",
+        "```yaml\nregistry: {secret_env: MLFLOW_HOOK_SECRET}\n```\n",
+        "What others change in MLflow is seen within three seconds, taken up and recorded. Where they"
+        " name as production what cannot answer (no endpoint, or no version at all), the version in"
+        " force goes on answering, and `turnout status` says so. An experiment of which a version was"
+        " deleted is over. A webhook of MLflow makes it"
+        " sooner: let it post the events `model_version_alias.created`, `model_version_alias.deleted` and"
+        " `model_version.created` to `/api/models/changed` of the controller, with the secret in that"
+        " variable of the controller's environment. It is a hint only: the registry is asked, whatever"
+        " was posted. MLflow posts to private addresses only with"
+        " `MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS=true`, and without TLS only with"
+        " `MLFLOW_WEBHOOK_ALLOWED_SCHEMES=http,https`.\n",
+    ]
 
 
 def _value(field: FieldInfo) -> str:

@@ -86,19 +86,12 @@ async def finished_run(
         sink = ledger.sink(run)
         finish = partial(_finish, golden, run, ledger, None if found else sink, effort.repeats)
         on_start(len(done), planned)
+        keep = (lambda item, repeat, output: None) if journal is None else journal.write
         try:
             tally = await run_questions(
-                golden,
-                target,
-                sink,
-                repeats=effort.repeats,
-                done=done,
-                limits=effort.limits,
-                services=services,
-                kept=kept,
-                keep=(lambda item, repeat, output: None) if journal is None else journal.write,
-                on_answer=on_answer,
-            )
+                golden, target, sink, repeats=effort.repeats, done=done, limits=effort.limits,
+                services=services, kept=kept, keep=keep, on_answer=on_answer,
+            )  # fmt: skip
         except (RunError, asyncio.CancelledError):
             with suppress(Exception):  # the first error is the one to tell; any status can be resumed
                 finish("partial")

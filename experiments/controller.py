@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -107,13 +108,8 @@ class Controller:
             journal = Journal(options.data / "rollback.journal")
             self.settlement = Settlement(self.junction, self.store, self.registry, journal, at=at)
             self.control = Control(self.junction, self.store, self.settlement, at=at)
-            self.adoption = Adoption(
-                self.config,
-                self.junction,
-                self.store,
-                publish=lambda: self._publish(even_if_same=False),
-                at=at,
-            )
+            publish = partial(self._publish, even_if_same=False)
+            self.adoption = Adoption(self.config, self.junction, self.store, publish=publish, at=at)
             self.enactment = Enactment(self.control, self.adoption, at=at)
             self.promotion = Promotion(self.control, self.registry, probe=probe)
             self.rehearsal = Rehearsal(self.control, self.promotion, probe=probe)

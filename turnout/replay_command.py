@@ -34,6 +34,13 @@ from .terminal import emit, err, fail, say, table
 
 Json = dict[str, Any]
 
+What = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[SPEC|EXPERIMENT]",
+        help="A file that declares a shadow of recorded requests, or such an experiment to go on with.",
+    ),
+]
 replay_app = typer.Typer(pretty_exceptions_enable=False)
 
 #: How long rows may take to be collected, and the verdict to follow.
@@ -55,20 +62,12 @@ analysis: {{horizon: {horizon}, max_duration: 90d}}
 
 @replay_app.command()
 def replay_command(
-    what: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[SPEC|EXPERIMENT]",
-            help="A file that declares a shadow of recorded requests, or such an experiment to go on with.",
-        ),
-    ] = None,
+    what: What = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Without a file: the model.")] = None,
     candidate: Annotated[
         str | None, typer.Option("--candidate", "-c", help="Without a file: a version's number or alias.")
     ] = None,
-    control: Annotated[
-        str, typer.Option(help="Whose recorded requests: a number or an alias.")
-    ] = "production",
+    control: Annotated[str, typer.Option(help="Whose requests: a number or an alias.")] = "production",
     since: Annotated[str, typer.Option(help="From when: 24h (before now) or 2026-11-20T08:00:00Z.")] = "24h",
     until: Annotated[str, typer.Option(help="Up to when, in the same way; default: now.")] = "0s",
     share: Annotated[float, typer.Option(min=0.0001, max=100, help="The percentage of the units.")] = 100.0,
@@ -96,9 +95,8 @@ def replay_command(
     """
     if (what is None) == (model is None or candidate is None):
         fail("name a file or an experiment, or else --model and --candidate", 2)
-    traffic: Json = {"share": share, "tools": tools, "recorded": {"since": since, "until": until}}
-    if limit is not None:
-        traffic["recorded"]["limit"] = limit
+    recorded = {"since": since, "until": until} | ({} if limit is None else {"limit": limit})
+    traffic: Json = {"share": share, "tools": tools, "recorded": recorded}
     if max_tokens is not None:
         traffic["max_tokens"] = max_tokens
     settings, token = _opened()

@@ -175,6 +175,10 @@ def _adaptive(rng: Rng) -> Estimate:
 
 def cases() -> list[Case]:
     """Every kind of metric, in sizes that occur."""
+    return [*_shares_and_means(), *_quantiles(), *_other_kinds()]
+
+
+def _shares_and_means() -> list[Case]:
     return [
         Case(
             method="newcombe",
@@ -206,6 +210,11 @@ def cases() -> list[Case]:
         Case(
             method="ratio (delta)", setting="tokens per second over 150 and 200 users", truth=0.0, draw=_ratio
         ),
+    ]
+
+
+def _quantiles() -> list[Case]:
+    return [
         Case(
             method="order statistic p50",
             setting="latency, 500 requests each",
@@ -232,6 +241,11 @@ def cases() -> list[Case]:
             draw=_clustered_quantile,
             replications=2000,
         ),
+    ]
+
+
+def _other_kinds() -> list[Case]:
+    return [
         Case(method="rate ratio (mid-p)", setting="12 and 54 events expected", truth=2.0, draw=_counts),
         Case(method="cuped", setting="150 and 160 units, correlation .85", truth=0.2, draw=_cuped),
         Case(method="ppi++", setting="80 labels, 1,000 judged", truth=0.72, draw=_ppi),
