@@ -155,80 +155,82 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
+    def __init__(self, fake: FakeTurnout) -> None:
+        self.fake = fake
+        super().__init__(("127.0.0.1", 0), _Handler)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is part of the tests, not of their output."""
 
 
-def _handler(fake: FakeTurnout) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = 65536  # head and body in one packet: no waiting for a delayed acknowledgement
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    wbufsize = 65536  # head and body in one packet: no waiting for a delayed acknowledgement
 
-        def log_message(self, *args: Any) -> None:
-            """Silent."""
+    def log_message(self, *args: Any) -> None:
+        """Silent."""
 
-        def do_GET(self) -> None:
-            parts = urlsplit(self.path)
-            self._json(200, fake.get(parts.path, dict(parse_qsl(parts.query))))
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        self._json(200, self.server.fake.get(parts.path, dict(parse_qsl(parts.query))))
 
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            if self.path == "/v1/chat/completions":
-                self._chat(body)
-                return
-            if self.headers.get("authorization") != f"Bearer {TOKEN}":
-                self._json(401, {"error": {"message": "wrong token", "code": "invalid_token"}})
-                return
-            try:
-                self._json(200, fake.post(self.path, body))
-            except FakeRefusal as refusal:
-                self._json(refusal.status, {"error": {"message": str(refusal), "code": refusal.code}})
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.path == "/v1/chat/completions":
+            self._chat(body)
+            return
+        if self.headers.get("authorization") != f"Bearer {TOKEN}":
+            self._json(401, {"error": {"message": "wrong token", "code": "invalid_token"}})
+            return
+        try:
+            self._json(200, self.server.fake.post(self.path, body))
+        except FakeRefusal as refusal:
+            self._json(refusal.status, {"error": {"message": str(refusal), "code": refusal.code}})
 
-        def _chat(self, body: dict[str, Any]) -> None:
-            question = body["messages"][-1]["content"]
-            version = int(self.headers["x-turnout-version"])
-            with fake.lock:
-                fake.asked.append((question, version))
-                fake.headers.append({name.lower(): value for name, value in self.headers.items()})
-            if self.headers["x-turnout-admin"] != TOKEN:
-                self._reply(Reply(status=403, refused=True), version)
-                return
-            self._reply(fake.answer(question, version), version)
+    def _chat(self, body: dict[str, Any]) -> None:
+        fake, question = self.server.fake, body["messages"][-1]["content"]
+        version = int(self.headers["x-turnout-version"])
+        with fake.lock:
+            fake.asked.append((question, version))
+            fake.headers.append({name.lower(): value for name, value in self.headers.items()})
+        if self.headers["x-turnout-admin"] != TOKEN:
+            self._reply(Reply(status=403, refused=True), version)
+            return
+        self._reply(fake.answer(question, version), version)
 
-        def _reply(self, reply: Reply, version: int) -> None:
-            if reply.hang:
-                fake.stopped.wait(20)
-                self.close_connection = True
-                return
-            content = reply.content()
-            self.send_response(reply.status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(content)))
-            self.send_header("x-turnout-request-id", f"req-{len(fake.asked)}")
-            if not reply.refused:
-                self.send_header("x-turnout-model-version", str(reply.version or version))
-            if reply.retry_after is not None:
-                self.send_header("retry-after", reply.retry_after)
-            self.end_headers()
-            self.wfile.write(content[: len(content) // 2] if reply.cut else content)
-            self.close_connection = self.close_connection or reply.cut
+    def _reply(self, reply: Reply, version: int) -> None:
+        if reply.hang:
+            self.server.fake.stopped.wait(20)
+            self.close_connection = True
+            return
+        content = reply.content()
+        self.send_response(reply.status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.send_header("x-turnout-request-id", f"req-{len(self.server.fake.asked)}")
+        if not reply.refused:
+            self.send_header("x-turnout-model-version", str(reply.version or version))
+        if reply.retry_after is not None:
+            self.send_header("retry-after", reply.retry_after)
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2] if reply.cut else content)
+        self.close_connection = self.close_connection or reply.cut
 
-        def _json(self, status: int, value: Any) -> None:
-            content = json.dumps(value).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-    return Handler
+    def _json(self, status: int, value: Any) -> None:
+        content = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
 
 @contextmanager
 def serving(answer: Answer, **fields: Any) -> Iterator[FakeTurnout]:
     """A fake Turnout on a free port of the loopback, until the block ends."""
     fake = FakeTurnout(answer=answer, **fields)
-    server = _Server(("127.0.0.1", 0), _handler(fake))
+    server = _Server(fake)
     fake.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()

@@ -238,6 +238,12 @@ def stock(registry: Registry) -> None:
         registry.register("chat", endpoint, aliases=["production"] if number == 1 else [])
 
 
+def shipped(plane: Plane) -> None:
+    """An experiment that came to `ship`."""
+    plane.begin()
+    plane.conclude("ship")
+
+
 def verdict(experiment: str, kind: VerdictKind, as_of_ns: int) -> Verdict:
     """A verdict that says what it is told to."""
     return Verdict(

@@ -1,4 +1,4 @@
-"""The rule of the verdict on evidence made by hand."""
+"""The rule of the verdict on evidence made by hand: which kind it is, when, and how long until it is."""
 
 from __future__ import annotations
 
@@ -10,115 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from experiments.evidence import Instrument
 from experiments.metrics import metric
 from experiments.statistics import group_sequential
-from experiments.verdict import (
-    AnalysisSpec,
-    ArmCount,
-    Evidence,
-    Goal,
-    Look,
-    MetricSums,
-    PairSums,
-    conclude,
-    look_taken,
-)
+from experiments.verdict import Evidence, Goal, Look, MetricSums, PairSums, conclude, look_taken
 from experiments.weighing import weigh
 
-SECOND = 1_000_000_000
-GOALS = (
-    Goal(metric=metric("latency"), role="success", mde=0.05),
-    Goal(metric=metric("error_rate"), role="guardrail"),
-    Goal(metric=metric("latency"), role="guardrail", margin=0.1),
-)
-
-
-def spec(**changes: Any) -> AnalysisSpec:
-    known: dict[str, Any] = {
-        "experiment": "e",
-        "mode": "canary",
-        "unit": "user",
-        "goals": GOALS,
-        "control_version": 1,
-        "candidate_version": 3,
-    }
-    return AnalysisSpec(**(known | changes))
-
-
-def arms(control: int, candidate: int, share: float = 0.5, phase: int = 0) -> tuple[ArmCount, ...]:
-    return (
-        ArmCount(phase=phase, arm="control", expected_share=1 - share, units=control, exchanges=control),
-        ArmCount(phase=phase, arm="candidate", expected_share=share, units=candidate, exchanges=candidate),
-    )
-
-
-def failing(arm: str, n: int, x: int, phase: int = 0, missing_units: int = 0) -> MetricSums:
-    return MetricSums(
-        metric="error_rate",
-        phase=phase,
-        arm=arm,
-        units=n,
-        exchanges=n,
-        missing=missing_units,
-        y=x,
-        m=n,
-        yy=x,
-        mm=n,
-        ym=x,
-        failing_units=x,
-        missing_units=missing_units,
-    )
-
-
-def timed(arm: str, n: int, mean: float, sd: float = 0.8, phase: int = 0) -> MetricSums:
-    return MetricSums(
-        metric="latency",
-        phase=phase,
-        arm=arm,
-        units=n,
-        exchanges=n,
-        missing=0,
-        y=n * mean,
-        m=n,
-        yy=(n - 1) * sd * sd + n * mean * mean,
-        mm=n,
-        ym=n * mean,
-    )
-
-
-def said(arm: str, n: int, *, mean: float, sd: float) -> MetricSums:
-    """A judge's scores, one of each unit."""
-    return replace(timed(arm, n, mean, sd), metric="score:judge")
-
-
-def evidence(
-    *,
-    n: tuple[int, int] = (2500, 2500),
-    x: tuple[int, int] = (20, 20),
-    means: tuple[float, float] = (6.0, 6.0),
-    share: float = 0.5,
-    **changes: Any,
-) -> Evidence:
-    known: dict[str, Any] = {
-        "experiment": "e",
-        "as_of_ns": 3600 * SECOND,
-        "started_ns": 0,
-        "arms": arms(n[0], n[1], share),
-        "sums": (
-            failing("control", n[0], x[0]),
-            failing("candidate", n[1], x[1]),
-            timed("control", n[0], means[0]),
-            timed("candidate", n[1], means[1]),
-        ),
-    }
-    return Evidence(**(known | changes))
-
-
-def codes(verdict: Any) -> list[str]:
-    return [reason.code for reason in verdict.reasons]
+from .handmade import GOALS, SECOND, arms, codes, evidence, failing, said, spec, timed
 
 
 class TestRollBack:
@@ -324,30 +223,6 @@ class TestShadow:
         assert verdict.srm.state == "not_applicable"
 
 
-class TestCards:
-    def test_n_counts_what_was_observed_not_what_was_eligible(self) -> None:
-        def rated(arm: str, m: float) -> MetricSums:
-            return MetricSums(
-                metric="feedback:thumbs",
-                phase=0,
-                arm=arm,
-                units=int(m),
-                exchanges=2500,
-                missing=0,
-                y=m / 2,
-                m=m,
-                yy=m / 2,
-                mm=m,
-                ym=m / 2,
-            )
-
-        goals = (Goal(metric=metric("feedback:thumbs"), role="exploratory"),)
-        some = conclude(spec(goals=goals), evidence(sums=(rated("control", 9), rated("candidate", 0))))
-        assert [arm.n for arm in some.metrics[0].arms] == [9, 0]
-        assert some.metrics[0].state == "no_data"
-        assert some.metrics[0].text.endswith("no data from the candidate yet")
-
-
 class TestTotality:
     def test_no_evidence_at_all(self) -> None:
         verdict = conclude(spec(), Evidence(experiment="e", as_of_ns=0, started_ns=0))
@@ -443,47 +318,6 @@ def test_a_look_hangs_together_with_the_former_ones_by_what_was_known_of_the_fai
     assert by_units != pytest.approx(expected, abs=1e-4)
 
 
-class TestSeveralMetrics:
-    def measured(self, zs: dict[str, float], role: Any, **more: Any) -> Any:
-        """A verdict at the horizon on means whose differences are so many standard errors good."""
-        names = {f"score:e.m{i}": z for i, z in enumerate(zs.values())}
-        n, rows, goals = 2500, [], []
-        for name, z in names.items():
-            goals.append(Goal(metric=metric(name), role=role, **more))
-            for arm, mean in (("control", 10.0), ("candidate", 10.0 + z * math.sqrt(2 / n))):
-                rows.append(replace(timed(arm, n, mean, sd=1.0), metric=name, observed=n))
-        found = conclude(spec(goals=tuple(goals)), evidence(sums=tuple(rows)))
-        return {alias: card for alias, card in zip(zs, found.metrics, strict=True)}, found
-
-    def test_exploratory_metrics_are_adjusted_among_themselves_and_decide_nothing(self) -> None:
-        zs = {"a": 2.1, "b": 0.1, "c": 4.5, "d": 0.2}
-        cards, found = self.measured(zs, "exploratory")
-        assert {name: card.state for name, card in cards.items()} == {
-            "a": "ok", "b": "ok", "c": "better", "d": "ok",
-        }  # fmt: skip
-        p = [2 * stats.norm.sf(z) for z in zs.values()]
-        expected = stats.false_discovery_control(p)
-        assert [card.adjusted_p for card in cards.values()] == pytest.approx(list(expected), rel=0.05)
-        assert found.kind != "ship"
-        alone, _ = self.measured({"a": 2.1}, "exploratory")
-        assert alone["a"].state == "better"
-
-    def test_success_metrics_step_up_after_the_first_has_passed(self) -> None:
-        both, _ = self.measured({"first": 3.0, "second": 2.1}, "success")
-        assert {name: card.state for name, card in both.items()} == {"first": "better", "second": "better"}
-        neither, found = self.measured({"first": 2.1, "second": 2.1}, "success")
-        assert {card.state for card in neither.values()} == {"ok"}  # alpha / 2 is not passed by either
-        assert found.kind == "inconclusive"
-
-    def test_what_is_hoped_to_be_the_same_ships_when_both_sides_are_excluded(self) -> None:
-        same, found = self.measured({"a": 0.5}, "success", equivalent=True, margin=0.01)
-        assert (found.kind, same["a"].state) == ("ship", "equivalent")
-        assert found.reasons[0].text.startswith("The same within its margin: ")
-        for z in (5.0, -5.0):  # too much better is not the same either
-            other, found = self.measured({"a": z}, "success", equivalent=True, margin=0.01)
-            assert (found.kind, other["a"].state) == ("inconclusive", "ok")
-
-
 def test_days_left_follow_from_what_is_still_unsure() -> None:
     rails = (Goal(metric=metric("latency"), role="guardrail", margin=0.1),)
 
@@ -498,11 +332,3 @@ def test_days_left_follow_from_what_is_still_unsure() -> None:
     assert left(0.8) == pytest.approx((math.ceil(needed / 200) * 200 - 800) / 800 * hour, rel=1e-6)
     assert left(3.0) == pytest.approx((5000 - 800) / 800 * hour)
     assert left(0.3) == pytest.approx(200 / 800 * hour)
-
-
-def test_scores_that_are_all_alike_are_said_to_be_and_what_to_ask_instead() -> None:
-    goal = Goal(metric=metric("score:judge"), role="guardrail", margin=0.05)
-    alike = said("control", 2500, mean=1.0, sd=0.0), said("candidate", 2500, mean=1.0, sd=0.0)
-    text = conclude(spec(goals=(goal,)), evidence(sums=alike)).metrics[0].text
-    assert "every value is 1" in text
-    assert "score:judge<0.5" in text

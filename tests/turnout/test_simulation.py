@@ -1,4 +1,4 @@
-"""The simulated engine: is it vLLM's wire, is it repeatable, does it misbehave as told, does it clean up?"""
+"""The simulated engine: is it vLLM's wire, does it start and stop as told, does it clean up?"""
 
 from __future__ import annotations
 
@@ -10,67 +10,19 @@ import signal
 import struct
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
-from turnout.simulation import (
-    Answer,
-    AnswerKey,
-    AnswerKeyError,
-    FaultError,
-    Faults,
-    Profile,
-    ProfileError,
-    SimulatedEngine,
-    running_engine,
-)
-from turnout.simulation.answers import tokens
+from turnout.simulation import Profile, SimulatedEngine, running_engine
 
-ASK = {"model": "chat", "messages": [{"role": "user", "content": "Where is my parcel?"}]}
-
-
-@asynccontextmanager
-async def serving(**options: object) -> AsyncIterator[tuple[SimulatedEngine, httpx.AsyncClient]]:
-    profile = options.pop("profile", Profile(name="chat"))
-    async with SimulatedEngine(profile, **options) as engine:  # type: ignore[arg-type]
-        async with httpx.AsyncClient(base_url=engine.url, timeout=5) as client:
-            yield engine, client
-
-
-@asynccontextmanager
-async def connected(
-    engine: SimulatedEngine,
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A bare connection, closed for good afterwards."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(engine.url.rpartition(":")[2]))
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        with suppress(ConnectionError):
-            await writer.wait_closed()
-
-
-def events(body: bytes) -> list[str]:
-    assert body.endswith(b"\n\n")
-    lines = body.decode().split("\n\n")[:-1]
-    assert all(line.startswith("data: ") for line in lines)
-    return [line.removeprefix("data: ") for line in lines]
+from .simulated import ASK, TOOLS, connected, events, post, serving
 
 
 def text_of(documents: list[dict]) -> str:
     return "".join(c["delta"].get("content") or "" for d in documents for c in d["choices"])
-
-
-async def post(
-    client: httpx.AsyncClient, path: str = "/v1/chat/completions", **fields: object
-) -> httpx.Response:
-    return await client.post(path, json={**ASK, **fields})
 
 
 # -- vLLM's wire
@@ -148,17 +100,6 @@ async def test_several_choices_take_turns() -> None:
         for index in range(3):
             mine = [d for d in documents if d["choices"][0]["index"] == index]
             assert text_of(mine) == whole[index]["message"]["content"]
-
-
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "get_order",
-            "parameters": {"type": "object", "properties": {"order_id": {"type": "integer"}}},
-        },
-    }
-]
 
 
 async def test_tool_calls_whole_and_streamed() -> None:
@@ -296,285 +237,6 @@ async def test_chunked_bodies_pipelining_and_the_verbatim_request() -> None:
             answers = await reader.read()
             assert answers.count(b"HTTP/1.1 200 OK") == 2
             assert (engine.counters.last_request, engine.counters.last_body) == (sized, body)
-
-
-# -- what it says
-
-
-def test_tokens_join_to_the_text() -> None:
-    for text in ("", " ", "a  b\n\nc", "naïve ☂ text", "x" * 50, " end "):
-        assert "".join(tokens(text)) == text
-
-
-async def test_the_answer_key_is_followed_and_nested_by_quality(support_key: AnswerKey) -> None:
-    right: dict[float, set[str]] = {}
-    for quality in (0.5, 0.8, 1.0):
-        async with serving(profile=Profile(name="chat", quality=quality), key=support_key) as (_, client):
-            right[quality] = set()
-            for prompt in support_key.entries:
-                body = {"messages": [{"role": "user", "content": prompt}], "temperature": 0}
-                message = (await post(client, **body)).json()["choices"][0]["message"]
-                entry = support_key.entries[prompt]
-                calls = [c["function"] for c in message.get("tool_calls") or ()]
-                said = (message["content"] or "", [(c["name"], c["arguments"]) for c in calls])
-                known = [
-                    (a.text, [(c.name, c.arguments) for c in a.tool_calls])
-                    for a in (entry.right, entry.wrong)
-                ]
-                assert said in known
-                if said == known[0]:
-                    right[quality].add(prompt)
-    assert right[0.5] < right[0.8] < right[1.0] == set(support_key.entries)
-
-
-async def test_repetitions_differ_but_at_temperature_zero_and_for_a_seed(support_key: AnswerKey) -> None:
-    prompt = next(p for p, entry in support_key.entries.items() if entry.right.text)
-    body = {"messages": [{"role": "user", "content": prompt}]}
-    profile = Profile(name="chat", quality=0.5)
-
-    async def said(**fields: object) -> list[str]:
-        async with serving(profile=profile, key=support_key) as (_, client):
-            answers = [await post(client, **body, **fields) for _ in range(12)]
-            return [answer.json()["choices"][0]["message"]["content"] for answer in answers]
-
-    assert len(set(await said(temperature=0))) == 1
-    assert len(set(await said(seed=3))) == 1
-    assert len(set(await said())) == 2
-    assert await said() == await said()
-
-
-def test_judging(support_key: AnswerKey) -> None:
-    prompt, entry = next(iter(support_key.entries.items()))
-    assert support_key.judge(f" {prompt}\n", entry.right) is True
-    assert support_key.judge(prompt, entry.wrong) is False
-    assert support_key.judge("unheard of", Answer(text="x")) is None
-
-
-def test_a_broken_answer_key_names_file_and_line(tmp_path: Path) -> None:
-    path = tmp_path / "items.jsonl"
-    path.write_text('{"source": {}}\n\n{"source": {"answer": "x"}}\n')
-    with pytest.raises(AnswerKeyError, match=r"items\.jsonl:3"):
-        AnswerKey.read([path])
-
-
-async def test_verbosity_lengthens_the_answer() -> None:
-    lengths = []
-    for verbosity in (0.5, 1.0, 4.0):
-        async with serving(profile=Profile(name="chat", verbosity=verbosity)) as (_, client):
-            lengths.append((await post(client)).json()["usage"]["completion_tokens"])
-    assert lengths[0] < lengths[1] < lengths[2]
-
-
-async def test_rates_are_what_the_profile_says_and_repeat() -> None:
-    profile = Profile(name="chat", error_rate=0.2, truncation_rate=0.3)
-
-    async def outcomes() -> list[str]:
-        async with serving(profile=profile) as (_, client):
-            found = []
-            for _ in range(200):
-                answer = await post(client, stream=True)
-                ended = answer.content.endswith(b"[DONE]\n\n")
-                found.append("error" if answer.status_code == 500 else "whole" if ended else "cut")
-            return found
-
-    first = await outcomes()
-    assert first.count("error") == pytest.approx(40, abs=15)
-    assert first.count("cut") == pytest.approx(48, abs=18)
-    assert await outcomes() == first
-
-
-async def test_pace_follows_the_profile() -> None:
-    async with serving(profile=Profile(name="chat", ttft_ms=100, tokens_per_s=200)) as (_, client):
-        started = time.monotonic()
-        body = {**ASK, "stream": True, "max_tokens": 20}
-        async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
-            head = time.monotonic() - started
-            times = [time.monotonic() - started async for line in answer.aiter_lines() if "content" in line]
-        assert head < 0.1 <= times[0]
-        assert times[-1] - times[0] >= 0.09
-
-
-def test_jitter_keeps_the_mean() -> None:
-    profile = Profile(ttft_ms=100, tokens_per_s=100, jitter=0.5)
-    paces = [profile.pace(arrival) for arrival in range(4000)]
-    assert sum(first for first, _ in paces) / 4000 == pytest.approx(0.1, rel=0.05)
-    assert sum(gap for _, gap in paces) / 4000 == pytest.approx(0.01, rel=0.05)
-    assert min(first for first, _ in paces) > 0
-
-
-@pytest.mark.parametrize(
-    "fields", [{"quality": 1.1}, {"ttft_ms": -1.0}, {"name": ""}, {"nam": "x"}, {"slots": "2"}]
-)
-def test_a_profile_that_cannot_be_is_refused_by_field(fields: dict[str, object]) -> None:
-    with pytest.raises(ProfileError, match=next(iter(fields))):
-        Profile.from_fields(fields)
-
-
-# -- faults
-
-
-def test_faults_add_up_and_unknown_ones_are_refused() -> None:
-    assert Faults.parse("slow-ttft-250+crlf") == Faults(token_delay=0.25, crlf=True)
-    assert Faults.parse("ok") == Faults.parse("") == Faults()
-    assert Faults.parse("rst-at-3").and_also(Faults.parse("cut-at-9")) == Faults(rst_at=3, cut_at=9)
-    for wrong in ("nope", "rst-at-", "slice", "ok+nope", "999"):
-        with pytest.raises(FaultError, match=r"faults\.py"):
-            Faults.parse(wrong)
-
-
-@pytest.mark.parametrize(
-    "spelling", ["slice-1", "slice-7", "crlf", "comments", "no-space", "bom", "bandwidth-100000"]
-)
-async def test_spellings_carry_the_same_events(spelling: str) -> None:
-    async with serving() as (_, client):
-        plain = events((await post(client, model="ok", stream=True)).content)
-        odd = (await post(client, model=spelling, stream=True)).content
-        lines = odd.removeprefix(b"\xef\xbb\xbf").decode().replace("\r\n", "\n").split("\n\n")
-        data = [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
-        assert [json.loads(d)["choices"] for d in data[:-1]] == [json.loads(p)["choices"] for p in plain[:-1]]
-        assert data[-1] == "[DONE]"
-
-
-async def test_faults_by_field_by_header_and_for_the_engine() -> None:
-    async with serving() as (engine, client):
-        assert (await post(client, simulated_fault="429")).status_code == 429
-        answer = await client.post("/v1/chat/completions", json=ASK, headers={"x-simulated-fault": "503"})
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-        assert (await post(client, simulated_fault="nope")).status_code == 400
-        engine.misbehave("413")
-        assert (await post(client)).status_code == 413
-        engine.misbehave("")
-        assert (await post(client)).status_code == 200
-
-
-async def raw(engine: SimulatedEngine, model: str, stream: bool = True) -> tuple[bytes, bool]:
-    """All bytes of one exchange, and whether it ended in a reset."""
-    async with connected(engine) as (reader, writer):
-        body = json.dumps({**ASK, "model": model, "stream": stream}).encode()
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
-        writer.write(head % len(body) + body)
-        received = b""
-        try:
-            while piece := await reader.read(65536):
-                received += piece
-        except ConnectionResetError:
-            return received, True
-        return received, False
-
-
-@pytest.mark.parametrize("stream", [True, False])
-async def test_cuts_and_resets_strike_at_the_byte(stream: bool) -> None:
-    async with serving() as (engine, _):
-        for at in (0, 1, 37, 200):
-            for fault, resets in (("cut-at", False), ("rst-at", True)):
-                received, reset = await raw(engine, f"{fault}-{at}", stream)
-                assert reset is resets
-                head, _, body = received.partition(b"\r\n\r\n")
-                assert head.startswith(b"HTTP/1.1 200")
-                assert not body.endswith(b"0\r\n\r\n")
-                assert len(dechunk(body) if stream else body) == at
-        assert engine.counters.aborted == 0
-
-
-def dechunk(body: bytes) -> bytes:
-    out = b""
-    while body:
-        size, _, rest = body.partition(b"\r\n")
-        out, body = out + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
-    return out
-
-
-async def test_endings_that_lack_something() -> None:
-    async with serving() as (engine, client):
-        ends = {}
-        for fault in ("ok", "eof-clean", "no-done", "no-finish", "error-event"):
-            received, _ = await raw(engine, fault)
-            assert received.endswith(b"0\r\n\r\n")
-            ends[fault] = (
-                b'finish_reason":"stop"' in received,
-                b"[DONE]" in received,
-                b'data: {"error"' in received,
-            )
-        assert ends == {
-            "ok": (True, True, False),
-            "eof-clean": (False, False, False),
-            "no-done": (True, False, False),
-            "no-finish": (False, True, False),
-            "error-event": (False, True, True),
-        }
-        received, reset = await raw(engine, "rst")
-        assert (received, reset) == (b"", True)
-        assert not (await raw(engine, "garbage"))[0].startswith(b"HTTP")
-        cut = (await raw(engine, "eof-clean", stream=False))[0]
-        assert cut.endswith(b"0\r\n\r\n")
-        empty = (await post(client, model="empty")).json()
-        assert (empty["choices"][0]["message"]["content"], empty["usage"]["completion_tokens"]) == ("", 0)
-        assert (
-            len((await post(client, model="big-1000000")).json()["choices"][0]["message"]["content"]) == 10**6
-        )
-
-
-async def test_secrets_come_back_when_asked_to() -> None:
-    async with serving() as (_, client):
-        answer = await client.post(
-            "/v1/chat/completions",
-            json={**ASK, "model": "echo-auth"},
-            headers={"authorization": "Bearer sk-1"},
-        )
-        assert answer.status_code == 401
-        assert "Bearer sk-1" in answer.text
-
-
-async def test_connections_are_kept_or_not_as_told() -> None:
-    async with serving() as (engine, client):
-        for model, connections in (("ok", 1), ("ok", 1), ("no-keepalive", 1), ("ok", 2), ("stale", 2)):
-            answer = await post(client, model=model)
-            assert answer.status_code == 200
-            assert ("connection" in answer.headers) is (model == "no-keepalive")
-            assert engine.counters.connections == connections
-        await engine.until(lambda counters: counters.open_sockets == 0)
-        await post(client, model="stale-drop")
-        with pytest.raises(httpx.RemoteProtocolError):
-            await post(client)
-
-
-async def test_an_early_answer_comes_before_the_body() -> None:
-    async with serving() as (engine, _), connected(engine) as (reader, writer):
-        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 9000000\r\n\r\n")
-        writer.write(b'{"model":"early-response","messages":[')
-        answer = await asyncio.wait_for(reader.read(), 2)
-        assert answer.startswith(b"HTTP/1.1 413 ")
-
-
-@pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_leaves_is_counted_with_its_token(stream: bool) -> None:
-    async with serving(profile=Profile(name="chat", tokens_per_s=100)) as (engine, _):
-        async with connected(engine) as (reader, writer):
-            body = json.dumps({**ASK, "stream": stream}).encode()
-            writer.write(
-                b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body) + body
-            )
-            if stream:
-                await reader.readuntil(b'"content":"')
-                await reader.readuntil(b'"delta":{"content":"')
-            else:
-                await engine.until(lambda counters: counters.running == 1)
-            left = time.monotonic()
-            writer.close()
-            await engine.until(lambda counters: counters.aborted == 1)
-            (abort,) = engine.counters.aborts
-            assert abort.at - left < 0.1
-            assert (abort.stream, abort.model) == (stream, "chat")
-            assert (0 < abort.token < 10) if stream else (abort.token == 0)
-            assert (engine.counters.running, engine.counters.answered) == (0, 0)
-
-
-async def test_what_a_server_would_act_on_is_counted() -> None:
-    async with serving() as (engine, client):
-        await post(client, store=True)
-        await post(client, tools=[{"type": "mcp", "server_label": "x"}])
-        await post(client, store=False, tools=TOOLS)
-        assert engine.counters.side_effects == 2
 
 
 # -- life

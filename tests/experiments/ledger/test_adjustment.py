@@ -20,8 +20,8 @@ from experiments.ledger.store import Store
 from experiments.spec import analysis_of, read_spec
 from experiments.verdict import conclude
 
+from .experiment import END_NS, collect, declare, spec
 from .samples import START_NS, chat_answer, record
-from .test_evidence import END_NS, collect, declare, spec
 
 DAY_NS = 86_400 * 10**9
 

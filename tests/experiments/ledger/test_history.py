@@ -11,8 +11,8 @@ from experiments.ledger.history import history
 from experiments.ledger.store import Store
 from experiments.metrics import metric
 
+from .experiment import collect
 from .samples import START_NS, record
-from .test_evidence import collect
 from .test_said import NEW, OLD, mirrored, score
 
 DAY_NS = 86_400 * 10**9

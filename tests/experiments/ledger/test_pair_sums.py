@@ -16,8 +16,8 @@ from experiments.ledger.store import Store
 from experiments.metrics import metric
 from experiments.verdict import conclude
 
+from .experiment import END_NS, collect, declare
 from .samples import chat_answer, record
-from .test_evidence import END_NS, collect, declare
 
 Pair = tuple[ExchangeRecord, ExchangeRecord, int, int]
 

@@ -15,8 +15,8 @@ from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.store import Store, instant
 from experiments.metrics import metric
 
+from .experiment import END_NS, collect, declare, spec
 from .samples import START_NS, record
-from .test_evidence import END_NS, collect, declare, spec
 
 OLD, NEW = "tone@1:aa", "tone@1:bb"
 

@@ -26,7 +26,7 @@ from experiments.statistics import (
 from experiments.statistics.estimate import Estimate, StatisticsError
 from experiments.statistics.moments import Cluster, Moments
 
-HUGE = 10**9
+from .samples import HUGE, moments
 
 
 @st.composite
@@ -36,10 +36,6 @@ def shares(draw: st.DrawFn, largest: int = HUGE) -> proportion.Share:
 
 
 values = st.lists(st.floats(-1e6, 1e6), min_size=0, max_size=20)
-
-
-def moments(raw: list[float]) -> Moments:
-    return Moments(n=len(raw), total=math.fsum(raw), squares=math.fsum(v * v for v in raw))
 
 
 def sound(found: Estimate) -> None:

@@ -1,0 +1,88 @@
+"""What the cards of a verdict's metrics say on evidence made by hand, one by one and of several at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from experiments.metrics import metric
+from experiments.verdict import Goal, MetricSums, conclude
+
+from .handmade import evidence, said, spec, timed
+
+
+class TestCards:
+    def test_n_counts_what_was_observed_not_what_was_eligible(self) -> None:
+        def rated(arm: str, m: float) -> MetricSums:
+            return MetricSums(
+                metric="feedback:thumbs",
+                phase=0,
+                arm=arm,
+                units=int(m),
+                exchanges=2500,
+                missing=0,
+                y=m / 2,
+                m=m,
+                yy=m / 2,
+                mm=m,
+                ym=m / 2,
+            )
+
+        goals = (Goal(metric=metric("feedback:thumbs"), role="exploratory"),)
+        some = conclude(spec(goals=goals), evidence(sums=(rated("control", 9), rated("candidate", 0))))
+        assert [arm.n for arm in some.metrics[0].arms] == [9, 0]
+        assert some.metrics[0].state == "no_data"
+        assert some.metrics[0].text.endswith("no data from the candidate yet")
+
+
+class TestSeveralMetrics:
+    def measured(self, zs: dict[str, float], role: Any, **more: Any) -> Any:
+        """A verdict at the horizon on means whose differences are so many standard errors good."""
+        names = {f"score:e.m{i}": z for i, z in enumerate(zs.values())}
+        n, rows, goals = 2500, [], []
+        for name, z in names.items():
+            goals.append(Goal(metric=metric(name), role=role, **more))
+            for arm, mean in (("control", 10.0), ("candidate", 10.0 + z * math.sqrt(2 / n))):
+                rows.append(replace(timed(arm, n, mean, sd=1.0), metric=name, observed=n))
+        found = conclude(spec(goals=tuple(goals)), evidence(sums=tuple(rows)))
+        return {alias: card for alias, card in zip(zs, found.metrics, strict=True)}, found
+
+    def test_exploratory_metrics_are_adjusted_among_themselves_and_decide_nothing(self) -> None:
+        zs = {"a": 2.1, "b": 0.1, "c": 4.5, "d": 0.2}
+        cards, found = self.measured(zs, "exploratory")
+        assert {name: card.state for name, card in cards.items()} == {
+            "a": "ok", "b": "ok", "c": "better", "d": "ok",
+        }  # fmt: skip
+        p = [2 * stats.norm.sf(z) for z in zs.values()]
+        expected = stats.false_discovery_control(p)
+        assert [card.adjusted_p for card in cards.values()] == pytest.approx(list(expected), rel=0.05)
+        assert found.kind != "ship"
+        alone, _ = self.measured({"a": 2.1}, "exploratory")
+        assert alone["a"].state == "better"
+
+    def test_success_metrics_step_up_after_the_first_has_passed(self) -> None:
+        both, _ = self.measured({"first": 3.0, "second": 2.1}, "success")
+        assert {name: card.state for name, card in both.items()} == {"first": "better", "second": "better"}
+        neither, found = self.measured({"first": 2.1, "second": 2.1}, "success")
+        assert {card.state for card in neither.values()} == {"ok"}  # alpha / 2 is not passed by either
+        assert found.kind == "inconclusive"
+
+    def test_what_is_hoped_to_be_the_same_ships_when_both_sides_are_excluded(self) -> None:
+        same, found = self.measured({"a": 0.5}, "success", equivalent=True, margin=0.01)
+        assert (found.kind, same["a"].state) == ("ship", "equivalent")
+        assert found.reasons[0].text.startswith("The same within its margin: ")
+        for z in (5.0, -5.0):  # too much better is not the same either
+            other, found = self.measured({"a": z}, "success", equivalent=True, margin=0.01)
+            assert (found.kind, other["a"].state) == ("inconclusive", "ok")
+
+
+def test_scores_that_are_all_alike_are_said_to_be_and_what_to_ask_instead() -> None:
+    goal = Goal(metric=metric("score:judge"), role="guardrail", margin=0.05)
+    alike = said("control", 2500, mean=1.0, sd=0.0), said("candidate", 2500, mean=1.0, sd=0.0)
+    text = conclude(spec(goals=(goal,)), evidence(sums=alike)).metrics[0].text
+    assert "every value is 1" in text
+    assert "score:judge<0.5" in text
