@@ -244,7 +244,10 @@ def sequence_ranks(
     v, v_opt = level * (1.0 - level) * n, level * (1.0 - level) * best_at
     below = beta_binomial_bound(v, alpha, v_opt=v_opt, g=1.0 - level, h=level, alpha_opt=alpha_opt)
     above = beta_binomial_bound(v, alpha, v_opt=v_opt, g=level, h=1.0 - level, alpha_opt=alpha_opt)
-    return math.floor(n * (level - below / n) + 1.0), math.ceil(n * (level + above / n))
+    # A sum that cannot reach its boundary excludes nothing: with few values there is no end on that side.
+    lower = math.floor(n * (level - below / n) + 1.0) if below < v / (1.0 - level) else 0
+    upper = math.ceil(n * (level + above / n)) if above < v / level else n + 1
+    return lower, upper
 
 
 def _at_ranks(ordered: Sequence[float], lower: int, upper: int, alpha: float) -> Interval:

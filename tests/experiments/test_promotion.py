@@ -124,7 +124,6 @@ def test_a_registry_that_is_away_refuses_the_promotion_and_production_stays(plan
 def test_two_operators_at_once_one_wins_and_the_other_is_told(plane: Plane) -> None:
     shipped(plane)
     inside, go_on = threading.Event(), threading.Event()
-    told: list[BaseException] = []
     plane.controller.promotion._at = lambda step: (
         (inside.set(), go_on.wait(10))[0] if step == "intent" else None
     )  # type: ignore[assignment,func-returns-value]
@@ -133,7 +132,6 @@ def test_two_operators_at_once_one_wins_and_the_other_is_told(plane: Plane) -> N
     assert inside.wait(10)
     with pytest.raises(Conflict) as refused:
         plane.promote(3, force=True)
-    told.append(refused.value)
     go_on.set()
     first.join(10)
     assert refused.value.code == "promotion_running"

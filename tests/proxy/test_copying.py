@@ -54,9 +54,10 @@ def test_what_nests_deeply_is_cut_or_refused() -> None:
     """How deep the walk can go depends on the interpreter: 3.12 and later go deeper than bodies may nest."""
     rest = b'"model":"chat",%b,"x":%b' % (MESSAGES, b"[" * 1000 + b"]" * 1000)
     try:
-        assert copy_body(ask(b'{"user":"a",%b}' % rest), "chat", None) == b"{%b}" % rest
+        made = copy_body(ask(b'{"user":"a",%b}' % rest), "chat", None)
     except Refusal as refusal:
-        assert "too deeply" in refusal.message
+        made = refusal.message.encode()
+    assert made == b"{%b}" % rest or b"too deeply" in made
 
 
 def test_a_copy_is_marked() -> None:

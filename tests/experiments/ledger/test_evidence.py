@@ -14,7 +14,7 @@ from experiments.ledger.store import Store, instant
 from experiments.metrics import CATALOGUE, metric
 
 from .experiment import END_NS, collect, declare, random_split, spec
-from .samples import START_NS, record
+from .samples import START_NS, chat_stream, even_chunks, record
 
 
 def test_an_arm_that_got_nobody_is_there_with_zero(store: Store) -> None:
@@ -157,7 +157,13 @@ def test_a_stage_is_judged_by_its_own_phases_alone(store: Store) -> None:
 def test_whatever_a_metric_observes_it_has_expected(store: Store) -> None:
     """What a unit lacks is what it has fewer of than expected: that holds only so (`ledger.layout`)."""
     declare(store, "ab", {1: 500_000})
-    collect(store, *random_split(7))
+    streamed = even_chunks(chat_stream(["went", "well"]), 60, step_us=9_000)
+    streams = [
+        replace(row, stream=True, content_type="text/event-stream", **streamed) if row.status == 200 else row
+        for row in random_split(8)
+    ]
+    streams = [replace(row, exchange_id=f"{row.exchange_id}-s", serial=0) for row in streams]
+    collect(store, *random_split(7), *streams)
     made = ("latency.p95", "ttft.p50", "latency>100ms", "inter_token_gap>5ms")
     for one in [*CATALOGUE.values(), *(metric(name) for name in made)]:
         if one.source is None and not one.needs_prices:
@@ -166,3 +172,5 @@ def test_whatever_a_metric_observes_it_has_expected(store: Store) -> None:
                 f" WHERE ({one.observed_sql}) AND NOT coalesce({one.expected_sql}, false)"
             )
             assert found == [{"n": 0}], one.name
+            seen = store.read(f"SELECT count(*) AS n FROM {EXCHANGES} x WHERE {one.observed_sql}")
+            assert seen[0]["n"] > 0, one.name

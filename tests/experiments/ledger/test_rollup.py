@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments.evidence import Cut, Evidence
+from experiments.evidence import Cut
 from experiments.ledger.evidence import Rollups, gather
 from experiments.ledger.exchange import FeedbackRecord
 from experiments.ledger.store import Store
@@ -50,8 +50,8 @@ def test_the_same_ledger_gives_the_same_evidence(store: Store) -> None:
     declare(store, "canary", {1: 100_000, 2: 300_000, 3: 600_000})
     collect(store, *random_split(8))
     once, again = (gather(store, spec("canary", "error_rate"), as_of_ns=END_NS) for _ in range(2))
-    assert isinstance(once, Evidence)
     assert once == again
+    assert once.recorded > 0
 
 
 ALL = (
