@@ -55,21 +55,25 @@ def document(cases: Cases, size: int, set_name: str) -> dict[str, Any]:
     texts are too long to be sent at once. `place` is that of the item in the draw: a declared sample of n
     items is what has a place below n."""
     judge = ", ".join(cases.judges) or None
+    sample = cases.drawn(size)
+    items = len(sample)
     rows: list[dict[str, Any]] = []
     room = _MOST_BYTES
-    for place, task in _in_order(cases.drawn(size), cases.seed):
+    for place, task in _in_order(sample, cases.seed):
         row = {"place": place, "label": about(task, set_name, judge), **_readable(task)}
         room -= len(json.dumps(row))
         if room < 0:
-            rows = [row for row in rows if row["place"] < place]  # an item is there whole or not at all
+            items = place  # an item is there whole or not at all
             break
         rows.append(row)
     return {
         "evaluator": cases.evaluator,
+        "set_name": set_name,
         "seed": cases.seed,
         "needed": cases.needed,
         "open": len(cases.open),
-        "tasks": rows,
+        "items": items,
+        "tasks": [row for row in rows if row["place"] < items],
     }
 
 

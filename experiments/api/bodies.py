@@ -213,14 +213,17 @@ class LabelTask(BaseModel):
 
 class LabelWorksheet(BaseModel):
     """What people may be asked about two runs by one check, in the order of the draw. `open` items differ,
-    and of `needed` ones a label is needed; no task says whose answer it is, nor what a judge said."""
+    of `needed` ones a label is needed, and the first `items` are handed in. No task says whose answer it is,
+    nor what a judge said."""
 
     control_run: Identity
     candidate_run: Identity
     evaluator: Short
+    set_name: Short
     seed: Short
     needed: int = Field(ge=0)
     open: int = Field(ge=0)
+    items: int = Field(ge=0)
     tasks: list[LabelTask]
 
 

@@ -112,7 +112,6 @@ def show_worksheet(control_run: str, candidate_run: str, evaluator: str, control
         )
         raise NotFound(message, code="unknown_worksheet", param="evaluator")
     return views.row(found) | {
-        "set_name": candidate["set_name"],
         "model": candidate["model"],
         "control_version": control["version"],
         "candidate_version": candidate["version"],

@@ -19,7 +19,9 @@ from .appending import append_new
 from .store import Row, Store
 
 _DRAW: Final = ("draw_id", "control_run", "candidate_run", "evaluator", "seed", "size", "declared_by")
-_SHEET: Final = ("control_run", "candidate_run", "evaluator", "seed", "needed", "open")
+_SHEET: Final = (
+    "control_run", "candidate_run", "evaluator", "set_name", "seed", "needed", "open", "items",
+)  # fmt: skip
 _LABELS: Final = pa.schema(
     [
         *(
@@ -74,8 +76,9 @@ def keep_worksheet(connection: DuckDBPyConnection, sheet: Mapping[str, Any], *, 
     connection.execute(
         """
         INSERT OR REPLACE INTO label_worksheets
-            (control_run, candidate_run, evaluator, seed, needed, open_items, tasks, "at")
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+            (control_run, candidate_run, evaluator, set_name, seed, needed, open_items, items,
+             tasks, "at")
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         """,
         [*(sheet[name] for name in _SHEET), orjson.dumps(sheet["tasks"]).decode(), at],
     )

@@ -242,7 +242,8 @@ def label_worksheets(connection: DuckDBPyConnection) -> None:
     connection.execute("""
         CREATE TABLE label_worksheets (
             control_run VARCHAR NOT NULL, candidate_run VARCHAR NOT NULL, evaluator VARCHAR NOT NULL,
-            seed VARCHAR NOT NULL, needed INTEGER NOT NULL, open_items INTEGER NOT NULL, tasks JSON NOT NULL,
+            set_name VARCHAR NOT NULL, seed VARCHAR NOT NULL, needed INTEGER NOT NULL,
+            open_items INTEGER NOT NULL, items INTEGER NOT NULL, tasks JSON NOT NULL,
             "at" TIMESTAMP NOT NULL, PRIMARY KEY (control_run, candidate_run, evaluator))
     """)
 

@@ -418,7 +418,7 @@ def test_what_the_ledger_is_handed_is_what_the_terminal_asks(golden: GoldenSet) 
     control, candidate = two_runs(golden, [f"kindly {k}" for k in range(N)])
     found = cases(golden, control, candidate)
     sheet = document(found, 40, golden.name)
-    assert (sheet["seed"], sheet["needed"], sheet["open"]) == (found.seed, 30, N)
+    assert (sheet["seed"], sheet["needed"], sheet["open"], sheet["items"]) == (found.seed, 30, N, 40)
     [draw] = draws(control, candidate, 30)
     tasks = waiting(sample_of(found, [draw]), People(), "ann", draw.seed)
     asked = [row for row in sheet["tasks"] if row["place"] < draw.size]
@@ -444,7 +444,9 @@ def test_a_worksheet_that_is_too_long_to_be_sent_ends_with_a_whole_item(
     size = sum(len(json.dumps(row)) for row in whole)
     for most in (size // 2, size // 3, size // 7):
         monkeypatch.setattr("evaluators.labels.worksheet._MOST_BYTES", most)
-        rows = document(found, N, golden.name)["tasks"]
+        sheet = document(found, N, golden.name)
+        rows = sheet["tasks"]
+        assert sheet["items"] == len(rows) // 2
         assert 0 < len(rows) < len(whole)
         assert [row["place"] for row in rows] == [n for n in range(len(rows) // 2) for _ in "ab"]
 

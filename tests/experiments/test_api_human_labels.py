@@ -92,6 +92,7 @@ def worksheet(**fields: Any) -> dict[str, Any]:
     about = {name: value for name, value in label().items() if name in ORIGIN}
     task = {"place": 0, "label": about, "question": "user: q", "answers": ["a"], "criterion": "It helps."}
     base = {"control_run": RUN, "candidate_run": OTHER, "evaluator": "kind", "seed": "s", "needed": 30}
+    base |= {"set_name": "support", "items": 1}
     return base | {"open": 60, "tasks": [task | {"grades": ["fail", "pass"]}]} | fields
 
 
