@@ -96,15 +96,14 @@ class Progress:
 
     @cached_property
     def sample(self) -> tuple[LabelTask, ...]:
-        """The tasks of all drawn items. Each labeller begins at another item, so that people who grade at the
-        same time meet late; what is drawn, and which of an item's answers comes first, stays."""
-        drawn = [task for task in self.sheet.tasks if task.place < self.draw.size]
-        size = min(self.draw.size, self.sheet.items)
-        if not size:
-            return ()
-        name = f"{self.sheet.seed}:{self.labeller}".encode()
-        start = int.from_bytes(hashlib.sha256(name).digest()[:8]) % size
-        return tuple(sorted(drawn, key=lambda task: (task.place - start) % size))
+        """The tasks of all drawn items. Each labeller sees the items in an order of their own, so that people
+        who grade at the same time seldom grade the same; what is drawn, and which of an item's answers comes
+        first, stays."""
+
+        def turn(task: LabelTask) -> bytes:
+            return hashlib.sha256(f"{self.sheet.seed}:{self.labeller}:{task.place}".encode()).digest()
+
+        return tuple(sorted((task for task in self.sheet.tasks if task.place < self.draw.size), key=turn))
 
     @cached_property
     def graded(self) -> dict[str, list[str]]:

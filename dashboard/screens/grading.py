@@ -98,7 +98,7 @@ def _body() -> None:
     sheet = _sheet(subject, max((draw.size for draw in declared), default=0))
     if sheet is None:
         return
-    st.markdown(f"**{label(sheet.set_name)}** · {label(sheet.evaluator)}")
+    _title(sheet)
     if token() is None:
         st.info(f"{NO_TOKEN} Or grade in the terminal:", icon=":material/lock:")
         _type(sheet, "label")
@@ -117,6 +117,14 @@ def _body() -> None:
         _ask_draw(sheet)
         return
     _grade(Progress(sheet=sheet, draw=draw, labels=labels, labeller=st.session_state[NAME]))
+
+
+def _title(sheet: Worksheet) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"**{label(sheet.set_name)}** · {label(sheet.evaluator)}", width="content")
+        if NAME in st.session_state:
+            st.caption(f"You are {label(st.session_state[NAME], 60)}.", width="content")
+            st.button("Not you?", key="other-name", type="tertiary", on_click=_other_name)
 
 
 def _usable(loaded: Loaded[T], what: str) -> T | None:
@@ -142,7 +150,12 @@ def _sheet(subject: Subject, declared: int) -> Worksheet | None:
         )
         return None
     if isinstance(loaded.error, Refused) and loaded.error.code == "unknown_worksheet":
-        st.info(label(loaded.error, 600), icon=":material/grading:")
+        st.info(
+            f"Nothing of these runs is handed out to be graded for {label(subject.check, 80)}. "
+            "`turnout golden compare` hands it out, where answers differ that a judge graded, and "
+            "`turnout golden label` does so for a comparison that is there already.",
+            icon=":material/grading:",
+        )
         return None
     sheet = _usable(loaded, "The worksheet")
     if sheet is not None:
@@ -238,20 +251,19 @@ def _how_far(now: Progress) -> None:
     done = mine if OTHERS in st.session_state and now.whole else whole - len(now.waiting)
     words = f"{figures.count(done)} of {figures.count(whole)} answers graded, {figures.count(mine)} by you"
     st.progress(done / whole if whole else 0.0, text=words)
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.caption(f"You are {label(now.labeller, 60)}.", width="content")
-        st.button("Somebody else", key="other-name", type="tertiary", on_click=_other_name)
-        st.button(
-            "Undo",
-            key="undo",
-            type="tertiary",
-            icon=":material/undo:",
-            shortcut="B",
-            disabled=_before(now) is None,
-            help="Back to what you graded before. The next grade takes the place of that one.",
-            on_click=_undo,
-            args=(now,),
-        )
+
+
+def _undo_button(now: Progress) -> None:
+    st.button(
+        "Undo",
+        key="undo",
+        icon=":material/undo:",
+        shortcut="B",
+        disabled=_before(now) is None,
+        help="Back to what you graded before. The next grade takes the place of that one.",
+        on_click=_undo,
+        args=(now,),
+    )
 
 
 def _before(now: Progress) -> str | None:
@@ -286,6 +298,7 @@ def _buttons(now: Progress, task: LabelTask, *, again: bool) -> None:
                 st.button("Leave it", key=f"leave-{key}", shortcut="S", on_click=_leave)
             else:
                 st.button("Later", key=f"later-{key}", shortcut="S", on_click=_put_off, args=(task,))
+            _undo_button(now)
             st.text_input(
                 "Note",
                 key=f"note-{key}",
@@ -294,8 +307,11 @@ def _buttons(now: Progress, task: LabelTask, *, again: bool) -> None:
                 label_visibility="collapsed",
                 width=320,
             )
-        if again:
-            st.caption("You have graded this before. The next grade takes the place of that one.")
+        st.caption(
+            "You have graded this before. The next grade takes the place of that one."
+            if again
+            else "By the criterion alone: which version answered, and what a judge said of it, is not shown."
+        )
 
 
 def _put_off(task: LabelTask) -> None:
@@ -349,20 +365,22 @@ def _texts(task: LabelTask) -> None:
 
 
 def _text(title: str, text: str) -> None:
-    st.caption(title)
     long = len(text) > LONG or text.count("\n") > HEIGHT // 20
-    with st.container(height=HEIGHT if long else "content", border=False):
-        if text:
-            pane([Stretch(text[:MAX_READ], False)])
-        else:
-            st.caption("It is empty.")
-        if len(text) > MAX_READ:
-            rest = figures.count(len(text) - MAX_READ)
-            st.caption(f"{rest} further characters are too long for a page: the terminal shows them.")
+    with st.container(gap="xsmall"):
+        st.caption(title)
+        with st.container(height=HEIGHT if long else "content", border=False):
+            if text:
+                pane([Stretch(text[:MAX_READ], False)])
+            else:
+                st.text("(empty)")
+            if len(text) > MAX_READ:
+                rest = figures.count(len(text) - MAX_READ)
+                st.caption(f"{rest} further characters are too long for a page: the terminal shows them.")
 
 
 def _end(now: Progress) -> None:
     """Nothing waits: what follows."""
+    _undo_button(now)
     items = figures.count(min(now.draw.size, now.sheet.open))
     if not now.handed_out:
         st.warning(
@@ -373,7 +391,8 @@ def _end(now: Progress) -> None:
         _type(now.sheet, "label")
         return
     st.success(
-        f"The sample is whole: of all {items} drawn items the answers are graded. What follows says:",
+        f"The sample is whole: of all {items} drawn items the answers are graded. "
+        "To see what follows, compare again:",
         icon=":material/check_circle:",
     )
     _type(now.sheet, "compare")

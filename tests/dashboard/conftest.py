@@ -76,6 +76,7 @@ def texts(app: AppTest) -> str:
         app.title,
         app.info,
         app.warning,
+        app.success,
         app.error,
         app.code,
     )
