@@ -456,20 +456,6 @@ class GoldenComparison(Answer):
     result: JsonObject = {}
 
 
-class LabelDraw(Answer):
-    """How many drawn items of two runs are to be labelled."""
-
-    draw_id: str
-    size: int = 0
-
-
-class PersonsLabel(Answer):
-    """That somebody has graded an answer to an item; the grade itself stays out of sight of labellers."""
-
-    draw_id: str
-    item_id: str
-
-
 class Preflight(Answer):
     """A candidate held against a control before it has traffic; `result` has the findings."""
 

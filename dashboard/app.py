@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard.screens import decisions, experiment, golden, health, overview, preflight, status
+from dashboard.screens import decisions, experiment, golden, grading, health, overview, preflight, status
 
 HERE = Path(__file__).parent
 # Our own files: a `:material/…:` page icon would be fetched from a server on the internet.
@@ -21,6 +21,7 @@ def main() -> None:
         ),
         st.Page(experiment.page, title="Experiment", icon=":material/science:", url_path="experiment"),
         st.Page(golden.page, title="Golden runs", icon=":material/grading:", url_path="golden"),
+        grading.here(),
         st.Page(preflight.page, title="Preflight", icon=":material/flight_takeoff:", url_path="preflight"),
         st.Page(decisions.page, title="Decisions", icon=":material/gavel:", url_path="decisions"),
         st.Page(health.page, title="Health", icon=":material/monitor_heart:", url_path="health"),

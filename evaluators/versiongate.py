@@ -27,7 +27,7 @@ from evaluators.golden import GoldenSet
 from evaluators.journal import JOURNAL_FOLDER
 from evaluators.judges.cache import CACHE_FILE
 from evaluators.judges.services import open_services
-from evaluators.labels.ledger import LabelLedger, people_of
+from evaluators.labels.ledger import LabelLedger, hand_out, people_of
 from evaluators.ledger import ControlApi, GoldenLedger, Subject
 from evaluators.loading import load_golden_set
 from evaluators.models import Services
@@ -166,6 +166,7 @@ class VersionGate:
             people = await asyncio.to_thread(people_of, ledger, golden, control_run, candidate_run)
         comparison = compare(golden, control_run, candidate_run, found, people)
         await asyncio.to_thread(ledger.save, self.rule.model, comparison, runs[0].run, runs[1].run)
+        await asyncio.to_thread(hand_out, ledger, golden, control_run, candidate_run)
         return comparison
 
     async def _run(

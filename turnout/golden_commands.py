@@ -26,7 +26,7 @@ from evaluators.golden import GoldenSet
 from evaluators.journal import JOURNAL_FOLDER
 from evaluators.judges.cache import CACHE_FILE
 from evaluators.judges.services import open_services
-from evaluators.labels.ledger import people_of
+from evaluators.labels.ledger import hand_out, people_of
 from evaluators.ledger import GoldenLedger, Subject
 from evaluators.loading import load_golden_set
 from evaluators.models import Services
@@ -172,6 +172,7 @@ def compare_command(
         )
         runs, comparison = uvloop.run(desk.both(golden_set, subjects, effort))
         desk.ledger.save(model, comparison, runs[0].run, runs[1].run)
+        hand_out(desk.ledger, golden_set, runs[0].results, runs[1].results)
         write_junit(junit_file, golden_set, model, runs[1], comparison)
     if as_json:
         _print_json(comparison.to_json())

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from evaluators.errors import EvaluatorError
 from evaluators.golden import GoldenSet
-from evaluators.labels.cases import Cases, cases_of
+from evaluators.labels.cases import Cases, cases_to_label
 from evaluators.labels.correction import sample_of
 from evaluators.labels.draw import MIN_LABELLED, Draw
 from evaluators.labels.label import People
@@ -29,7 +29,6 @@ from evaluators.labels.task import Task
 from evaluators.labels.worksheet import Pen, Refused, read, waiting, write
 from evaluators.ledger import GoldenLedger
 from evaluators.loading import load_golden_set
-from evaluators.pairing import match_items
 from experiments.client import ControlClient
 from turnout import golden_ranking  # noqa: F401 (registers `rank`)
 from turnout.golden_commands import (
@@ -84,6 +83,7 @@ def label_command(
             return
         name = labeller or getpass.getuser()
         draw = desk.draw(size, name)
+        desk.hand_out()
         pen = Pen(golden=desk.golden, draw=draw, labeller=name, judge=", ".join(desk.cases.judges) or None)
         tasks = waiting(sample_of(desk.cases, [draw]), desk.people(), name, draw.seed)
         if out is not None:
@@ -122,6 +122,12 @@ class LabelDesk:
             return found[-1]
         return self.labels.declare(self.runs, self.cases.evaluator, size or MIN_LABELLED, declared_by=name)
 
+    def hand_out(self) -> None:
+        """Let the dashboard ask for the same."""
+        self.labels.hand_out(
+            self.golden.name, self.runs.control.run_id, self.runs.candidate.run_id, self.cases
+        )
+
     def state(self, draw: Draw, name: str) -> dict[str, Any]:
         """How far the labels are."""
         people, sample = self.people(), sample_of(self.cases, [draw])
@@ -149,8 +155,7 @@ def _desk(
         ledger.results(golden_set, run, int(run.parameters.get("repeats", 1)))
         for run in (runs.control, runs.candidate)
     )
-    comparable, *_ = match_items(golden_set, one, other)
-    cases = cases_of(key, comparable, one, other, golden_set.policy)
+    cases = cases_to_label(golden_set, key, one, other)
     return LabelDesk(golden=golden_set, runs=runs, cases=cases, labels=labels)
 
 

@@ -1,19 +1,20 @@
 """How far are the labels by which people hold a comparison's judges to account?
 
-Grades are given in the terminal or on a worksheet (`turnout golden label`), where what is drawn is worked
-out; this page says how many there are and how to give the rest.
+Grades are given on a page of their own (`grading`), in the terminal or on a worksheet (`turnout golden
+label`); this page says how many there are and where the rest are given.
 """
 
-import shlex
 from typing import Any
 
 import streamlit as st
 
 from .. import figures, results
-from ..answers import GoldenComparison, LabelDraw, PersonsLabel
+from ..answers import GoldenComparison
 from ..client import path
 from ..inert import label
 from ..live import Loaded, load
+from ..worksheet import LabelDraw, PersonsLabel
+from . import grading
 
 #: Enough for every grade of a sample, and not more than the control API gives at once.
 MOST_LABELS = 10_000
@@ -27,7 +28,7 @@ def show(one: GoldenComparison) -> None:
             continue
         if since := _since(one, found):
             st.caption(label(since, 400))
-        st.code(command(one, str(found.get("evaluator"))), language=None, wrap_lines=True)
+        _ways(one, str(found.get("evaluator")))
 
 
 def state(found: dict[str, Any]) -> str:
@@ -50,13 +51,19 @@ def state(found: dict[str, Any]) -> str:
     return f"{check}: all {figures.count(drawn)} drawn items are labelled by {by}{rest}."
 
 
-def command(one: GoldenComparison, check: str) -> str:
-    """What to type to label the rest. The set's folder is looked for by its name."""
-    words = (
-        "turnout", "golden", "label", one.set_name or "SET", "--model", one.model or "MODEL",
-        "--candidate", str(one.candidate_version), "--control", str(one.control_version), "--check", check,
-    )  # fmt: skip
-    return shlex.join(words)
+def _ways(one: GoldenComparison, check: str) -> None:
+    """Where the rest is graded: here, or by what is to be typed."""
+    if one.control_run is not None and one.candidate_run is not None:
+        subject = grading.Subject(control_run=one.control_run, candidate_run=one.candidate_run, check=check)
+        st.page_link(
+            grading.here(),
+            label=f"Grade answers for {label(check, 60)}",
+            icon=":material/grading:",
+            query_params=subject.query,
+        )
+    versions = (one.control_version, one.candidate_version)
+    typed = grading.command("label", one.set_name, one.model, *versions, "--check", check)
+    st.code(typed, language=None, wrap_lines=True)
 
 
 def _whole(found: dict[str, Any]) -> bool:

@@ -15,10 +15,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from evaluators.golden import Check, GoldenItem, Policy
-from evaluators.labels.draw import chosen, seed_of
+from evaluators.golden import Check, GoldenItem, GoldenSet, Policy
+from evaluators.labels.draw import MIN_LABELLED, chosen, in_order, seed_of
 from evaluators.labels.label import People
 from evaluators.labels.task import Task, grading, preferring, same_content
+from evaluators.pairing import match_items
 from evaluators.preferences import NO_PREFERENCES, Preferences
 from evaluators.results import ResultRow
 from evaluators.score import Output, PairScore
@@ -83,6 +84,16 @@ class Cases:
         return {case.item.id: case for case in self.cases if case.terms}
 
     @property
+    def needed(self) -> int:
+        """So many must be labelled before the judge may gate."""
+        return min(MIN_LABELLED, len(self.open))
+
+    def drawn(self, size: int) -> list[Case]:
+        """The first `size` open cases in the order of the draw."""
+        open_ = self.open
+        return [open_[name] for name in in_order(self.seed, open_)[:size]]
+
+    @property
     def judges(self) -> tuple[str, ...]:
         """The judges that were asked: one, unless somebody changed it between the runs."""
         return tuple(sorted({judge for case in self.cases for judge in case.judges}))
@@ -119,6 +130,12 @@ def cases_of(
         else:
             cases.append(_graded(pair))
     return Cases(evaluator=evaluator, seed=seed, cases=tuple(cases), missing=tuple(missing))
+
+
+def cases_to_label(golden: GoldenSet, evaluator: str, control: RunResults, candidate: RunResults) -> Cases:
+    """What is put before people of two runs of a set. What a judge of pairs prefers plays no part in it."""
+    comparable, *_ = match_items(golden, control, candidate)
+    return cases_of(evaluator, comparable, control, candidate, golden.policy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from typing import Any, Final
 from evaluators.estimates import Effect, PairedValue, paired_effect
 from evaluators.labels.agreement import Agreement, among, with_judge
 from evaluators.labels.cases import Case, Cases
-from evaluators.labels.draw import MIN_LABELLED, Draw, in_order, level
+from evaluators.labels.draw import Draw, level
 from evaluators.labels.label import People
 from experiments.statistics.prediction_powered import ClusterSums, clustered_mean
 
@@ -73,8 +73,7 @@ _EFFECTS: Final = ("effect", "worst", "best")
 
 def sample_of(cases: Cases, draws: Sequence[Draw]) -> list[Case]:
     """The sample that is in force, in the order of the draw; empty without a draw."""
-    open_ = cases.open
-    return [open_[name] for name in in_order(cases.seed, open_)[: draws[-1].size]] if draws else []
+    return cases.drawn(draws[-1].size) if draws else []
 
 
 def correction(cases: Cases, people: People, *, alpha: float) -> Correction:
@@ -83,16 +82,15 @@ def correction(cases: Cases, people: People, *, alpha: float) -> Correction:
     sample = sample_of(cases, draws)
     terms = [term for case in sample for term in case.terms]
     known = [ends for case in sample if (ends := case.ends(people)) is not None]
-    needed = min(MIN_LABELLED, len(cases.open))
     effects: dict[str, Effect | None] = dict.fromkeys(_EFFECTS)
-    if cases.cases and len(known) == len(sample) >= needed:
+    if cases.cases and len(known) == len(sample) >= cases.needed:
         effects = _effects(cases, sample, known, alpha=level(alpha, len(draws)))
     return Correction(
         evaluator=cases.evaluator,
         judges=cases.judges,
         items=len(cases.cases),
         open=len(cases.open),
-        needed=needed,
+        needed=cases.needed,
         declarations=len(draws),
         drawn=len(sample),
         labelled=len(known),

@@ -48,6 +48,20 @@ class Label:
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "at"}
 
 
+def about(task: Task, set_name: str, judge: str | None) -> dict[str, Any]:
+    """What a label says of its task, whoever gives it and whichever grade: fields of `Label`."""
+    return {
+        "task": task.hash,
+        "set_name": set_name,
+        "item_id": task.item.id,
+        "item_hash": task.item.hash,
+        "evaluator": task.check.key,
+        "evaluator_version": task.check.evaluator_version,
+        "judge": judge,
+        "criterion": task.criterion_hash,
+    }
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class People:
     """What people said: the draws of two runs, the oldest first, and by task what each labeller said last."""

@@ -14,12 +14,16 @@ from typing import Any, Final
 from evaluators.canonical import content_hash
 from evaluators.errors import EvaluatorError
 from evaluators.golden import GoldenSet
+from evaluators.labels.cases import Cases, cases_to_label
 from evaluators.labels.draw import Draw, seed_of
 from evaluators.labels.label import NOBODY, Label, People
+from evaluators.labels.worksheet import document
 from evaluators.ledger import ControlApi, GoldenLedger, StoredRun
 from evaluators.summary import RunResults
 
 _BATCH: Final = 400
+#: Items of a worksheet in the ledger where no greater sample is declared: more than anybody grades in a day.
+_OFFERED: Final = 100
 _MOST: Final = 100_000
 
 
@@ -101,11 +105,32 @@ class LabelLedger:
         )
         return Draw.from_json(self._api.post("/api/golden/draws", draw.to_json()))
 
+    def hand_out(self, set_name: str, control_run: str, candidate_run: str, cases: Cases) -> None:
+        """Put the worksheet of a check into the ledger, in the place of an earlier one: of all that was ever
+        declared to be labelled, and of some more, so that a draw can be declared from it. Raises
+        ControlError."""
+        if not cases.open:
+            return
+        of = {"control_run": control_run, "candidate_run": candidate_run}
+        draws = self._api.get("/api/golden/draws", {**of, "evaluator": cases.evaluator})
+        size = max([_OFFERED, *(draw["size"] for draw in draws)])
+        self._api.post("/api/golden/worksheet", {**of, **document(cases, size, set_name)})
+
     def add(self, labels: Sequence[Label]) -> None:
         """Store labels. Raises ControlError."""
         for start in range(0, len(labels), _BATCH):
             batch = [label.to_json() for label in labels[start : start + _BATCH]]
             self._api.post("/api/golden/labels", {"labels": batch})
+
+
+def hand_out(ledger: GoldenLedger, golden: GoldenSet, control: RunResults, candidate: RunResults) -> None:
+    """Put what people may be asked about two runs into the ledger: whoever has not the set's folder, such as
+    the dashboard, can then ask for grades. Raises ControlError."""
+    labels = LabelLedger(ledger.api)
+    for key in golden.judged:
+        labels.hand_out(
+            golden.name, control.run_id, candidate.run_id, cases_to_label(golden, key, control, candidate)
+        )
 
 
 def people_of(ledger: GoldenLedger, golden: GoldenSet, control: RunResults, candidate: RunResults) -> People:

@@ -2,7 +2,8 @@
 
 A worksheet is JSONL or CSV with a row a task: what there is to read, and `grade` to fill in. Only `task`,
 `grade` and `note` are read back. A row that is not taken is listed with the reason; an empty grade is left
-for later.
+for later. For those who have not the set's folder the same lies in the ledger (`document`), in the same
+order, and with what a label says of each task: the dashboard adds who gives which grade.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from typing import Any, Final
 from evaluators.errors import EvaluatorError
 from evaluators.golden import GoldenSet
 from evaluators.judges.question import answered, asked
-from evaluators.labels.cases import Case
+from evaluators.labels.cases import Case, Cases
 from evaluators.labels.draw import Draw
-from evaluators.labels.label import Label, People
+from evaluators.labels.label import Label, People, about
 from evaluators.labels.task import Task
 
 #: In place of a grade: somebody looked, and cannot tell.
 CANNOT_TELL: Final = "cannot tell"
 _COLUMNS: Final = ("task", "item", "question", "reference", "answer", "second_answer", "criterion", "grades")
 _FILLED: Final = ("grade", "note")
+#: Half of what the control API takes in one request.
+_MOST_BYTES: Final = 16 * 1024 * 1024
 #: A spreadsheet takes what begins so for a formula.
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
@@ -44,12 +47,44 @@ class Refused:
 def waiting(sample: Sequence[Case], people: People, labeller: str, seed: str) -> list[Task]:
     """The tasks of the sample that this labeller has not looked at, in the order of the draw. Of an item's
     two answers either comes first, by chance: the place does not tell the version."""
-    found: dict[str, Task] = {}
-    for case in sample:
+    return [task for _, task in _in_order(sample, seed) if labeller not in people.said.get(task.hash, {})]
+
+
+def document(cases: Cases, size: int, set_name: str) -> dict[str, Any]:
+    """The worksheet of the first `size` items of the draw as the control API takes it; of fewer, where their
+    texts are too long to be sent at once. `place` is that of the item in the draw: a declared sample of n
+    items is what has a place below n."""
+    judge = ", ".join(cases.judges) or None
+    sample = cases.drawn(size)
+    items = len(sample)
+    rows: list[dict[str, Any]] = []
+    room = _MOST_BYTES
+    for place, task in _in_order(sample, cases.seed):
+        row = {"place": place, "label": about(task, set_name, judge), **_readable(task)}
+        room -= len(json.dumps(row))
+        if room < 0:
+            items = place  # an item is there whole or not at all
+            break
+        rows.append(row)
+    return {
+        "evaluator": cases.evaluator,
+        "set_name": set_name,
+        "seed": cases.seed,
+        "needed": cases.needed,
+        "open": len(cases.open),
+        "items": items,
+        "tasks": [row for row in rows if row["place"] < items],
+    }
+
+
+def _in_order(sample: Sequence[Case], seed: str) -> list[tuple[int, Task]]:
+    """The tasks of a sample in the order in which people see them, with the place of the item. What two items
+    have in common is asked once."""
+    found: dict[str, tuple[int, Task]] = {}
+    for place, case in enumerate(sample):
         tasks = [term.task for term in case.terms]
         for task in sorted(tasks, key=lambda task: hashlib.sha256(f"{seed}:{task.hash}".encode()).digest()):
-            if labeller not in people.said.get(task.hash, {}):
-                found.setdefault(task.hash, task)
+            found.setdefault(task.hash, (place, task))
     return list(found.values())
 
 
@@ -66,18 +101,11 @@ class Pen:
         """The label; `grade` None is "cannot tell"."""
         return Label(
             label_id=uuid.uuid4().hex,
-            task=task.hash,
             labeller=self.labeller,
             grade=grade,
             note=note or None,
-            set_name=self.golden.name,
-            item_id=task.item.id,
-            item_hash=task.item.hash,
-            evaluator=task.check.key,
-            evaluator_version=task.check.evaluator_version,
-            judge=self.judge,
-            criterion=task.criterion_hash,
             draw_id=self.draw.draw_id,
+            **about(task, self.golden.name, self.judge),
         )
 
 
@@ -117,18 +145,30 @@ def read(path: Path, tasks: Iterable[Task], pen: Pen) -> tuple[list[Label], list
 
 
 def _row(task: Task) -> dict[str, str]:
-    texts = [answered(answer) for answer in task.answers]
+    seen = _readable(task)
+    texts = seen["answers"]
     return {
         "task": task.hash,
         "item": task.item.id,
-        "question": asked(task.item),
-        "reference": " / ".join(map(str, task.item.reference)),
+        "question": seen["question"],
+        "reference": seen["reference"],
         "answer": texts[0],
         "second_answer": texts[1] if len(texts) > 1 else "",
-        "criterion": task.criterion,
-        "grades": " | ".join((*task.menu, CANNOT_TELL)),
+        "criterion": seen["criterion"],
+        "grades": " | ".join((*seen["grades"], CANNOT_TELL)),
         "grade": "",
         "note": "",
+    }
+
+
+def _readable(task: Task) -> dict[str, Any]:
+    """What a labeller reads, and the grades from worst to best (of a pair: `second`, `tie`, `first`)."""
+    return {
+        "question": asked(task.item),
+        "reference": " / ".join(map(str, task.item.reference)),
+        "answers": [answered(answer) for answer in task.answers],
+        "criterion": task.criterion,
+        "grades": list(task.menu),
     }
 
 

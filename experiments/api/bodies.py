@@ -175,14 +175,10 @@ class LabelDraw(BaseModel):
     declared_by: Short = "operator"
 
 
-class HumanLabel(BaseModel):
-    """What somebody said of a task: a hash of all that was shown. A grade of null is "cannot tell"."""
+class TaskOrigin(BaseModel):
+    """What a label says of its task, which is a hash of all that was shown, and of where it came from."""
 
-    label_id: Identity
     task: Short
-    labeller: Short
-    grade: Short | None
-    note: Annotated[str, StringConstraints(max_length=4000)] | None = None
     set_name: Short
     item_id: Short
     item_hash: Short
@@ -190,7 +186,45 @@ class HumanLabel(BaseModel):
     evaluator_version: Short
     judge: Short | None = None
     criterion: Short
+
+
+class HumanLabel(TaskOrigin):
+    """What somebody said of a task. A grade of null is "cannot tell"."""
+
+    label_id: Identity
+    labeller: Short
+    grade: Short | None
+    note: Annotated[str, StringConstraints(max_length=4000)] | None = None
     draw_id: Identity
+
+
+class LabelTask(BaseModel):
+    """What somebody is to grade: one answer, or the first and the second of a pair. `label` is what a label
+    says of it; `place` that of its item in the order of the draw; `grades` go from worst to best."""
+
+    place: int = Field(ge=0)
+    label: TaskOrigin
+    question: str
+    reference: str = ""
+    answers: list[str] = Field(min_length=1, max_length=2)
+    criterion: str
+    grades: list[str] = Field(min_length=1)
+
+
+class LabelWorksheet(BaseModel):
+    """What people may be asked about two runs by one check, in the order of the draw. `open` items differ,
+    of `needed` ones a label is needed, and the first `items` are handed in. No task says whose answer it is,
+    nor what a judge said."""
+
+    control_run: Identity
+    candidate_run: Identity
+    evaluator: Short
+    set_name: Short
+    seed: Short
+    needed: int = Field(ge=0)
+    open: int = Field(ge=0)
+    items: int = Field(ge=0)
+    tasks: list[LabelTask]
 
 
 class HumanLabels(BaseModel):

@@ -1,5 +1,5 @@
-"""People's labels of golden runs: which items are to be labelled, and what was said. Stored for the client
-that draws."""
+"""People's labels of golden runs: which items are to be labelled, what is to be read, and what was said.
+Stored for the client that draws."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .. import views
 from ..controller import Controller
 from ..errors import Conflict, NotFound
 from ..ledger import golden, human_labels
-from ..ledger.store import instant
+from ..ledger.store import Row, instant
 from .appending import append
-from .bodies import HumanLabels, LabelDraw
+from .bodies import HumanLabels, LabelDraw, LabelWorksheet
 from .gate import Known, require_token
 from .refusals import documented
 
@@ -31,8 +31,7 @@ Limit = Annotated[int, Query(ge=1, le=100_000)]
 )
 def declare(body: LabelDraw, controller: Known, response: Response) -> dict[str, Any]:
     for run_id in (body.control_run, body.candidate_run):
-        if golden.run(controller.store, run_id) is None:
-            raise NotFound(f"no golden run {run_id!r}", code="unknown_golden_run", param="run_id")
+        _run(controller, run_id)
     earlier = _draws(controller, body)
     if body.draw_id not in [draw["draw_id"] for draw in earlier]:
         _refuse_another(body, earlier)
@@ -78,6 +77,52 @@ def list_draws(
         controller.store, control_run=control_run, candidate_run=candidate_run, evaluator=evaluator
     )
     return [views.row(one) for one in found]
+
+
+@router.post(
+    "/worksheet",
+    summary="Hand in what people may be asked about two runs, in the place of an earlier worksheet",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 404),
+)
+def keep_worksheet(body: LabelWorksheet, controller: Known) -> dict[str, int]:
+    for run_id in (body.control_run, body.candidate_run):
+        _run(controller, run_id)
+    now = instant(controller.junction.now_ns())
+    controller.store.write(
+        lambda connection: human_labels.keep_worksheet(connection, body.model_dump(), at=now)
+    )
+    return {"tasks": len(body.tasks)}
+
+
+@router.get(
+    "/worksheet",
+    summary="What people may be asked about two runs by one check, in the order of the draw",
+    responses=documented(404),
+)
+def show_worksheet(control_run: str, candidate_run: str, evaluator: str, controller: Known) -> dict[str, Any]:
+    control, candidate = (_run(controller, run_id) for run_id in (control_run, candidate_run))
+    found = human_labels.worksheet(
+        controller.store, control_run=control_run, candidate_run=candidate_run, evaluator=evaluator
+    )
+    if found is None:
+        message = (
+            f"nothing of these runs was handed out to be graded for {evaluator!r}: `turnout golden compare` "
+            "and `turnout golden label` do it, where answers differ that a judge graded"
+        )
+        raise NotFound(message, code="unknown_worksheet", param="evaluator")
+    return views.row(found) | {
+        "model": candidate["model"],
+        "control_version": control["version"],
+        "candidate_version": candidate["version"],
+    }
+
+
+def _run(controller: Controller, run_id: str) -> Row:
+    found = golden.run(controller.store, run_id)
+    if found is None:
+        raise NotFound(f"no golden run {run_id!r}", code="unknown_golden_run", param="run_id")
+    return found
 
 
 @router.post(

@@ -1,8 +1,8 @@
 """What did people say of golden runs' answers, and which answers were they to look at?
 
-Storage only: the client draws and works out what follows. Writes take the connection of a `Store.write` and
-are safe to repeat. A label is never changed: the next one of the same labeller on the same task stands for
-it.
+Storage only: the client draws, makes the worksheet and works out what follows. Writes take the connection of
+a `Store.write` and are safe to repeat. A label is never changed: the next one of the same labeller on the
+same task stands for it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+import orjson
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
@@ -18,6 +19,9 @@ from .appending import append_new
 from .store import Row, Store
 
 _DRAW: Final = ("draw_id", "control_run", "candidate_run", "evaluator", "seed", "size", "declared_by")
+_SHEET: Final = (
+    "control_run", "candidate_run", "evaluator", "set_name", "seed", "needed", "open", "items",
+)  # fmt: skip
 _LABELS: Final = pa.schema(
     [
         *(
@@ -65,6 +69,31 @@ def draws(
         """,
         {"draw": draw_id, "control": control_run, "candidate": candidate_run, "evaluator": evaluator},
     )
+
+
+def keep_worksheet(connection: DuckDBPyConnection, sheet: Mapping[str, Any], *, at: datetime) -> None:
+    """Keep what people may be asked about two runs by one check, in the place of what was kept of it."""
+    connection.execute(
+        """
+        INSERT OR REPLACE INTO label_worksheets
+            (control_run, candidate_run, evaluator, set_name, seed, needed, open_items, items,
+             tasks, "at")
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        """,
+        [*(sheet[name] for name in _SHEET), orjson.dumps(sheet["tasks"]).decode(), at],
+    )
+
+
+def worksheet(store: Store, *, control_run: str, candidate_run: str, evaluator: str) -> Row | None:
+    """What people may be asked about two runs by one check, None if nobody has handed it in."""
+    rows = store.read(
+        """
+        SELECT * EXCLUDE (open_items, tasks), open_items AS "open", tasks FROM label_worksheets
+        WHERE control_run = ? AND candidate_run = ? AND evaluator = ?
+        """,
+        [control_run, candidate_run, evaluator],
+    )
+    return rows[0] | {"tasks": orjson.loads(rows[0]["tasks"])} if rows else None
 
 
 def add_labels(connection: DuckDBPyConnection, labels: Sequence[Mapping[str, Any]], *, at: datetime) -> int:

@@ -237,6 +237,17 @@ def accounting(connection: DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE exchanges ADD COLUMN turn VARCHAR")
 
 
+def label_worksheets(connection: DuckDBPyConnection) -> None:
+    """What people may be asked about two golden runs, so that whoever has not the set's folder can ask it."""
+    connection.execute("""
+        CREATE TABLE label_worksheets (
+            control_run VARCHAR NOT NULL, candidate_run VARCHAR NOT NULL, evaluator VARCHAR NOT NULL,
+            set_name VARCHAR NOT NULL, seed VARCHAR NOT NULL, needed INTEGER NOT NULL,
+            open_items INTEGER NOT NULL, items INTEGER NOT NULL, tasks JSON NOT NULL,
+            "at" TIMESTAMP NOT NULL, PRIMARY KEY (control_run, candidate_run, evaluator))
+    """)
+
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     traffic,
     trials,
@@ -249,6 +260,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     feedback_of_units,
     human_labels,
     accounting,
+    label_worksheets,
 )
 
 

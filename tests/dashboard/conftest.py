@@ -18,10 +18,10 @@ PAGES = ("overview", "experiment", "golden", "preflight", "decisions", "health")
 # AppTest runs the default page only: the page under test is made the default one.
 SCRIPT = """
 import streamlit as st
-from dashboard.screens import decisions, experiment, golden, health, overview, preflight, status
+from dashboard.screens import decisions, experiment, golden, grading, health, overview, preflight, status
 modules = dict(
     overview=overview, experiment=experiment, golden=golden, preflight=preflight,
-    decisions=decisions, health=health,
+    decisions=decisions, health=health, grading=grading,
 )
 chosen = st.navigation([
     st.Page(module.page, title=name, url_path=name, default=name == {page!r})
@@ -76,6 +76,7 @@ def texts(app: AppTest) -> str:
         app.title,
         app.info,
         app.warning,
+        app.success,
         app.error,
         app.code,
     )

@@ -110,6 +110,8 @@ class FakeControlApi:
                 return 200, story["comparisons"]
             case ["golden", "draws"]:
                 return 200, [draw for draw in story["draws"] if draw["evaluator"] == query["evaluator"]]
+            case ["golden", "worksheet"] if story["worksheet"] is not None:
+                return 200, story["worksheet"]
             case ["golden", "labels"]:
                 return 200, story["labels"]
             case ["preflights"]:
@@ -154,6 +156,9 @@ class FakeControlApi:
                     "acknowledged_by": ["proxy-1", "proxy-2"],
                     "unacknowledged": [],
                 }
+            case ["golden", "labels"]:
+                self.story["labels"] += body["labels"]
+                return 200, {"stored": len(body["labels"]), "ignored": 0}
             case ["experiments", name, "stop"]:
                 return 200, next(one for one in self.story["experiments"] if one["name"] == name) | {
                     "state": "kept"

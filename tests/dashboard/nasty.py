@@ -206,6 +206,17 @@ def hostile() -> Json:
                 "labels": labels,
             },
         }
+    for task in story["worksheet"]["tasks"]:
+        said = {
+            "question": "\n".join(texts),
+            "reference": at(3),
+            "criterion": at(4),
+            "grades": [at(5), at(6)],
+        }
+        task |= said | {"answers": ["\n".join(texts)]}
+    story["worksheet"] |= {"set_name": at(7), "evaluator": at(8)}
+    story["labels"] = [{"labeller": text, "task": "x", "draw_id": "d", "item_id": "i"} for text in texts[:9]]
+    story["draws"] = [{"draw_id": "d-1", "evaluator": "better", "size": 30, "seed": "s"}]
     for found in story["preflights"]:
         broken = [
             {"check": text, "status": text, "sentence": text, "items": [text, text]} for text in texts[:15]

@@ -32,7 +32,16 @@ def real_control(folder: Path) -> Iterator[tuple[Plane, str]]:
     """A plane with an A/B `faster` (v2 against v1), a shadow `mirror` (v3) and golden runs, and its URL."""
     file = folder / "stocked.db"
     stock(Registry(f"sqlite:///{file}"))
-    plane = Plane(folder / "data", file)
+    with serving(Plane(folder / "data", file)) as (plane, url):
+        _fill(plane)
+        _golden(url)
+        _preflight(url)
+        yield plane, url
+
+
+@contextmanager
+def serving(plane: Plane) -> Iterator[tuple[Plane, str]]:
+    """The plane, started, and its control API's URL."""
     plane.start()
     server = uvicorn.Server(
         uvicorn.Config(create_app(plane.controller), port=0, log_level="error", lifespan="off")
@@ -46,9 +55,6 @@ def real_control(folder: Path) -> Iterator[tuple[Plane, str]]:
             assert time.monotonic() < deadline, "the control API did not start within 20 s"
             time.sleep(0.02)
         url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        _fill(plane)
-        _golden(url)
-        _preflight(url)
         yield plane, url
     finally:
         server.should_exit = True
@@ -122,6 +128,12 @@ def _golden(url: str) -> None:
         }
         body = {"comparison_id": "c" * 32, "verdict": "fail", "result": result, **sides, **about}
         _post(http, "/comparisons", body)
+        runs = {name: sides[name] for name in ("control_run", "candidate_run")}
+        task = {name: "x" for name in ("task", "item_id", "item_hash", "evaluator", "criterion")}
+        task |= {"set_name": "support", "evaluator_version": "judge@1"}
+        sheet = {"evaluator": "kind", "set_name": "support", "seed": "s", "needed": 1, "open": 1, "items": 1}
+        shown = {"place": 0, "question": "user: q", "answers": ["a"], "criterion": "c", "grades": ["fail"]}
+        _post(http, "/worksheet", {**runs, **sheet, "tasks": [{**shown, "label": task}]})
 
 
 def _preflight(url: str) -> None:

@@ -422,6 +422,31 @@ def preferences() -> Json:
     return {"checks": [check], "pairs": [pair, pair | {"item_id": "support/008", "preferred": "candidate"}]}
 
 
+def worksheet() -> Json:
+    """Three pairs of answers to be graded."""
+    tasks = [
+        {
+            "place": place,
+            "label": {
+                "task": f"sha256:{place}", "set_name": "support", "item_id": f"support/{place:03d}",
+                "item_hash": "h", "evaluator": "better", "evaluator_version": "pairwise@1",
+                "judge": "examiner@4", "criterion": "sha256:c",
+            },
+            "question": "user: How do I get a refund?",
+            "reference": "within 30 days",
+            "answers": [f"Within 30 days, case {place}.", f"I do not know, case {place}."],
+            "criterion": "Which answer gets the customer further?",
+            "grades": ["second", "tie", "first"],
+        }
+        for place in range(3)
+    ]  # fmt: skip
+    return {
+        "control_run": "run-1", "candidate_run": "run-3", "evaluator": "better", "set_name": "support",
+        "model": "chat", "control_version": 1, "candidate_version": 3, "seed": "s", "needed": 3, "open": 3,
+        "items": 3, "tasks": tasks, "at": ago(100),
+    }  # fmt: skip
+
+
 def golden_comparisons() -> list[Json]:
     def one(candidate: int, found: str, sentence: str, broken: list[int]) -> Json:
         changes = [
@@ -519,7 +544,8 @@ def rich() -> Json:
         "runs": golden_runs(),
         "results": {f"run-{v}": golden_results(v) for v in (1, 2, 3)},
         "comparisons": golden_comparisons(),
-        "draws": [{"draw_id": "d-1", "evaluator": "better", "size": 30}],
+        "draws": [{"draw_id": "d-1", "evaluator": "better", "size": 30, "seed": "s"}],
+        "worksheet": worksheet(),
         "labels": [
             {"draw_id": draw, "item_id": item, "grade": "first"}
             for draw, item in (
@@ -554,6 +580,7 @@ def empty() -> Json:
         "results": {},
         "comparisons": [],
         "draws": [],
+        "worksheet": None,
         "labels": [],
         "preflights": [],
     }

@@ -246,6 +246,22 @@ def test_200_payloads_run_nothing_and_call_nobody(attacked: str, watched: Watche
     assert watched.outside() == []
 
 
+def test_hostile_answers_are_graded_by_keys_alone(attacked: str, watched: Watched) -> None:
+    page = watched.open(f"{attacked}/grading?control_run=run-1&candidate_run=run-3&check=better")
+    page.get_by_label("Who grades?").fill("ann 1")  # a digit in a text is no grade
+    page.get_by_label("Who grades?").press("Enter")
+    for graded in range(3):
+        page.get_by_text(f"{graded} of 3 answers graded").wait_for()
+        page.wait_for_function("() => !document.querySelector('[data-testid=stStatusWidget]')")
+        assert page.evaluate("() => window.__pwned") is None
+        page.wait_for_timeout(500)  # sooner than that it is no grade
+        page.keyboard.press("12u"[graded])
+    page.get_by_text("The sample is whole").wait_for()
+    assert page.evaluate(FOREIGN) == []
+    assert watched.dialogs == []
+    assert watched.outside() == []
+
+
 def test_every_page_of_hostile_outputs(attacked: str, watched: Watched) -> None:
     page = watched.open(f"{attacked}/experiment?view=Outputs")
     for number in range(2, 21):

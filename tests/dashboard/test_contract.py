@@ -50,6 +50,7 @@ def documents(base: str, experiment: str, run: str) -> dict[str, Any]:
         overview, view = get("/overview"), get(f"/experiments/{experiment}")
         timeline, full = get(f"/experiments/{experiment}/timeline"), get(f"/golden/runs/{run}")
         shadow = next(one["name"] for one in overview["experiments"] if one["mode"] == "shadow")
+        sheet = get(f"/golden/worksheet?evaluator=kind&control_run={RUNS[1]}&candidate_run={RUNS[2]}")
         pair = get(f"/experiments/{shadow}/pairs?limit=1")["pairs"][0]
         metric = next(one for one in view["verdict"]["metrics"] if one["band"] and one["effect"])
         model = next(one for one in overview["models"] if one["production"])
@@ -84,6 +85,9 @@ def documents(base: str, experiment: str, run: str) -> dict[str, Any]:
             "run": full["run"],
             "result": full["results"][0],
             "comparison": get("/golden/comparisons")[0],
+            "worksheet": sheet,
+            "task": sheet["tasks"][0],
+            "task's label": sheet["tasks"][0]["label"],
             "preflight": get("/preflights")[0],
             "finding": get("/preflights")[0]["result"]["findings"][0],
         }

@@ -64,6 +64,7 @@ class FakeTurnout:
     redact: list[str] = field(default_factory=list)
     draws: list[dict[str, Any]] = field(default_factory=list)
     labels: list[dict[str, Any]] = field(default_factory=list)
+    worksheets: dict[str, dict[str, Any]] = field(default_factory=dict)
     fail_results: int = 0  # so many posts of results are answered 503
     url: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -122,6 +123,9 @@ class FakeTurnout:
         if path == "/api/golden/labels":
             self.labels.extend(body["labels"])
             return {"stored": len(body["labels"]), "ignored": 0}
+        if path == "/api/golden/worksheet":
+            self.worksheets[body["evaluator"]] = body
+            return {"tasks": len(body["tasks"])}
         run_id, verb = path.removeprefix("/api/golden/runs/").split("/")
         if verb == "finish":
             self.runs[run_id] |= {

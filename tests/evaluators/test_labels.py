@@ -18,9 +18,10 @@ from evaluators.labels.cases import cases_of
 from evaluators.labels.correction import correction, sample_of
 from evaluators.labels.draw import in_order, level, seed_of
 from evaluators.labels.label import People
-from evaluators.labels.ledger import LabelLedger
+from evaluators.labels.ledger import LabelLedger, hand_out
 from evaluators.labels.task import Task, grading, preferring
-from evaluators.labels.worksheet import CANNOT_TELL, Pen, read, waiting, write
+from evaluators.labels.worksheet import CANNOT_TELL, Pen, document, read, waiting, write
+from evaluators.ledger import GoldenLedger
 from evaluators.loading import load_golden_set
 from evaluators.models import Services
 from evaluators.preferences import judged_pairs
@@ -28,6 +29,7 @@ from evaluators.score import Output
 from evaluators.summary import RunResults
 
 from .attacks import RIGHT, Gullible
+from .fakes import FakeTurnout, Reply
 from .labelled import KEY, YAML, by_people, cases, draws, judged_run, judged_set, labelled
 from .sets import one_item, said
 from .test_preferences import answers, golden_set, right
@@ -410,6 +412,58 @@ def test_what_is_no_worksheet_is_told(golden: GoldenSet, tmp_path: Path, text: s
 
 
 # the ledger
+
+
+def test_what_the_ledger_is_handed_is_what_the_terminal_asks(golden: GoldenSet) -> None:
+    control, candidate = two_runs(golden, [f"kindly {k}" for k in range(N)])
+    found = cases(golden, control, candidate)
+    sheet = document(found, 40, golden.name)
+    assert (sheet["seed"], sheet["needed"], sheet["open"], sheet["items"]) == (found.seed, 30, N, 40)
+    [draw] = draws(control, candidate, 30)
+    tasks = waiting(sample_of(found, [draw]), People(), "ann", draw.seed)
+    asked = [row for row in sheet["tasks"] if row["place"] < draw.size]
+    assert [row["label"]["task"] for row in asked] == [task.hash for task in tasks]
+    assert len(sheet["tasks"]) == 80 > len(asked) == 60
+    pen = Pen(golden=golden, draw=draw, labeller="ann", judge="examiner@1")
+    own = {"label_id", "labeller", "grade", "note", "draw_id"}
+    for row, task in zip(asked, tasks, strict=True):
+        given = pen.label(task, "pass").to_json()
+        assert row["label"] == {name: value for name, value in given.items() if name not in own}
+        assert row["answers"] == [task.answers[0].text]
+        assert (row["grades"], row["criterion"]) == (["fail", "pass"], "It helps.")
+        assert set(row) == {"place", "label", "question", "reference", "answers", "criterion", "grades"}
+    places = {row["label"]["item_id"]: row["place"] for row in sheet["tasks"]}
+    assert sorted(places, key=places.__getitem__) == in_order(found.seed, found.open)[:40]
+
+
+def test_a_worksheet_that_is_too_long_to_be_sent_ends_with_a_whole_item(
+    golden: GoldenSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = cases(golden, *two_runs(golden, [f"kindly {k}" for k in range(N)]))
+    whole = document(found, N, golden.name)["tasks"]
+    size = sum(len(json.dumps(row)) for row in whole)
+    for most in (size // 2, size // 3, size // 7):
+        monkeypatch.setattr("evaluators.labels.worksheet._MOST_BYTES", most)
+        sheet = document(found, N, golden.name)
+        rows = sheet["tasks"]
+        assert sheet["items"] == len(rows) // 2
+        assert 0 < len(rows) < len(whole)
+        assert [row["place"] for row in rows] == [n for n in range(len(rows) // 2) for _ in "ab"]
+
+
+@pytest.mark.parametrize(("declared", "items"), [((), 100), ((30,), 100), ((30, 110), 110)])
+def test_handed_out_is_all_that_was_declared(tmp_path: Path, declared: tuple[int, ...], items: int) -> None:
+    golden = judged_set(tmp_path, 120)
+    control, candidate = two_runs(golden, ["bad"] * 120)
+    api = FakeTurnout(lambda text, version: Reply())
+    api.draws = [draw.to_json() for draw in draws(control, candidate, *declared)]
+    hand_out(GoldenLedger(api), golden, control, candidate)
+    sheet = api.worksheets[KEY]
+    assert (sheet["control_run"], sheet["candidate_run"]) == (control.run_id, candidate.run_id)
+    assert len({row["place"] for row in sheet["tasks"]}) == items
+    api.worksheets.clear()
+    hand_out(GoldenLedger(api), golden, control, control)
+    assert api.worksheets == {}, "where nothing differs there is nothing to grade"
 
 
 class Api:

@@ -88,6 +88,49 @@ def test_a_label_is_never_changed_and_the_last_word_counts(api: TestClient) -> N
     assert all(one["at"].endswith("Z") for one in listed(api))
 
 
+def worksheet(**fields: Any) -> dict[str, Any]:
+    about = {name: value for name, value in label().items() if name in ORIGIN}
+    task = {"place": 0, "label": about, "question": "user: q", "answers": ["a"], "criterion": "It helps."}
+    base = {"control_run": RUN, "candidate_run": OTHER, "evaluator": "kind", "seed": "s", "needed": 30}
+    base |= {"set_name": "support", "items": 1}
+    return base | {"open": 60, "tasks": [task | {"grades": ["fail", "pass"]}]} | fields
+
+
+ORIGIN = (
+    "task", "set_name", "item_id", "item_hash", "evaluator", "evaluator_version", "judge", "criterion",
+)  # fmt: skip
+
+
+def ask(api: TestClient, **fields: Any) -> Any:
+    of = {"control_run": RUN, "candidate_run": OTHER, "evaluator": "kind"}
+    return api.get("/api/golden/worksheet", params=of | fields)
+
+
+def test_a_worksheet_is_kept_until_a_newer_one_takes_its_place(api: TestClient) -> None:
+    assert ask(api).json()["error"]["code"] == "unknown_worksheet"
+    assert api.post("/api/golden/worksheet", json=worksheet()).json() == {"tasks": 1}
+    found = ask(api).json()
+    assert (found["needed"], found["open"], found["model"], found["set_name"]) == (30, 60, "chat", "support")
+    assert (found["control_version"], found["candidate_version"]) == (1, 2)
+    [task] = found["tasks"]
+    assert task == worksheet()["tasks"][0] | {"reference": ""}
+    assert {name: label()[name] for name in ORIGIN} == task["label"]
+    assert api.post("/api/golden/worksheet", json=worksheet(open=61)).status_code == 200
+    assert ask(api).json()["open"] == 61
+    assert ask(api, evaluator="other").json()["error"]["code"] == "unknown_worksheet"
+
+
+def test_a_worksheet_is_of_runs_that_there_are_and_needs_the_token(api: TestClient) -> None:
+    gone = {"candidate_run": "f" * 32}
+    assert api.post("/api/golden/worksheet", json=worksheet(**gone)).json()["error"]["code"] == (
+        "unknown_golden_run"
+    )
+    assert ask(api, **gone).json()["error"]["code"] == "unknown_golden_run"
+    del api.headers["authorization"]
+    assert api.post("/api/golden/worksheet", json=worksheet()).status_code == 401
+    assert ask(api).status_code == 404
+
+
 @pytest.mark.parametrize(
     "bad", [{"label_id": "../x"}, {"labeller": ""}, {"note": "x" * 5000}, {"grade": ""}, {"task": "x" * 300}]
 )

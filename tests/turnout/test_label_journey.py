@@ -193,6 +193,10 @@ def test_a_judge_decides_nothing_before_people_have_labelled_what_was_drawn(stac
     code, found = compare(stack, items, "2")
     assert code == 2
     assert "gates once people have labelled 30 drawn items, of which 30 are missing" in found["sentence"]
+    [made] = stack.api.get("/api/golden/comparisons", {"model": "chat", "candidate_version": 2, "limit": 1})
+    of = {"control_run": made["control_run"], "candidate_run": made["candidate_run"], "evaluator": "kind"}
+    sheet = stack.api.get("/api/golden/worksheet", of)
+    assert (sheet["open"], sheet["items"], len(sheet["tasks"])) == (60, 60, 120), "for the dashboard"
 
     first = label(stack, items, "2", most=10)
     assert not any("version" in screen or "Because" in screen for screen in first)
