@@ -227,6 +227,7 @@ async def test_a_replica_over_tls_is_verified(tmp_path: Path) -> None:
         seen.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(json_answer(b'{"own":1}'))
         await writer.drain()
+        writer.close()
 
     server = await asyncio.start_server(serve, "localhost", 0, ssl=context)
     url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
