@@ -147,7 +147,7 @@ def conclude(
         worse = next(one for one in gauges if _worse(one))
         return "fail", f"Fail: {_numbers(worse)}; the candidate is worse.", None
     if lacking:
-        return blocked("inconclusive", "judge_unlabelled", " ".join(lacking))
+        return blocked("inconclusive", "judge_unlabelled", f"{'; '.join(lacking)}.")
     if decision == "pass":
         remark = " It is worse, but within what is tolerated." if items.effect.upper < 0 else ""
         also = "".join(f"; {_numbers(one)}" for one in gauges[1:])
@@ -161,16 +161,16 @@ def _lacks(found: Correction) -> str | None:
     if len(found.judges) > 1:
         return (
             f"{found.evaluator} was judged by {' and by '.join(found.judges)}: two instruments are no "
-            "comparison; run it again with --fresh."
+            "comparison; run it again with --fresh"
         )
     if not found.items:
-        return f"{found.evaluator} has no item with answers in both versions."
+        return f"{found.evaluator} has no item with answers in both versions"
     if found.labelled == found.drawn >= found.needed:
         return None
     size = max(found.needed, found.drawn)
     return (
         f"the judge of {found.evaluator} gates once people have labelled {size} drawn items, of which "
-        f"{size - found.labelled} are missing: turnout golden label."
+        f"{size - found.labelled} are missing: turnout golden label"
     )
 
 
