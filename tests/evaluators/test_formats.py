@@ -183,6 +183,6 @@ def test_what_no_set_can_hold_is_listed(tmp_path: Path, line: str, why: str) -> 
 
 def test_a_file_that_nests_too_deeply_is_told(tmp_path: Path) -> None:
     file = tmp_path / "samples.jsonl"
-    file.write_text(f'{{"input": {"[" * 5000}{"]" * 5000}, "ideal": "a"}}\n', "utf-8")
+    file.write_text(f'{{"input": {"[" * 100_000}{"]" * 100_000}, "ideal": "a"}}\n', "utf-8")
     with pytest.raises(ImportRefused, match=r"samples\.jsonl:1 is no JSON"):
         import_files("openai-evals", [file], ImportOptions())
