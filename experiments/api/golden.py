@@ -40,7 +40,7 @@ def begin(body: NewRun, controller: Known, response: Response) -> dict[str, Any]
     new = controller.store.write(
         lambda connection: golden.begin_run(connection, body.model_dump(), started_at=started)
     )
-    found = _run(controller, body.run_id)
+    found = known_run(controller, body.run_id)
     if not new:
         response.status_code = 200
         same = all(found[name] == getattr(body, name) for name in ("set_hash", "model", "version"))
@@ -79,17 +79,17 @@ def append_results(run_id: str, body: Results, controller: Known) -> dict[str, i
     responses=documented(400, 401, 404),
 )
 def finish(run_id: str, body: Finish, controller: Known) -> dict[str, Any]:
-    _run(controller, run_id)
+    known_run(controller, run_id)
     ended = instant(controller.junction.now_ns())
     controller.store.write(
         lambda connection: golden.finish_run(
             connection, run_id, status=body.status, summary=body.summary, ended_at=ended
         )
     )
-    found = _run(controller, run_id)
+    found = known_run(controller, run_id)
     if found["mlflow_run_id"] is None:
         _log_run(controller, found)
-    return views.golden_run(_run(controller, run_id))
+    return views.golden_run(known_run(controller, run_id))
 
 
 def _log_run(controller: Controller, run: Row) -> None:
@@ -138,7 +138,7 @@ def list_runs(
 
 @router.get("/runs/{run_id}", summary="One run with its results", responses=documented(404))
 def show(run_id: str, controller: Known) -> dict[str, Any]:
-    return views.golden_run_with_results(controller, _run(controller, run_id))
+    return views.golden_run_with_results(controller, known_run(controller, run_id))
 
 
 @router.post(
@@ -150,7 +150,7 @@ def show(run_id: str, controller: Known) -> dict[str, Any]:
 )
 def compare(body: Comparison, controller: Known, response: Response) -> dict[str, Any]:
     for run_id in (body.control_run, body.candidate_run):
-        _run(controller, run_id)
+        known_run(controller, run_id)
     now = instant(controller.junction.now_ns())
     new = controller.store.write(
         lambda connection: golden.save_comparison(connection, body.model_dump(), at=now)
@@ -195,7 +195,8 @@ def list_comparisons(
     return [views.row(one) for one in found]
 
 
-def _run(controller: Controller, run_id: str) -> Row:
+def known_run(controller: Controller, run_id: str) -> Row:
+    """The golden run. Raises NotFound."""
     found = golden.run(controller.store, run_id)
     if found is None:
         raise _unknown(run_id)

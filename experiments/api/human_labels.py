@@ -10,11 +10,12 @@ from fastapi import APIRouter, Depends, Query, Response
 from .. import views
 from ..controller import Controller
 from ..errors import Conflict, NotFound
-from ..ledger import golden, human_labels
-from ..ledger.store import Row, instant
+from ..ledger import human_labels
+from ..ledger.store import instant
 from .appending import append
 from .bodies import HumanLabels, LabelDraw, LabelWorksheet
 from .gate import Known, require_token
+from .golden import known_run
 from .refusals import documented
 
 router = APIRouter(prefix="/api/golden", tags=["golden"])
@@ -31,7 +32,7 @@ Limit = Annotated[int, Query(ge=1, le=100_000)]
 )
 def declare(body: LabelDraw, controller: Known, response: Response) -> dict[str, Any]:
     for run_id in (body.control_run, body.candidate_run):
-        _run(controller, run_id)
+        known_run(controller, run_id)
     earlier = _draws(controller, body)
     if body.draw_id not in [draw["draw_id"] for draw in earlier]:
         _refuse_another(body, earlier)
@@ -87,7 +88,7 @@ def list_draws(
 )
 def keep_worksheet(body: LabelWorksheet, controller: Known) -> dict[str, int]:
     for run_id in (body.control_run, body.candidate_run):
-        _run(controller, run_id)
+        known_run(controller, run_id)
     now = instant(controller.junction.now_ns())
     controller.store.write(
         lambda connection: human_labels.keep_worksheet(connection, body.model_dump(), at=now)
@@ -101,7 +102,7 @@ def keep_worksheet(body: LabelWorksheet, controller: Known) -> dict[str, int]:
     responses=documented(404),
 )
 def show_worksheet(control_run: str, candidate_run: str, evaluator: str, controller: Known) -> dict[str, Any]:
-    control, candidate = (_run(controller, run_id) for run_id in (control_run, candidate_run))
+    control, candidate = (known_run(controller, run_id) for run_id in (control_run, candidate_run))
     found = human_labels.worksheet(
         controller.store, control_run=control_run, candidate_run=candidate_run, evaluator=evaluator
     )
@@ -116,13 +117,6 @@ def show_worksheet(control_run: str, candidate_run: str, evaluator: str, control
         "control_version": control["version"],
         "candidate_version": candidate["version"],
     }
-
-
-def _run(controller: Controller, run_id: str) -> Row:
-    found = golden.run(controller.store, run_id)
-    if found is None:
-        raise NotFound(f"no golden run {run_id!r}", code="unknown_golden_run", param="run_id")
-    return found
 
 
 @router.post(
