@@ -284,21 +284,21 @@ class Relay:
         came = monotonic_ns()
         kept = self._recorded
         if not kept and self._ending is not None and self._ending.within(data):
-            (self._recording or self._begin_recording()).add(data, came)
+            self._keep(data, came)
             self._append(self._outcome, None)  # for a client, the last event is the last byte
             kept = True
         if not self._answered:
             self._begin()
         self._client.write(data if self._stripper is None else self._stripper.feed(data))
         if not kept:
-            (self._recording or self._begin_recording()).add(data, came)
+            self._keep(data, came)
 
     def end(self, data: bytes) -> None:
         self._rest = data
         if self._recorded:
             self.deliver()
         else:
-            (self._recording or self._begin_recording()).add(data, monotonic_ns())
+            self._keep(data, monotonic_ns())
             self._worker.conclude(self._settled(self._outcome, None), self)
 
     def deliver(self) -> None:
@@ -383,11 +383,14 @@ class Relay:
             self._breaker.ended(self, outcome, self.record.status)
             self._breaker = None
 
-    def _begin_recording(self) -> Recording:
-        """The pieces of the answer, for the ledger: from the first one on."""
-        limits, budget = self._worker.limits, self._worker.budget
-        recording = self._recording = Recording(self._request.started, limits.recorded_bytes, budget)
-        return recording
+    def _keep(self, data: bytes, came: int) -> None:
+        """A piece of the answer, for the ledger; when it came, by `time.monotonic_ns`."""
+        recording = self._recording
+        if recording is None:
+            limits, budget = self._worker.limits, self._worker.budget
+            recording = Recording(self._request.started, limits.recorded_bytes, budget)
+            self._recording = recording
+        recording.add(data, came)
 
     def _settled(self, outcome: Outcome, code: str | None) -> ExchangeRecord:
         """The record, filled in: nothing changes it any more."""

@@ -215,8 +215,7 @@ class Connection(asyncio.Protocol):
                 call.broken("upstream_garbled")
             return
         if self.call is call:
-            pieces = self._pieces
-            call.body(pieces.pop() if len(pieces) == 1 else self._body())
+            call.body(self._body())
 
     def _recognised(self, data: bytes, call: Call) -> bool:
         """Take an answer that came in one piece and whose head is known; False: it is for the parser."""

@@ -12,7 +12,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from time import monotonic_ns
 from typing import Any, Final, Protocol
 
 from experiments.ledger.exchange import Outcome
@@ -94,7 +93,7 @@ class Call:
         self._connecting: asyncio.Task[None] | None = None
         self._waited = 0.0  # for replicas that took no connection
         self._waiting_since = 0.0  # for the client to read on
-        self._came = 0  # the last of the body, by `time.monotonic_ns`
+        self._came = 0.0  # the last of the body, by the loop's clock
 
     @property
     def sent(self) -> bool:
@@ -195,7 +194,7 @@ class Call:
         self.receiver.head(head)
 
     def body(self, data: bytes) -> None:
-        self._came = monotonic_ns()  # there are many of these: what follows for `due` is for `overdue` to say
+        self._came = self._upstreams.loop.time()  # often; `overdue` works out what follows for `due`
         if data and not self.done:
             self.receiver.body(data)
 
@@ -251,9 +250,7 @@ class Call:
 
     def overdue(self, now: float) -> None:
         """The deadline for the next sign of life has passed."""
-        if self.done:
-            return
-        if self._heard_since(now):
+        if self.done or self._heard_since():
             return
         if self.due == self._ends:
             self._fail("timeout", "upstream_too_long")
@@ -264,12 +261,11 @@ class Call:
         else:
             self._fail("timeout", "upstream_timeout")
 
-    def _heard_since(self, now: float) -> bool:
+    def _heard_since(self) -> bool:
         """Whether the body has got on since the deadline was set; there is a later one then."""
         if not self.got_head or self._waiting_since or self.due == self._ends:
             return False
-        quiet = (monotonic_ns() - self._came) / 1e9
-        due = min(now - quiet + self._upstreams.limits.idle_seconds, self._ends)
+        due = min(self._came + self._upstreams.limits.idle_seconds, self._ends)
         later = due > self.due
         if later:
             self.due = due
