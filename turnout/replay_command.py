@@ -136,7 +136,11 @@ class _Desk:
     def written(
         self, model: str | None, candidate: str | None, control: str, name: str | None, traffic: Json
     ) -> str:
-        """The spec that the options amount to. Its horizon is the number of units that can have pairs."""
+        """The spec that the options amount to.
+
+        Its horizon is one unit more than can have pairs: a unit counts with its first pair, and the end is
+        to be that nothing is left to ask, not that every unit has one.
+        """
         moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         fields = {
             "name": name or f"replay-{_part(model)}-v{_part(candidate)}-{moment}"[:63],
@@ -146,7 +150,7 @@ class _Desk:
             "traffic": _yaml(traffic),
         }
         found = self._preview(_SPEC.format(**fields, horizon=5000), "the options of turnout replay")
-        return _SPEC.format(**fields, horizon=max(2, found["units"]))
+        return _SPEC.format(**fields, horizon=max(2, found["units"] + 1))
 
     def _preview(self, text: str, file: str) -> Json:
         found: Json = self._api.post("/api/recorded", {"spec_yaml": text, "filename": file})

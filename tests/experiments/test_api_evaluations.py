@@ -55,6 +55,26 @@ def test_where_a_version_stands_is_in_its_tags(plane: Plane, api: TestClient) ->
     assert api.post(path, json={"state": "thinking"}).status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("body", "order"),
+    [
+        ({"state": "passed", "golden": "g", "verdict": "v"}, ["gate.golden", "gate.verdict", "gate.state"]),
+        ({"state": "seen", "key": "k"}, ["gate.state", "gate.key"]),
+    ],
+)
+def test_no_conclusion_is_seen_without_what_it_rests_on(
+    plane: Plane, api: TestClient, monkeypatch: pytest.MonkeyPatch, body: dict[str, str], order: list[str]
+) -> None:
+    written: list[str] = []
+    keep = plane.registry.tag_version
+    monkeypatch.setattr(
+        plane.registry, "tag_version", lambda *tag: (written.append(tag[2]), keep(*tag))
+    )
+    api.post("/api/models/chat/versions/2/gate", json=body)
+    assert sorted(written) == sorted(order)
+    assert written.index("gate.state") == order.index("gate.state")
+
+
 def test_scores_are_appended_once_and_counted(api: TestClient) -> None:
     score = {
         "exchange_id": "x",
