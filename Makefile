@@ -38,7 +38,7 @@ check: env
 	$(BIN)/lint-imports
 
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 demo: env
 	$(BIN)/turnout demo $(if $(KEEP),--keep)

@@ -310,6 +310,12 @@ class LedgerState(Answer):
     exchanges: int | None = None
 
 
+class TracesState(Answer):
+    behind: int = 0
+    skipped: int = 0
+    error: str | None = None
+
+
 class Health(Answer):
     as_of: Instant | None
     collector: Collector | None = None
@@ -322,6 +328,7 @@ class Health(Answer):
     config_error: str | None = None
     registry: RegistryState | None = None
     ledger: LedgerState | None = None
+    traces: TracesState | None = None
 
 
 class Overview(Answer):

@@ -44,6 +44,7 @@ from .recorded import selection_of
 from .rehearsal import Rehearsal
 from .routing import catalog_of
 from .settlement import SETBACKS, Settlement
+from .tracing import tracing_of_environment
 from .watch import Watch
 
 log = logging.getLogger("turnout.controller")
@@ -124,6 +125,7 @@ class Controller:
             )
             self.protection = Protection(self.control, revision=lambda: self.revision, tally=tally)
             self.notices = Notices(self.store, self.config.webhooks, now_ns=now_ns)
+            self.tracing = tracing_of_environment(self.store, now_ns)
             self.collector = Collector(self.store, options.data / "spool", self.config)
         except BaseException:
             self.store.close()
@@ -171,6 +173,8 @@ class Controller:
             self._begin("look", self.watch.look, self.options.look_every_s)
             self._begin("protect", self.protection.look, self.options.look_every_s)
             self._begin("tell", self.notices.tell, self.options.look_every_s)
+            if self.tracing is not None:
+                self._begin("trace", self.tracing.tell, self.options.look_every_s)
             self._begin("tidy", self.tidy, self.options.tidy_every_s)
             self._begin("pulse", self.pulse, 0.5)
             settle = threading.Thread(
@@ -194,6 +198,8 @@ class Controller:
         self._stopping.set()
         self.settlement.wake()
         self.publication.release()
+        if self.tracing is not None:
+            self.tracing.close()
         for thread in self._threads:
             thread.join(timeout=10)
         self._threads.clear()

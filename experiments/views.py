@@ -22,6 +22,7 @@ from .pipeline import pipeline
 from .recorded import selection_of
 from .routing import CatalogModel
 from .snapshot import Endpoint
+from .tracing import trace_id_of
 
 Json = dict[str, Any]
 
@@ -250,6 +251,11 @@ def done(result: Done) -> Json:
     }
 
 
+def exchange(found: Row) -> Json:
+    """An exchange's row, and the trace in which a backend has it."""
+    return row(found) | {"trace_id": trace_id_of(found)}
+
+
 def golden_run(found: Row) -> Json:
     """RunView."""
     return row(found) | {"parameters": found.get("parameters") or {}}
@@ -295,6 +301,7 @@ def health(controller: Controller) -> Json:
             for debt in controller.settlement.debts
         ],
         "not_routed": list(controller.junction.left_out),
+        "traces": None if controller.tracing is None else asdict(controller.tracing.progress),
         "config_error": controller.config.error,
     }
 

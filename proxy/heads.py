@@ -50,6 +50,9 @@ _SINGLE: Final = frozenset(
     (b"host", b"authorization", b"x-api-key", b"content-type", b"content-encoding", b"expect")
 )
 
+#: Version, trace, parent and flags; what later versions of the format put behind them is nobody's business.
+_SPAN: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?=-|\Z)")
+
 Headers = Iterable[tuple[bytes, bytes]]
 
 
@@ -87,7 +90,8 @@ class RequestHead:
 
     `forwarded` are the lines that the engine gets, `overrides` whether an admin's wish is among the headers,
     `is_json` whether the body says that it is JSON, and not compressed, `stays_unsaid` whether the client
-    takes it for granted that the connection stays.
+    takes it for granted that the connection stays, `traceparent` the span at the client of which the request
+    is a part, if that is said well (W3C Trace Context §3.2).
     `known_to` and `tenant` are a note of `auth.tenant`: the routing table in which the key was found, and
     whose it is.
     """
@@ -101,6 +105,7 @@ class RequestHead:
     is_json: bool = field(init=False)
     overrides: bool = field(init=False)
     stays_unsaid: bool = field(init=False)
+    traceparent: str | None = field(init=False)
     known_to: Any = None
     tenant: str | None = None
 
@@ -112,6 +117,8 @@ class RequestHead:
         self.is_json = plain and media_type == b"application/json"
         self.overrides = not headers.keys().isdisjoint(CONTROL_HEADERS)
         self.stays_unsaid = self.keep_alive and self.chunked_ok  # HTTP/1.0 has to be told
+        span = _SPAN.match(headers.get(b"traceparent", b""))
+        self.traceparent = span[0].decode() if span else None
 
 
 def forwarded(headers: dict[bytes, bytes]) -> bytes:

@@ -159,6 +159,7 @@ class Relay:
             self._tenant, self._snapshot.version, self._ask.stream,
         )  # fmt: skip
         record.recording, record.outside, record.request = route.recording, route.outside, self._ask.body
+        record.traceparent = request.head.traceparent
 
     def _note_refused(self) -> None:
         """The record of a request that went nowhere."""
@@ -168,6 +169,7 @@ class Relay:
             name, name, request.started_ns, request.head.path, "", self._worker.name
         )
         record.origin, record.tenant, record.snapshot = self._origin, self._tenant, self._snapshot.version
+        record.traceparent = request.head.traceparent
 
     def _named(self) -> str:
         """The exchange's id, made when it is first needed."""

@@ -70,7 +70,7 @@ class Shadows:
             snapshot=primary.snapshot,
             recording=primary.recording,
         )
-        record.stream = ask.stream
+        record.stream, record.traceparent = ask.stream, primary.traceparent
         self.start(mirror, endpoint, ask, request, record, self._worker.append)
 
     def start(

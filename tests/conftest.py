@@ -18,6 +18,13 @@ settings.register_profile("turnout", deadline=None, suppress_health_check=[Healt
 settings.load_profile("turnout")
 
 ROOT = Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole journeys first: they take longest, and no core is to wait for the last of them."""
+    items.sort(key=lambda item: item.path.parent != ROOT / "tests")
+
+
 SUPPORT_ITEMS = ROOT / "examples" / "goldens" / "support" / "items.jsonl"
 
 

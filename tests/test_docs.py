@@ -64,6 +64,14 @@ def test_generated_pages_are_what_the_code_makes() -> None:
         assert on_disk == text, f"{name} is out of date: run `.venv/bin/python docs/generate.py`"
 
 
+def test_every_attribute_of_a_span_is_documented() -> None:
+    page = (DOCS / "reference/traces.md").read_text()
+    code = (DOCS.parent / "experiments/tracing.py").read_text()
+    names = set(re.findall(r'"((?:gen_ai|turnout|http|url|error)\.[a-z_.]+)":', code))
+    assert len(names) > 20
+    assert {name for name in names if f"`{name}`" not in page} == set()
+
+
 def test_every_table_and_column_of_the_ledger_is_documented() -> None:
     page = (DOCS / "reference/ledger.md").read_text()
     connection = duckdb.connect(":memory:")

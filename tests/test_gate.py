@@ -134,7 +134,6 @@ def a_restart_finds_everything_concluded(stack: Stack, evaluators: Program, aske
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_new_versions_are_gated_and_answers_scored_by_themselves(
     tmp_path: Path, stocked_mlflow: Path, support_key: AnswerKey
 ) -> None:

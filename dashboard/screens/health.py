@@ -56,6 +56,8 @@ def complaints(health: Health) -> list[str]:
         )
     found += [f"Still to be written: {debt}. It is retried by itself." for debt in health.pending]
     found += [f"Not routed: {what}" for what in health.not_routed]
+    if health.traces is not None and health.traces.error:
+        found.append(f"{figures.count(health.traces.behind)} exchanges are untold: {health.traces.error}.")
     if health.config_error:
         found.append(f"turnout.yaml is not read, the last good settings stay: {health.config_error}")
     if health.snapshot_saved is False:

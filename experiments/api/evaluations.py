@@ -77,8 +77,8 @@ def list_preflights(
 def gate(model: str, version: int, body: GateState, controller: Known) -> dict[str, str]:
     version_of(controller.junction.model(model), version)
     tags = {f"gate.{name}": value for name, value in body.model_dump().items() if value is not None}
-    # The registry takes one tag at a time. Whoever reads between them is to see a conclusion only with what it
-    # rests on, and no other state beside a key that it has not been concluded for.
+    # The registry takes one tag at a time. Whoever reads between them is to see a conclusion only with what
+    # it rests on, and no other state beside a key that it has not been concluded for.
     concluded = body.state in ("passed", "failed", "inconclusive")
     for key, value in sorted(tags.items(), key=lambda tag: (tag[0] == "gate.state") == concluded):
         controller.registry.tag_version(model, version, key, value)

@@ -42,6 +42,7 @@ def list_exchanges(
     experiment: str | None = None,
     arm: str | None = None,
     outcome: str | None = None,
+    trace_id: Annotated[str | None, Query(pattern="^[0-9a-f]{32}$")] = None,
     limit: Limit = 50,
     offset: Annotated[int, Query(ge=0)] = 0,
 ) -> list[dict[str, Any]]:
@@ -51,10 +52,11 @@ def list_exchanges(
         experiment=experiment,
         arm=arm,
         outcome=outcome,
+        trace_id=trace_id,
         limit=limit,
         offset=offset,
     )
-    return [views.row(one) for one in found]
+    return [views.exchange(one) for one in found]
 
 
 @router.get("/exchanges/{exchange_id}", summary="One exchange with its body", responses=documented(404))
@@ -63,4 +65,4 @@ def show_exchange(exchange_id: str, controller: Known) -> dict[str, Any]:
     if found is None:
         message = f"no exchange {exchange_id!r}: it may still be on its way from the proxy"
         raise NotFound(message, code="unknown_exchange", param="exchange_id")
-    return views.row(found)
+    return views.exchange(found)

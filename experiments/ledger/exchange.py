@@ -61,7 +61,7 @@ class ExchangeRecord:
     latter, and then `arm_outcome` keeps how the assigned arm itself ended (intention to treat).
     A request that an experiment's rules keep out has the experiment, no arm, and in `outside` the reason.
     `serial` counts a worker's rows of one experiment, phase and arm from 1: a number that the ledger does
-    not have is a row that was lost.
+    not have is a row that was lost. `traceparent` is what the client said of its own span, if anything.
     `chunk_us[i]` is when the i-th piece of the body came, `chunk_ends[i]` the body's length after it.
     Not frozen: it is filled in while the exchange runs, and written once.
     """
@@ -97,6 +97,7 @@ class ExchangeRecord:
     recording: Recording = "full"
     outside: Outside | None = None
     serial: int | None = None
+    traceparent: str | None = None
     request: bytes = b""
     response: bytes = b""
     chunk_us: tuple[int, ...] = ()
@@ -178,6 +179,7 @@ def _exchange_head(record: ExchangeRecord) -> tuple[Any, ...]:
         record.recording,
         record.outside,
         record.serial,
+        record.traceparent,
     )
 
 

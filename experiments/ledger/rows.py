@@ -67,6 +67,7 @@ EXCHANGES: Final = pa.schema(
         pa.field("outside", pa.string()),
         pa.field("serial", pa.int64()),
         pa.field("turn", pa.string()),
+        pa.field("traceparent", pa.string()),
     ]
 )
 BODIES: Final = pa.schema(
@@ -211,6 +212,7 @@ def _exchange_row(record: ExchangeRecord, transcript: Transcript, segment: str) 
         record.outside,
         record.serial,
         transcript.turn,
+        record.traceparent,
     )
 
 

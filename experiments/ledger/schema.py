@@ -248,6 +248,11 @@ def label_worksheets(connection: DuckDBPyConnection) -> None:
     """)
 
 
+def trace_context(connection: DuckDBPyConnection) -> None:
+    """Rows know the client's span that they are a part of, so that an application's trace finds them."""
+    connection.execute("ALTER TABLE exchanges ADD COLUMN traceparent VARCHAR")
+
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     traffic,
     trials,
@@ -261,6 +266,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     human_labels,
     accounting,
     label_worksheets,
+    trace_context,
 )
 
 

@@ -94,10 +94,14 @@ def exchanges(
     experiment: str | None = None,
     arm: str | None = None,
     outcome: str | None = None,
+    trace_id: str | None = None,
     limit: int = 50,
     offset: int = 0,
 ) -> list[Row]:
-    """Exchanges without their bodies, newest first. `arm` is the assigned arm; None means any."""
+    """Exchanges without their bodies, newest first. `arm` is the assigned arm; None means any.
+
+    `trace_id`: of the client's trace, or of one that is called as the request is.
+    """
     return store.read(
         """
         SELECT * FROM exchanges
@@ -105,6 +109,8 @@ def exchanges(
             AND (CAST($experiment AS VARCHAR) IS NULL OR experiment = $experiment)
             AND (CAST($arm AS VARCHAR) IS NULL OR assigned_arm = $arm)
             AND (CAST($outcome AS VARCHAR) IS NULL OR outcome = $outcome)
+            AND (CAST($trace_id AS VARCHAR) IS NULL
+                OR coalesce(substr(traceparent, 4, 32), replace(request_id, '-', '')) = $trace_id)
         ORDER BY started_at DESC, exchange_id LIMIT $limit OFFSET $offset
         """,
         {
@@ -112,6 +118,7 @@ def exchanges(
             "experiment": experiment,
             "arm": arm,
             "outcome": outcome,
+            "trace_id": trace_id,
             "limit": limit,
             "offset": offset,
         },

@@ -1,5 +1,6 @@
 """A control API per test, and the pages driven without a browser."""
 
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -43,6 +44,12 @@ def control(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.delenv(TOKEN_FILE, raising=False)
         yield api
     st.cache_resource.clear()
+
+
+@pytest.fixture(autouse=True)
+def own_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AppTest puts its script in the place of `__main__`, which processes spawned later would run."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
 @pytest.fixture

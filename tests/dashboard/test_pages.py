@@ -291,6 +291,7 @@ def test_health_complains_about_what_is_wrong(control: FakeControlApi, open_page
         "workers": [{"worker": "proxy-1", "snapshot": 16, "last_seen_s": 1.0}],
         "collector": {"lag_s": 95.0},
         "registry": {"ok": False, "error": "timed out", "last_ok_s": 300.0},
+        "traces": {"endpoint": "tempo:4318", "behind": 40, "error": "tempo:4318 takes no spans"},
     }
     said = texts(open_page("health")).replace("\\", "")
     for complaint in (
@@ -298,6 +299,7 @@ def test_health_complains_about_what_is_wrong(control: FakeControlApi, open_page
         "1\u202fmin behind",
         "1 of 1 workers",
         "timed out",
+        "40 exchanges are untold",
     ):
         assert complaint in said
 

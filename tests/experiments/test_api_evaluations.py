@@ -67,9 +67,7 @@ def test_no_conclusion_is_seen_without_what_it_rests_on(
 ) -> None:
     written: list[str] = []
     keep = plane.registry.tag_version
-    monkeypatch.setattr(
-        plane.registry, "tag_version", lambda *tag: (written.append(tag[2]), keep(*tag))
-    )
+    monkeypatch.setattr(plane.registry, "tag_version", lambda *tag: (written.append(tag[2]), keep(*tag)))
     api.post("/api/models/chat/versions/2/gate", json=body)
     assert sorted(written) == sorted(order)
     assert written.index("gate.state") == order.index("gate.state")

@@ -328,3 +328,27 @@ async def test_only_the_plain_head_of_a_stream_is_remembered(raw: bytes) -> None
     replica = Replica("http://127.0.0.1:1", Limits())
     heard(connection(replica), raw + EVENTS)
     assert not replica.heads._known
+
+
+SPAN = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.mark.parametrize(
+    ("said", "noted"),
+    [
+        (SPAN, SPAN.decode()),
+        (b"cc" + SPAN[2:] + b"-what-later-versions-add", "cc" + SPAN[2:].decode()),
+        (SPAN + b"0", None),
+        (SPAN.upper(), None),
+        (b"00-xyz", None),
+        (b"\xff" * 55, None),
+        (b"", None),
+        (None, None),
+    ],
+)
+def test_a_clients_span_is_noted_where_it_is_said_well_and_passed_on_in_any_case(
+    said: bytes | None, noted: str | None
+) -> None:
+    head = RequestHead("POST", "/", {} if said is None else {b"traceparent": said}, True, True)
+    assert head.traceparent == noted
+    assert (said is not None) == (b"traceparent: %b\r\n" % (said or b"") in head.forwarded)

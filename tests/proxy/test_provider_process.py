@@ -26,7 +26,6 @@ from .harness import Engine, Proxy, ask, post, running_proxy, snapshot
 from .provider_wires import TEXT, WIRES
 from .test_providers import point_at, provider, well
 
-pytestmark = pytest.mark.timeout(180)
 WIRE = WIRES["anthropic"]
 
 

@@ -32,7 +32,6 @@ from .provider_tools import ARGUMENTS, EMBEDDERS, TOOL, TOOL_CALLS, TOOLS, VECTO
 from .provider_wires import TEXT, WIRES, Wire, asks_for_stream, write_stream
 
 pytestmark = [
-    pytest.mark.timeout(300),  # the first test waits for the import
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
     # aiohttp's pool, inside litellm, closes its sockets after the loop has gone
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
