@@ -4,7 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 UV     := .venv-uv/bin/uv
 READY  := $(VENV)/.ready
-PACKAGES := turnout registry experiments evaluators proxy dashboard
+# Where Python may not keep what it compiles, every process would compile thousands of modules anew.
+COMPILE  := $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
 
 .DEFAULT_GOAL := help
 .PHONY: help env check test demo peerbench-row test-engines lock clean
@@ -27,7 +28,7 @@ $(UV):
 # --require-hashes: what is installed is what was reviewed, byte for byte.
 $(READY): requirements.lock pyproject.toml | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip sync --require-hashes requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip sync --require-hashes $(COMPILE) requirements.lock
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 

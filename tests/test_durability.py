@@ -342,7 +342,7 @@ def test_what_is_bad_is_told_and_traffic_goes_on(
 
 def a_second_controller_refuses(stack: Stack) -> None:
     command = [sys.executable, "-m", "experiments", "--data", str(stack.data), "--port", str(free_port())]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    said = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert said.returncode == 1
     last = said.stderr.strip().splitlines()
     assert len(last) == 1, said.stderr

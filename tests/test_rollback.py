@@ -178,11 +178,11 @@ def test_a_rollback_holds_from_its_return_on_and_streams_in_flight_end_whole(
             ) as long:  # fmt: skip
                 eventually(lambda: long.begun, within=5, until=lambda n: n == 4)
                 done, seconds = stack.move("rollback", reason="a test")
+                assert not long.answers, "they were to be in flight"
                 counted = candidate.counters.requests
                 assert len(done["acknowledged_by"]) == 2
                 assert not done["unacknowledged"]
                 falls_silent(candidate, counted, traffic)
-                assert not long.answers, "they were to be in flight"
                 long.join()
             assert not long.failures
             assert {answer.version for answer in long.answers} == {2}

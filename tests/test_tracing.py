@@ -61,6 +61,9 @@ def test_a_clients_trace_has_its_request_and_the_copy_of_it(
         found = stack.api.get("/api/exchanges", {"trace_id": TRACE})
         assert sorted(row["role"] for row in found) == ["primary", "shadow"]
         assert {row["trace_id"] for row in found} == {TRACE}
-        health = stack.health()["traces"]
-        assert (health["told"], health["behind"], health["error"]) == (2, 0, None)
+        eventually(
+            lambda: stack.health()["traces"],
+            within=10,
+            until=lambda state: (state["told"], state["behind"], state["error"]) == (2, 0, None),
+        )
     backend.close()
