@@ -166,6 +166,30 @@ async def test_a_failing_candidate_falls_back_and_the_row_says_both(tmp_path: Pa
             assert row.response == ANSWER
 
 
+@pytest.mark.parametrize("alone", [False, True])
+async def test_half_an_event_that_was_held_back_is_no_byte_the_client_has_got(
+    tmp_path: Path, *, alone: bool
+) -> None:
+    async def half(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(SSE_HEAD + chunk(DELTA[:30]))
+        await writer.drain()
+        await asyncio.sleep(0.02)
+        writer.transport.abort()
+
+    async with Engine(stream(DELTA, DONE)).running() as good, Engine(half).running() as bad:
+        table = snapshot({1: bad.url if alone else good.url, 2: bad.url}, candidate_ppm=1_000_000)
+        async with running_proxy(tmp_path, table) as proxy:
+            status, headers, body = parts(await proxy.post(ask(stream=True)))
+            (row,) = proxy.exchanges()
+    assert (row.arm_outcome, row.attempts, headers["x-turnout-arm"]) == ("truncated", 2, "control")
+    if alone:
+        assert (status, orjson.loads(body)["error"]["code"]) == (502, "upstream_cut")
+        assert (row.outcome, row.response) == ("truncated", DELTA[:30])
+    else:
+        assert (status, dechunk(body)) == (200, DELTA + DONE)
+        assert (row.outcome, row.response) == ("complete", DELTA + DONE)
+
+
 async def test_an_unreachable_engine_is_a_502_in_openais_shape(tmp_path: Path) -> None:
     async with running_proxy(tmp_path, snapshot({1: "http://127.0.0.1:9"})) as proxy:
         status, _, body = parts(await proxy.post(ask()))
