@@ -19,7 +19,7 @@ import httptools
 
 from .application import Application, Request, Responder
 from .errors import Refusal, internal_error, status_line
-from .heads import Framed, RequestHead, framed, framing_fault, named, path_of, single
+from .heads import LISTS, Framed, RequestHead, framed, framing_fault, named, path_of, single
 
 log = logging.getLogger("turnout.proxy")
 
@@ -247,7 +247,7 @@ class ClientConnection(asyncio.Protocol):
         name = name.lower()
         if name not in self._headers:
             self._headers[name] = value
-        elif name == b"connection":
+        elif name in LISTS:
             self._headers[name] += b", " + value
         elif self._headers[name] != value and single(name):
             raise _malformed(f"the header {name.decode('latin-1')!r} is there with two values")
