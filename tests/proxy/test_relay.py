@@ -135,6 +135,23 @@ async def test_the_row_is_written_before_done_is_sent(tmp_path: Path) -> None:
             writer.close()
 
 
+async def test_a_stream_with_a_declared_length_keeps_its_own_when_its_head_is_known(tmp_path: Path) -> None:
+    """As a gateway sends it that has waited for the end."""
+    bodies = [DELTA * count + DONE for count in (1, 3, 2, 2)]
+    left = iter(bodies)
+
+    async def buffered(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(json_answer(next(left)).replace(b"application/json", b"text/event-stream"))
+
+    async with Engine(buffered).running() as engine:
+        async with running_proxy(tmp_path, snapshot({1: engine.url})) as proxy:
+            for body in bodies:
+                request = ask(stream=True, stream_options={"include_usage": True})
+                _, headers, answer = parts(await proxy.post(request))
+                whole = dechunk(answer) if "transfer-encoding" in headers else answer
+                assert (whole, int(headers.get("content-length", len(body)))) == (body, len(body))
+
+
 async def test_text_that_says_done_is_not_the_end(tmp_path: Path) -> None:
     tricky = b'data: {"choices":[{"delta":{"content":"data: [DONE]"}}]}\n\n'
     async with Engine(stream(tricky, DELTA, DONE, pause=0.02)).running() as engine:
