@@ -12,7 +12,8 @@ from typing import Final
 
 from experiments.snapshot import Mirror
 
-_COUNTS: Final = re.compile(rb'"(prompt|completion)_tokens"\s*:\s*(\d{1,12})')
+#: The second pair are the names of responses and messages.
+_COUNTS: Final = re.compile(rb'"(prompt|completion|input|output)_tokens"\s*:\s*(\d{1,12})')
 #: Token counts stand at the end of an answer.
 _TAIL: Final = 4096
 #: Where an engine does not say: English has about four characters a token.
@@ -45,8 +46,12 @@ class Allowance:
 
     def spend(self, mirror: Mirror, request: int, answer: bytes) -> None:
         """Book an answer. `request` is the copy's size; it stands in where the engine did not count."""
-        found = dict(_COUNTS.findall(answer[-_TAIL:]))
-        prompt = int(found.get(b"prompt", request // _BYTES_PER_TOKEN))
-        completion = int(found.get(b"completion", len(answer) // _BYTES_PER_TOKEN))
+        found = {name: int(number) for name, number in _COUNTS.findall(answer[-_TAIL:])}
+        prompt = found.get(b"prompt", found.get(b"input"))
+        completion = found.get(b"completion", found.get(b"output"))
+        if completion is None:  # of vectors only the prompt is counted: nothing was generated
+            completion = len(answer) // _BYTES_PER_TOKEN if prompt is None else 0
+        if prompt is None:
+            prompt = request // _BYTES_PER_TOKEN
         self.tokens += prompt + completion
         self.cost += (prompt * mirror.prompt_price + completion * mirror.completion_price) // _MILLION

@@ -65,6 +65,8 @@ def save(folder: Path, state: WorkerState) -> None:
 def retire(folder: Path, pid: int) -> None:
     """Add the last sums of a worker that has ended to those of all that have. Never raises."""
     for path in folder.glob(f"*-{pid}-*.json"):
+        if path.stem.split("-")[-2] != str(pid):  # a number in the host's name
+            continue
         try:
             raw = orjson.loads((folder / _ENDED).read_bytes())
         except (OSError, ValueError):

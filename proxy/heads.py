@@ -27,6 +27,8 @@ FORWARDED: Final = (
     b"anthropic-version",
     b"anthropic-beta",
 )
+#: Headers whose values are lists: in several lines they are one longer list (RFC 9110 §5.3).
+LISTS: Final = frozenset((b"accept", b"anthropic-beta", b"connection", b"tracestate"))
 #: What ends at this hop, as does what `connection` names. The length is said anew by whoever writes a head.
 HOP_BY_HOP: Final = frozenset(
     (
@@ -86,7 +88,8 @@ def path_of(target: bytes) -> str:
 
 @dataclass(slots=True, eq=False)
 class RequestHead:
-    """A client's request line and headers. Names are lower case; a repeated header keeps its first value.
+    """A client's request line and headers. Names are lower case; of a repeated header the first value stands,
+    of one in `LISTS` all of them.
 
     `forwarded` are the lines that the engine gets, `overrides` whether an admin's wish is among the headers,
     `is_json` whether the body says that it is JSON, and not compressed, `stays_unsaid` whether the client

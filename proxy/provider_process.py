@@ -110,6 +110,7 @@ class RemoteCall:
         self.receiver = receiver
         self.sent = False
         self.got_head = False
+        self._paused = False
         self.due = process.patience(process.limits.first_byte_seconds)
 
     def cancel(self) -> None:
@@ -119,10 +120,12 @@ class RemoteCall:
 
     def pause(self) -> None:
         """Take no more from the provider until `resume`."""
+        self._paused = True
         self.due = self._process.patience(self._process.limits.stalled_reader_seconds)
         self._process.tell(self, Kind.PAUSE)
 
     def resume(self) -> None:
+        self._paused = False
         self.due = self._process.patience(self._process.limits.idle_seconds)
         self._process.tell(self, Kind.RESUME)
 
@@ -148,7 +151,8 @@ class RemoteCall:
             self.got_head = True
             self.receiver.head(EVENT_HEAD)
         elif kind is Kind.BODY:
-            self.due = self._process.patience(self._process.limits.idle_seconds)
+            if not self._paused:  # else the client is waited for, also by what was on its way already
+                self.due = self._process.patience(self._process.limits.idle_seconds)
             self.receiver.body(payload)
         elif kind is Kind.FAILED:
             outcome, code = orjson.loads(payload)

@@ -289,9 +289,10 @@ class Relay:
             self._keep(data, came)
             self._append(self._outcome, None)  # for a client, the last event is the last byte
             kept = True
-        if not self._answered:
+        piece = data if self._stripper is None else self._stripper.feed(data)
+        if not self._answered and piece:
             self._begin()
-        self._client.write(data if self._stripper is None else self._stripper.feed(data))
+        self._client.write(piece)
         if not kept:
             self._keep(data, came)
 
@@ -340,7 +341,7 @@ class Relay:
     def _take_fallback(self, outcome: Outcome) -> bool:
         """Ask control instead of an arm that failed, while the client has got nothing."""
         fallback, self._fallback = self._fallback, None
-        if fallback is None or self._answered or self._client.gone:
+        if fallback is None or self._answered or self._recorded or self._client.gone:
             return False
         if self._call is not None:
             self._call.cancel()

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import ssl
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -332,7 +333,7 @@ class Connection(asyncio.Protocol):
         keep_alive = self._reading.should_keep_alive()
         message, self._newcomer = self._newcomer, None
         if message and keep_alive and head.status not in _BARE and head.length == len(message[1]):
-            self.replica.heads.learn(message[0], head)
+            self.replica.heads.learn(message[0], replace(head, length=None))  # of the next one it is another
         if self._framed and keep_alive:
             self._release()
         else:

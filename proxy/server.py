@@ -19,7 +19,7 @@ import httptools
 
 from .application import Application, Request, Responder
 from .errors import Refusal, internal_error, status_line
-from .heads import Framed, RequestHead, framed, framing_fault, named, path_of, single
+from .heads import LISTS, Framed, RequestHead, framed, framing_fault, named, path_of, single
 
 log = logging.getLogger("turnout.proxy")
 
@@ -132,45 +132,45 @@ class ClientConnection(asyncio.Protocol):
                 known = heads.find(data, self._newcomer)
             if known is not None and self._taken(*known):
                 return
-        self._read(data)
+        while data and not self._closing:
+            data = self._read(data)
 
-    def _read(self, data: bytes) -> None:
-        """What is not recognised is the parser's."""
+    def _read(self, data: bytes) -> bytes:
+        """What is not recognised is the parser's. What comes back is to be read again, without an offer."""
         within, before = self._in_message, (self._head_done, self._body_bytes)
+        offered: int | None = None
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._decline_upgrade(data[upgrade.args[0] :])
-            return
+            offered = upgrade.args[0]
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             if not isinstance(cause, Refusal):
                 log.error("a request could not be read", exc_info=cause)
                 cause = internal_error()
             self._refuse(cause)
-            return
+            return b""
         except httptools.HttpParserError as error:
             self._refuse(_malformed(str(error)))
-            return
+            return b""
+        if offered is not None:
+            return self._decline_upgrade(data[offered:])
         if within and self._in_message and before == (self._head_done, self._body_bytes):
             # Neither the head nor the body got on: a long header, trailer or chunk extension is being
             # collected. Bytes of the read in which it began are not counted: one read is bounded anyway.
             self._head_bytes += len(data)
             if self._head_bytes > self._limits.head_bytes:
                 self._refuse(self._head_too_large())
-                return
         else:
             self._head_bytes = 0
-        if self._head_done and not (self._admitted or self._busy or self._closing):
+        if self._closing:
+            return b""
+        if self._head_done and not (self._admitted or self._busy):
             self._admit()
-        if (
-            self._busy
-            and (self._waiting or self._in_message)
-            and self._ahead() > _AHEAD
-            and not self._closing
-        ):
+        if self._busy and (self._waiting or self._in_message) and self._ahead() > _AHEAD:
             self._deaf = True
             self._transport.pause_reading()
+        return b""
 
     def _admit(self) -> None:
         """Whether to wait for the rest of a body: a stranger's is not kept. Asked once per request."""
@@ -209,23 +209,23 @@ class ClientConnection(asyncio.Protocol):
         """Body bytes of requests whose turn has not come."""
         return self._body_bytes + sum(len(request.body) for request in self._waiting)
 
-    def _decline_upgrade(self, rest: bytes) -> None:
-        """Go on without it, which RFC 9110 §7.8 allows: read the head again without the offer.
+    def _decline_upgrade(self, rest: bytes) -> bytes:
+        """Go on without it, which RFC 9110 §7.8 allows: the head is to be read again without the offer.
 
         llhttp ends the message at the head of an offer; what follows would be taken for a new request.
         """
         method = self._parser.get_method()
         if method == b"CONNECT":
             self._refuse(Refusal(405, "method_not_allowed", "This is no forward proxy: CONNECT is refused."))
-            return
+            return b""
         offer = (b"connection", b"upgrade", b"http2-settings")
         lines = [b"%b: %b\r\n" % line for line in self._headers.items() if line[0] not in offer]
         left = named(self._headers.get(b"connection", b"")) - {b"upgrade"}
         lines.append(b"connection: %b\r\n" % b", ".join(left))
         version = self._parser.get_http_version().encode()
         head = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self._url, version, b"".join(lines))
-        self._parser = httptools.HttpRequestParser(self)
-        self.data_received(head + rest)
+        self._parser, self._newcomer = httptools.HttpRequestParser(self), None
+        return head + rest
 
     # httptools
 
@@ -247,7 +247,7 @@ class ClientConnection(asyncio.Protocol):
         name = name.lower()
         if name not in self._headers:
             self._headers[name] = value
-        elif name == b"connection":
+        elif name in LISTS:
             self._headers[name] += b", " + value
         elif self._headers[name] != value and single(name):
             raise _malformed(f"the header {name.decode('latin-1')!r} is there with two values")

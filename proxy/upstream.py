@@ -24,7 +24,6 @@ from .replica import Connection, Replica
 
 log = logging.getLogger("turnout.proxy")
 
-_REDIRECTS: Final = (301, 302, 303, 307, 308)
 #: An engine that says so at once has the fewest requests, and would get the most: for a moment it gets none.
 _OVERWHELMED: Final = (502, 503)
 _RECOVERING_SECONDS: Final = 1.0
@@ -176,7 +175,7 @@ class Call:
 
     def _fault(self, head: AnswerHead) -> str | None:
         """Why an answer is not for the client: it is about Turnout's own request. None: it is."""
-        if head.status in _REDIRECTS:  # an address behind this one: no client can do anything with it
+        if head.status < 400:  # a redirect, to where no client can go, or what no engine says to a POST
             return "upstream_redirect"
         if head.status in (401, 403) and self._endpoint.credential:  # what it says may hold the key
             return "engine_refused_key"

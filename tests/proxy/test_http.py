@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from hashlib import sha256
 from pathlib import Path
 
@@ -10,8 +11,21 @@ import orjson
 import pytest
 
 from experiments.snapshot import Snapshot
+from proxy.limits import Limits
 
-from .harness import ADMIN, SSE_HEAD, Engine, Proxy, ask, chunk, json_answer, post, running_proxy, snapshot
+from .harness import (
+    ADMIN,
+    SSE_HEAD,
+    Engine,
+    Proxy,
+    ask,
+    chunk,
+    json_answer,
+    nobody,
+    post,
+    running_proxy,
+    snapshot,
+)
 from .test_server import code, plain, status
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -160,6 +174,32 @@ async def test_an_offer_to_upgrade_changes_nothing_else(tmp_path: Path) -> None:
             await reader.readexactly(2)
         writer.close()
         assert all(b"traceparent" not in request for request in engine.requests)
+
+
+async def test_a_fault_behind_an_offer_to_upgrade_is_told_as_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    offer = post(ask(), headers={"connection": "Upgrade", "upgrade": "h2c"}).partition(b"\r\n\r\n")[0]
+    chunked = re.sub(rb"content-length: \d+", b"transfer-encoding: chunked", offer) + b"\r\n\r\n"
+    twice = post(ask()).replace(b"host: x", b"host: x\r\nhost: y", 1)
+    cases = {
+        chunked + chunk(b"x" * 600): (413, "body_too_large"),
+        chunked + chunk(b"x") + b"0\r\n\r\n" + twice: (400, "malformed_http"),
+    }
+    async with running_proxy(tmp_path, snapshot({1: nobody()}), Limits(body_bytes=500)) as proxy:
+        for raw, (number, name) in cases.items():
+            answer = await asyncio.wait_for(proxy.send(raw), 5)
+            last = answer[answer.rindex(b"HTTP/1.1 ") :]
+            assert (status(last), code(last)) == (number, name)
+    assert not caplog.records
+
+
+async def test_offers_to_upgrade_may_come_by_the_thousand(tmp_path: Path) -> None:
+    offer = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: h2c\r\n\r\n"
+    last = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    async with running_proxy(tmp_path, snapshot({1: nobody()})) as proxy:
+        answer = await asyncio.wait_for(proxy.send(offer * 2000 + last), 20)
+    assert answer.count(b"HTTP/1.1 200 OK") == 2001
 
 
 async def test_who_expects_and_is_slow_to_read_is_asked_to_go_on_once(tmp_path: Path) -> None:

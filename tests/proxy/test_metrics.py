@@ -100,6 +100,14 @@ def test_workers_add_up_and_the_ended_stay_counted(tmp_path: Path) -> None:
     assert [labels["worker"] for labels, _ in each["turnout_in_flight"]] == ["host-1-aa"]
 
 
+def test_a_number_in_the_hosts_name_is_no_worker_that_has_ended(tmp_path: Path) -> None:
+    for name in ("ip-10-0-0-7-8-aa", "ip-10-0-0-7-10-bb"):
+        exposition.save(tmp_path, WorkerState(name, of([record()]), GAUGES))
+    for pid in (7, 10):
+        exposition.retire(tmp_path, pid)
+    assert {path.stem for path in tmp_path.iterdir()} == {"ip-10-0-0-7-8-aa", "ended"}
+
+
 def test_a_torn_file_of_another_worker_hides_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "host-9-zz.json").write_bytes(b'{"worker": "x", "metr')
     (tmp_path / "ended.json").write_bytes(b"[]")

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from experiments.snapshot import Snapshot
 from proxy.limits import Limits
-from proxy.provider_process import Frames, Kind, frame
+from proxy.provider_process import Frames, Kind, ProviderProcess, RemoteCall, frame
 
 from .harness import Engine, Proxy, ask, post, running_proxy, snapshot
 from .provider_wires import TEXT, WIRES
@@ -126,6 +126,25 @@ async def test_one_that_hangs_is_ended_and_its_calls_with_it(
         [row] = proxy.exchanges()
         assert (row.outcome, row.error_code) == ("timeout", "upstream_timeout")
         await asyncio.wait_for(another(proxy, stopped), 10)
+
+
+async def test_a_client_that_is_slow_to_read_is_no_reason_to_end_it() -> None:
+    """Pieces that were on their way when the client was to be waited for do not shorten its time."""
+
+    class Slow:
+        def body(self, data: bytes) -> None:
+            call.pause()
+
+    process = ProviderProcess(Limits(idle_seconds=10, stalled_reader_seconds=60))
+    call = RemoteCall(process, 1, b"", Slow())  # type: ignore[arg-type]
+    now = asyncio.get_running_loop().time()
+    call.hear(Kind.BODY, b"data: 1\n\n")
+    call.receiver.body = lambda data: None  # type: ignore[method-assign]
+    call.hear(Kind.BODY, b"data: 2\n\n")
+    assert call.due > now + 60
+    call.resume()
+    call.hear(Kind.BODY, b"data: 3\n\n")
+    assert call.due < now + 60
 
 
 async def test_where_it_cannot_be_had_its_calls_fail_at_once(

@@ -135,6 +135,23 @@ async def test_the_row_is_written_before_done_is_sent(tmp_path: Path) -> None:
             writer.close()
 
 
+async def test_a_stream_with_a_declared_length_keeps_its_own_when_its_head_is_known(tmp_path: Path) -> None:
+    """As a gateway sends it that has waited for the end."""
+    bodies = [DELTA * count + DONE for count in (1, 3, 2, 2)]
+    left = iter(bodies)
+
+    async def buffered(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(json_answer(next(left)).replace(b"application/json", b"text/event-stream"))
+
+    async with Engine(buffered).running() as engine:
+        async with running_proxy(tmp_path, snapshot({1: engine.url})) as proxy:
+            for body in bodies:
+                request = ask(stream=True, stream_options={"include_usage": True})
+                _, headers, answer = parts(await proxy.post(request))
+                whole = dechunk(answer) if "transfer-encoding" in headers else answer
+                assert (whole, int(headers.get("content-length", len(body)))) == (body, len(body))
+
+
 async def test_text_that_says_done_is_not_the_end(tmp_path: Path) -> None:
     tricky = b'data: {"choices":[{"delta":{"content":"data: [DONE]"}}]}\n\n'
     async with Engine(stream(tricky, DELTA, DONE, pause=0.02)).running() as engine:
@@ -164,6 +181,30 @@ async def test_a_failing_candidate_falls_back_and_the_row_says_both(tmp_path: Pa
             assert (row.assigned_arm, row.served_arm) == ("candidate", "control")
             assert (row.outcome, row.arm_outcome, row.attempts) == ("complete", "upstream_error", 2)
             assert row.response == ANSWER
+
+
+@pytest.mark.parametrize("alone", [False, True])
+async def test_half_an_event_that_was_held_back_is_no_byte_the_client_has_got(
+    tmp_path: Path, *, alone: bool
+) -> None:
+    async def half(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(SSE_HEAD + chunk(DELTA[:30]))
+        await writer.drain()
+        await asyncio.sleep(0.02)
+        writer.transport.abort()
+
+    async with Engine(stream(DELTA, DONE)).running() as good, Engine(half).running() as bad:
+        table = snapshot({1: bad.url if alone else good.url, 2: bad.url}, candidate_ppm=1_000_000)
+        async with running_proxy(tmp_path, table) as proxy:
+            status, headers, body = parts(await proxy.post(ask(stream=True)))
+            (row,) = proxy.exchanges()
+    assert (row.arm_outcome, row.attempts, headers["x-turnout-arm"]) == ("truncated", 2, "control")
+    if alone:
+        assert (status, orjson.loads(body)["error"]["code"]) == (502, "upstream_cut")
+        assert (row.outcome, row.response) == ("truncated", DELTA[:30])
+    else:
+        assert (status, dechunk(body)) == (200, DELTA + DONE)
+        assert (row.outcome, row.response) == ("complete", DELTA + DONE)
 
 
 async def test_an_unreachable_engine_is_a_502_in_openais_shape(tmp_path: Path) -> None:

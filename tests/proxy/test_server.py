@@ -85,6 +85,15 @@ async def test_ambiguous_frames_are_refused_and_reach_no_engine(tmp_path: Path, 
         assert not engine.requests
 
 
+async def test_a_list_in_several_lines_reaches_the_engine_whole(tmp_path: Path) -> None:
+    lines = b"anthropic-beta: a\r\nTracestate: x=1\r\nanthropic-beta: b, c\r\ntracestate: y=2"
+    async with Engine(plain).running() as engine, running_proxy(tmp_path, snapshot({1: engine.url})) as proxy:
+        raw = post(ask()).replace(b"\r\n\r\n", b"\r\n%b\r\n\r\n" % lines, 1)
+        assert status(await proxy.send(raw)) == 200
+        assert b"\r\nanthropic-beta: a, b, c\r\n" in engine.requests[0]
+        assert b"\r\ntracestate: x=1, y=2\r\n" in engine.requests[0]
+
+
 async def test_a_header_that_says_the_same_twice_is_not_ambiguous(tmp_path: Path) -> None:
     """As clients send it that are given a key, and have one of their own."""
     async with Engine(plain).running() as engine, running_proxy(tmp_path, snapshot({1: engine.url})) as proxy:

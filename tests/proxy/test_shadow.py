@@ -19,6 +19,7 @@ from proxy.allowance import Allowance
 from proxy.errors import Refusal
 from proxy.limits import Limits
 from proxy.pressure import Reading
+from tests.experiments.ledger import wires
 from turnout.simulation import Profile, SimulatedEngine
 
 from .harness import Proxy, ask, running_proxy, snapshot
@@ -149,6 +150,26 @@ def test_money_is_tokens_times_prices_and_guessed_where_the_engine_does_not_coun
     assert (allowance.tokens, allowance.cost) == (12 + 100 + 10, 1070 + 1000 + 2000)
     assert allowance.refusal(mirror, 1) == "experiment_cost"
     assert allowance.refusal(replace(mirror, max_cost=0), 1) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "tokens"),
+    [
+        (wires.responses_stream("Guten ", "Tag"), 9 + 2),
+        (wires.messages_stream("Guten ", "Tag"), 3 + 2),
+        (wires.messages_stream(*("Tag " * 500).split()), 100 + 500),  # the prompt was counted too long ago
+        (
+            b'{"data":[{"embedding":[%b0]}],"usage":{"prompt_tokens":8,"total_tokens":8}}' % (b"0.25," * 900),
+            8,
+        ),
+    ],
+    ids=["responses", "messages", "long messages", "embeddings"],
+)
+def test_what_the_engine_counts_is_not_guessed_whatever_the_api(answer: bytes, tokens: int) -> None:
+    (mirror,) = snapshot({1: "http://a", 2: "http://b"}, share_ppm=1).models["chat"].mirrors
+    allowance = Allowance()
+    allowance.spend(mirror, 400, answer)
+    assert allowance.tokens == tokens
 
 
 async def test_a_busy_engine_gets_no_copies_whichever_of_the_two_it_is(tmp_path: Path) -> None:

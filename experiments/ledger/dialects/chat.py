@@ -48,13 +48,28 @@ def _message(choice: Choice, message: Payload) -> bool:
     if calls:
         for position, call in enumerate(calls):
             function = call.get("function") or {}
-            number = index(call.get("index", position))
+            number = _number(choice, call, function, position)
             choice.call(number, call.get("id"), function.get("name"), function.get("arguments"))
     elif message.get("function_call"):
         function = message["function_call"]
         choice.call(0, None, function.get("name"), function.get("arguments"))
         calls = True
     return bool(said or reasoning or calls)
+
+
+def _number(choice: Choice, call: Payload, function: Payload, position: int) -> int:
+    """Which of the choice's calls a piece belongs to.
+
+    Of calls in parallel Gemini leaves the index out and Ollama says 0 for each: another id, with a name,
+    begins a call of its own.
+    """
+    given, id_ = call.get("index"), call.get("id")
+    number = position if given is None else index(given)
+    known = choice.calls.get(number)
+    if known is None or not (id_ and known[0] and function.get("name")) or known[0] == id_:
+        return number
+    same = (other for other, parts in choice.calls.items() if parts[0] == id_)
+    return next(same, max(choice.calls) + 1)
 
 
 def _completion_piece(answer: Answer, payload: Payload) -> bool:

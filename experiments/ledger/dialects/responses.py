@@ -63,7 +63,9 @@ def _closed(answer: Answer, response: Payload) -> None:
     """The last event. What an engine sends whole and without deltas is read from it."""
     choice = answer.choice()
     if not choice.spoken:
+        thought, choice.reasoning = choice.reasoning, []
         _whole(answer, response)
+        choice.reasoning = thought or choice.reasoning
     _status(answer, choice, response)
     answer.usage = response.get("usage")
     answer.ended = True

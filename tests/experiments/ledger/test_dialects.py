@@ -85,6 +85,16 @@ def test_what_was_not_streamed_is_read_from_the_last_event() -> None:
     assert (said.outcome, said.text, said.chunks) == ("complete", "All at once", 0)
 
 
+def test_reasoning_that_was_streamed_is_not_read_from_the_last_event_again() -> None:
+    """Where the tokens ended before the answer began, there is nothing else."""
+    item = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "hmm"}]}
+    whole = wires.response("incomplete", [item], reason="max_output_tokens")
+    last = {"type": "response.incomplete", "response": whole}
+    said = read(RESPONSES, named({"type": "response.reasoning_text.delta", "delta": "hmm"}, last))
+    assert (said.outcome, said.reasoning, said.text) == ("length", "hmm", "")
+    assert read(RESPONSES, named(last)).reasoning == "hmm"
+
+
 @pytest.mark.parametrize(
     ("response", "outcome", "code", "finish"),
     [

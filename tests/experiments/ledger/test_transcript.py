@@ -86,6 +86,26 @@ def test_tool_calls_of_a_json_answer() -> None:
     assert said.outcome == "complete"
 
 
+@pytest.mark.parametrize("index", [{}, {"index": None}, {"index": 0}])
+def test_calls_in_parallel_are_told_apart_where_the_index_does_not(index: dict[str, Any]) -> None:
+    """Gemini leaves it out, Ollama says 0 for each, an answer that is whole may say null."""
+    calls = [
+        {"id": id_, "function": {"name": name, "arguments": given}, **index}
+        for id_, name, given in (("c1", "f", '{"a": 1}'), ("c2", "f", "{}"), ("c3", "g", "{}"))
+    ]
+    expected = (
+        ToolCall(id="c1", name="f", arguments='{"a": 1}'),
+        ToolCall(id="c2", name="f", arguments="{}"),
+        ToolCall(id="c3", name="g", arguments="{}"),
+    )
+    end = [delta(None, finish="tool_calls"), "[DONE]"]
+    again = {"id": "c2", "function": {"name": "f", "arguments": ""}, **index}  # said with each of its pieces
+    pieces = [delta(tool_calls=[call]) for call in (*calls, again)]
+    assert read(sse(*pieces, *end)).tool_calls == expected
+    assert read(sse(delta(tool_calls=calls), *end)).tool_calls == expected
+    assert read(chat_answer(None, "tool_calls", tool_calls=calls), JSON).tool_calls == expected
+
+
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
 def test_reasoning_is_content_but_no_answer(name: str) -> None:
     thought = delta(None, **{name: "hmm"})
