@@ -240,7 +240,7 @@ class Promotion:
         """Memory and snapshot follow the alias, unless a rollback was faster."""
         with self._junction.lock:
             if self._junction.rollbacks(decision.model) != rollbacks:
-                self._undo(decision)
+                self.undo(decision)
                 message = f"a rollback of {decision.model!r} has overtaken this promotion: it was undone"
                 raise Conflict(message, code="overtaken")
             model = self._junction.model(decision.model)
@@ -253,7 +253,7 @@ class Promotion:
             self._moved_ns[model.name] = self._junction.now_ns()
             return ended
 
-    def _undo(self, decision: Decision) -> None:
+    def undo(self, decision: Decision) -> None:
         """The alias has moved and must go back. Where production was rolled back, that debt moves it."""
         if self._settlement.moving(decision.model) is None and decision.from_version is not None:
             back = replace(

@@ -55,7 +55,8 @@ class Reconciliation:
                     self._junction.put(*self._promotion.endings(model, intent.to_version))
 
     def recover(self) -> None:
-        """Finish or undo what an earlier controller had begun: finished if the alias has moved, else undone.
+        """Finish or undo what an earlier controller had begun: finished if the alias has moved and nobody has
+        rolled the model back since, else undone.
 
         Before the first publication, and again whenever the registry answers. Raises RegistryError.
         """
@@ -65,11 +66,23 @@ class Reconciliation:
                 continue
             with self._settlement.registry_lock:
                 entry = self._registry.model(intent.model)
-                if entry.production == intent.to_version:
+                moved = entry.production == intent.to_version
+                if moved and not self._rolled_back_since(intent):
                     self._complete(intent, catalog_model(entry))
+                    continue
+                log.warning("promotion of %s to %s is undone", intent.model, intent.to_version)
+                if moved:
+                    self._promotion.undo(intent)
                 else:
-                    log.warning("promotion of %s to %s is undone", intent.model, intent.to_version)
                     self._promotion.fail(intent)
+
+    def _rolled_back_since(self, intent: Decision) -> bool:
+        """Whether a rollback has overtaken a promotion: it lies in the journal until it is in the ledger."""
+        owed = [debt.decision for debt in self._settlement.debts]
+        return any(
+            one.action == "rollback" and one.model == intent.model and one.at_ns >= intent.at_ns
+            for one in (*owed, *decisions.listed(self._store, model=intent.model))
+        )
 
     def _complete(self, intent: Decision, model: CatalogModel) -> None:
         """The alias has moved: the rest follows."""

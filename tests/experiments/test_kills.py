@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .plane import Killed, Plane, shipped
+from .plane import AB, Killed, Plane, shipped
 
 
 @pytest.mark.parametrize(("step", "production"), [("intent", 1), ("alias", 2), ("snapshot", 2), ("done", 2)])
@@ -80,6 +80,32 @@ def test_a_rollback_of_production_killed_while_it_is_written_is_finished(plane: 
     plane.restart()
     assert plane.production == 1
     assert plane.rows().count(("ada", "rollback", "done")) == 1
+    assert not [row for row in plane.rows() if row[2] == "intent"]
+
+
+@pytest.mark.parametrize("production", [False, True])
+def test_a_promotion_that_a_rollback_has_overtaken_is_not_finished_after_a_kill(
+    plane: Plane, production: bool
+) -> None:
+    plane.promote(3, force=True)
+    plane.now_ns += 10**9
+    if not production:  # then the candidate is what is rolled back
+        plane.begin(AB.replace("candidate: 2", "candidate: 2\ncontrol: 3"))
+
+    def overtake(step: str) -> None:
+        if step == "alias":
+            plane.rollback(production=production)
+            raise Killed(step)
+
+    plane.controller.promotion._at = overtake
+    with pytest.raises(Killed):
+        plane.promote(2, force=True)
+    before = plane.snapshot.models["chat"].production
+    plane.restart_without_settling()
+    assert plane.snapshot.models["chat"].production == before == (1 if production else 3)
+    plane.settle()
+    assert plane.production == before
+    assert ("ada", "promote", "failed") in plane.rows()
     assert not [row for row in plane.rows() if row[2] == "intent"]
 
 
