@@ -88,12 +88,13 @@ class Reconciliation:
         """The alias has moved: the rest follows."""
         assert intent.to_version is not None
         log.warning("promotion of %s to %s is finished", intent.model, intent.to_version)
-        with self._junction.lock:
-            self._junction.put(*self._promotion.endings(model, intent.to_version))
-            self._junction.put_model(model)
-            self._junction.publish(even_if_same=False)
-            touched = [one for one in self._junction.experiments() if one.model == model.name]
-        self._promotion.finish(intent, touched)
+        with self._settlement.recording:
+            with self._junction.lock:
+                self._junction.put(*self._promotion.endings(model, intent.to_version))
+                self._junction.put_model(model)
+                self._junction.publish(even_if_same=False)
+                touched = [one for one in self._junction.experiments() if one.model == model.name]
+            self._promotion.finish(intent, touched)
 
     def reconcile(self) -> None:
         """Take up what the registry says now. Raises RegistryError if it does not answer."""

@@ -65,6 +65,9 @@ class Settlement:
         self._changed = threading.Condition()
         self._debts: dict[str, Debt] = {}
         self._wake = threading.Event()
+        #: Held over a record of experiments and memory's keeping up with it, so that what is owed is never
+        #: written over what was recorded after it. Taken before `Junction.lock`, never inside it.
+        self.recording = threading.Lock()
         #: Held over a question to the registry and what follows from its answer, so that no answer is acted
         #: on that a move has overtaken. Taken before `Junction.lock`, never inside it.
         self.registry_lock = threading.RLock()
@@ -104,11 +107,13 @@ class Settlement:
     def adopt_journal(self) -> None:
         """Put what an earlier controller owed back into memory, before the first snapshot is published."""
         for entry in self._journal.entries:
-            if entry.get("rehearsal"):  # killed in the middle of one
-                self._journal.remove("id", entry["id"])
-                continue
             try:
-                self._adopt(entry)
+                # Killed in the middle of a rehearsal, or before what is in the ledger was struck out: by now
+                # its experiments may have been resumed.
+                if entry.get("rehearsal") or decisions.state(self._store, entry["id"]) == "done":
+                    self._strike_out(entry["id"])
+                else:
+                    self._adopt(entry)
             except (KeyError, TypeError, ValueError) as error:
                 log.error("an entry of the journal cannot be read and is left there: %r", error)
 
@@ -159,17 +164,18 @@ class Settlement:
             self._forget(debt)
 
     def _record(self, debt: Debt) -> None:
-        experiments = [
-            self._junction.experiment(name) for name in debt.experiments if self._junction.has(name)
-        ]
         row = replace(debt.decision, state="intent" if debt.alias is not None else "done")
+        with self.recording:
+            experiments = [
+                self._junction.experiment(name) for name in debt.experiments if self._junction.has(name)
+            ]
 
-        def write(connection: Connection) -> None:
-            for experiment in experiments:
-                trials.save(connection, experiment)
-            decisions.record(connection, row)
+            def write(connection: Connection) -> None:
+                for experiment in experiments:
+                    trials.save(connection, experiment)
+                decisions.record(connection, row)
 
-        self._store.write(write)
+            self._store.write(write)
 
     def _move(self, model: str, version: int) -> None:
         """Let `production` name the version; as a rollback where it is one, so that it is marked as such."""
@@ -191,6 +197,9 @@ class Settlement:
         with self._changed:
             self._debts.pop(identity, None)
             self._changed.notify_all()
+        self._strike_out(identity)
+
+    def _strike_out(self, identity: str) -> None:
         try:
             self._journal.remove("id", identity)
         except OSError as error:
