@@ -22,7 +22,7 @@ from .pipeline import pipeline
 from .recorded import selection_of
 from .routing import CatalogModel
 from .snapshot import Endpoint
-from .tracing import trace_id_of
+from .traces import trace_id_of
 
 Json = dict[str, Any]
 
