@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from registry import RegisteredModel, Registry, RegistryError
+from registry import NoSuchModel, RegisteredModel, Registry, RegistryError
 
 from .control import Author, Control
 from .decision import REGISTRY, Decision
@@ -65,7 +65,12 @@ class Reconciliation:
             if intent.action != "promote" or intent.decision_id in owed or self._promotion.busy(intent.model):
                 continue
             with self._settlement.registry_lock:
-                entry = self._registry.model(intent.model)
+                try:
+                    entry = self._registry.model(intent.model)
+                except NoSuchModel as error:
+                    log.warning("promotion of %s to %s is over: %s", intent.model, intent.to_version, error)
+                    self._promotion.fail(intent)
+                    continue
                 moved = entry.production == intent.to_version
                 if moved and not self._rolled_back_since(intent):
                     self._complete(intent, catalog_model(entry))

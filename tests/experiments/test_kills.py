@@ -83,6 +83,16 @@ def test_a_rollback_of_production_killed_while_it_is_written_is_finished(plane: 
     assert not [row for row in plane.rows() if row[2] == "intent"]
 
 
+def test_a_promotion_whose_model_was_deleted_meanwhile_holds_up_nothing(plane: Plane) -> None:
+    plane.dies_at("intent", lambda: plane.promote(2, force=True))
+    with plane.registry._mlflow.asking("delete the model") as client:
+        client.delete_registered_model("chat")
+    plane.restart()
+    assert plane.controller.registry_condition().ok
+    assert plane.controller.junction.models() == []
+    assert plane.rows() == [("ada", "promote", "failed")]
+
+
 @pytest.mark.parametrize("production", [False, True])
 def test_a_promotion_that_a_rollback_has_overtaken_is_not_finished_after_a_kill(
     plane: Plane, production: bool
