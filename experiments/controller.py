@@ -138,6 +138,7 @@ class Controller:
         self._asked = threading.Event()
         self._accounts: dict[str, Accounts] = {}
         self._accounts_lock = threading.Lock()
+        self._collecting = threading.Lock()
         self.revision = 0
         self._threads: list[threading.Thread] = []
         self._registry_error: str | None = "not asked yet"
@@ -241,8 +242,9 @@ class Controller:
     # -- the loops' steps --------------------------------------------------------------------------------
 
     def collect(self) -> None:
-        """Take in what lies in the spool."""
-        self.collected = self.collector.collect_once()
+        """Take in what lies in the spool; at the end after a round that is still under way."""
+        with self._collecting:
+            self.collected = self.collector.collect_once()
         if self.collected.segments:
             self.revision += 1
 
