@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from registry import Registry, RegistryError
+from registry import NoSuchModel, NoSuchVersion, Registry, RegistryError
 
-from .decision import Decision, new_id
+from .decision import Decision, DecisionState, new_id
 from .errors import ExperimentsError
 from .journal import Journal, JournalFull
 from .junction import Junction
@@ -156,9 +156,9 @@ class Settlement:
             self._at("records")
         if debt.alias is not None:
             with self.registry_lock:
-                self._move(decision.model, debt.alias)
+                state = self._move(decision.model, debt.alias)
                 self._at("alias")
-                self._store.write(lambda c: decisions.settle(c, decision.decision_id, "done"))
+                self._store.write(lambda c: decisions.settle(c, decision.decision_id, state))
                 self._forget(debt)
         else:
             self._forget(debt)
@@ -177,15 +177,24 @@ class Settlement:
 
             self._store.write(write)
 
-    def _move(self, model: str, version: int) -> None:
-        """Let `production` name the version; as a rollback where it is one, so that it is marked as such."""
-        entry = self._registry.model(model)
-        if entry.production == version:
-            return
-        if entry.former == version:
-            self._registry.rollback(model)
-        else:
-            self._registry.promote(model, version)
+    def _move(self, model: str, version: int) -> DecisionState:
+        """Let `production` name the version; as a rollback where it is one, so that it is marked as such.
+
+        `failed` where other hands have deleted it meanwhile: what can never be paid is owed no longer, or the
+        model would have no production, and could never be given another.
+        """
+        try:
+            entry = self._registry.model(model)
+            if entry.production == version:
+                return "done"
+            if entry.former == version:
+                self._registry.rollback(model)
+            else:
+                self._registry.promote(model, version)
+        except (NoSuchModel, NoSuchVersion) as error:
+            log.warning("production of %s cannot be version %d any more: %s", model, version, error)
+            return "failed"
+        return "done"
 
     def _update(self, debt: Debt) -> None:
         with self._changed:

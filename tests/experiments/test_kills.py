@@ -129,3 +129,21 @@ def test_a_start_killed_anywhere_has_begun(plane: Plane, step: str) -> None:
 
 def test_a_kill_is_no_ordinary_exception() -> None:
     assert not issubclass(Killed, Exception)
+
+
+def test_a_rollback_to_a_version_that_was_deleted_meanwhile_is_given_up(plane: Plane) -> None:
+    plane.promote(2, force=True)
+    plane.registry.away = True
+    plane.rollback()
+    plane.settle()
+    assert plane.snapshot.models["chat"].production == 1
+    plane.registry.away = False
+    with plane.registry._mlflow.asking("delete version 1") as client:
+        client.delete_model_version("chat", "1")
+    plane.settle()
+    plane.settle()
+    assert plane.production == 2, "what the registry names is better than no answer"
+    assert plane.controller.settlement.debts == []
+    plane.promote(3, force=True)
+    assert plane.production == 3
+    assert ("ada", "rollback", "failed") in plane.rows()
