@@ -52,8 +52,8 @@ class Journal:
         os.close(self._fd)
 
     def answers(self) -> dict[tuple[str, str, int], Output]:
-        """What was written, by item id, item hash and repeat; a line that broke off is left out, and removed if
-        it is the last."""
+        """What was written, by item id, item hash and repeat; a line that broke off is left out, and removed
+        if it is the last."""
         content = self._path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
