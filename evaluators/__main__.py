@@ -46,23 +46,30 @@ class Loops:
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set."""
         while not stop.is_set():
-            pause = self.every_s
             try:
                 self._reload()
-                for gate in self._gates:
-                    for said in await gate.step():
-                        log.info("%s", said)
-                for rule in self._online:
-                    if await self._score(rule, stop):
-                        pause = 0.0
-            except (EvaluatorError, ControlError, OSError) as error:
+            except OSError as error:
                 log.warning("%s", error)
-                pause = max(pause, _AFTER_AN_ERROR_S) if isinstance(error, EvaluatorError) else pause
+            failed = [not await self._gate(gate) for gate in self._gates]
+            busy = [await self._score(rule, stop) for rule in self._online]
+            pause = 0.0 if any(busy) else self.every_s
+            if any(failed):
+                pause = max(self.every_s, _AFTER_AN_ERROR_S)
             try:
                 async with asyncio.timeout(pause):
                     await stop.wait()
             except TimeoutError:
                 continue
+
+    async def _gate(self, gate: VersionGate) -> bool:
+        """Do what is to be done now; False after an error of the gate's own, which holds up no other part."""
+        try:
+            for said in await gate.step():
+                log.info("%s", said)
+        except (EvaluatorError, ControlError, OSError) as error:
+            log.warning("%s: %s", gate.rule.model, error)
+            return not isinstance(error, EvaluatorError)
+        return True
 
     async def _score(self, rule: OnlineRule, stop: asyncio.Event) -> bool:
         """Score for a while; whether something may still wait. Traffic may bring more than can be scored, and
@@ -78,7 +85,7 @@ class Loops:
                 while not stop.is_set() and await scorer.step():
                     if asyncio.get_running_loop().time() >= until:
                         return True
-        except EvaluatorError as error:
+        except (EvaluatorError, ControlError, OSError) as error:
             log.warning("%s: %s", rule.name, error)
         return False
 
@@ -90,11 +97,13 @@ class Loops:
             changed = 0.0
         if changed == self._changed:
             return
-        first, self._changed = self._changed < 0.0, changed
+        first = self._changed < 0.0
         try:
             found = read_automation(self.path)
+            self._changed = changed  # only now: what could not be read is read again
             self._keep()
         except GoldenSetError as error:
+            self._changed = changed
             log.error("%s", error)
             if not first or not self._last_good.exists():
                 return

@@ -123,6 +123,11 @@ def read_automation(path: Path) -> Automation:
         text = path.read_text("utf-8")
     except FileNotFoundError:
         return Automation()
+    except UnicodeDecodeError as error:
+        problem = Problem(
+            file=str(path), line=None, field="", found=str(error), expected="UTF-8", mend="Save it as UTF-8"
+        )
+        raise GoldenSetError([problem]) from None
     try:
         found = check(read_document(text, str(path)), _File)
     except DocumentError as error:

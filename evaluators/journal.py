@@ -52,13 +52,13 @@ class Journal:
         os.close(self._fd)
 
     def answers(self) -> dict[tuple[str, str, int], Output]:
-        """What was written, by item id, item hash and repeat; a last line that broke off is left out, and
-        removed."""
+        """What was written, by item id, item hash and repeat; a line that broke off is left out, and removed
+        if it is the last."""
         content = self._path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             os.ftruncate(self._fd, whole)
-        lines = [orjson.loads(line) for line in content[:whole].splitlines()]
+        lines = [_read(line) for line in content[:whole].splitlines()]
         return {
             (line["item_id"], line["item_hash"], line["repeat"]): _output(line["output"])
             for line in lines
@@ -73,6 +73,14 @@ class Journal:
     def clear(self) -> None:
         """Everything is stored: forget it."""
         self._path.unlink(missing_ok=True)
+
+
+def _read(line: bytes) -> Any:
+    """None for what a full disk has cut, and what came after it once there was room again has completed."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _output(written: Mapping[str, Any]) -> Output:

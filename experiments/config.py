@@ -285,8 +285,13 @@ class Config(Mapping[str, RecordingPolicy]):
         except FileNotFoundError:
             if self._stamp is not None and self.error is None:
                 self._refuse(f"{self._file} has gone; what it said last is still in force")
+            self._stamp = None  # it may come back as it was
             return False
-        except (DocumentError, OSError, UnicodeDecodeError) as error:
+        except (DocumentError, UnicodeDecodeError) as error:
+            self._refuse(str(error))
+            return False
+        except OSError as error:  # of the machine, not of the file: it is read again as it is
+            self._stamp = None
             self._refuse(str(error))
             return False
         self.error = None
@@ -324,5 +329,6 @@ class Config(Mapping[str, RecordingPolicy]):
             log.warning("%s could not be written: %s", self._last_good, error)
 
     def _refuse(self, error: str) -> None:
+        if error != self.error:
+            log.error("the settings stay as they were: %s", error)
         self.error = error
-        log.error("the settings stay as they were: %s", error)

@@ -230,16 +230,20 @@ class Control:
             trials.save(connection, after)
             decisions.record(connection, decision)
 
-        try:
-            self.store.write(write)
-        except DatabaseError as error:
-            raise Unavailable(f"the ledger cannot be written, nothing was changed: {error}") from error
-        self.at("recorded")
-        with self.junction.lock:
-            if overtaken():
-                raise self._overtaken(after.name)
-            self.junction.put(after)
-            self.junction.publish()
+        with self.settlement.recording:
+            try:
+                self.store.write(write)
+            except DatabaseError as error:
+                raise Unavailable(f"the ledger cannot be written, nothing was changed: {error}") from error
+            self.at("recorded")
+            with self.junction.lock:
+                came_into_force = not overtaken()
+                if came_into_force:
+                    self.junction.put(after)
+                    self.junction.publish()
+        if not came_into_force:  # the debt of what was faster writes the experiment
+            self.store.write(lambda connection: decisions.settle(connection, decision.decision_id, "failed"))
+            raise self._overtaken(after.name)
         self.at("published")
 
     @staticmethod

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from registry import Registry, RegistryError
 
@@ -44,8 +44,10 @@ from .recorded import selection_of
 from .rehearsal import Rehearsal
 from .routing import catalog_of
 from .settlement import SETBACKS, Settlement
-from .tracing import tracing_of_environment
 from .watch import Watch
+
+if TYPE_CHECKING:
+    from .tracing import Tracing
 
 log = logging.getLogger("turnout.controller")
 
@@ -125,7 +127,7 @@ class Controller:
             )
             self.protection = Protection(self.control, revision=lambda: self.revision, tally=tally)
             self.notices = Notices(self.store, self.config.webhooks, now_ns=now_ns)
-            self.tracing = tracing_of_environment(self.store, now_ns)
+            self.tracing = _tracing(self.store, now_ns)
             self.collector = Collector(self.store, options.data / "spool", self.config)
         except BaseException:
             self.store.close()
@@ -136,6 +138,7 @@ class Controller:
         self._asked = threading.Event()
         self._accounts: dict[str, Accounts] = {}
         self._accounts_lock = threading.Lock()
+        self._collecting = threading.Lock()
         self.revision = 0
         self._threads: list[threading.Thread] = []
         self._registry_error: str | None = "not asked yet"
@@ -239,8 +242,9 @@ class Controller:
     # -- the loops' steps --------------------------------------------------------------------------------
 
     def collect(self) -> None:
-        """Take in what lies in the spool."""
-        self.collected = self.collector.collect_once()
+        """Take in what lies in the spool; at the end after a round that is still under way."""
+        with self._collecting:
+            self.collected = self.collector.collect_once()
         if self.collected.segments:
             self.revision += 1
 
@@ -321,3 +325,17 @@ class Controller:
         """Whether the registry answered when it was last asked."""
         since = None if self._registry_ok_at is None else round(time.monotonic() - self._registry_ok_at, 1)
         return RegistryCondition(ok=self._registry_error is None, error=self._registry_error, last_ok_s=since)
+
+
+def _tracing(store: Store, now_ns: Callable[[], int]) -> Tracing | None:
+    """Who tells of exchanges as OpenTelemetry's variables say, None if nobody.
+
+    It refuses some of what they may say, in part when it is imported: a controller starts all the same.
+    """
+    try:
+        from .tracing import tracing_of_environment
+
+        return tracing_of_environment(store, now_ns)
+    except Exception as error:
+        log.error("no spans are told, for one of OpenTelemetry's variables is wrong: %s", error)
+        return None

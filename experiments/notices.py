@@ -57,6 +57,8 @@ class Notices:
         self._store = store
         self._webhooks = webhooks
         self._now_ns = now_ns
+        #: Whoever was told since the start: a ledger that takes no writes must not make one told again.
+        self._come: dict[str, Subscriber] = {}
         self._client = httpx.Client(
             timeout=PATIENCE_S, trust_env=False, follow_redirects=False, transport=transport
         )
@@ -66,7 +68,7 @@ class Notices:
         declared = dict(self._webhooks())
         if not declared:
             return
-        known = events.subscribers(self._store)
+        known = events.subscribers(self._store) | self._come
         for url, secret_env in declared.items():
             one = known.get(url)
             if one is None:  # new: told of what is decided from now on
@@ -125,6 +127,7 @@ class Notices:
             return f"{type(error).__name__}: {error}"
 
     def _save(self, one: Subscriber) -> None:
+        self._come[one.url] = one
         self._store.write(lambda connection: events.save_subscriber(connection, one))
 
     def close(self) -> None:

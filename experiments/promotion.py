@@ -240,7 +240,7 @@ class Promotion:
         """Memory and snapshot follow the alias, unless a rollback was faster."""
         with self._junction.lock:
             if self._junction.rollbacks(decision.model) != rollbacks:
-                self._undo(decision)
+                self.undo(decision)
                 message = f"a rollback of {decision.model!r} has overtaken this promotion: it was undone"
                 raise Conflict(message, code="overtaken")
             model = self._junction.model(decision.model)
@@ -253,7 +253,7 @@ class Promotion:
             self._moved_ns[model.name] = self._junction.now_ns()
             return ended
 
-    def _undo(self, decision: Decision) -> None:
+    def undo(self, decision: Decision) -> None:
         """The alias has moved and must go back. Where production was rolled back, that debt moves it."""
         if self._settlement.moving(decision.model) is None and decision.from_version is not None:
             back = replace(
@@ -293,7 +293,13 @@ class Promotion:
         `production` True: production goes back whatever runs. Traffic first, records after. Raises NotFound,
         Conflict where there is nothing to go back to.
         """
-        model = self._junction.model(name)
+        done = None
+        while done is None:  # production has moved meanwhile: judged anew
+            done = self._roll_back(self._junction.model(name), author, production, dry_run)
+        return done
+
+    def _roll_back(self, model: CatalogModel, author: Author, production: bool, dry_run: bool) -> Done | None:
+        name = model.name
         routing = next((one for one in self._junction.open_on(name) if one.routes), None)
         if routing is not None and not production:
             if dry_run:
@@ -325,7 +331,8 @@ class Promotion:
             f"version: `turnout rollback {model} --production`"
         )
 
-    def _back(self, model: CatalogModel, author: Author, dry_run: bool) -> Done:
+    def _back(self, model: CatalogModel, author: Author, dry_run: bool) -> Done | None:
+        """None if production is another version by now."""
         began = time.monotonic()
         target = model.former or decisions.former_production(self._store, model.name, model.production)
         if target is None:
@@ -343,6 +350,9 @@ class Promotion:
         if dry_run:
             return self._would("rollback", model.name, words)
         with self._junction.lock:
+            there = self._junction.model(model.name)
+            if there.production != model.production:
+                return None
             ended = self._endings_after_rollback(model, target)
             decision = Decision(
                 at_ns=self._junction.now_ns(),
@@ -358,7 +368,7 @@ class Promotion:
             self._settlement.owe(decision, tuple(ended), alias=target)
             self._at("owed")
             left = model.production
-            self._junction.put_model(replace(model, production=target, former=None, came_back_from=left))
+            self._junction.put_model(replace(there, production=target, former=None, came_back_from=left))
             self._junction.put(*ended)
             self._junction.publish()
             self._moved_ns[model.name] = decision.at_ns

@@ -2,7 +2,8 @@
 
 When nothing succeeds there (the workers' breakers say so, in the rows), and when a shadow has used up what it
 may. Both are told apart from verdicts by who did it: `breaker`, `budget`. Both pause: an operator who has
-mended the cause resumes, and every unit gets its arm back.
+mended the cause resumes, and every unit gets its arm back. A shadow that has concluded has nothing to resume:
+its copies end.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Protection:
         revision = self._revision() if self._revision else None
         if revision is not None and revision == self._looked:
             return
+        missed = False
         for experiment in self._control.junction.experiments():
             if not experiment.has_traffic:
                 continue
@@ -59,8 +61,9 @@ class Protection:
                     self._budget(experiment)
             except SETBACKS as error:
                 log.warning("experiment %s: not protected now: %s", experiment.name, error)
-                return  # looked at again, with new rows or without
-        self._looked = revision
+                missed = True  # looked at again, with new rows or without
+        if not missed:
+            self._looked = revision
 
     def _breakers(self, experiment: Experiment) -> None:
         store, phase = self._control.store, experiment.phase.number
@@ -120,5 +123,8 @@ class Protection:
             if cost >= traffic.max_cost:
                 used = f"{cost:.4g} of {traffic.max_cost:.4g} in money"
         if used:
-            reason = f"budget: the copies have used {used}"
-            self._control.take_away(experiment.name, "pause", "pause", Author(actor=BUDGET, reason=reason))
+            author = Author(actor=BUDGET, reason=f"budget: the copies have used {used}")
+            if experiment.state == "concluded":
+                self._control.stop(experiment.name, author)
+            else:
+                self._control.pause(experiment.name, author)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from registry import RegisteredModel, Registry, RegistryError
+from registry import NoSuchModel, RegisteredModel, Registry, RegistryError
 
 from .control import Author, Control
 from .decision import REGISTRY, Decision
@@ -55,7 +55,8 @@ class Reconciliation:
                     self._junction.put(*self._promotion.endings(model, intent.to_version))
 
     def recover(self) -> None:
-        """Finish or undo what an earlier controller had begun: finished if the alias has moved, else undone.
+        """Finish or undo what an earlier controller had begun: finished if the alias has moved and nobody has
+        rolled the model back since, else undone.
 
         Before the first publication, and again whenever the registry answers. Raises RegistryError.
         """
@@ -64,23 +65,41 @@ class Reconciliation:
             if intent.action != "promote" or intent.decision_id in owed or self._promotion.busy(intent.model):
                 continue
             with self._settlement.registry_lock:
-                entry = self._registry.model(intent.model)
-                if entry.production == intent.to_version:
-                    self._complete(intent, catalog_model(entry))
-                else:
-                    log.warning("promotion of %s to %s is undone", intent.model, intent.to_version)
+                try:
+                    entry = self._registry.model(intent.model)
+                except NoSuchModel as error:
+                    log.warning("promotion of %s to %s is over: %s", intent.model, intent.to_version, error)
                     self._promotion.fail(intent)
+                    continue
+                moved = entry.production == intent.to_version
+                if moved and not self._rolled_back_since(intent):
+                    self._complete(intent, catalog_model(entry))
+                    continue
+                log.warning("promotion of %s to %s is undone", intent.model, intent.to_version)
+                if moved:
+                    self._promotion.undo(intent)
+                else:
+                    self._promotion.fail(intent)
+
+    def _rolled_back_since(self, intent: Decision) -> bool:
+        """Whether a rollback has overtaken a promotion: it lies in the journal until it is in the ledger."""
+        owed = [debt.decision for debt in self._settlement.debts]
+        return any(
+            one.action == "rollback" and one.model == intent.model and one.at_ns >= intent.at_ns
+            for one in (*owed, *decisions.listed(self._store, model=intent.model))
+        )
 
     def _complete(self, intent: Decision, model: CatalogModel) -> None:
         """The alias has moved: the rest follows."""
         assert intent.to_version is not None
         log.warning("promotion of %s to %s is finished", intent.model, intent.to_version)
-        with self._junction.lock:
-            self._junction.put(*self._promotion.endings(model, intent.to_version))
-            self._junction.put_model(model)
-            self._junction.publish(even_if_same=False)
-            touched = [one for one in self._junction.experiments() if one.model == model.name]
-        self._promotion.finish(intent, touched)
+        with self._settlement.recording:
+            with self._junction.lock:
+                self._junction.put(*self._promotion.endings(model, intent.to_version))
+                self._junction.put_model(model)
+                self._junction.publish(even_if_same=False)
+                touched = [one for one in self._junction.experiments() if one.model == model.name]
+            self._promotion.finish(intent, touched)
 
     def reconcile(self) -> None:
         """Take up what the registry says now. Raises RegistryError if it does not answer."""

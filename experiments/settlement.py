@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from registry import Registry, RegistryError
+from registry import NoSuchModel, NoSuchVersion, Registry, RegistryError
 
-from .decision import Decision, new_id
+from .decision import Decision, DecisionState, new_id
 from .errors import ExperimentsError
 from .journal import Journal, JournalFull
 from .junction import Junction
@@ -65,6 +65,9 @@ class Settlement:
         self._changed = threading.Condition()
         self._debts: dict[str, Debt] = {}
         self._wake = threading.Event()
+        #: Held over a record of experiments and memory's keeping up with it, so that what is owed is never
+        #: written over what was recorded after it. Taken before `Junction.lock`, never inside it.
+        self.recording = threading.Lock()
         #: Held over a question to the registry and what follows from its answer, so that no answer is acted
         #: on that a move has overtaken. Taken before `Junction.lock`, never inside it.
         self.registry_lock = threading.RLock()
@@ -104,11 +107,13 @@ class Settlement:
     def adopt_journal(self) -> None:
         """Put what an earlier controller owed back into memory, before the first snapshot is published."""
         for entry in self._journal.entries:
-            if entry.get("rehearsal"):  # killed in the middle of one
-                self._journal.remove("id", entry["id"])
-                continue
             try:
-                self._adopt(entry)
+                # Killed in the middle of a rehearsal, or before what is in the ledger was struck out: by now
+                # its experiments may have been resumed.
+                if entry.get("rehearsal") or decisions.state(self._store, entry["id"]) == "done":
+                    self._strike_out(entry["id"])
+                else:
+                    self._adopt(entry)
             except (KeyError, TypeError, ValueError) as error:
                 log.error("an entry of the journal cannot be read and is left there: %r", error)
 
@@ -151,35 +156,45 @@ class Settlement:
             self._at("records")
         if debt.alias is not None:
             with self.registry_lock:
-                self._move(decision.model, debt.alias)
+                state = self._move(decision.model, debt.alias)
                 self._at("alias")
-                self._store.write(lambda c: decisions.settle(c, decision.decision_id, "done"))
+                self._store.write(lambda c: decisions.settle(c, decision.decision_id, state))
                 self._forget(debt)
         else:
             self._forget(debt)
 
     def _record(self, debt: Debt) -> None:
-        experiments = [
-            self._junction.experiment(name) for name in debt.experiments if self._junction.has(name)
-        ]
         row = replace(debt.decision, state="intent" if debt.alias is not None else "done")
+        with self.recording:
+            experiments = [
+                self._junction.experiment(name) for name in debt.experiments if self._junction.has(name)
+            ]
 
-        def write(connection: Connection) -> None:
-            for experiment in experiments:
-                trials.save(connection, experiment)
-            decisions.record(connection, row)
+            def write(connection: Connection) -> None:
+                for experiment in experiments:
+                    trials.save(connection, experiment)
+                decisions.record(connection, row)
 
-        self._store.write(write)
+            self._store.write(write)
 
-    def _move(self, model: str, version: int) -> None:
-        """Let `production` name the version; as a rollback where it is one, so that it is marked as such."""
-        entry = self._registry.model(model)
-        if entry.production == version:
-            return
-        if entry.former == version:
-            self._registry.rollback(model)
-        else:
-            self._registry.promote(model, version)
+    def _move(self, model: str, version: int) -> DecisionState:
+        """Let `production` name the version; as a rollback where it is one, so that it is marked as such.
+
+        `failed` where other hands have deleted it meanwhile: what can never be paid is owed no longer, or the
+        model would have no production, and could never be given another.
+        """
+        try:
+            entry = self._registry.model(model)
+            if entry.production == version:
+                return "done"
+            if entry.former == version:
+                self._registry.rollback(model)
+            else:
+                self._registry.promote(model, version)
+        except (NoSuchModel, NoSuchVersion) as error:
+            log.warning("production of %s cannot be version %d any more: %s", model, version, error)
+            return "failed"
+        return "done"
 
     def _update(self, debt: Debt) -> None:
         with self._changed:
@@ -191,6 +206,9 @@ class Settlement:
         with self._changed:
             self._debts.pop(identity, None)
             self._changed.notify_all()
+        self._strike_out(identity)
+
+    def _strike_out(self, identity: str) -> None:
         try:
             self._journal.remove("id", identity)
         except OSError as error:

@@ -14,25 +14,22 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from math import inf
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
-from uuid import UUID
 
 from opentelemetry import trace
-from opentelemetry.context import Context
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from .ledger import exported
 from .ledger.exchange import FAILURES
 from .ledger.store import Row, Store, nanoseconds
+from .traces import origin, span_id
 
 log = logging.getLogger("turnout.traces")
 
@@ -53,7 +50,6 @@ _OPERATIONS: Final = {
     "/v1/completions": "text_completion",
     "/v1/embeddings": "embeddings",
 }
-_PROPAGATOR: Final = TraceContextTextMapPropagator()
 _SCOPE: Final = InstrumentationScope("turnout")
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 
@@ -132,8 +128,8 @@ class Tracing:
         self._exporter.shutdown()
 
     def _advance(self, number: int) -> None:
+        self._next = number  # first: what was taken is not sent again because the disk is full
         self._store.write(lambda connection: exported.save_position(connection, number))
-        self._next = number
 
     def _put_off(self) -> None:
         """OpenTelemetry's exporter has tried for a while and said in the log why it gave up."""
@@ -150,7 +146,7 @@ class Tracing:
         """None if there is nothing to tell: a copy that was not sent, or a trace that is not sampled."""
         if row["outcome"] == "shed":
             return None
-        trace_id, client = _origin(row)
+        trace_id, client = origin(row)
         name = f"{_operation(row)} {row['model']}".rstrip()
         sampled = self._provider.sampler.should_sample(client, trace_id, name).decision
         if sampled is not Decision.RECORD_AND_SAMPLE:
@@ -158,13 +154,13 @@ class Tracing:
         parent = trace.get_current_span(client).get_span_context()
         if (row["role"], row["origin"]) == ("shadow", "live"):  # a copy is a part of its request
             parent = SpanContext(
-                trace_id, _span_id(row["pair_id"] or ""), is_remote=True, trace_flags=_SAMPLED
+                trace_id, span_id(row["pair_id"] or ""), is_remote=True, trace_flags=_SAMPLED
             )
         began_ns = nanoseconds(row["started_at"])
         failed = row["outcome"] in FAILURES or row["outcome"] == "rejected"
         return ReadableSpan(
             name,
-            context=SpanContext(trace_id, _span_id(row["exchange_id"]), False, _SAMPLED),
+            context=SpanContext(trace_id, span_id(row["exchange_id"]), False, _SAMPLED),
             parent=parent if parent.is_valid else None,
             resource=self._provider.resource,
             attributes={name: value for name, value in _attributes(row, failed).items() if value is not None},
@@ -191,37 +187,6 @@ def tracing_of_environment(store: Store, now_ns: Callable[[], int]) -> Tracing |
     host = urlsplit(endpoint).netloc.rpartition("@")[2] or endpoint  # a password is nobody's to read
     log.info("exchanges are told as spans to %s", host)
     return Tracing(store, OTLPSpanExporter(), endpoint=host, now_ns=now_ns)
-
-
-def trace_id_of(row: Row) -> str:
-    """The trace of which an exchange is a part, as 32 hexadecimal digits."""
-    return trace.format_trace_id(_origin(row)[0])
-
-
-def _origin(row: Row) -> tuple[int, Context]:
-    """An exchange's trace, and the client's span in it, if there is one.
-
-    Without trace context the trace is called as the request is: its id without the dashes. A replay is no
-    part of what the client did.
-    """
-    carrier = {"traceparent": row["traceparent"]} if row["traceparent"] else {}
-    client = _PROPAGATOR.extract(carrier, Context())
-    context = trace.get_current_span(client).get_span_context()
-    if context.is_valid:
-        return context.trace_id, client
-    name = row["exchange_id"] if row["origin"] == "replay" else row["request_id"]
-    try:
-        return UUID(name).int, client
-    except ValueError:  # no proxy of ours has named it
-        return _digest(name, 16), client
-
-
-def _digest(name: str, size: int) -> int:
-    return int.from_bytes(blake2b(name.encode(), digest_size=size).digest())
-
-
-def _span_id(exchange_id: str) -> int:
-    return _digest(exchange_id, 8)
 
 
 def _operation(row: Row) -> str:

@@ -22,7 +22,7 @@ from .pipeline import pipeline
 from .recorded import selection_of
 from .routing import CatalogModel
 from .snapshot import Endpoint
-from .tracing import trace_id_of
+from .traces import trace_id_of
 
 Json = dict[str, Any]
 
@@ -91,9 +91,17 @@ def _version_of(endpoint: Endpoint) -> Json:
 
 def summary(controller: Controller, experiment: Experiment) -> Json:
     """ExperimentSummary."""
+    return _summary(controller, experiment, _latest(controller, experiment.name))
+
+
+def _latest(controller: Controller, name: str) -> dict[str, Any] | None:
+    """The latest verdict. An answer asks once, so that its parts are of one look."""
+    seen = controller.watch.seen(name)
+    return seen.document if seen else trials.last_verdict(controller.store, name)
+
+
+def _summary(controller: Controller, experiment: Experiment, document: dict[str, Any] | None) -> Json:
     now_ns = controller.junction.now_ns()
-    seen = controller.watch.seen(experiment.name)
-    document = seen.document if seen else trials.last_verdict(controller.store, experiment.name)
     units = document["units"] if document else 0
     end_ns = experiment.ended_ns or now_ns
     data_age_s = None if document is None else max(0.0, (now_ns - document["as_of_ns"]) / 1e9)
@@ -183,8 +191,7 @@ def _guardrails(document: Mapping[str, Any] | None) -> list[Json]:
 
 def experiment(controller: Controller, found: Experiment) -> Json:
     """ExperimentView: the summary with the spec, the phases and the whole verdict."""
-    seen = controller.watch.seen(found.name)
-    document = seen.document if seen else trials.last_verdict(controller.store, found.name)
+    document = _latest(controller, found.name)
     phases = [
         {
             "phase": phase["phase"],
@@ -195,7 +202,7 @@ def experiment(controller: Controller, found: Experiment) -> Json:
         for phase in trials.phases(controller.store, found.name)
     ]
     return {
-        **summary(controller, found),
+        **_summary(controller, found, document),
         "spec_yaml": found.spec_yaml,
         "phases": phases,
         "pipeline": pipeline(controller.store, found, controller.junction.now_ns()),

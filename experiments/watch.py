@@ -267,8 +267,9 @@ class Watch:
             )
         try:
             self._promotion.promote(experiment.model, experiment.candidate_version, author, backing=backing)
-        except (Refused, RegistryError, Unavailable) as error:
-            # An endpoint or the registry does not answer now. The `ship` stands, it is not judged anew.
+        except (Refused, Conflict, RegistryError, Unavailable) as error:
+            # An endpoint or the registry does not answer now, or another move is not over. The `ship` stands,
+            # it is not judged anew.
             self._put_promotion_off(experiment.name, error)
             self._control.conclude(experiment.name, author, backing)
             raise
@@ -290,7 +291,7 @@ class Watch:
         author = Author(actor=CONTROLLER, reason="the promotion that was put off")
         try:
             self._promotion.promote(experiment.model, experiment.candidate_version, author)
-        except (Refused, RegistryError, Unavailable) as error:
+        except (Refused, Conflict, RegistryError, Unavailable) as error:
             self._put_promotion_off(experiment.name, error)
             raise
         self._put_off.pop(experiment.name, None)

@@ -60,6 +60,12 @@ def _announce(connection: DuckDBPyConnection, decision_id: str, state: DecisionS
     )
 
 
+def state(store: Store, decision_id: str) -> DecisionState | None:
+    """The state that a decision is in, None if it is not recorded."""
+    rows = store.read("SELECT state FROM decisions WHERE decision_id = ?", [decision_id])
+    return rows[0]["state"] if rows else None
+
+
 def intents(store: Store) -> list[Decision]:
     """What was begun and neither finished nor given up, oldest first."""
     rows = store.read("SELECT * FROM decisions WHERE state = 'intent' ORDER BY \"at\", decision_id")

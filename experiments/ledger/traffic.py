@@ -110,7 +110,8 @@ def exchanges(
             AND (CAST($arm AS VARCHAR) IS NULL OR assigned_arm = $arm)
             AND (CAST($outcome AS VARCHAR) IS NULL OR outcome = $outcome)
             AND (CAST($trace_id AS VARCHAR) IS NULL
-                OR coalesce(substr(traceparent, 4, 32), replace(request_id, '-', '')) = $trace_id)
+                OR coalesce(substr(traceparent, 4, 32),
+                    replace(if(origin = 'replay', exchange_id, request_id), '-', '')) = $trace_id)
         ORDER BY started_at DESC, exchange_id LIMIT $limit OFFSET $offset
         """,
         {

@@ -62,6 +62,10 @@ def save(connection: DuckDBPyConnection, experiment: Experiment) -> None:
 
 def _save_phase(connection: DuckDBPyConnection, experiment: Experiment) -> None:
     phase = experiment.phase
+    # A later one was overtaken between its record and its coming into force: there is no such phase.
+    connection.execute(
+        "DELETE FROM phases WHERE experiment = ? AND phase > ?", [experiment.name, phase.number]
+    )
     connection.execute(
         "UPDATE phases SET ended_at = ? WHERE experiment = ? AND phase < ? AND ended_at IS NULL",
         [instant(phase.started_ns), experiment.name, phase.number],

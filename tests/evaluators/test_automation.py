@@ -16,7 +16,8 @@ from evaluators.automation import Automation, OnlineRule, read_automation
 from evaluators.errors import GoldenSetError, ModelRefused, ModelUnavailable
 from evaluators.models import ModelReply, Services
 from evaluators.online import OnlineScorer
-from evaluators.versiongate import Access, waiting
+from evaluators.versiongate import Access, VersionGate, waiting
+from experiments.client import ControlError
 
 FILE = """
 gate:
@@ -93,6 +94,61 @@ async def test_more_answers_than_can_be_scored_hold_up_neither_the_file_nor_the_
     stop.set()
     await working
     assert len(batches) < 20
+
+
+async def test_a_part_that_cannot_go_on_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A golden set that is not there, a model that the controller does not know: the others go on."""
+    gates = "gate:\n  chat: {set: nowhere}\n  code: {set: nowhere}\n  text: {set: nowhere}\n"
+    written(tmp_path, gates + FILE[FILE.index("online:") :])
+    stop, tried = asyncio.Event(), []
+
+    async def gate(self: VersionGate) -> list[str]:
+        tried.append(self.rule.model)
+        if self.rule.model == "chat":
+            raise GoldenSetError([])
+        raise ControlError("no model", status=404, code="unknown_model")
+
+    async def score(self: OnlineScorer) -> int:
+        tried.append(self.rule.name)
+        stop.set()
+        return 0
+
+    monkeypatch.setattr(VersionGate, "step", gate)
+    monkeypatch.setattr(OnlineScorer, "step", score)
+    access = Access(proxy_url="http://127.0.0.1:1", token="t", data=tmp_path)
+    running = Loops(path=tmp_path / "evaluators.yaml", api=cast(Any, None), access=access)
+    async with asyncio.timeout(5):
+        await running.run(stop)
+    assert tried == ["chat", "code", "text", "short"]
+
+
+def test_a_file_that_could_not_be_read_once_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, FILE)
+    running = loops(tmp_path)
+
+    def refuse(path: Path, *arguments: str) -> str:
+        raise OSError("too many open files")
+
+    with monkeypatch.context() as there:
+        there.setattr(Path, "read_text", refuse)
+        with pytest.raises(OSError, match="too many"):
+            running._reload()
+    running._reload()
+    assert [rule.name for rule in running._online] == ["short"]
+
+
+def test_a_file_in_another_encoding_is_a_wrong_file_and_no_end(tmp_path: Path) -> None:
+    written(tmp_path, FILE)
+    running = loops(tmp_path)
+    running._reload()
+    (tmp_path / "evaluators.yaml").write_bytes(b"gate: \xff")
+    os.utime(tmp_path / "evaluators.yaml", (1, 1))
+    running._reload()
+    assert [rule.name for rule in running._online] == ["short"]
 
 
 def test_the_file_says_what_is_done(tmp_path: Path) -> None:

@@ -165,6 +165,20 @@ def test_a_journal_keeps_whole_answers_and_leaves_out_one_that_broke_off(tmp_pat
         assert journal.answers() == {("a", a.hash, 0): answers[0], ("c", c.hash, 1): answers[1]}
 
 
+def test_a_line_that_a_full_disk_has_cut_keeps_no_other_from_being_read(tmp_path: Path) -> None:
+    golden = make_set(tmp_path / "set", [row("a"), row("c")])
+    a, c = golden.items
+    answer = Output(text="yes")
+    with Journal(tmp_path, "r") as journal:
+        journal.write(a, 0, answer)
+        with (tmp_path / "r.jsonl").open("ab") as file:
+            file.write(b'{"item_id": "a", "ite')
+        journal.write(a, 1, answer)  # there is room again: this one is lost too
+        journal.write(c, 0, answer)
+    with Journal(tmp_path, "r") as journal:
+        assert journal.answers() == {("a", a.hash, 0): answer, ("c", c.hash, 0): answer}
+
+
 def test_two_processes_do_not_make_the_same_run(tmp_path: Path) -> None:
     with Journal(tmp_path, "r"), pytest.raises(RunBusy, match="run r is being made"):
         Journal(tmp_path, "r").__enter__()

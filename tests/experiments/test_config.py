@@ -86,6 +86,38 @@ def test_a_file_that_has_gone_does_not_switch_redaction_off(tmp_path: Path) -> N
     assert config.error is None
 
 
+def test_a_file_that_comes_back_as_it_was_is_in_force(tmp_path: Path) -> None:
+    file, aside = tmp_path / "turnout.yaml", tmp_path / "aside.yaml"
+    file.write_text(GOOD)
+    config = Config(file)
+    file.rename(aside)
+    config.reload()
+    assert "has gone" in str(config.error)
+    aside.rename(file)
+    config.reload()
+    assert config.error is None
+
+
+def test_a_file_that_could_not_be_read_once_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "turnout.yaml"
+    file.write_text(KEYS)
+    config = Config(file)
+    file.write_text(GOOD)
+
+    def refuse(path: Path, *arguments: str) -> str:
+        raise OSError("too many open files")
+
+    with monkeypatch.context() as there:
+        there.setattr(Path, "read_text", refuse)
+        assert not config.reload()
+    assert "too many open files" in str(config.error)
+    assert config.reload()
+    assert config.error is None
+    assert config.recordings() == {"chat": "redacted", "code": "numbers"}
+
+
 def test_without_a_file_everything_is_recorded_in_full(tmp_path: Path) -> None:
     config = Config(tmp_path / "turnout.yaml")
     assert dict(config) == {}

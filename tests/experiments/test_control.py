@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import duckdb
 import pytest
 
@@ -9,6 +12,7 @@ from experiments import views
 from experiments.assignment import unit_id
 from experiments.decision import Backing
 from experiments.errors import Conflict, DocumentError, NotFound, Refused, Unavailable
+from experiments.journal import Journal
 from experiments.ledger import golden, trials
 from experiments.ledger.store import instant
 
@@ -206,6 +210,68 @@ def test_a_stop_that_comes_between_a_ramp_and_its_record_wins(plane: Plane) -> N
     plane.restart()
     assert plane.state() == "kept"
     assert not plane.candidate_has_traffic
+
+
+def test_a_ramp_that_a_pause_overtakes_leaves_nothing_behind(plane: Plane) -> None:
+    plane.begin(CANARY)
+    control = plane.controller.control
+
+    def pause(step: str) -> None:
+        if step == "recorded":
+            control.at = lambda step: None
+            control.pause("faster", ADA)
+
+    control.at = pause
+    with pytest.raises(Conflict) as refused:
+        control.ramp("faster", 250_000, ADA)
+    assert refused.value.code == "overtaken"
+    assert ("ada", "ramp", "failed") in plane.rows()
+    plane.settle()
+    control.resume("faster", ADA)
+    before = plane.controller.junction.experiment("faster")
+    plane.restart()
+    after = plane.controller.junction.experiment("faster")
+    assert (after.phase, after.ranges) == (before.phase, before.ranges)
+
+
+def test_the_late_record_of_a_pause_is_not_written_over_that_of_the_resumption(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane.begin()
+    control, store = plane.controller.control, plane.controller.store
+    control.pause("faster", ADA)
+    resuming = threading.Thread(target=control.resume, args=("faster", ADA))
+    write = store.write
+
+    def resumed_meanwhile(change: Any) -> Any:
+        monkeypatch.setattr(store, "write", write)
+        resuming.start()
+        resuming.join(0.2)  # through at once, or held until this is written
+        return write(change)
+
+    monkeypatch.setattr(store, "write", resumed_meanwhile)
+    plane.controller.settlement.pay_all()
+    resuming.join(10)
+    assert plane.state() == "running"
+
+
+def test_a_pause_that_the_journal_kept_is_not_repeated_after_the_resumption(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane.begin()
+    plane.controller.control.pause("faster", ADA)
+
+    def refuse(file: Journal, key: str, value: str) -> None:
+        raise OSError("input/output error")
+
+    with monkeypatch.context() as there:
+        there.setattr(Journal, "remove", refuse)
+        plane.settle()
+    plane.controller.control.resume("faster", ADA)
+    plane.restart()
+    assert plane.state() == "running"
+    assert plane.candidate_has_traffic
+    assert Journal(plane.data / "rollback.journal").entries == []
 
 
 @pytest.mark.parametrize(("kind", "traffic"), [("ship", True), ("inconclusive", False)])

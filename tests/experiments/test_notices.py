@@ -13,6 +13,7 @@ import pytest
 from experiments.config import read_config
 from experiments.errors import DocumentError
 from experiments.ledger import events
+from experiments.ledger.store import DatabaseError
 from experiments.notices import ATTEMPTS, Notices
 
 from .plane import Plane
@@ -97,6 +98,26 @@ def test_what_fails_is_tried_again_less_and_less_often_and_holds_its_order(
     assert all(request.url.host == "hooks.example" for request in receiver.requests)
     (state,) = notices.state()
     assert (state.told, state.attempts, state.error) == (2, 0, None)
+
+
+def test_what_was_told_is_not_told_again_while_the_ledger_takes_no_writes(
+    plane: Plane, receiver: Receiver, notices: Notices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane.begin()
+
+    def refuse(change: object) -> None:
+        raise DatabaseError("no space left on device")
+
+    with monkeypatch.context() as there:
+        there.setattr(plane.controller.store, "write", refuse)
+        with pytest.raises(DatabaseError):
+            notices.tell()
+        notices.tell()
+    plane.conclude("ship")
+    notices.tell()
+    assert receiver.actions == ["start", "conclude"]
+    (state,) = notices.state()
+    assert state.told == 2
 
 
 def test_a_restart_neither_forgets_nor_repeats(plane: Plane, receiver: Receiver, notices: Notices) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from experiments.errors import Conflict, NotFound, Refused
 from experiments.ledger import decisions
+from experiments.routing import CatalogModel
 from registry import RegistryUnreachable
 
 from .plane import AB, ADA, SHADOW, Plane, shipped
@@ -186,6 +187,32 @@ def test_a_rollback_releases_the_candidate_of_a_running_experiment(plane: Plane)
     assert plane.production == 1
     assert plane.state() == "rolled_back"
     assert plane.rows()[-1] == ("ada", "rollback", "done")
+
+
+@pytest.mark.parametrize(("faster", "production"), [("promote", 2), ("rollback", 1)])
+def test_a_rollback_starts_from_what_is_production_when_it_turns_traffic(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch, faster: str, production: int
+) -> None:
+    """Another operator's decision comes between its first look and its lock."""
+    plane.promote(2, force=True)
+    plane.now_ns += 10**9
+    junction = plane.controller.junction
+    look = junction.model
+
+    def overtaken(name: str) -> CatalogModel:
+        found = look(name)
+        monkeypatch.setattr(junction, "model", look)
+        if faster == "promote":
+            plane.promote(3, force=True)
+        else:
+            plane.rollback()
+        return found
+
+    monkeypatch.setattr(junction, "model", overtaken)
+    plane.rollback()
+    plane.settle()
+    assert plane.production == production
+    assert plane.rows().count(("ada", "rollback", "done")) == 1
 
 
 def test_pressing_rollback_twice_does_not_roll_production_back_as_well(plane: Plane) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from experiments.control import Author
+from experiments.errors import Unavailable
 from experiments.ledger import decisions
 from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.spool import SpoolWriter
@@ -107,3 +109,35 @@ def test_a_shadow_that_has_used_up_its_budget_is_paused(
     collected(plane, *[copy] * copies)
     assert (acts(plane) == [("budget", "pause")]) is paused
     assert plane.state() == ("paused" if paused else "running")
+
+
+MIRRORED = SHADOW.replace("faster", "mirrored").replace("candidate: 2", "candidate: 3")
+COPIED: dict[str, Any] = {
+    "experiment": "mirrored", "phase": 1, "assigned_arm": "candidate", "assigned_version": 3,
+    "served_version": 3, "role": "shadow", "response": TEXT, "content_type": "application/json",
+}  # fmt: skip
+
+
+def test_a_concluded_shadow_that_has_used_up_its_budget_is_over(plane: Plane) -> None:
+    plane.begin(MIRRORED.replace("{share: 20}", "{share: 20, max_tokens: 10}"))
+    plane.conclude("ship", "mirrored")
+    collected(plane, COPIED)
+    assert acts(plane) == [("budget", "stop")]
+    assert plane.state("mirrored") == "kept"
+    assert not plane.snapshot.models["chat"].mirrors
+
+
+def test_what_cannot_be_protected_now_keeps_no_other_from_it(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane.begin(CANARY)
+    plane.begin(MIRRORED.replace("{share: 20}", "{share: 20, max_tokens: 10}"))
+    collected(plane, COPIED, FAILED, TRIPPED)
+
+    def refuse(name: str, author: Author) -> None:
+        raise Unavailable("not now")
+
+    with monkeypatch.context() as there:
+        there.setattr(plane.controller.control, "pause", refuse)
+        assert acts(plane) == [("breaker", "breaker"), ("breaker", "pause")]
+    assert ("budget", "pause") in acts(plane)

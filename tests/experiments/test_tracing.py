@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from experiments.ledger.collector import Collector
 from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.spool import SpoolWriter
-from experiments.ledger.store import Store
-from experiments.tracing import BATCH, TOO_LATE_S, Tracing, trace_id_of, tracing_of_environment
+from experiments.ledger.store import DatabaseError, Store
+from experiments.ledger.traffic import exchanges
+from experiments.traces import trace_id_of
+from experiments.tracing import BATCH, TOO_LATE_S, Tracing, tracing_of_environment
 from tests.experiments.ledger.samples import START_NS, chat_stream, even_chunks, record
 
 from .otlp import Backend, attributes
@@ -130,6 +135,9 @@ def test_a_copy_is_a_part_of_its_request_and_a_replay_is_not(ledger: Ledger, bac
     asked, copied, replayed = backend.spans
     assert (copied.trace_id, copied.parent_span_id) == (asked.trace_id, asked.span_id)
     assert (replayed.trace_id.hex(), replayed.parent_span_id) == (later.exchange_id.replace("-", ""), b"")
+    for span, rows in ((asked, [primary, live]), (replayed, [later])):
+        found = exchanges(ledger.store, trace_id=span.trace_id.hex())
+        assert {row["exchange_id"] for row in found} == {row.exchange_id for row in rows}
 
 
 @pytest.mark.parametrize(
@@ -213,6 +221,28 @@ def test_a_restart_goes_on_where_it_was_and_leaves_out_what_is_too_late(
     assert len(backend.spans) == 1
 
 
+def test_what_was_taken_is_not_sent_again_while_the_ledger_takes_no_writes(
+    ledger: Ledger, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracing = ledger.told()
+    ledger.collect(record(1))
+
+    def refuse(change: object) -> None:
+        raise DatabaseError("no space left on device")
+
+    with monkeypatch.context() as there:
+        there.setattr(ledger.store, "write", refuse)
+        with pytest.raises(DatabaseError):
+            tracing.tell()
+        tracing.tell()
+    ledger.collect(record(2))
+    tracing.tell()
+    ledger.tracing().tell()
+    assert [attributes(span)["turnout.exchange_id"] for span in backend.spans] == [
+        record(number).exchange_id for number in (1, 2)
+    ]
+
+
 def test_closed_it_breaks_off(ledger: Ledger, backend: Backend) -> None:
     tracing = ledger.told()
     ledger.collect(record(1))
@@ -246,3 +276,26 @@ def test_the_environment_says_where_and_whether(
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     assert tracing_of_environment(ledger.store, lambda: 1) is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://[::1"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many"),  # read as the library is imported
+        ("OTEL_ATTRIBUTE_COUNT_LIMIT", "-4"),
+        ("OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER", "nobody"),
+    ],
+)
+def test_a_controller_starts_whatever_the_variables_say(
+    tmp_path: Path, backend: Backend, variable: str, value: str
+) -> None:
+    """In a process of its own, for some are read once."""
+    program = (
+        "import pathlib, sys\n"
+        "from experiments.controller import Controller, ControllerOptions\n"
+        "options = ControllerOptions(data=pathlib.Path(sys.argv[1]), tracking_uri='sqlite://', token='a')\n"
+        "Controller(options).store.close()\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    subprocess.run(command, env=os.environ | {variable: value}, check=True)

@@ -101,10 +101,12 @@ PROMOTES = AB + "on_ship: promote\n"
 
 def stand_in_the_way(plane: Plane, what: str) -> None:
     plane.registry.away = what == "registry"
-    plane.down = {} if what == "registry" else {1 if what == "former" else 2: "connection refused"}
+    plane.controller.promotion._busy = {"chat"} if what == "promotion" else set()
+    down = {"former": 1, "candidate": 2}.get(what)
+    plane.down = {} if down is None else {down: "connection refused"}
 
 
-@pytest.mark.parametrize("what", ["candidate", "former", "registry"])
+@pytest.mark.parametrize("what", ["candidate", "former", "registry", "promotion"])
 def test_a_promotion_that_cannot_be_carried_out_now_is_carried_out_later(plane: Plane, what: str) -> None:
     plane.begin(PROMOTES)
     stand_in_the_way(plane, what)
@@ -114,7 +116,8 @@ def test_a_promotion_that_cannot_be_carried_out_now_is_carried_out_later(plane: 
     assert plane.snapshot.models["chat"].production == 1
     assert plane.candidate_has_traffic
     told = watch.waiting_for(plane.controller.junction.experiment("faster")) or ""
-    assert ("MLflow does not answer" if what == "registry" else "connection refused") in told
+    why = {"registry": "MLflow does not answer", "promotion": "another promotion"}
+    assert why.get(what, "connection refused") in told
     tried = len(plane.rows())
     watch.look()  # not at every look
     assert len(plane.rows()) == tried

@@ -1,0 +1,49 @@
+"""Loops and answers that overlap: what one of them does is not half seen, nor done twice, by another."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from experiments import views
+from experiments.ledger.collector import QUARANTINE
+
+from .plane import Plane, verdict
+from .test_protection import ANSWERED, collected
+
+
+def test_the_last_round_of_collecting_waits_for_one_that_is_under_way(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow machine the loop's round outlives the ten seconds that its end is waited for."""
+    store = plane.controller.store
+    last, write = threading.Thread(target=plane.controller.collect), store.write
+
+    def overlapped(change: Any) -> Any:
+        monkeypatch.setattr(store, "write", write)
+        last.start()
+        last.join(0.2)  # through at once, or held until this is written
+        return write(change)
+
+    monkeypatch.setattr(store, "write", overlapped)
+    collected(plane, ANSWERED)
+    last.join(10)
+    assert store.read("SELECT count(*) AS rows FROM exchanges") == [{"rows": 1}]
+    assert not (plane.data / "spool" / QUARANTINE).exists()
+
+
+def test_an_answer_about_an_experiment_is_of_one_look(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    plane.begin()
+    looks = iter(range(100, 200))
+
+    def looked_meanwhile(name: str) -> SimpleNamespace:
+        made = replace(verdict(name, "keep_running", plane.now_ns), units=next(looks))
+        return SimpleNamespace(document=made.document(), waiting_for="")
+
+    monkeypatch.setattr(plane.controller.watch, "seen", looked_meanwhile)
+    found = views.experiment(plane.controller, plane.controller.junction.experiment("faster"))
+    assert found["units"] == found["verdict"]["units"]
