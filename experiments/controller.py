@@ -47,7 +47,7 @@ from .settlement import SETBACKS, Settlement
 from .watch import Watch
 
 if TYPE_CHECKING:
-    from .tracing import Tracing
+    from .spans import Tracing
 
 log = logging.getLogger("turnout.controller")
 
@@ -333,9 +333,9 @@ def _tracing(store: Store, now_ns: Callable[[], int]) -> Tracing | None:
     It refuses some of what they may say, in part when it is imported: a controller starts all the same.
     """
     try:
-        from .tracing import tracing_of_environment
+        from .spans import of_environment
 
-        return tracing_of_environment(store, now_ns)
+        return of_environment(store, now_ns)
     except Exception as error:
         log.error("no spans are told, for one of OpenTelemetry's variables is wrong: %s", error)
         return None

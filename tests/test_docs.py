@@ -66,7 +66,7 @@ def test_generated_pages_are_what_the_code_makes() -> None:
 
 def test_every_attribute_of_a_span_is_documented() -> None:
     page = (DOCS / "reference/traces.md").read_text()
-    code = (DOCS.parent / "experiments/tracing.py").read_text()
+    code = (DOCS.parent / "experiments/spans.py").read_text()
     names = set(re.findall(r'"((?:gen_ai|turnout|http|url|error)\.[a-z_.]+)":', code))
     assert len(names) > 20
     assert {name for name in names if f"`{name}`" not in page} == set()

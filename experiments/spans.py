@@ -172,7 +172,7 @@ class Tracing:
         )
 
 
-def tracing_of_environment(store: Store, now_ns: Callable[[], int]) -> Tracing | None:
+def of_environment(store: Store, now_ns: Callable[[], int]) -> Tracing | None:
     """What OpenTelemetry's variables ask for, None if nothing."""
     endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), None)
     off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"

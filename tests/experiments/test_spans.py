@@ -17,8 +17,8 @@ from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.spool import SpoolWriter
 from experiments.ledger.store import DatabaseError, Store
 from experiments.ledger.traffic import exchanges
+from experiments.spans import BATCH, TOO_LATE_S, Tracing, of_environment
 from experiments.traces import trace_id_of
-from experiments.tracing import BATCH, TOO_LATE_S, Tracing, tracing_of_environment
 from tests.experiments.ledger.samples import START_NS, chat_stream, even_chunks, record
 
 from .otlp import Backend, attributes
@@ -56,7 +56,7 @@ class Ledger:
             Collector(self.store, self.folder / "spool").collect_once()
 
     def tracing(self) -> Tracing:
-        made = tracing_of_environment(self.store, lambda: self.now_ns)
+        made = of_environment(self.store, lambda: self.now_ns)
         assert made is not None
         made._clock = lambda: self.seconds
         return made
@@ -271,11 +271,11 @@ def test_the_environment_says_where_and_whether(
     ):
         with monkeypatch.context() as there:
             there.setenv(name, value)
-            assert tracing_of_environment(ledger.store, lambda: 1) is None
+            assert of_environment(ledger.store, lambda: 1) is None
     assert "http/protobuf only" in caplog.text
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    assert tracing_of_environment(ledger.store, lambda: 1) is None
+    assert of_environment(ledger.store, lambda: 1) is None
 
 
 @pytest.mark.parametrize(
