@@ -105,6 +105,11 @@ def test_a_bad_spec_is_told_line_by_line(plane: Plane, tmp_path: Path) -> None:
     said = failed("experiment", "start", str(file))
     assert f"{file}:2: modle: found the unknown key 'modle'" in said
     assert f"{file}:5: traffic.weight: found 500, expected a percentage from 0 to 100" in said
+    file.write_text(AB + "analysis: {horizon: 1000000001}")
+    said = failed("plan", str(file), code=2)
+    assert "horizon: found 1000000001, expected the number of units after which it ends: 2 to 1,0" in said
+    file.write_text(AB + "analysis: [")
+    assert f"{file}:7: found text that is no YAML (" in failed("plan", str(file), code=2)
 
 
 @pytest.mark.parametrize(
