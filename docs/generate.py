@@ -74,7 +74,7 @@ def commands() -> str:
         f"# Commands\n{NOTE}",
         "`turnout --help` says the same. Commands speak to the controller at `TURNOUT_CONTROL_URL`"
         " ([settings](settings.md)).\n\nExit codes: `0` done; `1` refused or failed, said on stderr;"
-        " `2` wrong usage. `turnout apply --dry-run` says `2` where something would change."
+        " `2` wrong usage. `turnout apply --dry-run` says `3` where something would change."
         " `turnout golden` differs: `0` pass, `1` fail, `2` inconclusive, `3` nothing"
         " concluded. With `--json`, stdout is one JSON document.\n",
     ]

@@ -20,6 +20,7 @@ from evaluators.golden import GoldenSet
 from evaluators.models import Services
 from evaluators.results import ResultRow
 from evaluators.summary import RunResults, Summary
+from experiments.client import path_part
 
 _BATCH: Final = 400
 _PATIENCE_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -78,7 +79,7 @@ class GoldenLedger:
 
     def subject(self, model: str, reference: str) -> Subject:
         """The version that a number or an alias names. Raises UnknownVersion, which lists those there are."""
-        view = self._api.get(f"/api/models/{model}")
+        view = self._api.get(f"/api/models/{path_part(model, 'model')}")
         versions = view["versions"]
         for version in versions:
             if reference in (str(version["version"]), *version.get("aliases", ())):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, BinaryIO, Final
+from urllib.parse import quote
 
 import httpx
 import orjson
@@ -19,6 +21,14 @@ class ControlError(Exception):
         super().__init__(message)
         self.status = status
         self.code = code
+
+
+def path_part(name: str, kind: str) -> str:
+    """A name as one part of a path. Raises ControlError for what no name can be: it would lead elsewhere."""
+    if not re.fullmatch(r"[^/\\]{1,200}", name) or name in (".", "..") or not name.isprintable():
+        message = f"{name!r} is no {kind}'s name: expected letters, digits and . _ -"
+        raise ControlError(message, status=400, code="invalid_request")
+    return quote(name, safe="")
 
 
 class ControlClient:
@@ -50,7 +60,11 @@ class ControlClient:
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """The parsed answer. Raises ControlError."""
-        content = orjson.dumps(body)  # a batch of results is a quarter of a megabyte
+        try:
+            content = orjson.dumps(body)  # a batch of results is a quarter of a megabyte
+        except orjson.JSONEncodeError as error:
+            message = f"this cannot be sent: {error}; numbers have at most 64 bits, text is UTF-8"
+            raise ControlError(message, status=400, code="invalid_request") from None
         return self._answer("POST", path, content=content, headers={"content-type": "application/json"})
 
     def download(self, path: str, target: BinaryIO, params: Mapping[str, str | int] | None = None) -> None:

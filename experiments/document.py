@@ -89,7 +89,8 @@ def read_document(text: str, file: str) -> Document:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        found = error.problem or error.context or "text that is no YAML"
+        why = error.problem or error.context
+        found = "text that is no YAML" + (f" ({why})" if why else "")
         raise _broken(file, mark.line + 1 if mark else None, found, "valid YAML") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise _broken(file, None, str(error).split("\n")[0], "valid YAML") from None

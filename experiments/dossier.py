@@ -86,13 +86,13 @@ def replay(folder: Path) -> list[Check]:
     again = regather(folder, spec, evidence)
     differing = [name for name in asdict(evidence) if getattr(evidence, name) != getattr(again, name)]
     checks.append(Check(what="sums from the rows", same=not differing, detail=", ".join(differing)))
-    stored = _content(folder, "verdict.json")
+    stored, written = _content(folder, "verdict.json"), _json(folder, "verdict.json")
     reached = conclude(spec, again, past_looks=looks).to_json()
     checks.append(
         Check(
             what="verdict from the sums",
             same=reached == stored,
-            detail="" if reached == stored else _difference(stored, reached, sealed),
+            detail="" if reached == stored else _difference(written, reached, sealed),
         )
     )
     return checks
@@ -107,8 +107,8 @@ def _intact(folder: Path, files: Mapping[str, str]) -> Iterator[Check]:
     yield Check(what="files as they were written", same=not changed, detail=", ".join(changed))
 
 
-def _difference(stored: bytes, reached: bytes, sealed: Mapping[str, Any]) -> str:
-    before, after = orjson.loads(stored), orjson.loads(reached)
+def _difference(before: Mapping[str, Any], reached: bytes, sealed: Mapping[str, Any]) -> str:
+    after = orjson.loads(reached)
     fields = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
     here = code()
     other = [name for name in here if sealed.get(name) != here[name]]
@@ -149,8 +149,8 @@ def _read(folder: Path, name: str, shape: TypeAdapter[T]) -> T:
         return shape.validate_json(_content(folder, name))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DossierError(f"{folder / name} is not as it was written, at {where}: {first['msg']}") from None
+        where = f", at {'.'.join(map(str, first['loc']))}" if first["loc"] else ""
+        raise DossierError(f"{folder / name} is not as it was written{where}: {first['msg']}") from None
 
 
 def _version(package: str) -> str | None:

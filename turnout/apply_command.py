@@ -15,9 +15,8 @@ from rich.text import Text
 
 from experiments.errors import DocumentError
 
-from .operations import actor, control_api
+from .operations import actor, control_api, settings_in_force
 from .processes import EVALUATORS_FILE
-from .settings import Settings, SettingsError, read_settings
 from .terminal import emit, err, fail, out, plain, say
 
 Json = dict[str, Any]
@@ -71,7 +70,7 @@ def apply_command(
     if wrong is not None:
         err.print(Text(plain(wrong), style="red"), soft_wrap=True)
     body: Json = {"files": files, "prune": prune, "actor": actor(), "reference": reference}
-    with control_api(_settings(), timeout_s=_PATIENCE_S) as api:
+    with control_api(settings_in_force(), timeout_s=_PATIENCE_S) as api:
         planned = api.post("/api/apply", {**body, "dry_run": True})
         if not as_json:
             show(planned)
@@ -130,13 +129,6 @@ def wrong_evaluators(folder: Path) -> str | None:
     except GoldenSetError as error:
         return str(DocumentError(tuple(error.problems)))
     return None
-
-
-def _settings() -> Settings:
-    try:
-        return read_settings()
-    except SettingsError as error:
-        fail(str(error), 2)
 
 
 def _end(planned: Json, *, as_json: bool, wrong: bool) -> NoReturn:

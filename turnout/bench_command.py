@@ -36,7 +36,7 @@ def run(
     requests: Annotated[int, typer.Option(min=1, max=1_000_000, help="At most so many per round.")] = 200,
     seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="At most so long per round.")] = 30.0,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one answer.")] = 120.0,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Length of an answer.")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=1, max=10_000_000, help="Length of an answer.")] = 64,
     prompt_words: Annotated[int, typer.Option(min=1, max=100_000, help="Length of a prompt.")] = 64,
     stream: Annotated[bool, typer.Option(help="Streamed answers, or JSON.")] = True,
     api_key: Annotated[
@@ -55,7 +55,7 @@ def run(
             fail(f"--out {path}: expected a name that ends in .json, .csv, .png or .svg", 2)
         if not path.parent.is_dir():  # better now than after minutes of load
             fail(f"--out {path}: there is no folder {path.parent}", 2)
-    if not url.startswith(("http://", "https://")):
+    if not _is_address(url):
         fail(f"URL {url!r}: expected http://HOST:PORT, with or without /v1", 2)
     target = Target(
         url=url,
@@ -80,6 +80,14 @@ def run(
         raise typer.Exit(_ENDED)
 
 
+def _is_address(url: str) -> bool:
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return address.scheme in ("http", "https") and bool(address.host)
+
+
 def _levels(text: str) -> list[int]:
     try:
         levels = [int(part) for part in text.split(",")]
@@ -96,6 +104,10 @@ def _only_model(url: str, api_key: str | None) -> str:
     try:
         answer = httpx.get(address, headers=authorization(api_key), timeout=10.0, trust_env=False)
         found = [str(each["id"]) for each in answer.raise_for_status().json()["data"]]
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        hint = "give a key with --api-key" if status in (401, 403) else "name the model with --model"
+        fail(f"{address} answers with status {status}, not with the models there are: {hint}")
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         fail(
             f"{address} does not say which models there are ({error}); is it up? Or name one with --model", 1

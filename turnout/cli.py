@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from .terminal import err, fail
+from .terminal import fail
 
 #: Commands that live elsewhere: module, attribute, and the line that `turnout --help` shows.
 _ELSEWHERE: Final = {
@@ -333,16 +333,9 @@ def rehearse(model: Model, reason: Reason = None, as_json: Json = False) -> None
 
 
 def _settings(**given: Any) -> Any:
-    """The settings, with the options that were given. A wrong variable ends the command in one line."""
-    from .settings import SettingsError, read_settings, unknown_variables
+    from .operations import settings_in_force
 
-    try:
-        settings = read_settings(**given)
-    except SettingsError as error:
-        fail(str(error), 2)
-    for sentence in unknown_variables():
-        err.print(sentence, style="yellow", markup=False, soft_wrap=True)
-    return settings
+    return settings_in_force(**given)
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from evaluators.formats.exchanges import lift
 from evaluators.formats.export import EXPORTS, RunRecord
 from evaluators.loading import ITEMS_FILE, load_golden_set
 from evaluators.results import ResultRow
+from experiments.client import path_part
 from turnout.golden_commands import (
     ControlOption,
     GoldenCommand,
@@ -93,7 +94,7 @@ def export_command(
         if format_ not in EXPORTS:
             raise EvaluatorError(f"no format {format_!r}; there are {', '.join(sorted(EXPORTS))}")
         golden_set = load_golden_set(set_path(set_))
-        found = api.get(f"/api/golden/runs/{run_id}")
+        found = api.get(f"/api/golden/runs/{path_part(run_id, 'run')}")
         text = EXPORTS[format_](golden_set, _record(found))
         if found["run"]["set_hash"] != golden_set.hash:
             _warn("the set has changed since the run: items that are another question now are left out")
@@ -119,7 +120,7 @@ def add_command(
     """Make a golden item of a recorded exchange, with what identifies people blotted out."""
     places = Places(proxy_url=None, control_url=control_url, token=token, api_key=None)
     with concluding(), places.api() as api:
-        exchange = api.get(f"/api/exchanges/{exchange_id}")
+        exchange = api.get(f"/api/exchanges/{path_part(exchange_id, 'exchange')}")
         # What is declared now, whatever was in force when the exchange was recorded.
         declared = api.get(f"/api/models/{exchange['model']}/recording")["redact"]
         lifted = lift(

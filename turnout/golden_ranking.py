@@ -49,7 +49,8 @@ def rank_command(
         found = api.get("/api/golden/comparisons", {"model": model, "set_name": name, "limit": 1000})
         if not found:
             raise EvaluatorError(
-                f"no two versions of {model!r} have been compared on the golden set {name!r}"
+                f"no two versions of {model!r} have been compared on the golden set {name!r}: name the set as"
+                " its set.yaml does, not by its folder; `turnout golden compare` makes comparisons"
             )
         hash_ = found[0]["set_hash"]  # the newest: what was asked of others is no common ground
         rankings = rank([one for one in found if one["set_hash"] == hash_])

@@ -10,19 +10,30 @@ from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 from rich.text import Text
 
+from experiments import client
 from experiments.client import ControlClient, ControlError
 
 from .books import accounting
-from .settings import Settings
-from .terminal import emit, fail, out, plain, say, table
+from .settings import Settings, SettingsError, read_settings, unknown_variables
+from .terminal import emit, err, fail, out, plain, say, table
 
 Json = dict[str, Any]
 
 _STYLE: Final = {"ship": "green", "roll_back": "red", "invalid": "red", "inconclusive": "yellow"}
+
+
+def settings_in_force(**given: Any) -> Settings:
+    """The settings, with the options that were given. A wrong variable ends the command in one line."""
+    try:
+        settings = read_settings(**given)
+    except SettingsError as error:
+        fail(str(error), 2)
+    for sentence in unknown_variables():
+        err.print(sentence, style="yellow", markup=False, soft_wrap=True)
+    return settings
 
 
 @contextmanager
@@ -31,21 +42,30 @@ def control_api(settings: Settings, *, timeout_s: float = 30.0) -> Iterator[Cont
     try:
         with closing(
             ControlClient(settings.control_address, settings.read_token(), timeout_s=timeout_s)
-        ) as client:
-            yield client
+        ) as api:
+            yield api
     except ControlError as error:
         hint = ""
         if error.status == 401:
-            given = "TURNOUT_TOKEN" if settings.token else settings.token_file
-            hint = f"; here the token comes from {given}"
+            hint = f"; {_token_origin(settings)}"
         fail(f"{error}{hint}")
 
 
+def _token_origin(settings: Settings) -> str:
+    """Where the token that was refused comes from, or why there was none."""
+    if settings.token:
+        return "here the token comes from TURNOUT_TOKEN"
+    if settings.read_token():
+        return f"here the token comes from {settings.token_file}"
+    return f"here there is none: {settings.token_file} cannot be read; set TURNOUT_DATA, or TURNOUT_TOKEN"
+
+
 def path_part(name: str, kind: str) -> str:
-    """A name as one part of a path. What no name can be ends the command: it would lead elsewhere."""
-    if not re.fullmatch(r"[^/\\]{1,200}", name) or name in (".", ".."):
-        fail(f"{name!r} is no {kind}'s name: expected letters, digits and . _ -", 2)
-    return quote(name, safe="")
+    """A name as one part of a path. What no name can be ends the command."""
+    try:
+        return client.path_part(name, kind)
+    except ControlError as error:
+        fail(str(error), 2)
 
 
 def actor() -> str:

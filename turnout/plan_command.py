@@ -17,7 +17,7 @@ from experiments.history import History
 from experiments.planning import Caught, GoalPlan, Plan, plan
 from experiments.spec import ExperimentSpec, analysis_of, read_spec
 
-from .settings import read_settings
+from .operations import settings_in_force
 from .terminal import emit, fail, say, table
 
 plan_app = typer.Typer(pretty_exceptions_enable=False)
@@ -58,7 +58,7 @@ def read(spec: Path) -> tuple[ExperimentSpec, str]:
 
 def history_of(text: str, spec: Path, days: float) -> History:
     """The traffic that the ledger has had of the spec's model. Ends the command if there is none."""
-    settings = read_settings()
+    settings = settings_in_force()
     try:
         with closing(ControlClient(settings.control_address, settings.read_token(), timeout_s=120)) as api:
             body = {"spec_yaml": text, "filename": str(spec), "days": days}

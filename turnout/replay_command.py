@@ -5,15 +5,15 @@ The experiment is declared first, like any other; this command only brings its r
 
 from __future__ import annotations
 
+import json
+import os.path
 import time
 from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
-from urllib.parse import quote
 
-import orjson
 import typer
 import uvloop
 from rich.progress import (
@@ -25,11 +25,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments.client import ControlClient, ControlError
+from experiments.client import ControlClient, ControlError, path_part
 
-from .operations import reasons_text, replay_text
+from .operations import reasons_text, replay_text, settings_in_force
 from .replaying import Journal, Rate, Stopped, Tally, Way, replay
-from .settings import Settings, SettingsError, read_settings
+from .settings import Settings
 from .terminal import emit, err, fail, say, table
 
 Json = dict[str, Any]
@@ -103,7 +103,7 @@ def replay_command(
     try:
         with closing(ControlClient(settings.control_address, token, timeout_s=120)) as api:
             desk = _Desk(api, settings, token, as_json=as_json)
-            if what is not None and not Path(what).is_file():
+            if what is not None and not os.path.isfile(what):
                 if Path(what).suffix in (".yaml", ".yml"):
                     fail(f"{what} is not there", 2)
                 found = desk.experiment(what)
@@ -165,7 +165,7 @@ class _Desk:
 
     def experiment(self, name: str) -> Json:
         """An experiment that is there."""
-        found: Json = self._api.get(f"/api/experiments/{quote(name, safe='')}")
+        found: Json = self._api.get(f"/api/experiments/{path_part(name, 'experiment')}")
         return found
 
     # -- asking ------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ class _Desk:
     def _candidate(self, found: Json) -> str:
         """Its version, and where that is served."""
         number = next(arm["version"] for arm in found["arms"] if arm["arm"] == "candidate")
-        known = self._api.get(f"/api/models/{quote(found['model'], safe='')}")["versions"]
+        known = self._api.get(f"/api/models/{path_part(found['model'], 'model')}")["versions"]
         endpoint = next((one["endpoint"] for one in known if one["version"] == number), None)
         where = ", ".join(endpoint["replicas"]) if endpoint else "no endpoint"
         return f"version {number} of {found['model']} ({where or 'a provider'})"
@@ -233,7 +233,7 @@ class _Desk:
             return uvloop.run(replay(way, journal, ended))
 
     def _progress(self, name: str) -> Json:
-        found: Json = self._api.get(f"/api/experiments/{quote(name, safe='')}/recorded")
+        found: Json = self._api.get(f"/api/experiments/{path_part(name, 'experiment')}/recorded")
         return found
 
     def _until_collected(self, name: str, before: Json, tally: Tally) -> None:
@@ -291,7 +291,9 @@ class _Desk:
         return found
 
     def _skipped(self, name: str) -> list[Json]:
-        found: list[Json] = self._api.get(f"/api/experiments/{quote(name, safe='')}/recorded/skipped")
+        found: list[Json] = self._api.get(
+            f"/api/experiments/{path_part(name, 'experiment')}/recorded/skipped"
+        )
         return found
 
     def show_preview(self, text: str, file: str) -> None:
@@ -306,10 +308,7 @@ class _Desk:
 
 
 def _opened() -> tuple[Settings, str]:
-    try:
-        settings = read_settings()
-    except SettingsError as error:
-        fail(str(error), 2)
+    settings = settings_in_force()
     token = settings.read_token()
     if not token:
         fail(f"no token: {settings.token_file} is not there; set TURNOUT_TOKEN, or TURNOUT_DATA", 2)
@@ -325,7 +324,7 @@ def _text(spec: Path) -> str:
 
 def _yaml(value: object) -> str:
     """JSON is YAML, on one line, with nothing in it that could end the line."""
-    return orjson.dumps(value).decode()
+    return json.dumps(value, ensure_ascii=False)  # of any size: the spec's reader says what is wrong
 
 
 def _version(reference: str) -> str:

@@ -43,13 +43,12 @@ def report(
 def _write(experiment: str, out: Path, digest: str | None, *, as_json: bool) -> None:
     from experiments.client import ControlClient, ControlError
 
-    from .operations import path_part
+    from .operations import path_part, settings_in_force
     from .report_page import write_page
-    from .settings import read_settings
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         fail(f"{out} is not empty: name a folder that is not there yet")
-    settings = read_settings()
+    settings = settings_in_force()
     try:
         with (
             closing(ControlClient(settings.control_address, settings.read_token())) as api,

@@ -30,7 +30,7 @@ def selftest(
         int | None, typer.Option(min=100, help="Units in each. Default: the spec's horizon.")
     ] = None,
     days: Annotated[float, typer.Option(help="How many days of the ledger to draw units from.")] = 7.0,
-    seed: Annotated[int, typer.Option(help="The same seed, the same draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed, the same draws.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
 ) -> None:
     """Run an experiment of production against itself, many times, on units of this ledger.

@@ -21,6 +21,7 @@ from evaluators.preflight.answers import Asked, Asker
 from evaluators.preflight.engine import EngineClient, EngineFacts
 from evaluators.preflight.finding import Finding, Report
 from evaluators.preflight.probes import PROBES, Probe
+from experiments.client import path_part
 
 _PROMPTS: Final = 100
 _MOST_REPLICAS: Final = 32
@@ -44,7 +45,7 @@ class NotServed(EvaluatorError):
 def side(api: ControlApi, model: str, reference: str, files: Mapping[str, str] | None = None) -> Side:
     """The version that a number or alias names. Raises UnknownVersion, NotServed."""
     version = GoldenLedger(api).subject(model, reference).version
-    view = api.get(f"/api/models/{model}")
+    view = api.get(f"/api/models/{path_part(model, 'model')}")
     found = next(one for one in view["versions"] if int(one["version"]) == version)
     endpoint = found.get("endpoint")
     if not endpoint:

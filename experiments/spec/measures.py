@@ -151,7 +151,10 @@ class Analysis(Strict):
     )
     power: Share = Field(default=0.8, gt=0.5, description="the chance of seeing a real effect: above 0.5")
     horizon: int = Field(
-        default=5000, ge=2, le=1_000_000_000, description="the number of units after which it ends: 2 or more"
+        default=5000,
+        ge=2,
+        le=1_000_000_000,
+        description="the number of units after which it ends: 2 to 1,000,000,000",
     )
     looks: int = Field(default=5, ge=1, le=100, description="how often to look before the horizon: 1 to 100")
     history: Duration = Field(

@@ -244,6 +244,12 @@ def test_the_page_says_the_verdict_and_draws_it(written: Path) -> None:
 def test_a_folder_that_is_none_is_told(tmp_path: Path, written: Path) -> None:
     with pytest.raises(DossierError, match="turnout report"):
         replay(tmp_path / "nowhere")
+    for file in (written / "verdict.json", written / "evidence.json"):
+        content = file.read_bytes()
+        file.write_bytes(content[:-9])
+        with pytest.raises(DossierError, match=rf"{file.name} is (no JSON|not as it was written): "):
+            replay(written)
+        file.write_bytes(content)
     (written / "spec.json").write_text("{}")
     with pytest.raises(DossierError, match=r"spec\.json"):
         replay(written)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -153,6 +154,15 @@ def test_the_table_is_for_people_and_failures_end_with_1(engine: SimulatedEngine
     assert "2 cold" in got.output
 
 
+def test_a_key_that_is_asked_for_is_named(engine: SimulatedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = httpx.Response(401, request=httpx.Request("GET", engine.url))
+    monkeypatch.setattr(httpx, "get", lambda *_, **__: refused)
+    got = CliRunner().invoke(bench, [engine.url])
+    assert got.exit_code == 1
+    assert "status 401" in got.output
+    assert "--api-key" in got.output
+
+
 def test_a_failure_is_told_in_the_words_of_the_other_side(engine: SimulatedEngine) -> None:
     arguments = [f"{engine.url}/wrong", "-c", "1", "--requests", "1", "--model", "chat"]
     got = CliRunner().invoke(bench, arguments)
@@ -211,6 +221,9 @@ def test_ctrl_c_keeps_the_rounds_that_were_whole(
     ("arguments", "words"),
     [
         (["ftp://x"], "expected http://HOST:PORT"),
+        (["http://x:abc", "-m", "m"], "expected http://HOST:PORT"),
+        (["http://", "-m", "m"], "expected http://HOST:PORT"),
+        (["http://x", "-m", "m", "--max-tokens", "9" * 20], "--max-tokens"),
         (["http://x", "-c", "0"], "expected numbers from 1"),
         (["http://x", "-c", "many"], "expected numbers from 1"),
         (["http://x", "-o", "a.pdf"], "expected a name that ends in"),

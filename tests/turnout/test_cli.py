@@ -105,6 +105,11 @@ def test_a_bad_spec_is_told_line_by_line(plane: Plane, tmp_path: Path) -> None:
     said = failed("experiment", "start", str(file))
     assert f"{file}:2: modle: found the unknown key 'modle'" in said
     assert f"{file}:5: traffic.weight: found 500, expected a percentage from 0 to 100" in said
+    file.write_text(AB + "analysis: {horizon: 1000000001}")
+    said = failed("plan", str(file), code=2)
+    assert "horizon: found 1000000001, expected the number of units after which it ends: 2 to 1,0" in said
+    file.write_text(AB + "analysis: [")
+    assert f"{file}:7: found text that is no YAML (" in failed("plan", str(file), code=2)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +124,12 @@ def test_a_bad_spec_is_told_line_by_line(plane: Plane, tmp_path: Path) -> None:
         (("models", "register", "chat", "--replica", "ftp://x"), "expected http://HOST:PORT", 1),
         (("models", "register", "chat"), "neither replicas nor a source", 1),
         (("models", "register", "chat", "--replica", "http://h:1", "--tag", "x"), "key=value", 2),
+        (("promote", "chat", "--version", "9" * 23), "cannot be sent: Integer exceeds 64-bit range", 1),
+        (("rollback", "chat", "--reason", "\udcff"), "text is UTF-8", 1),
+        (("replay", "../models"), "'../models' is no experiment's name", 2),
+        (("replay", ""), "'' is no experiment's name", 2),
+        (("replay", "x" * 300), "is no experiment's name", 2),
+        (("replay", "-m", "chat", "-c", "2", "--limit", "9" * 23), "traffic.recorded.limit: found 999", 2),
     ],
 )
 def test_a_refusal_is_a_line_on_stderr(plane: Plane, command: tuple[str, ...], words: str, code: int) -> None:
@@ -138,9 +149,32 @@ def test_a_wrong_token_is_told_with_the_place_of_the_right_one(plane: Plane) -> 
     assert str(plane.data / "token") in said
 
 
-def test_a_wrong_variable_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_that_is_not_there_is_told_with_the_place_of_it(plane: Plane) -> None:
+    (plane.data / "token").unlink()
+    assert f"there is none: {plane.data / 'token'} cannot be read" in failed("rollback", "chat")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("status",),
+        ("plan", "{spec}"),
+        ("selftest", "--aa", "{spec}"),
+        ("report", "faster", "--out", "/nowhere/report"),
+        ("replay", "faster"),
+        ("apply", "{folder}"),
+    ],
+)
+def test_a_wrong_variable_is_told_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, spec: str, command: tuple[str, ...]
+) -> None:
+    command = tuple(part.format(spec=spec, folder=Path(spec).parent) for part in command)
+    monkeypatch.setenv("TURNOUT_CONTROL_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("TURNOUT_TOKEN", "t")
+    monkeypatch.setenv("TURNOUT_PROXY_POTR", "1")
+    assert "TURNOUT_PROXY_POTR is no setting" in failed(*command)
     monkeypatch.setenv("TURNOUT_PROXY_PORT", "many")
-    assert "TURNOUT_PROXY_PORT" in failed("status", code=2)
+    assert "TURNOUT_PROXY_PORT" in failed(*command, code=2)
 
 
 @pytest.mark.parametrize("address", ["foo", "http://[::1", "ftp://h:1"])
@@ -161,7 +195,7 @@ def test_another_server_is_not_taken_for_a_controller(
     assert "does not answer as a controller" in failed("models", "list")
 
 
-@pytest.mark.parametrize("name", ["a/b", "..", "", "a\\b"])
+@pytest.mark.parametrize("name", ["a/b", "..", "", "a\\b", "a\nb", "\udcff"])
 def test_a_name_leads_to_no_other_path(name: str) -> None:
     assert "no model's name" in failed("models", "show", name, code=2)
 

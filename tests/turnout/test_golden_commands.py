@@ -206,6 +206,9 @@ def test_a_ledger_away_for_a_moment_loses_nothing(items: str, monkeypatch: pytes
         ),
         (["compare", "{set}", "-m", "chat", "-c", "production"], "are the same version 1"),
         (["run", "/nowhere", "-m", "chat", "-v", "1"], "No such file"),
+        (["compare", "{set}", "-m", "../x", "-c", "2"], "'../x' is no model's name"),
+        (["compare", "{set}", "-m", "a\nb", "-c", "2"], "is no model's name"),
+        (["run", "{set}", "-m", "chat", "-v", "1", "--api-key", "a\nb"], "the API key has characters"),
     ],
 )
 def test_nothing_concluded_exits_with_3(items: str, arguments: list[str], told: str) -> None:

@@ -76,6 +76,9 @@ def test_a_stored_run_is_exported(tmp_path: Path) -> None:
         assert done.exit_code == 0, done.output
         assert out.read_text().count("<testcase") == 2
         assert invoke("export", items, "--run", run, "-f", "word", fake=fake).exit_code == 3
+        elsewhere = invoke("export", items, "--run", "../../x", "-f", "junit", fake=fake)
+        assert "'../../x' is no run's name" in elsewhere.stderr
+        assert "'../x' is no exchange's name" in invoke("add", "../x", "--set", items, fake=fake).stderr
 
 
 def test_an_exchange_becomes_an_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

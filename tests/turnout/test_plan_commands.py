@@ -105,5 +105,11 @@ def test_what_no_unit_has_is_named_and_left_out(spec: Path, monkeypatch: pytest.
     assert "latency.p95: production has none of it" in planned.output
 
 
+def test_a_seed_below_zero_is_wrong_usage(spec: Path) -> None:
+    result = run(selftest_app, str(spec), "--aa", "--seed", "-5")
+    assert result.exit_code == 2
+    assert "--seed" in result.stderr
+
+
 def test_a_self_test_must_say_which(spec: Path) -> None:
     assert run(selftest_app, str(spec)).exit_code == 2
