@@ -64,7 +64,8 @@ class Loops:
     async def _gate(self, gate: VersionGate) -> bool:
         """Do what is to be done now; False after an error of the gate's own, which holds up no other part."""
         try:
-            for said in await gate.step():
+            said = await gate.step()
+            if said is not None:
                 log.info("%s", said)
         except (EvaluatorError, ControlError, OSError) as error:
             log.warning("%s: %s", gate.rule.model, error)

@@ -44,7 +44,6 @@ _CONCLUDED: Final = frozenset(("passed", "failed", "inconclusive"))
 _STATES: Final[dict[Gate, str]] = {"pass": "passed", "fail": "failed", "inconclusive": "inconclusive"}
 #: An engine can be restarted with other files at the same address: look again after so long, in seconds.
 _LOOK_AGAIN_S: Final = 300.0
-_MOST: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,26 +72,27 @@ class Access:
 
 @dataclass(slots=True, kw_only=True)
 class VersionGate:
-    """The gate of one model. `step` does what is to be done now, and says what it did."""
+    """The gate of one model. `step` does what is to be done next, and says what it did."""
 
     rule: GateRule
     api: ControlApi
     access: Access
     _settled: dict[int, tuple[str, float]] = field(default_factory=dict)
 
-    async def step(self) -> list[str]:
-        """Bring every waiting version to its conclusion. Raises EvaluatorError and ControlError when
-        something is away or wrong; the next step begins where this one ended."""
+    async def step(self) -> str | None:
+        """Bring the first version that waits to its conclusion; None if none does. By then another may be
+        first, or in production. Raises EvaluatorError and ControlError when something is away or wrong; the
+        next step begins where this one ended."""
         view = await asyncio.to_thread(self.api.get, f"/api/models/{self.rule.model}")
         production = view.get("production")
         if production is None:
-            return []
+            return None
         golden = load_golden_set(self.rule.set)
-        return [
-            said
-            for version in waiting(view, self.rule.alias)[:_MOST]
-            if (said := await self._bring(view, int(production), version, golden)) is not None
-        ]
+        for version in waiting(view, self.rule.alias):
+            said = await self._bring(view, int(production), version, golden)
+            if said is not None:
+                return said
+        return None
 
     async def _bring(
         self, view: Mapping[str, Any], production: int, version: Mapping[str, Any], golden: GoldenSet

@@ -19,6 +19,8 @@ from evaluators.online import OnlineScorer
 from evaluators.versiongate import Access, VersionGate, waiting
 from experiments.client import ControlError
 
+from .sets import SUPPORT
+
 FILE = """
 gate:
   chat: {set: goldens/support, accept: [template]}
@@ -104,7 +106,7 @@ async def test_a_part_that_cannot_go_on_holds_up_no_other(
     written(tmp_path, gates + FILE[FILE.index("online:") :])
     stop, tried = asyncio.Event(), []
 
-    async def gate(self: VersionGate) -> list[str]:
+    async def gate(self: VersionGate) -> str | None:
         tried.append(self.rule.model)
         if self.rule.model == "chat":
             raise GoldenSetError([])
@@ -206,6 +208,34 @@ def test_the_alias_comes_first_then_the_newest_and_nothing_older_than_production
         ],
     }
     assert [one["version"] for one in waiting(view, "candidate")] == [1, 6, 4]
+
+
+async def test_versions_are_brought_one_after_the_other_and_none_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = written(tmp_path, FILE.replace("goldens/support", str(SUPPORT)))
+    served = [version(number) for number in range(1, 8)]
+    brought: list[int] = []
+
+    class Registered:
+        def get(self, path: str) -> dict[str, Any]:
+            return {"production": 1, "versions": served}
+
+    async def bring(self: VersionGate, view: Any, production: int, one: Any, golden: Any) -> str | None:
+        if one["version"] in brought:
+            return None
+        brought.append(one["version"])
+        return f"version {one['version']}"
+
+    monkeypatch.setattr(VersionGate, "_bring", bring)
+    access = Access(proxy_url="http://127.0.0.1:1", token="t", data=tmp_path)
+    gate = VersionGate(rule=found.gates[0], api=cast(Any, Registered()), access=access)
+    for _ in range(3):
+        await gate.step()
+    served.append(version(8))  # while the others wait
+    said = [await gate.step() for _ in range(5)]
+    assert brought == [7, 6, 5, 8, 4, 3, 2]
+    assert said[-1] is None
 
 
 class Api:
