@@ -183,7 +183,7 @@ def _exchanges(counted: list[tuple[str, Metrics]], *, each: bool) -> Iterator[An
 def _unread(counted: list[tuple[str, Metrics]], *, each: bool) -> Any:
     from prometheus_client.core import CounterMetricFamily
 
-    told = "Requests that never were whole: refused while they were read, or left by their client."
+    told = "Requests without a row: of strangers, refused while they were read, or left by their client."
     family = CounterMetricFamily(
         "turnout_requests_unread", told, labels=("worker", "reason") if each else ("reason",)
     )

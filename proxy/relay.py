@@ -427,7 +427,9 @@ class Relay:
             self._call.cancel()
         if not self._noted:
             self._note_refused()
-        if refusal.status != 401:  # a stranger must not be able to fill the ledger
+        if refusal.status == 401:  # a stranger must not be able to fill the ledger
+            self._worker.unread(refusal.code)
+        else:
             self._append("rejected", refusal.code)
         self._recorded = True
         self._finished()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 
 import orjson
@@ -16,7 +17,7 @@ from proxy.exposition import WorkerState
 from proxy.limits import Limits
 from proxy.metrics import DURATION_US, GAP_US, Gauges, Metrics
 
-from .harness import SSE_HEAD, Engine, Proxy, ask, chunk, json_answer, running_proxy, snapshot
+from .harness import SSE_HEAD, Engine, Proxy, ask, chunk, json_answer, post, running_proxy, snapshot
 from .test_relay import parts
 
 GAUGES = Gauges(
@@ -182,4 +183,15 @@ async def test_what_never_was_a_whole_request_is_counted_by_why(tmp_path: Path) 
             await proxy.send(part)
         await proxy.send(b"")  # a port that is looked at is no request
         assert await unread(proxy) == {"request_too_slow": 2}
+        assert proxy.records() == []
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_stranger_is_counted_and_leaves_no_row(tmp_path: Path, whole: bool) -> None:
+    table = snapshot({1: "http://127.0.0.1:9"}, keys={sha256(b"sk-good").hexdigest(): "acme"})
+    async with running_proxy(tmp_path, table) as proxy:
+        request = post(ask(), headers={"authorization": "Bearer no"})
+        answer = await proxy.send(request if whole else request[:-1])
+        assert answer.startswith(b"HTTP/1.1 401")
+        assert await unread(proxy) == {"invalid_api_key": 1}
         assert proxy.records() == []
