@@ -76,6 +76,12 @@ def declared(stack: Stack, units: int) -> dict[str, str | None]:
     return {name: snapshot.route(MODEL, unit_id(name)).arm for name in names}
 
 
+def near(count: int, units: int, share: float) -> bool:
+    """Whether that many of the units are what a share is to give. The salt is drawn anew in each run: chance
+    goes as far in one of a billion."""
+    return abs(count - share * units) < 6 * (units * share * (1 - share)) ** 0.5
+
+
 def ask_each(stack: Stack, units: int) -> list[Answer]:
     """Four requests of every unit."""
     with Traffic(stack.settings.proxy_port, total=4 * units, units=units, connections=24) as traffic:
@@ -104,7 +110,7 @@ def test_units_keep_their_arm_on_every_worker_and_over_restarts(stack: Stack) ->
     before = ask_each_worker(stack, units)
     expected = declared(stack, units)
     assert arms(before) == expected
-    assert 0.4 * units < list(expected.values()).count("candidate") < 0.6 * units
+    assert near(list(expected.values()).count("candidate"), units, 0.5)
     stack.stop()
     try:
         with stack.ledger() as ledger:
@@ -142,7 +148,7 @@ def test_a_ramp_moves_units_one_way_only(stack: Stack) -> None:
     grown = {unit for unit, arm in large.items() if arm == "candidate"}
     assert candidates <= grown, "none back"
     assert large == declared(stack, units)
-    assert abs(len(grown) - len(candidates) - 0.45 * units) < 4 * (units * 0.45 * 0.55) ** 0.5
+    assert near(len(grown) - len(candidates), units, 0.45)
     sys.stdout.write(f"candidate units {len(candidates)} -> {len(grown)} of {units}\n")
     stack.move("rollback")
 
