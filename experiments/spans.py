@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SpanExportResult
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
@@ -35,7 +35,7 @@ log = logging.getLogger("turnout.traces")
 
 #: Spans in one request to the backend: what OpenTelemetry's own processors send.
 BATCH: Final = 512
-#: What is older than this is not told any more, in seconds: backends close their books.
+#: What ended longer ago than this is not told any more, in seconds: backends close their books.
 TOO_LATE_S: Final = 3600
 #: Between attempts that fail, in seconds, from one on twice as long each time.
 LONGEST_PAUSE_S: Final = 300
@@ -52,16 +52,6 @@ _OPERATIONS: Final = {
 }
 _SCOPE: Final = InstrumentationScope("turnout")
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
-
-
-class Exporter(Protocol):
-    """What takes spans: OpenTelemetry's `SpanExporter`."""
-
-    def export(self, spans: list[ReadableSpan]) -> SpanExportResult:
-        """Blocks until they are taken, or it gives up."""
-
-    def shutdown(self) -> None:
-        """Break off."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +71,7 @@ class Tracing:
     def __init__(
         self,
         store: Store,
-        exporter: Exporter,
+        exporter: SpanExporter,
         *,
         endpoint: str,
         now_ns: Callable[[], int] = time.time_ns,
@@ -108,7 +98,7 @@ class Tracing:
                 self.progress = replace(self.progress, behind=0)
                 return
             oldest_ns = self._now_ns() - TOO_LATE_S * 10**9
-            fresh = [row for row in rows if nanoseconds(row["started_at"]) >= oldest_ns]
+            fresh = [row for row in rows if _ended_ns(row) >= oldest_ns]
             spans = [span for row in fresh if (span := self._span(row)) is not None]
             if spans and self._exporter.export(spans) is not SpanExportResult.SUCCESS:
                 self._put_off()
@@ -156,7 +146,6 @@ class Tracing:
             parent = SpanContext(
                 trace_id, span_id(row["pair_id"] or ""), is_remote=True, trace_flags=_SAMPLED
             )
-        began_ns = nanoseconds(row["started_at"])
         failed = row["outcome"] in FAILURES or row["outcome"] == "rejected"
         return ReadableSpan(
             name,
@@ -166,8 +155,8 @@ class Tracing:
             attributes={name: value for name, value in _attributes(row, failed).items() if value is not None},
             kind=SpanKind.CLIENT,
             status=Status(StatusCode.ERROR if failed else StatusCode.UNSET),
-            start_time=began_ns,
-            end_time=began_ns + round(row["duration_ms"] * 1e6),
+            start_time=nanoseconds(row["started_at"]),
+            end_time=_ended_ns(row),
             instrumentation_scope=_SCOPE,
         )
 
@@ -187,6 +176,11 @@ def of_environment(store: Store, now_ns: Callable[[], int]) -> Tracing | None:
     host = urlsplit(endpoint).netloc.rpartition("@")[2] or endpoint  # a password is nobody's to read
     log.info("exchanges are told as spans to %s", host)
     return Tracing(store, OTLPSpanExporter(), endpoint=host, now_ns=now_ns)
+
+
+def _ended_ns(row: Row) -> int:
+    lasted_ms: float = row["duration_ms"]
+    return nanoseconds(row["started_at"]) + round(lasted_ms * 1e6)
 
 
 def _operation(row: Row) -> str:

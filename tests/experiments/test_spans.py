@@ -211,7 +211,8 @@ def test_a_restart_goes_on_where_it_was_and_leaves_out_what_is_too_late(
     backend.status = 200
     late = 2 * TOO_LATE_S * 10**9
     ledger.now_ns += late
-    ledger.collect(record(2, started_ns=START_NS + late))
+    long_ago = ledger.now_ns - (TOO_LATE_S + 60) * 10**9
+    ledger.collect(record(2, started_ns=long_ago, duration_us=TOO_LATE_S * 10**6))  # a stream of an hour
     again = ledger.tracing()
     again.tell()
     assert [attributes(span)["turnout.exchange_id"] for span in backend.spans] == [record(2).exchange_id]
