@@ -33,7 +33,7 @@ from ..turns import turn_metrics
 from .layout import SCALE, Columns
 from .pair_sums import pair_sums
 from .rollup import PAST_OVERLAP_TERMS, PAST_TERMS, Rollup, Slot
-from .store import Row, Store, instant, nanoseconds, rows_in
+from .store import Row, Store, instant, nanoseconds, rows_in, rows_so_far
 
 
 class Rollups:
@@ -108,12 +108,7 @@ def _evidence(
     if not trial:
         raise LookupError(f"the ledger has no experiment {spec.experiment!r}")
     started = trial[0]["started_at"] or trial[0]["created_at"]
-    here = cut or Cut(
-        **{
-            name: _number(cursor, _ROWS.format(table=name), {})
-            for name in ("exchanges", "feedback", "scores")
-        }
-    )
+    here = cut or Cut(**{name: rows_so_far(cursor, name) for name in ("exchanges", "feedback", "scores")})
     known: dict[str, Any] = {
         "experiment": spec.experiment,
         "as_of_ns": as_of_ns,
@@ -166,8 +161,6 @@ _TRIAL: Final = """
     FROM experiments e LEFT JOIN phases p ON p.experiment = e.name AND p.phase = $first
     WHERE e.name = $experiment
 """
-
-_ROWS: Final = "SELECT coalesce(max(rowid), -1) + 1 FROM {table}"
 
 _RECORDED: Final = """
     SELECT count(*) FROM exchanges x

@@ -10,7 +10,7 @@ from typing import Final
 from duckdb import DuckDBPyConnection
 
 from .decisions import set_setting, setting
-from .store import Row, Store
+from .store import Row, Store, rows_so_far
 
 _POSITION: Final = "traces_told"
 
@@ -28,8 +28,8 @@ def save_position(connection: DuckDBPyConnection, number: int) -> None:
 
 def end(store: Store) -> int:
     """The number that the next exchange will get."""
-    found: int = store.read("SELECT coalesce(max(rowid), -1) + 1 AS number FROM exchanges")[0]["number"]
-    return found
+    with store.reading() as cursor:
+        return rows_so_far(cursor)
 
 
 def since(store: Store, number: int, limit: int) -> list[Row]:

@@ -17,12 +17,11 @@ from typing import Final
 from duckdb import DuckDBPyConnection
 
 from .recorded import PAIRED, Progress, Selection, progress_at
-from .store import Store, instant
+from .store import Store, instant, rows_so_far
 
 #: How long a count may go without the whole window, in seconds.
 RECOUNT_S: Final = 60.0
 
-_CUT: Final = "SELECT coalesce(max(rowid), -1) + 1 FROM exchanges"
 #: As functions, conditions on strings leave the range of row numbers to be the filter of the scan.
 _NEW: Final = """
     SELECT list_contains([$experiment], x.experiment) AND list_contains(['shadow'], x.role) AS is_copy,
@@ -59,8 +58,7 @@ class Standings:
         name = selection.experiment or ""
         with self._lock, self._store.reading() as cursor:
             cursor.begin()  # the rows that are counted are those that the number says
-            row = cursor.execute(_CUT).fetchone()
-            cut, known = int(row[0]) if row else 0, self._known.get(name)
+            cut, known = rows_so_far(cursor), self._known.get(name)
             found = None
             if known is not None and known.selection == selection and self._clock() - known.at_s < RECOUNT_S:
                 found = self._with_news(cursor, known, cut)

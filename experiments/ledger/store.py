@@ -46,6 +46,13 @@ def nanoseconds(at: datetime) -> int:
     return (since.days * 86_400 + since.seconds) * _NANOSECONDS + since.microseconds * 1000
 
 
+def rows_so_far(cursor: DuckDBPyConnection, table: str = "exchanges") -> int:
+    """The number that the next row will get of a table of which none is deleted: those below it are the same
+    rows for ever."""
+    row = cursor.execute(f"SELECT coalesce(max(rowid), -1) + 1 FROM {table}").fetchone()
+    return int(row[0]) if row else 0
+
+
 class Store:
     """The ledger's file, opened by this process and brought up to date.
 

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from .store import Store, nanoseconds
+from .store import Store, nanoseconds, rows_so_far
 
 #: What the row of a unit says that a worker sent to control because nothing succeeded at the candidate.
 BREAKER_OPEN: Final = "breaker_open"
 
-_CUT: Final = "SELECT coalesce(max(rowid), -1) + 1 FROM exchanges"
 _NEW: Final = """
     SELECT x.experiment, x.phase, x.role, x.worker, coalesce(x.error_code = $breaker_open, false) AS tripped,
         count(*), min(x.started_at), max(x.started_at) FILTER (x.assigned_arm IS NOT NULL),
@@ -72,8 +71,7 @@ class Tally:
     def _read(self) -> None:
         with self._store.reading() as cursor:
             cursor.begin()  # the rows that are counted are those that the number says
-            row = cursor.execute(_CUT).fetchone()
-            cut = int(row[0]) if row else 0
+            cut = rows_so_far(cursor)
             if cut == self._rows:
                 return
             new = cursor.execute(_NEW, {"since": self._rows, "breaker_open": BREAKER_OPEN}).fetchall()

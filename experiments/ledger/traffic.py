@@ -14,7 +14,7 @@ from ..evidence import Cut
 from .accounts import Accounts
 from .exchange import FAILURES
 from .rows import unpack
-from .store import Row, Store, rows_in
+from .store import Row, Store, rows_in, rows_so_far
 
 _FAILURES: Final = sorted(FAILURES)
 
@@ -36,15 +36,12 @@ _LOST: Final = """
     WHERE l.until >= e.started_at AND (e.ended_at IS NULL OR l.since <= e.ended_at)
 """
 
-_CUT: Final = "SELECT coalesce(max(rowid), -1) + 1 AS exchanges FROM exchanges"
-
 
 def take_in(store: Store, accounts: Accounts, experiment: str) -> int:
     """Bring the accounts up to date; how many rows workers could not write while the experiment ran."""
     with store.reading() as cursor:
         cursor.begin()
-        (cut,) = rows_in(cursor.execute(_CUT))
-        accounts.take_in(cursor, Cut(**cut))
+        accounts.take_in(cursor, Cut(exchanges=rows_so_far(cursor)))
         (lost,) = rows_in(cursor.execute(_LOST, {"experiment": experiment}))
         cursor.commit()
     return int(lost["lost"])
