@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from experiments.control import Author
 from experiments.controller import Controller, ControllerOptions
 from experiments.decision import Backing
 from experiments.ledger import decisions, trials
+from experiments.ledger.store import Store
 from experiments.lifecycle import Experiment
 from experiments.snapshot import Snapshot
 from experiments.verdict import LookState, Verdict, VerdictKind
@@ -98,6 +102,19 @@ class FlakyRegistry(Registry):
     def _ask(self) -> None:
         if self.away:
             raise RegistryUnreachable("MLflow does not answer")
+
+
+def amid_the_next_write(store: Store, monkeypatch: pytest.MonkeyPatch, other: threading.Thread) -> None:
+    """Let the other thread begin when the next change is about to be written."""
+    write = store.write
+
+    def overlapped(change: Any) -> Any:
+        monkeypatch.setattr(store, "write", write)
+        other.start()
+        other.join(0.2)  # through at once, or held until this is written
+        return write(change)
+
+    monkeypatch.setattr(store, "write", overlapped)
 
 
 class Plane:

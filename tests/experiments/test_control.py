@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import duckdb
 import pytest
@@ -16,7 +15,7 @@ from experiments.journal import Journal
 from experiments.ledger import golden, trials
 from experiments.ledger.store import instant
 
-from .plane import AB, ADA, CANARY, CHAIN, SHADOW, Plane
+from .plane import AB, ADA, CANARY, CHAIN, SHADOW, Plane, amid_the_next_write
 
 GOLDEN = AB + "golden: {require: pass, set: support}\n"
 
@@ -241,15 +240,7 @@ def test_the_late_record_of_a_pause_is_not_written_over_that_of_the_resumption(
     control, store = plane.controller.control, plane.controller.store
     control.pause("faster", ADA)
     resuming = threading.Thread(target=control.resume, args=("faster", ADA))
-    write = store.write
-
-    def resumed_meanwhile(change: Any) -> Any:
-        monkeypatch.setattr(store, "write", write)
-        resuming.start()
-        resuming.join(0.2)  # through at once, or held until this is written
-        return write(change)
-
-    monkeypatch.setattr(store, "write", resumed_meanwhile)
+    amid_the_next_write(store, monkeypatch, resuming)
     plane.controller.settlement.pay_all()
     resuming.join(10)
     assert plane.state() == "running"

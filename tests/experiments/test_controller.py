@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from experiments import views
 from experiments.ledger.collector import QUARANTINE
 
-from .plane import Plane, verdict
+from .plane import Plane, amid_the_next_write, verdict
 from .test_protection import ANSWERED, collected
 
 
@@ -21,15 +20,8 @@ def test_the_last_round_of_collecting_waits_for_one_that_is_under_way(
 ) -> None:
     """On a slow machine the loop's round outlives the ten seconds that its end is waited for."""
     store = plane.controller.store
-    last, write = threading.Thread(target=plane.controller.collect), store.write
-
-    def overlapped(change: Any) -> Any:
-        monkeypatch.setattr(store, "write", write)
-        last.start()
-        last.join(0.2)  # through at once, or held until this is written
-        return write(change)
-
-    monkeypatch.setattr(store, "write", overlapped)
+    last = threading.Thread(target=plane.controller.collect)
+    amid_the_next_write(store, monkeypatch, last)
     collected(plane, ANSWERED)
     last.join(10)
     assert store.read("SELECT count(*) AS rows FROM exchanges") == [{"rows": 1}]
