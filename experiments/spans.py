@@ -74,13 +74,12 @@ class Tracing:
         exporter: SpanExporter,
         *,
         endpoint: str,
-        now_ns: Callable[[], int] = time.time_ns,
-        clock: Callable[[], float] = time.monotonic,
+        now_ns: Callable[[], int],
     ) -> None:
         self._store = store
         self._exporter = exporter
         self._now_ns = now_ns
-        self._clock = clock
+        self._clock = time.monotonic
         # Only for what it reads from the environment: the resource and the sampler.
         self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         self._next = exported.position(store)

@@ -79,7 +79,7 @@ def gate(model: str, version: int, body: GateState, controller: Known) -> dict[s
     tags = {f"gate.{name}": value for name, value in body.model_dump().items() if value is not None}
     # The registry takes one tag at a time. Whoever reads between them is to see a conclusion only with what
     # it rests on, and no other state beside a key that it has not been concluded for.
-    concluded = body.state in ("passed", "failed", "inconclusive")
+    concluded = body.verdict is not None
     for key, value in sorted(tags.items(), key=lambda tag: (tag[0] == "gate.state") == concluded):
         controller.registry.tag_version(model, version, key, value)
     return tags
