@@ -53,7 +53,10 @@ _SINGLE: Final = frozenset(
 )
 
 #: Version, trace, parent and flags; what later versions of the format put behind them is nobody's business.
-_SPAN: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?=-|\Z)")
+#: Version ff, and a trace or a parent of zeros, are none.
+_SPAN: Final = re.compile(
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?=-|\Z)"
+)
 
 Headers = Iterable[tuple[bytes, bytes]]
 
