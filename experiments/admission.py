@@ -122,13 +122,16 @@ class Admission:
         holding = [
             one for one in there if one.name != spec.experiment and (one.has_traffic or one.state == "paused")
         ]
-        rival = next((one for one in holding if one.model == spec.model and one.will_route), None)
-        if rival is not None and any(stage.mode != "shadow" for stage in spec.plan):
-            raise Conflict(
-                f"experiment {rival.name!r} ({rival.state}) already routes the traffic of {model.name!r}: "
-                f"end it first (`turnout experiment stop {rival.name}`); shadows may run beside it",
-                code="experiment_running",
-            )
+        routes = any(stage.mode != "shadow" for stage in spec.plan)
+        rivals = [one for one in holding if routes and one.model == spec.model and one.will_route]
+        for rival in rivals:
+            if what_to_do := _to_be_beside(rival.spec, spec):
+                raise Conflict(
+                    f"experiment {rival.name!r} ({rival.state}) already routes the traffic of "
+                    f"{model.name!r}: end it first (`turnout experiment stop {rival.name}`), or "
+                    f"{what_to_do}; shadows may run beside it",
+                    code="experiment_running",
+                )
         taken = next((one for one in holding if _share_units(one.spec, spec)), None)
         if taken is not None:
             raise Conflict(
@@ -145,6 +148,19 @@ def _share_units(one: ExperimentSpec, other: ExperimentSpec) -> bool:
     if mine is None or theirs is None or mine.group != theirs.group:
         return False
     return mine.units[0] < theirs.units[1] and theirs.units[0] < mine.units[1]
+
+
+def _to_be_beside(rival: ExperimentSpec, spec: ExperimentSpec) -> str | None:
+    """What it takes for two experiments to divide a model's units between them; None where they do. Which of
+    a group's units they ask for is `_share_units`' question."""
+    theirs, mine = rival.exclusive, spec.exclusive
+    if theirs is None:
+        return "have both declare a part of one group's units (`exclusive`) from the start"
+    if mine is None or mine.group != theirs.group:
+        return f"declare another part of its group's units (`exclusive: {{group: {theirs.group}, ...}}`)"
+    if spec.unit != rival.unit:
+        return f"declare its unit, {rival.unit}: by another one, somebody would be in both"
+    return None
 
 
 def version_of(model: CatalogModel, reference: int | str) -> int:

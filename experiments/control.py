@@ -288,12 +288,7 @@ class Control:
                     action, before.model, f"experiment {name!r} is {before.state_text} already"
                 )
             after = follow(before, event, self.junction.now_ns(), note=author.reason)
-            changed = (
-                f"experiment {name!r} is {after.state_text}",
-                f"version {after.candidate_version} of {after.model!r} gets no "
-                f"{'copies' if not after.routes else 'traffic'} (before: {share_text(before)})",
-            )
-            decision = self._decision(action, after, author, changed, backing)
+            decision = self._decision(action, after, author, released(before, after), backing)
             if event == "roll_back":
                 self.junction.note_rollback(after.model)
             self.settlement.owe(decision, (after,))
@@ -359,6 +354,15 @@ def begun(experiment: Experiment) -> str:
     if experiment.state in LIVE:
         return f"experiment {experiment.name!r} runs: {share_text(experiment)}"
     return f"experiment {experiment.name!r} is {experiment.state_text}: nothing is sent to its candidate yet"
+
+
+def released(before: Experiment, after: Experiment) -> tuple[str, ...]:
+    """What a candidate loses, in words."""
+    lost = "traffic" if after.routes else "copies"
+    return (
+        f"experiment {after.name!r} is {after.state_text}",
+        f"version {after.candidate_version} of {after.model!r} gets no {lost} (before: {share_text(before)})",
+    )
 
 
 def share_text(experiment: Experiment) -> str:

@@ -101,7 +101,10 @@ class Exclusion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """The running experiment that routes this model's traffic. The arms' ranges cover [0, PPM) once."""
+    """A running experiment that routes this model's traffic. The arms' ranges cover [0, PPM) once.
+
+    Where several do, gates of one group keep their units apart.
+    """
 
     experiment: str
     phase: int
@@ -155,7 +158,7 @@ class ModelRoute:
     production: int
     unit: str = "user"
     recording: Recording = "full"
-    split: Split | None = None
+    splits: tuple[Split, ...] = ()
     mirrors: tuple[Mirror, ...] = ()
 
 
@@ -192,18 +195,24 @@ def endpoint_of(entry: dict[str, Any]) -> Endpoint:
 def model_of(entry: dict[str, Any]) -> ModelRoute:
     """A model's entry as it is written in JSON. Raises SnapshotError, KeyError or TypeError."""
     where = f"models.{entry['model']}"
-    split = entry["split"]
-    if split is not None:
-        arms = tuple(
-            _sound(Arm(**{**arm, "ranges": _ranges(arm["ranges"], where)}), f"{where}.split.arms")
-            for arm in split["arms"]
-        )
-        split = _sound(Split(**{**split, "arms": arms, **_rules(split, where)}), f"{where}.split")
+    if "split" in entry:  # written when only one experiment could route a model's traffic
+        entry = dict(entry)
+        only = entry.pop("split")
+        entry["splits"] = () if only is None else (only,)
+    splits = tuple(_split_of(split, where) for split in entry["splits"])
     mirrors = tuple(
         _sound(Mirror(**{**mirror, **_rules(mirror, where)}), f"{where}.mirrors")
         for mirror in entry["mirrors"]
     )
-    return _sound(ModelRoute(**{**entry, "split": split, "mirrors": mirrors}), where)
+    return _sound(ModelRoute(**{**entry, "splits": splits, "mirrors": mirrors}), where)
+
+
+def _split_of(split: dict[str, Any], where: str) -> Split:
+    arms = tuple(
+        _sound(Arm(**{**arm, "ranges": _ranges(arm["ranges"], where)}), f"{where}.splits.arms")
+        for arm in split["arms"]
+    )
+    return _sound(Split(**{**split, "arms": arms, **_rules(split, where)}), f"{where}.splits")
 
 
 def _rules(entry: dict[str, Any], where: str) -> dict[str, Any]:

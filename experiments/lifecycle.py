@@ -14,6 +14,7 @@ Pure: a value in, a value out, no clock, no registry, no ledger. `experiments.co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -212,14 +213,22 @@ class Experiment:
 
 
 def gates(spec: ExperimentSpec) -> tuple[Gate, ...]:
-    """Where a unit must lie to be in the experiment at all: outside the holdout, inside its group's part."""
+    """Where a unit must lie to be in the experiment at all: inside its group's part, outside the holdout.
+
+    The part comes first: another experiment's unit is that one's, to hold out or not.
+    """
     found = []
-    if spec.holdout:
-        found.append(Gate(salt=HOLDOUT_SALT, low=_ppm(spec.holdout), high=PPM))
     if spec.exclusive:
         low, high = spec.exclusive.units
         found.append(Gate(salt=f"exclusive:{spec.exclusive.group}", low=_ppm(low), high=_ppm(high)))
+    if spec.holdout:
+        found.append(Gate(salt=HOLDOUT_SALT, low=_ppm(spec.holdout), high=PPM))
     return tuple(found)
+
+
+def entering_share(spec: ExperimentSpec) -> float:
+    """The share of the units that the gates admit; they are independent of each other."""
+    return math.prod((gate.high - gate.low) / PPM for gate in gates(spec))
 
 
 def exclusion(spec: ExperimentSpec) -> Exclusion | None:

@@ -77,13 +77,14 @@ class GoalPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One stage: units a day in production (of a shadow, those that are mirrored), days to the horizon, and
-    each goal."""
+    """One stage: units a day that enter (of a shadow, those that are mirrored), days to the horizon, and each
+    goal. `entering` is the share of production's units that may enter at all."""
 
     experiment: str
     mode: Mode
     horizon: int
     share: float
+    entering: float
     units_a_day: float | None
     days: float | None
     max_days: float
@@ -91,17 +92,19 @@ class Plan:
     warnings: tuple[str, ...]
 
 
-def plan(spec: AnalysisSpec, history: History, *, first_share: float, last_share: float) -> Plan:
+def plan(
+    spec: AnalysisSpec, history: History, *, first_share: float, last_share: float, entering: float = 1.0
+) -> Plan:
     """The plan. `first_share` and `last_share` are the candidate's at the ramp's begin and end; of a shadow,
-    the share that is mirrored.
+    the share that is mirrored. `entering` is the share of the units that may enter at all.
 
     Harm is caught at the first share (a ramp begins with it), the rest is reckoned at the last. How alike the
     two answers to a mirrored request are cannot be told from one version's traffic: they are taken to be
     independent, so that a shadow finds no less than it is said to.
     """
     rate = history.units_a_day
-    if spec.mode == "shadow" and rate is not None:
-        rate *= last_share
+    if rate is not None:
+        rate *= entering * (last_share if spec.mode == "shadow" else 1.0)
     days = None if not rate else spec.horizon / rate
     goals = tuple(
         _goal(spec, goal, history, _Design(spec.mode == "shadow", first_share, last_share, rate))
@@ -113,6 +116,7 @@ def plan(spec: AnalysisSpec, history: History, *, first_share: float, last_share
         mode=spec.mode,
         horizon=spec.horizon,
         share=last_share,
+        entering=entering,
         units_a_day=rate,
         days=days,
         max_days=spec.max_duration_s / 86_400.0,

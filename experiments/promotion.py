@@ -17,7 +17,7 @@ from dataclasses import replace
 from registry import Registry, RegistryError, RegistryUnreachable
 
 from .admission import version_of
-from .control import Author, Control
+from .control import Author, Control, released
 from .decision import Backing, Decision, Done, new_id
 from .errors import Conflict, Refused, Unavailable
 from .ledger import decisions, trials
@@ -136,8 +136,19 @@ class Promotion:
                 self._busy.discard(model)
 
     def _shippable(self, model: CatalogModel) -> int:
-        tried = (one for one in self._junction.experiments() if one.model == model.name and one.phase.number)
-        latest = next(tried, None)
+        tried = [one for one in self._junction.experiments() if one.model == model.name and one.phase.number]
+        passed = [
+            one
+            for one in tried
+            if one.state == "concluded" and one.concluded_on == "ship" and one.routes and not one.next_stage
+        ]
+        if len({one.candidate_version for one in passed}) > 1:
+            named = " and ".join(str(one.candidate_version) for one in reversed(passed))
+            raise Conflict(
+                f"versions {named} of {model.name!r} have a passing verdict each: name one with --version",
+                code="several_passed",
+            )
+        latest = next(iter((*passed, *tried)), None)
         if latest is None or latest.concluded_on != "ship" or latest.state not in ("concluded", "promoted"):
             raise Refused(
                 f"no version of {model.name!r} has a passing verdict; name one with --version, and "
@@ -288,7 +299,7 @@ class Promotion:
     # -- rollback ----------------------------------------------------------------------------------------
 
     def rollback(self, name: str, author: Author, *, production: bool = False, dry_run: bool = False) -> Done:
-        """With an experiment that routes: release its candidate. Else: production goes back to the former.
+        """With experiments that route: release their candidates. Else: production goes back to the former.
 
         `production` True: production goes back whatever runs. Traffic first, records after. Raises NotFound,
         Conflict where there is nothing to go back to.
@@ -300,18 +311,61 @@ class Promotion:
 
     def _roll_back(self, model: CatalogModel, author: Author, production: bool, dry_run: bool) -> Done | None:
         name = model.name
-        routing = next((one for one in self._junction.open_on(name) if one.routes), None)
-        if routing is not None and not production:
+        routing = self._tried_on_users(name)
+        if routing and not production:
             if dry_run:
-                words = (f"version {routing.candidate_version} of {name!r} would get no traffic",)
-                return self._would("rollback", name, words)
-            return self._control.take_away(routing.name, "roll_back", "rollback", author)
+                words = (
+                    f"version {one.candidate_version} of {name!r} would get no traffic" for one in routing
+                )
+                return self._would("rollback", name, tuple(words))
+            if len(routing) == 1:
+                return self._control.take_away(routing[0].name, "roll_back", "rollback", author)
+            return self._release(name, author)
         if not production and (just := self._just_released(name)):
             return self._control.nothing("rollback", name, just)
         if model.came_back_from is not None:
             why = f"production of {name!r} came back from version {model.came_back_from} already"
             return self._control.nothing("rollback", name, f"{why} and is version {model.production}")
         return self._back(model, author, dry_run)
+
+    def _tried_on_users(self, model: str) -> list[Experiment]:
+        """What a rollback ends. A draft, or what waits in preflight, has taken nobody anywhere yet."""
+        return [one for one in self._junction.open_on(model) if one.routes and one.phase.number]
+
+    def _release(self, name: str, author: Author) -> Done | None:
+        """Every candidate that is tried on users at once: who is in trouble need not know first which of them
+        it is. None if they are gone by now."""
+        began = time.monotonic()
+        with self._junction.lock:
+            routing = self._tried_on_users(name)
+            if not routing:
+                return None
+            now_ns, model = self._junction.now_ns(), self._junction.model(name)
+            ended = [follow(one, "roll_back", now_ns, note=author.reason) for one in routing]
+            pairs = zip(routing, ended, strict=True)
+            decision = Decision(
+                at_ns=now_ns,
+                actor=author.actor,
+                action="rollback",
+                model=name,
+                to_version=model.production,
+                reason=author.reason,
+                changed=tuple(word for before, after in pairs for word in released(before, after)),
+            )
+            self._turn_back(decision, ended, model)
+        self._at("published")
+        return self._control.settled(decision, began)
+
+    def _turn_back(
+        self, decision: Decision, ended: list[Experiment], model: CatalogModel, alias: int | None = None
+    ) -> None:
+        """Journal, memory, workers. Call it with the junction's lock."""
+        self._junction.note_rollback(model.name)
+        self._settlement.owe(decision, tuple(ended), alias=alias)
+        self._at("owed")
+        self._junction.put_model(model)
+        self._junction.put(*ended)
+        self._junction.publish()
 
     def _just_released(self, model: str) -> str | None:
         """Pressing the button twice must not roll production back as well."""
@@ -364,13 +418,9 @@ class Promotion:
                 reason=author.reason,
                 changed=(*words, *(f"experiment {one.name!r} is {one.state_text}" for one in ended)),
             )
-            self._junction.note_rollback(model.name)
-            self._settlement.owe(decision, tuple(ended), alias=target)
-            self._at("owed")
             left = model.production
-            self._junction.put_model(replace(there, production=target, former=None, came_back_from=left))
-            self._junction.put(*ended)
-            self._junction.publish()
+            coming = replace(there, production=target, former=None, came_back_from=left)
+            self._turn_back(decision, ended, coming, alias=target)
             self._moved_ns[model.name] = decision.at_ns
         self._at("published")
         return self._control.settled(decision, began)

@@ -121,30 +121,32 @@ def table(
             left_out.append(f"version {model.production} of {model.name!r} is production but has no endpoint")
         else:
             mine = open_on(open_ones, model.name)
-            split, unserved = _split(model, mine)
+            splits, unserved = _splits(model, mine)
             mirrors, unmirrored = _mirrors(model, mine)
             left_out += unserved + unmirrored
             left_out += [model.held] if model.held else []
             models[model.name] = ModelRoute(
                 model=model.name,
                 production=model.production,
-                unit=split.unit if split else next((m.unit for m in mirrors if not m.recorded), "user"),
+                unit=splits[0].unit if splits else next((m.unit for m in mirrors if not m.recorded), "user"),
                 recording=recordings.get(model.name, "full"),
-                split=split,
+                splits=splits,
                 mirrors=mirrors,
             )
     endpoints = {(e.model, e.version): e for model in catalog.values() for e in model.endpoints.values()}
     return Table(models=models, endpoints=endpoints, keys=dict(keys), left_out=tuple(left_out))
 
 
-def _split(model: CatalogModel, experiments: list[Experiment]) -> tuple[Split | None, list[str]]:
-    split = next((found for one in experiments if (found := one.split()) is not None), None)
-    if split is None:
-        return None, []
-    lacking = sorted({arm.version for arm in split.arms} - set(model.endpoints))
-    if lacking:
-        return None, [_lacking(model.name, lacking, split.experiment)]
-    return split, []
+def _splits(model: CatalogModel, experiments: list[Experiment]) -> tuple[tuple[Split, ...], list[str]]:
+    served: list[Split] = []
+    left_out: list[str] = []
+    for split in (found for one in experiments if (found := one.split()) is not None):
+        lacking = sorted({arm.version for arm in split.arms} - set(model.endpoints))
+        if lacking:
+            left_out.append(_lacking(model.name, lacking, split.experiment))
+        else:
+            served.append(split)
+    return tuple(served), left_out
 
 
 def _mirrors(model: CatalogModel, experiments: list[Experiment]) -> tuple[tuple[Mirror, ...], list[str]]:

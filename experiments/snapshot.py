@@ -52,7 +52,8 @@ class Route:
     """Where one request goes. `fallback` is control's endpoint when another arm is asked first.
 
     `mirrored`: the model has shadow experiments, which may want a copy. A request that stays outside a
-    running experiment has the experiment and no arm, and in `outside` the reason.
+    running experiment has the experiment and no arm, and in `outside` the reason. `exclude` are the rules of
+    the experiment that claims the unit, and the route of a request that one of them fits.
     """
 
     model: str
@@ -64,6 +65,29 @@ class Route:
     recording: Recording
     mirrored: bool = False
     outside: Outside | None = None
+    exclude: tuple[Exclusion, Route] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one experiment claims of a model's units, prepared: `starts[i]` is the first point of `routes[i]`.
+
+    `reasons` are the routes of what stays outside of it.
+    """
+
+    salt: str
+    gates: tuple[Gate, ...]
+    starts: tuple[int, ...]
+    routes: tuple[Route, ...]
+    arms: Mapping[str, Route]
+    reasons: Mapping[Outside, Route]
+
+    def route(self, unit: str) -> Route:
+        """Where the requests of a unit id go."""
+        for gate in self.gates:
+            if not gate.admits(unit):
+                return self.reasons[gate.reason]
+        return self.routes[bisect_right(self.starts, point(self.salt, unit)) - 1]
 
 
 #: So many units are noted in a table, with their routes, before it begins anew.
@@ -72,22 +96,14 @@ _KNOWN_UNITS: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A model's routes, prepared: `starts[i]` is the first point of `routes[i]`.
-
-    `unit` is what identifies a unit now: the running experiment's word, else the model's. `outside` is the
-    route of what no experiment claims: production, in no arm; `reasons` the same where an experiment runs.
+    """A model's routes, prepared. `unit` is what identifies a unit now: the running experiments' word, else
+    the model's. `outside` is the route of what no experiment claims: production, in no arm.
     """
 
     entry: ModelRoute
     unit: str
     outside: Route
-    salt: str = ""
-    starts: tuple[int, ...] = ()
-    routes: tuple[Route, ...] = ()
-    arms: Mapping[str, Route] = field(default_factory=dict)
-    gates: tuple[Gate, ...] = ()
-    exclude: Exclusion | None = None
-    reasons: Mapping[Outside, Route] = field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
     _known: dict[str, tuple[str, Route]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def assign(self, raw: str) -> tuple[str, Route]:
@@ -102,15 +118,24 @@ class Table:
         return found
 
     def route(self, unit: str | None) -> Route:
-        """Where the requests of a unit id go; a request without a unit is outside."""
-        if not self.starts:
+        """Where the requests of a unit id go. What is no experiment's, and a request without a unit, counts
+        as outside the one that began first, so that each request is in one account."""
+        if not self.claims:
             return self.outside
         if unit is None:
-            return self.reasons["no_unit"]
-        for gate in self.gates:
-            if not gate.admits(unit):
-                return self.reasons[gate.reason]
-        return self.routes[bisect_right(self.starts, point(self.salt, unit)) - 1]
+            return self.claims[0].reasons["no_unit"]
+        found = self.claims[0].route(unit)
+        if found.outside == "exclusive":
+            others = (claim.route(unit) for claim in self.claims[1:])
+            return next((other for other in others if other.outside != "exclusive"), found)
+        return found
+
+    def named(self, arm: str) -> dict[str, Route]:
+        """The arms that a name means, by their full names, `experiment/arm`; either is understood."""
+        full = {
+            f"{route.experiment}/{name}": route for claim in self.claims for name, route in claim.arms.items()
+        }
+        return {name: route for name, route in full.items() if arm in (name, route.arm)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,40 +168,38 @@ class Snapshot:
         outside = Route(entry.model, None, 0, None, production, None, entry.recording, mirrored)
         for mirror in entry.mirrors:
             self._endpoint(entry.model, mirror.version, f"{where}.mirrors.{mirror.experiment}")
-        if entry.split is None:
-            return Table(entry, entry.unit, outside)
-        split = entry.split
+        units = {split.unit for split in entry.splits} or {entry.unit}
+        if len(units) > 1:
+            raise SnapshotError(f"{where}.splits: expected one kind of unit, got {', '.join(sorted(units))}")
+        claims = tuple(self._claim(split, entry, outside, where) for split in entry.splits)
+        return Table(entry, units.pop(), outside, claims)
+
+    def _claim(self, split: Split, entry: ModelRoute, outside: Route, where: str) -> Claim:
+        outside = replace(outside, experiment=split.experiment, phase=split.phase)
+        excluded = replace(outside, outside="excluded")
+        if split.exclude is not None:
+            outside = replace(outside, exclude=(split.exclude, excluded))
+        reasons: dict[Outside, Route] = {
+            reason: replace(outside, outside=reason) for reason in get_args(Outside) if reason != "excluded"
+        }
+        production = outside.endpoint
         arms: dict[str, Route] = {}
         pieces: list[tuple[int, int, Route]] = []
         for arm in split.arms:
-            endpoint = self._endpoint(entry.model, arm.version, f"{where}.split.arms.{arm.name}")
+            endpoint = self._endpoint(entry.model, arm.version, f"{where}.splits.arms.{arm.name}")
             fallback = production if arm.version != entry.production else None
-            route = replace(
-                outside,
-                experiment=split.experiment,
-                phase=split.phase,
-                arm=arm.name,
-                endpoint=endpoint,
-                fallback=fallback,
-            )
-            arms[arm.name] = route
+            arms[arm.name] = route = replace(outside, arm=arm.name, endpoint=endpoint, fallback=fallback)
             pieces += [(low, high, route) for low, high in arm.ranges]
         pieces.sort(key=lambda piece: piece[:2])
         edge = 0
         for low, high, _ in pieces:
             if low != edge or high <= low:
-                raise SnapshotError(f"{where}.split: the arms' ranges do not cover [0, {PPM}) exactly once")
+                raise SnapshotError(f"{where}.splits: the arms' ranges do not cover [0, {PPM}) exactly once")
             edge = high
         if edge != PPM:
-            raise SnapshotError(f"{where}.split: the arms' ranges end at {edge} instead of {PPM}")
+            raise SnapshotError(f"{where}.splits: the arms' ranges end at {edge} instead of {PPM}")
         starts = tuple(low for low, _, _ in pieces)
-        routes = tuple(route for _, _, route in pieces)
-        reasons: dict[Outside, Route] = {
-            reason: replace(outside, experiment=split.experiment, phase=split.phase, outside=reason)
-            for reason in get_args(Outside)
-        }
-        who = split.gates, split.exclude, reasons
-        return Table(entry, split.unit, outside, split.salt, starts, routes, arms, *who)
+        return Claim(split.salt, split.gates, starts, tuple(route for _, _, route in pieces), arms, reasons)
 
     def model(self, name: str) -> ModelRoute:
         """The model's entry. Raises UnknownModel."""
@@ -199,11 +222,14 @@ class Snapshot:
         return self.table(model).route(unit)
 
     def forced_arm(self, model: str, arm: str) -> Route:
-        """The route of an arm that an admin asks for. Raises UnknownModel, UnknownVersion."""
-        try:
-            return self.table(model).arms[arm]
-        except KeyError:
-            raise UnknownVersion(f"{model!r} has no arm {arm!r} in a running experiment") from None
+        """The route of an arm that an admin asks for, by its name; where several experiments have one of that
+        name, by `experiment/arm`. Raises UnknownModel, UnknownVersion."""
+        found = self.table(model).named(arm)
+        if not found:
+            raise UnknownVersion(f"{model!r} has no arm {arm!r} in a running experiment")
+        if len(found) > 1:
+            raise UnknownVersion(f"{model!r} has several arms {arm!r}: name {' or '.join(sorted(found))}")
+        return next(iter(found.values()))
 
     def forced_version(self, model: str, version: int) -> Route:
         """The route to a registered version outside every experiment. Raises UnknownModel, UnknownVersion."""

@@ -141,7 +141,7 @@ class Breakers:
 
     def overtaken(self, snapshot: Snapshot) -> None:
         """A new snapshot is in force: forget candidates and phases that it does not have."""
-        splits = [route.split for route in snapshot.models.values() if route.split]
+        splits = [split for route in snapshot.models.values() for split in route.splits]
         there = {(split.experiment, split.phase, arm.version) for split in splits for arm in split.arms}
         self._known = {key: breaker for key, breaker in self._known.items() if key in there}
 

@@ -225,8 +225,10 @@ class Relay:
                 route = table.route(None)
             else:
                 unit, route = table.assign(raw[: self._worker.limits.unit_characters])
-        if table.exclude is not None and self._kept_out(table.exclude, ask):
-            route = table.reasons["excluded"]
+        if route.exclude is not None:
+            rules, excluded = route.exclude
+            if self._kept_out(rules, ask):
+                route = excluded
         return unit, route
 
     def _kept_out(self, rules: Exclusion, ask: wire.Ask) -> bool:

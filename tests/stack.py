@@ -217,6 +217,7 @@ class Answer:
 
     request_id: str
     unit: str
+    experiment: str | None
     arm: str | None
     version: int
     snapshot: int
@@ -361,11 +362,12 @@ class Traffic:
         return header(head, b"connection") != b"close"
 
     def _answered(self, head: bytes, unit: str, stream: bool, sent: float) -> None:
-        arm = header(head, b"x-turnout-arm")
+        experiment, arm = header(head, b"x-turnout-experiment"), header(head, b"x-turnout-arm")
         self.answers.append(
             Answer(
                 request_id=(header(head, b"x-turnout-request-id") or b"").decode(),
                 unit=unit,
+                experiment=None if experiment is None else experiment.decode(),
                 arm=None if arm is None else arm.decode(),
                 version=int(header(head, b"x-turnout-model-version") or 0),
                 snapshot=int(header(head, b"x-turnout-snapshot") or 0),

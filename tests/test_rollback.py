@@ -153,6 +153,41 @@ def test_a_ramp_moves_units_one_way_only(stack: Stack) -> None:
     stack.move("rollback")
 
 
+@pytest.mark.slow
+def test_two_experiments_side_by_side_share_no_unit_and_end_with_one_rollback(stack: Stack) -> None:
+    units = 400
+    for name, part in (("left", "[0, 50]"), ("right", "[50, 100]")):
+        stack.begin(AB + "exclusive: {{group: sides, units: {part}}}\n", name=name, part=part)
+    snapshot = Snapshot.from_json((stack.data / "snapshot.json").read_bytes())
+    expected = {}
+    for unit in (f"unit-{number}" for number in range(units)):
+        route = snapshot.route(MODEL, unit_id(unit))
+        expected[unit] = (route.experiment, route.arm)
+    answers = ask_each(stack, units)
+    assert {(one.unit, one.experiment, one.arm) for one in answers} == {
+        (unit, *where) for unit, where in expected.items()
+    }
+
+    def books() -> list[dict[str, int]]:
+        found = (stack.api.get(f"/api/experiments/{name}")["accounting"] for name in ("left", "right"))
+        return [{arm: of["assigned"] for arm, of in one["by_arm"].items()} for one in found]
+
+    closed = eventually(
+        books, within=30, until=lambda found: sum(map(sum, map(dict.values, found))) == 4 * units
+    )
+    for name, arms_of in zip(("left", "right"), closed, strict=True):
+        assert arms_of == {
+            arm: 4 * list(expected.values()).count((name, arm)) for arm in ("control", "candidate")
+        }
+        assert near(list(expected.values()).count((name, "candidate")), units, 0.25)
+    done, seconds = stack.move("rollback", reason="either of them")
+    assert {answer.arm for answer in ask_each(stack, units)} == {None}
+    assert len(done["acknowledged_by"]) == 2
+    assert seconds < 1.0
+    states = {row["name"]: row["state"] for row in stack.api.get("/api/experiments")}
+    assert (states["left"], states["right"]) == ("rolled_back", "rolled_back")
+
+
 def gets_traffic(engine: SimulatedEngine) -> None:
     """An engine is in the middle of its work."""
     enough = engine.counters.requests + 50

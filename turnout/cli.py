@@ -317,7 +317,7 @@ def rollback(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Release a running candidate, or else go back to the former production version. Traffic first."""
+    """Release every running candidate, or else go back to the former production version. Traffic first."""
     from .operations import change_production
 
     body = {"reason": reason, "dry_run": dry_run, "production": production}

@@ -14,6 +14,7 @@ from experiments.client import ControlClient, ControlError
 from experiments.errors import DocumentError
 from experiments.evidence import AnalysisSpec
 from experiments.history import History
+from experiments.lifecycle import entering_share
 from experiments.planning import Caught, GoalPlan, Plan, plan
 from experiments.spec import ExperimentSpec, analysis_of, read_spec
 
@@ -77,7 +78,13 @@ def analysis(declared: ExperimentSpec, stage: int) -> AnalysisSpec:
 
 def _planned(declared: ExperimentSpec, stage: int, known: History) -> Plan:
     weights = declared.plan[stage].weights_ppm
-    return plan(analysis(declared, stage), known, first_share=weights[0] / 1e6, last_share=weights[-1] / 1e6)
+    return plan(
+        analysis(declared, stage),
+        known,
+        first_share=weights[0] / 1e6,
+        last_share=weights[-1] / 1e6,
+        entering=entering_share(declared),
+    )
 
 
 def _show(found: Plan) -> None:
@@ -86,6 +93,8 @@ def _show(found: Plan) -> None:
     where = "mirrored to" if found.mode == "shadow" else "on"
     share = f"{100 * found.share:g} % {where} the candidate"
     say(f"{found.experiment}, {found.mode}: horizon {found.horizon:,} units, {share}.")
+    if found.entering < 1:
+        rate += f" ({100 * found.entering:.3g} % of production's: the others cannot enter)"
     say(f"Units a day: {rate}; days to the horizon: {days} (max_duration {found.max_days:.1f}).\n")
     table(
         (

@@ -136,7 +136,7 @@ def _outside(books: Accounting) -> None:
     )
     st.caption(
         "No unit: nobody to assign. Excluded: by a rule of the file. Holdout: kept out of every experiment. "
-        "Exclusive: the unit belongs to another experiment of the group."
+        "Exclusive: the unit is not in this experiment's part of its group."
     )
 
 

@@ -43,7 +43,7 @@ Outside = Literal[
     "no_unit",  # nothing names its unit: there is nobody to assign
     "excluded",  # by a rule of the experiment's file
     "holdout",  # its unit is held out of every experiment
-    "exclusive",  # its unit belongs to another experiment of the group
+    "exclusive",  # its unit is not in the experiment's part of its group
 ]
 Origin = Literal["live", "golden", "forced", "replay"]
 Recording = Literal["full", "redacted", "numbers"]

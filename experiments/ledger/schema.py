@@ -253,6 +253,19 @@ def trace_context(connection: DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE exchanges ADD COLUMN traceparent VARCHAR")
 
 
+def routes_of_experiments(connection: DuckDBPyConnection) -> None:
+    """Several experiments may route a model's traffic: each has ranges of its own."""
+    connection.execute("ALTER TABLE routes RENAME TO model_routes")
+    connection.execute("""
+        CREATE TABLE routes (
+            experiment VARCHAR PRIMARY KEY, model VARCHAR NOT NULL, ranges JSON NOT NULL)
+    """)
+    connection.execute("""
+        INSERT INTO routes SELECT experiment, model, ranges FROM model_routes WHERE experiment IS NOT NULL
+    """)
+    connection.execute("DROP TABLE model_routes")
+
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     traffic,
     trials,
@@ -267,6 +280,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     accounting,
     label_worksheets,
     trace_context,
+    routes_of_experiments,
 )
 
 

@@ -95,7 +95,7 @@ def _save_ranges(connection: DuckDBPyConnection, experiment: Experiment) -> None
     if experiment.is_open and experiment.phase.number:
         connection.execute(
             "INSERT INTO routes (model, experiment, ranges) VALUES (?, ?, ?)"
-            " ON CONFLICT (model) DO UPDATE SET experiment = excluded.experiment, ranges = excluded.ranges",
+            " ON CONFLICT (experiment) DO UPDATE SET ranges = excluded.ranges",
             [experiment.model, experiment.name, orjson.dumps(experiment.ranges).decode()],
         )
     else:

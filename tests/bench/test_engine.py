@@ -235,7 +235,7 @@ def test_it_runs_and_passes_on_a_simulated_engine(tmp_path: Path) -> None:
             version=1,
             published_ns=1,
             keys={sha256(row.KEY.encode()).hexdigest(): "bench"},
-            models={"chat": ModelRoute(model="chat", production=1, split=split)},
+            models={"chat": ModelRoute(model="chat", production=1, splits=(split,))},
             endpoints=endpoints,
         )
         (data / "proxy-snapshot.json").write_bytes(table.to_json())

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,6 @@ class Histories(RuleBasedStateMachine):
         finally:
             plane.crash_at = None
 
-    def newest(self) -> str | None:
-        known = self.plane.controller.junction.experiments()
-        return known[0].name if known else None
-
     maybe = st.one_of(st.none(), st.sampled_from(STEPS))
 
     @rule(
@@ -113,12 +110,17 @@ class Histories(RuleBasedStateMachine):
         candidate=st.sampled_from((1, 2, 3)),
         on_ship=st.sampled_from(("hold", "promote")),
         draft=st.booleans(),
+        part=st.sampled_from((None, "0, 40", "40, 80", "60, 100")),
         crash=maybe,
     )
-    def start(self, spec: str, candidate: int, on_ship: str, draft: bool, crash: str | None) -> None:
+    def start(
+        self, spec: str, candidate: int, on_ship: str, draft: bool, part: str | None, crash: str | None
+    ) -> None:
         self.names += 1
         text = spec.replace("faster", f"e{self.names}").replace("candidate: 2", f"candidate: {candidate}")
         text = text.replace("  golden: {require: pass, set: support}\n", "") + f"on_ship: {on_ship}\n"
+        if part is not None:
+            text += f"exclusive: {{group: rivals, units: [{part}]}}\n"
         self.do(lambda: self.plane.controller.control.start(text, "spec.yaml", ADA, draft=draft), crash)
 
     @rule(kind=st.sampled_from(KINDS), crash=maybe)
@@ -133,11 +135,16 @@ class Histories(RuleBasedStateMachine):
         watch = Watch(controller.control, controller.promotion, judge=judge)
         self.do(watch.look, crash)
 
-    @rule(verb=st.sampled_from(("pause", "resume", "stop", "submit", "advance")), crash=maybe)
-    def operate(self, verb: str, crash: str | None) -> None:
-        name = self.newest()
-        if name is not None:
-            self.do(lambda: getattr(self.plane.controller.control, verb)(name, ADA), crash)
+    @rule(
+        verb=st.sampled_from(("pause", "resume", "stop", "submit", "advance")),
+        age=st.integers(0, 2),
+        crash=maybe,
+    )
+    def operate(self, verb: str, age: int, crash: str | None) -> None:
+        """On the newest experiment, or on one that began before it."""
+        known = self.plane.controller.junction.experiments()[age:]
+        if known:
+            self.do(lambda: getattr(self.plane.controller.control, verb)(known[0].name, ADA), crash)
 
     @rule(version=st.sampled_from((None, 1, 2, 3)), force=st.booleans(), crash=maybe)
     def promote(self, version: int | None, force: bool, crash: str | None) -> None:
@@ -210,7 +217,7 @@ class Histories(RuleBasedStateMachine):
         assert route.production in (1, 2, 3)
         for one in controller.junction.experiments():
             if not one.is_open:
-                assert route.split is None or route.split.experiment != one.name
+                assert one.name not in {split.experiment for split in route.splits}
                 assert one.name not in {mirror.experiment for mirror in route.mirrors}
 
     @rule()
@@ -233,7 +240,8 @@ class Histories(RuleBasedStateMachine):
                 one.state, one.phase, one.ranges if one.routes and one.is_open else None,
             )  # fmt: skip
         routing = [one for one in controller.junction.open_on("chat") if one.routes and one.state in LIVE]
-        assert len(routing) <= 1
-        assert (plane.snapshot.models["chat"].split is not None) == bool(
-            [one for one in controller.junction.open_on("chat") if one.routes and one.has_traffic]
-        )
+        parts = sorted(one.spec.exclusive.units if one.spec.exclusive else [0.0, 100.0] for one in routing)
+        assert all(one[1] <= other[0] for one, other in pairwise(parts)), "a unit in two experiments"
+        assert [split.experiment for split in plane.snapshot.models["chat"].splits] == [
+            one.name for one in controller.junction.open_on("chat") if one.routes and one.has_traffic
+        ]

@@ -240,7 +240,7 @@ class Plane:
 
     @property
     def candidate_has_traffic(self) -> bool:
-        return self.snapshot.models["chat"].split is not None
+        return bool(self.snapshot.models["chat"].splits)
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(actor, action, state) of every decision, oldest first."""

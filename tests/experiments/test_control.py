@@ -47,8 +47,7 @@ def compared(
 
 def test_a_start_gives_the_candidate_its_share_and_is_recorded(plane: Plane) -> None:
     experiment = plane.begin()
-    split = plane.snapshot.models["chat"].split
-    assert split is not None
+    (split,) = plane.snapshot.models["chat"].splits
     assert (split.experiment, split.phase, split.unit) == ("faster", 1, "user")
     assert {arm.name: arm.version for arm in split.arms} == {"control": 1, "candidate": 2}
     assert plane.rows() == [("ada", "start", "done")]
@@ -58,9 +57,9 @@ def test_a_start_gives_the_candidate_its_share_and_is_recorded(plane: Plane) -> 
 def test_the_same_units_land_in_the_same_arm_after_a_restart(plane: Plane) -> None:
     plane.begin(CANARY)
     plane.controller.control.ramp("faster", 250_000, ADA)
-    before = plane.snapshot.models["chat"].split
+    before = plane.snapshot.models["chat"].splits
     plane.restart()
-    assert plane.snapshot.models["chat"].split == before
+    assert plane.snapshot.models["chat"].splits == before
 
 
 def test_the_same_spec_again_changes_nothing(plane: Plane) -> None:
@@ -88,7 +87,7 @@ def test_one_experiment_routes_a_model_and_shadows_run_beside_it(plane: Plane) -
     assert refused.value.code == "experiment_running"
     plane.begin(SHADOW.replace("faster", "beside").replace("candidate: 2", "candidate: 3"))
     route = plane.snapshot.models["chat"]
-    assert route.split is not None
+    assert route.splits
     assert [mirror.version for mirror in route.mirrors] == [3]
 
 
@@ -152,8 +151,7 @@ def test_a_ramp_opens_a_phase(plane: Plane) -> None:
     plane.controller.control.ramp(
         "faster", 250_000, ADA, Backing(kind="keep_running", digest="d", experiment="faster")
     )
-    split = plane.snapshot.models["chat"].split
-    assert split is not None
+    (split,) = plane.snapshot.models["chat"].splits
     assert split.phase == 2
     rows = trials.phases(plane.controller.store, "faster")
     assert [(row["phase"], row["candidate_ppm"], row["ended_at"] is None) for row in rows] == [
@@ -164,8 +162,7 @@ def test_a_ramp_opens_a_phase(plane: Plane) -> None:
 
 def test_pausing_takes_the_traffic_and_resuming_gives_it_back(plane: Plane) -> None:
     plane.begin()
-    before = plane.snapshot.models["chat"].split
-    assert before is not None
+    (before,) = plane.snapshot.models["chat"].splits
     plane.controller.control.pause("faster", ADA)
     assert not plane.candidate_has_traffic
     plane.settle()
@@ -173,8 +170,7 @@ def test_pausing_takes_the_traffic_and_resuming_gives_it_back(plane: Plane) -> N
     plane.restart()
     assert not plane.candidate_has_traffic
     plane.controller.control.resume("faster", ADA)
-    after = plane.snapshot.models["chat"].split
-    assert after is not None
+    (after,) = plane.snapshot.models["chat"].splits
     assert after.arms == before.arms
     assert after.phase == 2
     assert plane.state() == "running"
@@ -428,7 +424,7 @@ def test_experiments_of_a_group_have_no_unit_in_common(plane: Plane) -> None:
         mirrored = bool(snapshot.mirrors("chat", unit, "r"))
         assigned = snapshot.route("chat", unit).arm is not None
         assert not (mirrored and assigned)
-    assert route.split is not None
+    assert route.splits
 
 
 def test_who_is_held_out_is_in_no_experiment(plane: Plane) -> None:

@@ -196,7 +196,7 @@ def test_two_that_would_route_one_model_are_seen_before_either_starts(plane: Pla
 
 def test_what_no_verdict_follows_from_may_change(plane: Plane) -> None:
     apply(plane, CANARY_FILE)
-    split, text = plane.snapshot.models["chat"].split, CANARY
+    splits, text = plane.snapshot.models["chat"].splits, CANARY
     for before, after, said in (
         ("mode: canary", "mode: canary\non_ship: promote", "on_ship: the default -> promote"),
         ("min_units: 10", "min_units: 20", "traffic.min_units: 10 -> 20"),
@@ -210,7 +210,7 @@ def test_what_no_verdict_follows_from_may_change(plane: Plane) -> None:
         assert verbs(found) == {"faster": "change"}
         assert said in found.changing[0].sentences[0]
         apply(plane, changed)
-        assert plane.snapshot.models["chat"].split == split
+        assert plane.snapshot.models["chat"].splits == splits
         assert outline(plane, changed).changing == ()
         row = decisions.listed(plane.controller.store, experiment="faster", limit=1)[0]
         assert row.action == "amend"

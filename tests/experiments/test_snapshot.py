@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import orjson
@@ -80,9 +81,9 @@ def damaged(change) -> bytes:
         (lambda d: d["models"][0].update(production=5), "version 5 of 'chat' has no endpoint"),
         (lambda d: d["models"][0].update(surprise=1), "surprise"),
         (lambda d: d["models"][0]["mirrors"][0].update(version=7), "version 7"),
-        (lambda d: d["models"][0]["split"]["arms"].pop(), "ranges"),
+        (lambda d: d["models"][0]["splits"][0]["arms"].pop(), "ranges"),
         (
-            lambda d: d["models"][0]["split"]["arms"].append(d["models"][0]["split"]["arms"][0]),
+            lambda d: d["models"][0]["splits"][0]["arms"].append(d["models"][0]["splits"][0]["arms"][0]),
             "exactly once",
         ),
         (lambda d: d["endpoints"][0].update(replicas=[]), "replicas"),
@@ -91,12 +92,12 @@ def damaged(change) -> bytes:
         (lambda d: d.update(endpoints=None), "wrong type"),
         (lambda d: d["endpoints"][0].update(replicas=["http://[::1"]), "expected http://host:port"),
         (lambda d: d["endpoints"][0].update(served_name=3), "served_name"),
-        (lambda d: d["models"][0]["split"]["arms"][0].update(ranges=[[1]]), "ranges"),
-        (lambda d: d["models"][0]["split"].update(experiment="a\r\nset-cookie: b"), "experiment"),
-        (lambda d: d["models"][0]["split"]["arms"][1].update(name="b\n"), "name"),
-        (lambda d: d["models"][0]["split"].update(unit=5), "unit"),
-        (lambda d: d["models"][0]["split"].update(salt=5), "salt"),
-        (lambda d: d["models"][0]["split"].update(phase="1"), "phase"),
+        (lambda d: d["models"][0]["splits"][0]["arms"][0].update(ranges=[[1]]), "ranges"),
+        (lambda d: d["models"][0]["splits"][0].update(experiment="a\r\nset-cookie: b"), "experiment"),
+        (lambda d: d["models"][0]["splits"][0]["arms"][1].update(name="b\n"), "name"),
+        (lambda d: d["models"][0]["splits"][0].update(unit=5), "unit"),
+        (lambda d: d["models"][0]["splits"][0].update(salt=5), "salt"),
+        (lambda d: d["models"][0]["splits"][0].update(phase="1"), "phase"),
         (lambda d: d["models"][0]["mirrors"][0].update(share_ppm="1"), "share_ppm"),
         (lambda d: d["models"][0]["mirrors"][0].update(tools="maybe"), "tools"),
         (lambda d: d["models"][0].update(recording="some"), "recording"),
@@ -128,9 +129,8 @@ def test_rules_on_who_enters_travel_with_the_snapshot() -> None:
     plain = snapshot(URLS, candidate_ppm=500_000)
     gates = (Gate(salt="holdout", low=200_000, high=PPM),)
     route = plain.models["chat"]
-    assert route.split is not None
-    split = replace(route.split, gates=gates, exclude=rules)
-    before = replace(plain, models={"chat": replace(route, split=split)})
+    split = replace(route.splits[0], gates=gates, exclude=rules)
+    before = replace(plain, models={"chat": replace(route, splits=(split,))})
     after = Snapshot.from_json(before.to_json())
     assert after == before
     units = [unit_id(str(number)) for number in range(2000)]
@@ -138,12 +138,78 @@ def test_rules_on_who_enters_travel_with_the_snapshot() -> None:
     inside = [route for route in routes if route.arm]
     assert abs(len(inside) - 1600) < 80
     assert {route.outside for route in inside} == {None}
-    outside = {route for route in routes if not route.arm} | {
-        after.table("chat").reasons["excluded"],
-        after.route("chat", None),
-    }
+    nobody = after.route("chat", None)
+    assert nobody.exclude is not None
+    assert nobody.exclude[0] == rules
+    assert {route.exclude for route in routes} == {nobody.exclude}
+    outside = {route for route in routes if not route.arm} | {nobody, nobody.exclude[1]}
     assert {route.outside for route in outside} == {"holdout", "excluded", "no_unit"}
     assert {(route.experiment, route.endpoint.version) for route in outside} == {("exp", 1)}
+
+
+def beside(*parts: tuple[int, int], holdout: int = 0) -> Snapshot:
+    """Experiments exp0, exp1, ... on one model, each with its part (ppm) of one group's units."""
+    plain = snapshot(URLS, candidate_ppm=500_000)
+    route = plain.models["chat"]
+    splits = tuple(
+        replace(
+            route.splits[0],
+            experiment=f"exp{number}",
+            phase=number + 1,
+            salt=f"salt{number}",
+            gates=(
+                Gate(salt="exclusive:g", low=low, high=high),
+                *([Gate(salt="holdout", low=holdout, high=PPM)] if number == 0 and holdout else []),
+            ),
+        )
+        for number, (low, high) in enumerate(parts)
+    )
+    return replace(plain, models={"chat": replace(route, splits=splits)})
+
+
+def test_experiments_beside_each_other_have_their_own_units() -> None:
+    table = Snapshot.from_json(beside((0, 400_000), (400_000, 700_000), holdout=500_000).to_json())
+    found: Counter[tuple[str | None, str | None, str | None]] = Counter()
+    for number in range(8000):
+        unit = unit_id(f"unit {number}")
+        route, at = table.route("chat", unit), point("exclusive:g", unit)
+        whose = "exp0" if at < 400_000 or at >= 700_000 else "exp1"  # nobody's counts with the first one
+        assert (route.experiment, route.phase) == (whose, int(whose[-1]) + 1)
+        found[route.experiment, route.arm, route.outside] += 1
+        assert whose == "exp0" or route.arm  # the one experiment's holdout is not the other's
+    assert found["exp0", None, "exclusive"] == pytest.approx(2400, abs=6 * 41)
+    assert found["exp0", None, "holdout"] == pytest.approx(1600, abs=6 * 36)
+    for arm in ("control", "candidate"):
+        assert found["exp0", arm, None] == pytest.approx(800, abs=6 * 27)
+        assert found["exp1", arm, None] == pytest.approx(1200, abs=6 * 32)
+    assert table.route("chat", None).outside == "no_unit"
+
+
+def test_an_arm_that_several_experiments_have_is_named_with_its_experiment() -> None:
+    table = beside((0, 500_000), (500_000, PPM))
+    assert table.forced_arm("chat", "exp1/candidate").phase == 2
+    with pytest.raises(UnknownVersion, match="exp0/candidate or exp1/candidate"):
+        table.forced_arm("chat", "candidate")
+    with pytest.raises(UnknownVersion, match="no arm 'exp2/candidate'"):
+        table.forced_arm("chat", "exp2/candidate")
+    assert beside((0, PPM)).forced_arm("chat", "candidate").arm == "candidate"
+
+
+def test_experiments_beside_each_other_go_by_one_unit() -> None:
+    table = beside((0, 500_000), (500_000, PPM))
+    document = orjson.loads(table.to_json())
+    document["models"][0]["splits"][1]["unit"] = "session"
+    with pytest.raises(SnapshotError, match="one kind of unit, got session, user"):
+        Snapshot.from_json(orjson.dumps(document))
+
+
+@pytest.mark.parametrize("ppm", [None, 300_000])
+def test_a_table_of_before_several_experiments_is_read(ppm: int | None) -> None:
+    now = snapshot(URLS, candidate_ppm=ppm)
+    document = orjson.loads(now.to_json())
+    splits = document["models"][0].pop("splits")
+    document["models"][0]["split"] = splits[0] if splits else None
+    assert Snapshot.from_json(orjson.dumps(document)) == now
 
 
 @pytest.mark.parametrize(

@@ -141,14 +141,14 @@ def snapshot(
     recording: str = "full",
 ) -> Snapshot:
     """Model `chat`: version 1 in production; version 2 in an experiment if a weight or a share is given."""
-    split = None
+    splits: tuple[Split, ...] = ()
     if candidate_ppm is not None:
         ranges = initial_ranges({"candidate": candidate_ppm})
         arms = (
             Arm(name=CONTROL, version=1, ranges=ranges[CONTROL]),
             Arm(name="candidate", version=2, ranges=ranges["candidate"]),
         )
-        split = Split(experiment="exp", phase=1, salt="salt", unit=unit, arms=arms)
+        splits = (Split(experiment="exp", phase=1, salt="salt", unit=unit, arms=arms),)
     mirrors = ()
     if share_ppm is not None:
         mirrors = (
@@ -157,7 +157,7 @@ def snapshot(
                 share_ppm=share_ppm, max_in_flight=max_in_flight,
             ),
         )  # fmt: skip
-    route = ModelRoute(model="chat", production=1, split=split, mirrors=mirrors, recording=recording)  # type: ignore[arg-type]
+    route = ModelRoute(model="chat", production=1, splits=splits, mirrors=mirrors, recording=recording)  # type: ignore[arg-type]
     endpoints = {
         ("chat", number): Endpoint(
             model="chat",

@@ -31,9 +31,8 @@ class Offers:
     def _table(self, version: int) -> Snapshot:
         made = snapshot(self._urls, candidate_ppm=self._chance.randrange(0, 1_000_001), version=version)
         route = made.models["chat"]
-        assert route.split is not None
-        split = replace(route.split, phase=version, salt=f"salt {version % 3}")
-        return replace(made, models={"chat": replace(route, split=split)})
+        split = replace(route.splits[0], phase=version, salt=f"salt {version % 3}")
+        return replace(made, models={"chat": replace(route, splits=(split,))})
 
     def offer(self) -> bytes:
         kind = "valid" if self._chance.random() < 0.5 else self._chance.choice(BROKEN)

@@ -467,12 +467,11 @@ async def test_requests_that_a_rule_keeps_out_are_answered_by_production_in_no_a
             keys={sha256(b"sk-acme").hexdigest(): "acme", sha256(b"sk-free").hexdigest(): "free"},
         )  # fmt: skip
         route = table.models["chat"]
-        assert route.split is not None
         rules = Exclusion(tenants=("acme",), headers=(("x-internal", "1"),), tags=(("tier", "gold"),))
         held_out = Gate(salt="holdout", low=point("holdout", unit_id("ada")) + 1, high=PPM)
-        split = replace(route.split, exclude=rules)
+        split = replace(route.splits[0], exclude=rules)
         mirrors = tuple(replace(mirror, exclude=rules) for mirror in route.mirrors)
-        table = replace(table, models={"chat": replace(route, split=split, mirrors=mirrors)})
+        table = replace(table, models={"chat": replace(route, splits=(split,), mirrors=mirrors)})
         async with running_proxy(tmp_path, table) as proxy:
             plainly = b'{"model":"chat","user":"ada","messages":[]}'
             tagged = b'{"model":"chat","user":"ada","messages":[],"metadata":{"tier":"gold"}}'
@@ -490,7 +489,7 @@ async def test_requests_that_a_rule_keeps_out_are_answered_by_production_in_no_a
             ]  # fmt: skip
             assert len(control.requests) == 3
             held = replace(split, gates=(held_out,))
-            proxy.worker.adopt(replace(table, version=2, models={"chat": replace(route, split=held)}))
+            proxy.worker.adopt(replace(table, version=2, models={"chat": replace(route, splits=(held,))}))
             free = {"authorization": "Bearer sk-free"}
             assert b"x-turnout-experiment" not in await proxy.post(plainly, headers=free)
             await proxy.post(b'{"model":"chat","messages":[]}', headers=free)

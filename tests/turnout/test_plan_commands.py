@@ -71,6 +71,16 @@ def test_a_plan_has_every_stage_and_every_metric_of_it(spec: Path) -> None:
     assert "preference:judge" not in ab
 
 
+def test_units_that_cannot_enter_do_not_shorten_the_wait(spec: Path) -> None:
+    whole = json.loads(run(plan_app, str(spec), "--json").output)
+    spec.write_text(SPEC + "holdout: 20\nexclusive: {group: g, units: [0, 25]}\n", "utf-8")
+    part = json.loads(run(plan_app, str(spec), "--json").output)
+    for all_units, some in zip(whole, part, strict=True):
+        assert some["units_a_day"] == pytest.approx(all_units["units_a_day"] / 5)
+        assert some["days"] == pytest.approx(5 * all_units["days"])
+    assert "(20 % of production's: " in run(plan_app, str(spec)).output
+
+
 def test_a_margin_that_cannot_be_shown_ends_it_with_1(spec: Path) -> None:
     spec.write_text(SPEC.replace("error_rate, margin: 3%", "error_rate, margin: 0.1%"), "utf-8")
     found = run(plan_app, str(spec), "--json")

@@ -26,6 +26,16 @@ def test_an_older_file_gets_what_it_lacks() -> None:
     assert connection.execute("SELECT name FROM segments").fetchall() == [("s",)]
 
 
+def test_the_ranges_of_before_several_experiments_are_kept() -> None:
+    connection = duckdb.connect()
+    before = next(i for i, one in enumerate(MIGRATIONS) if one is schema.routes_of_experiments)
+    migrate(connection, MIGRATIONS[:before])
+    connection.execute("""INSERT INTO routes VALUES ('chat', 'faster', '{"control": [[0, 9]]}')""")
+    migrate(connection)
+    found = connection.execute("SELECT experiment, model, ranges FROM routes").fetchall()
+    assert found == [("faster", "chat", '{"control": [[0, 9]]}')]
+
+
 def test_a_migration_that_fails_leaves_the_file_as_it_was() -> None:
     def broken(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute("CREATE TABLE half (n INTEGER)")

@@ -1,0 +1,104 @@
+"""Several candidates of one model at once: each in an experiment of its own, on units of its own."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from experiments.assignment import unit_id
+from experiments.errors import Conflict
+from experiments.snapshot import Route, Snapshot
+
+from .plane import AB, ADA, Plane
+
+
+def part(name: str, candidate: int, low: int, high: int) -> str:
+    """An A/B of its own on a part of one group's units."""
+    units = f"exclusive: {{group: rivals, units: [{low}, {high}]}}\n"
+    return AB.replace("faster", name).replace("candidate: 2", f"candidate: {candidate}") + units
+
+
+def test_candidates_are_tried_side_by_side_on_parts_of_their_own(plane: Plane) -> None:
+    plane.begin(part("second", 2, 0, 50))
+    plane.begin(part("third", 3, 50, 80))
+    before = plane.snapshot
+    seen = Counter((route.experiment, route.endpoint.version) for route in routes(before, 4000))
+    assert seen["second", 2] == pytest.approx(1000, abs=6 * 27)
+    assert seen["third", 3] == pytest.approx(600, abs=6 * 23)
+    assert seen["second", 1] == pytest.approx(1000 + 800, abs=6 * 32)  # the last fifth is in no experiment
+    assert seen["third", 1] == pytest.approx(600, abs=6 * 23)
+    plane.restart()
+    assert routes(plane.snapshot, 500) == routes(before, 500)
+    plane.controller.control.stop("second", ADA)
+    assert {route.experiment for route in routes(plane.snapshot, 500)} == {"third"}
+
+
+def routes(table: Snapshot, count: int) -> list[Route]:
+    return [table.route("chat", unit_id(f"unit-{number}")) for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        (AB, part("other", 3, 0, 50), "have both declare a part"),
+        (part("one", 2, 0, 50), AB.replace("faster", "other"), "group: rivals"),
+        (part("one", 2, 0, 50), part("other", 3, 50, 100).replace("rivals", "others"), "group: rivals"),
+        (part("one", 2, 0, 50), part("other", 3, 50, 100) + "unit: session\n", "declare its unit, user"),
+    ],
+)
+def test_what_would_be_in_two_experiments_is_refused(
+    plane: Plane, first: str, second: str, says: str
+) -> None:
+    plane.begin(first)
+    with pytest.raises(Conflict, match=says) as refused:
+        plane.begin(second)
+    assert refused.value.code == "experiment_running"
+
+
+def test_a_rollback_releases_every_candidate_at_once(plane: Plane) -> None:
+    plane.begin(part("second", 2, 0, 50))
+    plane.begin(part("third", 3, 50, 100))
+    would = plane.controller.promotion.rollback("chat", ADA, dry_run=True)
+    assert [sentence[:9] for sentence in would.decision.changed] == ["version 2", "version 3"]
+    version = plane.snapshot.version
+    done = plane.controller.promotion.rollback("chat", ADA)
+    assert plane.snapshot.version == version + 1
+    assert not plane.candidate_has_traffic
+    assert "experiment 'third' is rolled back" in done.decision.changed
+    plane.restart()
+    assert (plane.state("second"), plane.state("third")) == ("rolled_back", "rolled_back")
+    assert plane.production == 1
+    again = plane.controller.promotion.rollback("chat", ADA)
+    assert "was released" in again.decision.changed[0]
+
+
+def test_a_rollback_leaves_alone_what_waits(plane: Plane) -> None:
+    """A draft has taken nobody anywhere: in trouble, it is production that one wants to leave."""
+    plane.promote(2, force=True)
+    plane.controller.control.start(AB.replace("candidate: 2", "candidate: 3"), "spec.yaml", ADA, draft=True)
+    plane.controller.promotion.rollback("chat", ADA)
+    plane.settle()
+    assert plane.production == 1
+    assert plane.state() == "rolled_back"  # its control is not production any more
+
+
+def test_the_winner_is_promoted_and_its_rivals_lose_their_control(plane: Plane) -> None:
+    plane.begin(part("second", 2, 0, 50))
+    plane.begin(part("third", 3, 50, 100))
+    plane.controller.control.conclude("second", ADA, plane.judged("ship", "second"))
+    plane.promote(None)
+    assert plane.production == 2
+    assert (plane.state("second"), plane.state("third")) == ("promoted", "kept")
+    assert plane.controller.junction.experiment("third").note == "version 2 became production"
+
+
+def test_of_two_winners_the_operator_names_one(plane: Plane) -> None:
+    plane.begin(part("second", 2, 0, 50))
+    plane.begin(part("third", 3, 50, 100))
+    for name in ("second", "third"):
+        plane.controller.control.conclude(name, ADA, plane.judged("ship", name))
+    with pytest.raises(Conflict, match="versions 2 and 3 of 'chat' have a passing verdict each"):
+        plane.promote(None)
+    plane.promote(3)
+    assert plane.production == 3
