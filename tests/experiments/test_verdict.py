@@ -82,6 +82,45 @@ class TestRollBack:
         assert effect is not None
         assert effect.estimate == pytest.approx(0.0, abs=1e-12)
 
+    @pytest.mark.parametrize(
+        ("goal", "sums", "says"),
+        [
+            (
+                GOALS[1],
+                (
+                    *(failing("control", 9500, 950, 0), failing("candidate", 500, 50, 0)),
+                    *(failing("control", 5000, 50, 1), failing("candidate", 5000, 150, 1)),
+                ),
+                "4.1 % against 2.4 % of users (rate ratio 1.7,",
+            ),
+            (
+                GOALS[2],
+                (
+                    *(timed("control", 9500, 7.0, phase=0), timed("candidate", 500, 7.2, phase=0)),
+                    *(timed("control", 5000, 5.0, phase=1), timed("candidate", 5000, 5.2, phase=1)),
+                ),
+                "249 ms against 204 ms, +22.1 %",
+            ),
+        ],
+        ids=["error_rate", "latency"],
+    )
+    def test_a_candidate_that_is_worse_in_every_phase_is_not_shown_as_the_better_one(
+        self, goal: Goal, sums: tuple[MetricSums, ...], says: str
+    ) -> None:
+        """Most of the candidate's units came when failures had become rare and answers short: pooled, it
+        would have half of the control's."""
+        ramp = (*arms(9500, 500, 0.05, 0), *arms(5000, 5000, 0.5, 1))
+        verdict = conclude(spec(goals=(goal,), horizon=100_000), evidence(arms=ramp, sums=sums))
+        assert verdict.kind == "roll_back"
+        assert says in verdict.sentence
+        (card,) = verdict.metrics
+        control, candidate = (arm.value for arm in card.arms)
+        assert card.effect is not None
+        assert control is not None
+        assert candidate is not None
+        apart = candidate / control if card.effect.scale == "ratio" else candidate - control
+        assert apart == pytest.approx(card.effect.estimate)
+
 
 class TestShip:
     def test_better_and_safe_at_the_horizon(self) -> None:
