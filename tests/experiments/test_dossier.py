@@ -182,6 +182,31 @@ def test_a_verdict_is_reached_again_from_its_folder_also_when_the_ledger_has_mov
     ]
 
 
+def test_a_golden_set_that_the_experiment_did_not_ask_for_stands_in_no_reports_way(
+    plane: Plane, tmp_path: Path
+) -> None:
+    def compared(name: str, digest: str) -> None:
+        at = instant(plane._tick())
+        row = [f"{name}-{digest}", name, digest, "chat", "c", "d", 1, 2, "pass", at, "{}"]
+        plane.controller.store.write(
+            lambda c: c.execute(
+                "INSERT INTO golden_comparisons VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row
+            )
+        )
+
+    compared("support", "s")
+    plane.begin(AB + "golden: {require: pass, set: support}\n")
+    compared("other", "draft")
+    compared("other", "edited")
+    traffic(plane, 1)
+    look(plane)
+    experiment = plane.controller.junction.experiment("faster")
+    folder = tmp_path / "report"
+    folder.mkdir()
+    write_dossier(plane.controller.store, experiment, folder)
+    assert all(check.same for check in replay(folder))
+
+
 @pytest.fixture
 def written(plane: Plane, tmp_path: Path) -> Path:
     plane.begin(SPEC)
@@ -264,5 +289,5 @@ def test_what_cannot_be_reported_is_told(plane: Plane, tmp_path: Path) -> None:
     look(plane)
     store = plane.controller.store
     store.write(lambda c: c.execute("UPDATE exchanges SET duration_ms = duration_ms + 1"))
-    with pytest.raises(Conflict, match="another verdict"):
+    with pytest.raises(Conflict, match=r"another verdict .* in digest, metrics: was it reached"):
         write_dossier(store, experiment, tmp_path)
