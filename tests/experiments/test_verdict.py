@@ -157,6 +157,24 @@ class TestShip:
         assert again.look.done == 1
         assert look_taken(again.document()) is None
 
+    def test_the_end_is_a_look_although_no_unit_is_new(self) -> None:
+        """Eighty tenants, all of them seen on the first day: what comes after is more of each."""
+        goals = (Goal(metric=metric("latency"), role="success", mde=0.05),)
+        asked = spec(unit="tenant", goals=goals, horizon=100, max_duration_s=7200.0)
+
+        def seen(sd: float, **changes: Any) -> Evidence:
+            sums = (timed("control", 40, 6.0, sd), timed("candidate", 40, 5.8, sd))
+            return evidence(n=(40, 40), sums=sums, **changes)
+
+        first = conclude(asked, seen(0.8))
+        assert (first.kind, first.look.scheduled, first.look.done) == ("keep_running", True, 4)
+        past = (look_taken(first.document()),)
+        assert not conclude(asked, seen(0.2), past_looks=past).look.scheduled
+        last = conclude(asked, seen(0.2, as_of_ns=7200 * SECOND), past_looks=past)
+        assert (last.kind, last.look.final) == ("ship", True)
+        same = conclude(asked, seen(0.8, as_of_ns=7200 * SECOND), past_looks=past)
+        assert same.kind == "inconclusive"
+
     def test_waits_for_the_minimal_duration(self) -> None:
         verdict = conclude(spec(min_duration_s=7200.0), evidence(means=(6.0, 5.8)))
         assert verdict.kind == "keep_running"
