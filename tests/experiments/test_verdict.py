@@ -179,6 +179,14 @@ class TestShip:
         verdict = conclude(spec(min_duration_s=7200.0), evidence(means=(6.0, 5.8)))
         assert verdict.kind == "keep_running"
 
+    def test_a_replay_with_nothing_left_waits_for_it_too(self) -> None:
+        """What a judge says of the last answers has this long to come."""
+        asked = spec(min_duration_s=7200.0)
+        early = conclude(asked, evidence(n=(700, 700), exhausted=True))
+        assert (early.kind, early.look.final) == ("keep_running", False)
+        late = conclude(asked, evidence(n=(700, 700), exhausted=True, as_of_ns=7200 * SECOND))
+        assert (late.kind, late.look.final) == ("inconclusive", True)
+
     def test_a_failed_golden_set_blocks(self) -> None:
         verdict = conclude(spec(), evidence(means=(6.0, 5.8), golden="fail"))
         assert verdict.kind == "inconclusive"
