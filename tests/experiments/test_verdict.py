@@ -198,6 +198,15 @@ class TestShip:
         assert verdict.kind == "inconclusive"
         assert verdict.metrics[3].state == "no_data"
 
+    def test_an_end_with_data_that_never_varied_is_not_called_one_without_data(self) -> None:
+        goals = (Goal(metric=metric("score:judge"), role="guardrail", margin=0.05),)
+        alike = said("control", 2500, mean=1.0, sd=0.0), said("candidate", 2500, mean=1.0, sd=0.0)
+        verdict = conclude(spec(goals=goals), evidence(sums=alike))
+        assert verdict.label == "Inconclusive: no interval"
+        assert "never varies" in verdict.sentence
+        verdict = conclude(spec(goals=goals), evidence(sums=alike[:1]))
+        assert verdict.label == "Inconclusive: no data"
+
     def test_no_success_metric_means_do_no_harm(self) -> None:
         assert conclude(spec(goals=GOALS[1:]), evidence()).kind == "ship"
 
