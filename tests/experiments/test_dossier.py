@@ -275,6 +275,16 @@ def test_a_folder_that_is_none_is_told(tmp_path: Path, written: Path) -> None:
         with pytest.raises(DossierError, match=rf"{file.name} is (no JSON|not as it was written): "):
             replay(written)
         file.write_bytes(content)
+    sealed = (written / "code.json").read_bytes()
+    for odd in (b"[]", b'{"files": {}}', b'{"files": ["rows.parquet"]}'):
+        (written / "code.json").write_bytes(odd)
+        with pytest.raises(DossierError, match=r"code\.json is not as it was written"):
+            replay(written)
+    (written / "code.json").write_bytes(sealed)
+    told = json.loads((written / "evidence.json").read_bytes())
+    (written / "evidence.json").write_text(json.dumps(told | {"started_ns": 10**30}))
+    with pytest.raises(LookupError, match="cannot be read"):
+        replay(written)
     (written / "spec.json").write_text("{}")
     with pytest.raises(DossierError, match=r"spec\.json"):
         replay(written)
