@@ -134,6 +134,12 @@ def test_what_cannot_be_planned_is_said() -> None:
     assert all(goal.problem for goal in found.goals)
 
 
+@pytest.mark.parametrize("first", [0.05, 1.0])
+def test_a_ramp_to_all_units_leaves_none_to_compare_with(first: float) -> None:
+    found = plan(declared(), made(), first_share=first, last_share=1.0)
+    assert all("end the ramp below" in str(goal.problem) for goal in found.goals)
+
+
 def test_a_rehearsal_of_nothing_raises_no_more_alarms_than_it_may() -> None:
     rates = rehearse(declared(horizon=2000), made(), runs=40, looks=8, share=0.5)
     assert {rate.rule for rate in rates} == {"invalid", "roll_back", "success", "interval", "band"}
