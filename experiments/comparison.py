@@ -125,8 +125,10 @@ def _failures(spec: AnalysisSpec, evidence: Evidence, goal: Goal, phases: Phases
     margin = DEFAULT_SHARE_MARGIN if goal.margin is None else goal.margin
     z_margin, z_gain = strata.margin_z(pairs, margin), strata.margin_z(pairs, -margin)
     units = [(one[1], zero[1]) for one, zero in pairs]
+    weights = [strata.harmonic(*both) for both in units]
+    levels = [_share_of(arm, weights) for arm in zip(*pairs, strict=True)] or [None, None]
     return Comparison(
-        arms=_both_arms(spec, phases, _level([one for one, _ in pairs]), _level([zero for _, zero in pairs])),
+        arms=_both_arms(spec, phases, levels[0], levels[1]),
         effect=effect_of(estimate, ratio=False),
         band=band_of(spec, estimate, units, ratio=False),
         margin=margin,
@@ -144,10 +146,21 @@ def _share(sums: MetricSums | None) -> proportion.Share:
     return (0, 0) if sums is None else (max(0, min(sums.failing_units, sums.units)), max(0, sums.units))
 
 
-def _level(shares: Sequence[proportion.Share]) -> float | None:
-    """Failing units of all units over the phases: for show; the comparison is within phases."""
+def _standard(weights: Sequence[float], levels: Sequence[float]) -> float | None:
+    """One arm's level over the phases, each weighed as the comparison weighs it, which is the same in both
+    arms: pooled, the arm that got its units later would have another level where all levels drift along a
+    ramp, and could seem the better one while it is the worse in every phase. None where no phase compares."""
+    total = sum(weights)
+    if not total:
+        return None
+    return sum(weight / total * level for weight, level in zip(weights, levels, strict=True) if weight)
+
+
+def _share_of(shares: Sequence[proportion.Share], weights: Sequence[float]) -> float | None:
+    """One arm's share of failing units: for show; the comparison is within phases."""
+    found = _standard(weights, [x / n if n else 0.0 for x, n in shares])
     n = sum(n for _, n in shares)
-    return sum(x for x, _ in shares) / n if n else None
+    return sum(x for x, _ in shares) / n if found is None and n else found
 
 
 def _share_z(pairs: Sequence[strata.Stratum]) -> float:
@@ -175,8 +188,9 @@ def _means(
     spec: AnalysisSpec, evidence: Evidence, goal: Goal, phases: Phases, harm_alpha: float
 ) -> Comparison:
     layers = [strata.MeanStratum(candidate=_cluster(one), control=_cluster(zero)) for _, one, zero in phases]
-    control = _mean_of([layer.control for layer in layers])
-    candidate = _mean_of([layer.candidate for layer in layers])
+    weights = strata.mean_weights(layers)
+    control = _mean_of([layer.control for layer in layers], weights)
+    candidate = _mean_of([layer.candidate for layer in layers], weights)
     overlaps = [overlap for overlap in evidence.overlaps if overlap.metric == goal.metric.name]
     theta = 0.0
     if goal.adjusted:
@@ -236,9 +250,8 @@ def _quantiles(
     sign = sign_of(goal)
     harm, gain = (shifted(estimate, math.log1p(side * sign * margin)) for side in (1.0, -1.0))
     units = [(one.units.n, zero.units.n) for one, zero in pairs]
-    levels = [sketch.pooled(arm, level) for arm in zip(*pairs, strict=True)] or [None, None]
     return Comparison(
-        arms=_both_arms(spec, phases, levels[0], levels[1]),
+        arms=_both_arms(spec, phases, *sketch.levels(pairs, level)),
         effect=effect_of(estimate, ratio=True),
         band=band_of(spec, estimate, units, ratio=True),
         margin=1.0 + sign * margin,
@@ -275,7 +288,10 @@ def _covariances(
     return found
 
 
-def _mean_of(clusters: Sequence[Cluster]) -> float | None:
-    m = sum(cluster.m for cluster in clusters)
-    value = sum(cluster.y for cluster in clusters) / m if m else math.nan
+def _mean_of(clusters: Sequence[Cluster], weights: Sequence[float]) -> float | None:
+    """One arm's mean: for show, and what a relative margin is of."""
+    value = _standard(weights, [cluster.ratio for cluster in clusters])
+    if value is None:
+        m = sum(cluster.m for cluster in clusters)
+        value = sum(cluster.y for cluster in clusters) / m if m else math.nan
     return value if math.isfinite(value) else None

@@ -79,7 +79,10 @@ def replay(folder: Path) -> list[Check]:
     Raises DossierError if the folder cannot be read.
     """
     sealed = _json(folder, CODE)
-    checks = list(_intact(folder, sealed.get("files") or {}))
+    files = sealed.get("files")
+    if not isinstance(files, dict) or not files:
+        raise DossierError(f"{folder / CODE} is not as it was written: it has no digests of the other files")
+    checks = list(_intact(folder, files))
     spec = _read(folder, "spec.json", TypeAdapter(AnalysisSpec))
     evidence = _read(folder, "evidence.json", TypeAdapter(Evidence))
     looks = _read(folder, "looks.json", TypeAdapter(tuple[Look, ...]))

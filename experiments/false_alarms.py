@@ -108,7 +108,10 @@ def _one(
     said: set[tuple[str, str | None]] = set()
     past: list[Look] = []
     for number in range(1, looks + 1):
-        evidence = experiment.evidence(spec.horizon * number // looks, number)
+        seen = spec.horizon * number // looks
+        if not seen:  # more looks than units
+            continue
+        evidence = experiment.evidence(seen, number)
         verdict = conclude(spec, evidence, past_looks=tuple(past))
         taken = look_taken(verdict.document())
         if taken is not None:

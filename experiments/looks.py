@@ -75,12 +75,15 @@ def look_state(
     past = tuple(_increasing(past_looks))
     reached = min(planned, units * planned // max(1, spec.horizon))
     done = min(planned, max((look.units * planned // max(1, spec.horizon) for look in past), default=0))
-    over = elapsed >= spec.max_duration_s or evidence.exhausted
-    final = (units >= spec.horizon and elapsed >= spec.min_duration_s) or over
-    fresh = not past or effective > past[-1].effective
+    waited = elapsed >= spec.min_duration_s
+    over = elapsed >= spec.max_duration_s or (evidence.exhausted and waited)
+    final = (units >= spec.horizon and waited) or over
+    # At the end no unit may have come since the last look, only more of each: what that look left of alpha
+    # is there yet.
+    fresh = not past or effective > past[-1].effective or (over and past[-1].units < spec.horizon)
     ramping = _share_now(spec, evidence) < spec.full_share - SMALLEST_SHARE
     final = final and (over or not ramping)
-    due = reached > done and elapsed >= spec.min_duration_s and not ramping
+    due = reached > done and waited and not ramping
     scheduled = effective > 0.0 and fresh and (final or due)
     state = LookState(
         planned=planned,

@@ -200,6 +200,8 @@ def _judged(history: History, goal: Goal) -> bool:
 
 
 def _goal(spec: AnalysisSpec, goal: Goal, history: History, design: _Design) -> GoalPlan:
+    if not design.pairs and design.last >= 1.0:
+        return _unplanned(goal, "at 100 % no unit is left to compare with: end the ramp below it")
     totals = history.of(goal.metric)
     if totals is None:
         return _unplanned(goal, "production has none of it in these days: nothing to plan from")

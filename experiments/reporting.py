@@ -49,9 +49,10 @@ def write_dossier(store: Store, experiment: Experiment, folder: Path, *, digest:
         first_phase=kept.first_phase,
     )
     cut, as_of_ns = Cut(**stored["cut"]), stored["as_of_ns"]
+    gate = experiment.spec.gate
     # What was lost is known better by now, and golden sets are compared again: as it was told then.
     evidence = replace(
-        gather(store, spec, as_of_ns=as_of_ns, cut=cut),
+        gather(store, spec, as_of_ns=as_of_ns, cut=cut, golden_set=gate.set if gate else None),
         lost=stored["lost"],
         golden=stored["golden"],
         exhausted=stored.get("exhausted", False),
@@ -61,7 +62,8 @@ def write_dossier(store: Store, experiment: Experiment, folder: Path, *, digest:
     )
     verdict = conclude(spec, evidence, past_looks=looks)
     if verdict.to_json() != kept.verdict:
-        other = [name for name, value in verdict.document().items() if stored.get(name) != value]
+        reached = orjson.loads(verdict.to_json())
+        other = [name for name, value in reached.items() if stored.get(name) != value]
         raise Conflict(
             f"from the ledger another verdict on {experiment.name!r} follows than the stored one, in "
             f"{', '.join(other)}: was it reached by another version of Turnout?",

@@ -23,7 +23,8 @@ _LARGEST_LOG = 690.0
 class ArmResult:
     """One arm: `n` observed exchanges of `units` units, `missing` of them unknown; the metric's level.
 
-    `value` is a share of units (binary), a mean, or a geometric mean; None without data.
+    `value` is a share of units (binary), a mean, or a geometric mean; None without data. Of several phases
+    it is their average by the weights of the comparison.
     """
 
     arm: str

@@ -54,6 +54,7 @@ def progress(case: Case) -> tuple[VerdictKind, str, list[Reason]]:
 _END_TEXTS: Final = {
     "nothing_declared": "Neither a success metric nor a guardrail is declared: there is nothing to ship on.",
     "no_data": "The experiment ended without data from both arms.",
+    "no_interval": "A metric that decides has no interval: it never varies, or too few units have it.",
     "mixed": "Some metrics speak for the candidate, others against it.",
     "worse": "The candidate is worse on a success metric.",
     "underpowered": "The interval of a metric is wider than its margin: there was too little data to say.",
@@ -119,8 +120,10 @@ def _sublabel(case: Case) -> str:
     decisive = [one for one in case.found if one[0].role != "exploratory"]
     if not decisive:
         return "nothing_declared"
-    if any(comparison.effect is None for _, comparison in decisive):
+    if any(arm.n == 0 for _, comparison in decisive for arm in comparison.arms):
         return "no_data"
+    if any(comparison.effect is None for _, comparison in decisive):
+        return "no_interval"
     bound = case.look.z_bound or quantile(1.0 - case.spec.alpha / 2.0)
     zs = [comparison.z_better or 0.0 for _, comparison in case.of("success")]
     unsafe = [

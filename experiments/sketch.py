@@ -66,25 +66,37 @@ class Sketch:
         )
 
 
-def log_ratio(phases: Sequence[tuple[Sketch, Sketch]], level: float, *, alpha: float) -> Estimate:
-    """ln of the candidate's quantile over the control's, compared within phases, for (candidate, control)."""
+#: (candidate, control) in each phase.
+Phases = Sequence[tuple[Sketch, Sketch]]
+
+
+def log_ratio(phases: Phases, level: float, *, alpha: float) -> Estimate:
+    """ln of the candidate's quantile over the control's, compared within phases."""
     method = "order-statistic-log-ratio"
-    found: list[tuple[float, Estimate]] = []
-    statuses = []
-    for candidate, control in phases:
-        one = quantile_log_ratio(candidate.summary(level), control.summary(level), alpha=alpha)
-        statuses.append(one.status)
-        if one.status == "ok":
-            found.append((strata.harmonic(candidate.units.n, control.units.n), one))
-    total = sum(weight for weight, _ in found)
-    if not found or total == 0.0:
-        return lacking("no_data" if all(s == "no_data" for s in statuses) else "insufficient_data", method)
+    compared = _within(phases, level, alpha=alpha)
+    found = [one for one in compared if one[0] > 0.0]
+    if not found:
+        statuses = {one.status for _, one in compared}
+        return lacking("no_data" if statuses <= {"no_data"} else "insufficient_data", method)
     if len(found) == 1:
         return found[0][1]
+    total = sum(weight for weight, _ in found)
     value = sum(weight * (one.value or 0.0) for weight, one in found) / total
     se = sum(weight * (one.se or 0.0) for weight, one in found) / total
     df = min(one.df for _, one in found)
     return t_estimate(value, se * se, df, alpha=alpha, method=f"stratified-{method}")
+
+
+def _within(phases: Phases, level: float, *, alpha: float) -> list[tuple[float, Estimate]]:
+    """Each phase's comparison and what it weighs: nothing where it has no standard error."""
+    each = (
+        quantile_log_ratio(candidate.summary(level), control.summary(level), alpha=alpha)
+        for candidate, control in phases
+    )
+    return [
+        (strata.harmonic(candidate.units.n, control.units.n) if one.status == "ok" else 0.0, one)
+        for (candidate, control), one in zip(phases, each, strict=True)
+    ]
 
 
 def paired_log_ratio(
@@ -128,8 +140,26 @@ def _slope(half: Sketch, level: float, variance: float) -> float | None:
     return math.log(half.quantile(level + reach) / half.quantile(level - reach)) / (2.0 * reach)
 
 
-def pooled(sketches: Sequence[Sketch], level: float) -> float | None:
-    """One arm's quantile over all its phases: for show; the comparison is within phases."""
+def levels(phases: Phases, level: float) -> tuple[float | None, float | None]:
+    """The candidate's and the control's quantile over the phases: for show, and weighed as they are compared.
+
+    Pooled, a level that drifts along a ramp would stand between the arms.
+    """
+    weights = [weight for weight, _ in _within(phases, level, alpha=0.05)]
+    compared = [(weight, pair) for weight, pair in zip(weights, phases, strict=True) if weight > 0.0]
+    if len(compared) < 2:
+        shown = [pair for _, pair in compared] or phases
+        candidates, controls = [one for one, _ in shown], [zero for _, zero in shown]
+        return _pooled(candidates, level), _pooled(controls, level)
+    total = sum(weight for weight, _ in compared)
+    one, zero = (
+        math.exp(sum(weight * math.log(pair[side].quantile(level)) for weight, pair in compared) / total)
+        for side in (0, 1)
+    )
+    return one, zero
+
+
+def _pooled(sketches: Sequence[Sketch], level: float) -> float | None:
     counts: dict[int, int] = {}
     for sketch in sketches:
         if sketch.histogram is not None:

@@ -157,7 +157,7 @@ def regather(folder: Path, spec: AnalysisSpec, told: Evidence) -> Evidence:
             store.write(load)
             # Of the past only what counts was written: how far back that was has been seen to.
             found = gather(store, replace(spec, history_s=_EVER_S), as_of_ns=told.as_of_ns)
-        except duckdb.Error as error:
+        except (duckdb.Error, OverflowError) as error:  # the latter of an instant that no clock shows
             raise LookupError(f"the rows in {folder} cannot be read: {error}") from None
     goldens = [one for one in told.instruments if one.metric.startswith("golden:")]
     return replace(

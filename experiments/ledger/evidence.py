@@ -137,7 +137,7 @@ def _evidence(
     return Evidence(
         **known,
         recorded=rollup.recorded,
-        arms=_arms(rollup, _shares(cursor, spec, as_of_ns), named),
+        arms=_arms(rollup, _shares(cursor, spec, as_of_ns, rollup.exchanges), named),
         sums=_sums(rollup, named),
         overlaps=_overlaps(rollup, named),
         past=_past(rollup, named),
@@ -247,11 +247,15 @@ def _golden_sets(
 # -- arms of a split -------------------------------------------------------------------------------
 
 
-def _shares(cursor: DuckDBPyConnection, spec: AnalysisSpec, as_of_ns: int) -> dict[Slot, float]:
-    """The declared share of every arm of every phase that had begun, also of those that got nobody."""
+def _shares(
+    cursor: DuckDBPyConnection, spec: AnalysisSpec, as_of_ns: int, seen: Collection[Slot]
+) -> dict[Slot, float]:
+    """The declared share of every arm of every phase that had begun, also of those that got nobody. A phase
+    of which rows were seen has begun, whatever a clock says that was set back since."""
     found = cursor.execute(
-        "SELECT phase, candidate_ppm FROM phases WHERE experiment = ? AND phase >= ? AND started_at <= ?",
-        [spec.experiment, spec.first_phase, instant(as_of_ns)],
+        "SELECT phase, candidate_ppm FROM phases WHERE experiment = ? AND phase >= ?"
+        " AND (started_at <= ? OR list_contains(?, phase))",
+        [spec.experiment, spec.first_phase, instant(as_of_ns), [slot // 2 for slot in seen]],
     ).fetchall()
     control = {2 * phase: (1_000_000 - ppm) / 1e6 for phase, ppm in found}
     return control | {2 * phase + 1: ppm / 1e6 for phase, ppm in found}

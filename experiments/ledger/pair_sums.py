@@ -95,7 +95,7 @@ def _pair_table(cursor: DuckDBPyConnection, kept: Sequence[Metric], scope: dict[
         + sides.format(side="primary")
         + f" FROM {EXCHANGES} x{joins} WHERE x.role = 'primary' AND x.origin = 'live'"
         " AND x.rowid < $cut AND x.exchange_id IN (SELECT pair_id FROM shadows))"
-        " SELECT s.phase, coalesce(s.unit, s.pair_id) AS cluster, s.started_at"
+        " SELECT s.phase, coalesce(s.unit, s.pair_id) AS cluster, s.started_at, s.pair_id"
         + columns
         + " FROM shadows s LEFT JOIN controls c ON c.exchange_id = s.pair_id",
         scope,
@@ -173,7 +173,7 @@ def _cluster_columns(i: int, metric: Metric) -> str:
             for k, column in enumerate(_RATIO)
         )
     if metric.kind == "binary":  # the earliest pair's two values in one: 2 * control + candidate
-        found += f", arg_min(2 * c{i} + s{i}, started_at) FILTER (WHERE {complete}) AS cell{i}"
+        found += f", arg_min(2 * c{i} + s{i}, (started_at, pair_id)) FILTER (WHERE {complete}) AS cell{i}"
     return found
 
 

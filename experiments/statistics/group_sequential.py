@@ -62,7 +62,8 @@ def bounds(
     `information` (any scale, increasing) says how the looks correlate, and is `fractions` if not given:
     the two differ where units do not weigh the same in each phase. With `final`, the last look spends all
     that is left, whatever its fraction: an experiment that ends early loses no alpha. A look that brought
-    no new information has the bound infinity. Raises StatisticsError on an empty or falling sequence.
+    no new information has the bound infinity; if it is the final one, the bound of what is left alone, which
+    holds however it hangs together with the others. Raises StatisticsError on an empty or falling sequence.
     """
     check_level(alpha)
     known = list(fractions if information is None else information)
@@ -74,7 +75,12 @@ def bounds(
     spent = [spending(side_alpha, fraction) for fraction in fractions]
     if final:
         spent[-1] = side_alpha
-    return list(_solve(tuple(known), tuple(spent), sides))
+    found = list(_solve(tuple(known), tuple(spent), sides))
+    if final and found[-1] == math.inf:
+        used = max((part for part, z in zip(spent, found, strict=True) if z < math.inf), default=0.0)
+        if spent[-1] - used > 1e-12:
+            found[-1] = quantile(1.0 - (spent[-1] - used))
+    return found
 
 
 @lru_cache(maxsize=256)

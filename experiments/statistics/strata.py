@@ -130,6 +130,17 @@ def margin_z(strata: Sequence[Stratum], difference: float) -> float | None:
     return distance / math.sqrt(variance) if variance > 0.0 else None
 
 
+def mean_weights(strata: Sequence[MeanStratum]) -> list[float]:
+    """What each stratum weighs in `mean_contrast`, before they are made to add up to 1. A stratum with fewer
+    than two units in an arm has no standard error, says nothing and weighs nothing."""
+    return [
+        harmonic(s.candidate.n, s.control.n)
+        if min(s.candidate.n, s.control.n) > 1 and s.candidate.m and s.control.m
+        else 0.0
+        for s in strata
+    ]
+
+
 def mean_contrast(
     strata: Sequence[MeanStratum],
     *,
@@ -141,15 +152,9 @@ def mean_contrast(
     """The weighted sum over strata of R1 - control_factor * R0 - shift, with its standard error.
 
     `covariance` has, for units seen in two strata (indices i < j), the covariance of the two arms' ratios,
-    keyed (i, arm, j, arm) with arms "candidate" and "control". A stratum with fewer than two units in an
-    arm is left out: it has no standard error, and says nothing.
+    keyed (i, arm, j, arm) with arms "candidate" and "control".
     """
-    weights = [
-        harmonic(s.candidate.n, s.control.n)
-        if min(s.candidate.n, s.control.n) > 1 and s.candidate.m and s.control.m
-        else 0.0
-        for s in strata
-    ]
+    weights = mean_weights(strata)
     total = sum(weights)
     method = "welch" if len(strata) == 1 else "stratified-welch"
     if total == 0.0:

@@ -182,6 +182,31 @@ def test_a_verdict_is_reached_again_from_its_folder_also_when_the_ledger_has_mov
     ]
 
 
+def test_a_golden_set_that_the_experiment_did_not_ask_for_stands_in_no_reports_way(
+    plane: Plane, tmp_path: Path
+) -> None:
+    def compared(name: str, digest: str) -> None:
+        at = instant(plane._tick())
+        row = [f"{name}-{digest}", name, digest, "chat", "c", "d", 1, 2, "pass", at, "{}"]
+        plane.controller.store.write(
+            lambda c: c.execute(
+                "INSERT INTO golden_comparisons VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row
+            )
+        )
+
+    compared("support", "s")
+    plane.begin(AB + "golden: {require: pass, set: support}\n")
+    compared("other", "draft")
+    compared("other", "edited")
+    traffic(plane, 1)
+    look(plane)
+    experiment = plane.controller.junction.experiment("faster")
+    folder = tmp_path / "report"
+    folder.mkdir()
+    write_dossier(plane.controller.store, experiment, folder)
+    assert all(check.same for check in replay(folder))
+
+
 @pytest.fixture
 def written(plane: Plane, tmp_path: Path) -> Path:
     plane.begin(SPEC)
@@ -250,6 +275,16 @@ def test_a_folder_that_is_none_is_told(tmp_path: Path, written: Path) -> None:
         with pytest.raises(DossierError, match=rf"{file.name} is (no JSON|not as it was written): "):
             replay(written)
         file.write_bytes(content)
+    sealed = (written / "code.json").read_bytes()
+    for odd in (b"[]", b'{"files": {}}', b'{"files": ["rows.parquet"]}'):
+        (written / "code.json").write_bytes(odd)
+        with pytest.raises(DossierError, match=r"code\.json is not as it was written"):
+            replay(written)
+    (written / "code.json").write_bytes(sealed)
+    told = json.loads((written / "evidence.json").read_bytes())
+    (written / "evidence.json").write_text(json.dumps(told | {"started_ns": 10**30}))
+    with pytest.raises(LookupError, match="cannot be read"):
+        replay(written)
     (written / "spec.json").write_text("{}")
     with pytest.raises(DossierError, match=r"spec\.json"):
         replay(written)
@@ -264,5 +299,5 @@ def test_what_cannot_be_reported_is_told(plane: Plane, tmp_path: Path) -> None:
     look(plane)
     store = plane.controller.store
     store.write(lambda c: c.execute("UPDATE exchanges SET duration_ms = duration_ms + 1"))
-    with pytest.raises(Conflict, match="another verdict"):
+    with pytest.raises(Conflict, match=r"another verdict .* in digest, metrics: was it reached"):
         write_dossier(store, experiment, tmp_path)

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from experiments.drawn import Units, drawn
-from experiments.evidence import AnalysisSpec, Goal
+from experiments.evidence import AnalysisSpec, Evidence, Goal
 from experiments.false_alarms import rehearse, unheard
 from experiments.history import History, UnitTotals
 from experiments.ledger.evidence import distinct
 from experiments.ledger.history import history
 from experiments.metrics import metric
 from experiments.planning import plan
-from experiments.verdict import conclude
+from experiments.verdict import Verdict, conclude
 
 from .plane import Plane
 from .test_dossier import SPEC, traffic
@@ -134,10 +134,31 @@ def test_what_cannot_be_planned_is_said() -> None:
     assert all(goal.problem for goal in found.goals)
 
 
+@pytest.mark.parametrize("first", [0.05, 1.0])
+def test_a_ramp_to_all_units_leaves_none_to_compare_with(first: float) -> None:
+    found = plan(declared(), made(), first_share=first, last_share=1.0)
+    assert all("end the ramp below" in str(goal.problem) for goal in found.goals)
+
+
 def test_a_rehearsal_of_nothing_raises_no_more_alarms_than_it_may() -> None:
     rates = rehearse(declared(horizon=2000), made(), runs=40, looks=8, share=0.5)
     assert {rate.rule for rate in rates} == {"invalid", "roll_back", "success", "interval", "band"}
     assert not [rate for rate in rates if rate.too_often]
+
+
+def test_a_rehearsal_with_more_looks_than_units_sees_no_unit_before_it_came(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def watched(spec: AnalysisSpec, evidence: Evidence, **more: Any) -> Verdict:
+        seen.append((evidence.recorded, sum(one.units for one in evidence.sums if one.metric == "latency")))
+        return conclude(spec, evidence, **more)
+
+    monkeypatch.setattr("experiments.false_alarms.conclude", watched)
+    rehearse(declared(horizon=100), made(), runs=1, looks=250, share=0.5)
+    assert seen
+    assert all(units == there for units, there in seen)
 
 
 def test_a_rehearsal_takes_scores_of_a_part_of_the_units_too() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.evidence import Histogram
-from experiments.sketch import Sketch, log_ratio, pooled
+from experiments.sketch import Sketch, levels, log_ratio
 from experiments.statistics.moments import Cluster
 from experiments.statistics.quantiles import quantile_log_ratio, summarise
 
@@ -82,7 +82,11 @@ def test_too_little_is_said_and_nothing_is_made_up() -> None:
     assert log_ratio([(none, none)], 0.95, alpha=0.05).status == "no_data"
     few = sketch(RNG.normal(6.0, 0.8, 30))
     assert log_ratio([(few, few)], 0.99, alpha=0.05).status == "insufficient_data"
-    assert pooled([none], 0.5) is None
+    assert levels([(none, none)], 0.5) == (None, None)
+    assert levels([], 0.5) == (None, None)
+    one, zero = levels([(few, none)], 0.5)
+    assert one == few.quantile(0.5)
+    assert zero is None
 
 
 def test_phases_are_compared_within_themselves() -> None:
@@ -94,3 +98,8 @@ def test_phases_are_compared_within_themselves() -> None:
     assert found.interval is not None
     assert 0.0 in found.interval
     assert abs(found.value or 0.0) < 0.05
+    one, zero = levels([first, second], 0.95)
+    assert one is not None
+    assert zero is not None
+    assert math.log(one / zero) == pytest.approx(found.value)  # pooled, the candidate seems a half slower
+    assert levels([first], 0.95) == tuple(arm.quantile(0.95) for arm in first)

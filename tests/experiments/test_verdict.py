@@ -82,6 +82,45 @@ class TestRollBack:
         assert effect is not None
         assert effect.estimate == pytest.approx(0.0, abs=1e-12)
 
+    @pytest.mark.parametrize(
+        ("goal", "sums", "says"),
+        [
+            (
+                GOALS[1],
+                (
+                    *(failing("control", 9500, 950, 0), failing("candidate", 500, 50, 0)),
+                    *(failing("control", 5000, 50, 1), failing("candidate", 5000, 150, 1)),
+                ),
+                "4.1 % against 2.4 % of users (rate ratio 1.7,",
+            ),
+            (
+                GOALS[2],
+                (
+                    *(timed("control", 9500, 7.0, phase=0), timed("candidate", 500, 7.2, phase=0)),
+                    *(timed("control", 5000, 5.0, phase=1), timed("candidate", 5000, 5.2, phase=1)),
+                ),
+                "249 ms against 204 ms, +22.1 %",
+            ),
+        ],
+        ids=["error_rate", "latency"],
+    )
+    def test_a_candidate_that_is_worse_in_every_phase_is_not_shown_as_the_better_one(
+        self, goal: Goal, sums: tuple[MetricSums, ...], says: str
+    ) -> None:
+        """Most of the candidate's units came when failures had become rare and answers short: pooled, it
+        would have half of the control's."""
+        ramp = (*arms(9500, 500, 0.05, 0), *arms(5000, 5000, 0.5, 1))
+        verdict = conclude(spec(goals=(goal,), horizon=100_000), evidence(arms=ramp, sums=sums))
+        assert verdict.kind == "roll_back"
+        assert says in verdict.sentence
+        (card,) = verdict.metrics
+        control, candidate = (arm.value for arm in card.arms)
+        assert card.effect is not None
+        assert control is not None
+        assert candidate is not None
+        apart = candidate / control if card.effect.scale == "ratio" else candidate - control
+        assert apart == pytest.approx(card.effect.estimate)
+
 
 class TestShip:
     def test_better_and_safe_at_the_horizon(self) -> None:
@@ -118,9 +157,35 @@ class TestShip:
         assert again.look.done == 1
         assert look_taken(again.document()) is None
 
+    def test_the_end_is_a_look_although_no_unit_is_new(self) -> None:
+        """Eighty tenants, all of them seen on the first day: what comes after is more of each."""
+        goals = (Goal(metric=metric("latency"), role="success", mde=0.05),)
+        asked = spec(unit="tenant", goals=goals, horizon=100, max_duration_s=7200.0)
+
+        def seen(sd: float, **changes: Any) -> Evidence:
+            sums = (timed("control", 40, 6.0, sd), timed("candidate", 40, 5.8, sd))
+            return evidence(n=(40, 40), sums=sums, **changes)
+
+        first = conclude(asked, seen(0.8))
+        assert (first.kind, first.look.scheduled, first.look.done) == ("keep_running", True, 4)
+        past = (look_taken(first.document()),)
+        assert not conclude(asked, seen(0.2), past_looks=past).look.scheduled
+        last = conclude(asked, seen(0.2, as_of_ns=7200 * SECOND), past_looks=past)
+        assert (last.kind, last.look.final) == ("ship", True)
+        same = conclude(asked, seen(0.8, as_of_ns=7200 * SECOND), past_looks=past)
+        assert same.kind == "inconclusive"
+
     def test_waits_for_the_minimal_duration(self) -> None:
         verdict = conclude(spec(min_duration_s=7200.0), evidence(means=(6.0, 5.8)))
         assert verdict.kind == "keep_running"
+
+    def test_a_replay_with_nothing_left_waits_for_it_too(self) -> None:
+        """What a judge says of the last answers has this long to come."""
+        asked = spec(min_duration_s=7200.0)
+        early = conclude(asked, evidence(n=(700, 700), exhausted=True))
+        assert (early.kind, early.look.final) == ("keep_running", False)
+        late = conclude(asked, evidence(n=(700, 700), exhausted=True, as_of_ns=7200 * SECOND))
+        assert (late.kind, late.look.final) == ("inconclusive", True)
 
     def test_a_failed_golden_set_blocks(self) -> None:
         verdict = conclude(spec(), evidence(means=(6.0, 5.8), golden="fail"))
@@ -132,6 +197,15 @@ class TestShip:
         verdict = conclude(spec(goals=goals), evidence(means=(6.0, 5.8)))
         assert verdict.kind == "inconclusive"
         assert verdict.metrics[3].state == "no_data"
+
+    def test_an_end_with_data_that_never_varied_is_not_called_one_without_data(self) -> None:
+        goals = (Goal(metric=metric("score:judge"), role="guardrail", margin=0.05),)
+        alike = said("control", 2500, mean=1.0, sd=0.0), said("candidate", 2500, mean=1.0, sd=0.0)
+        verdict = conclude(spec(goals=goals), evidence(sums=alike))
+        assert verdict.label == "Inconclusive: no interval"
+        assert "never varies" in verdict.sentence
+        verdict = conclude(spec(goals=goals), evidence(sums=alike[:1]))
+        assert verdict.label == "Inconclusive: no data"
 
     def test_no_success_metric_means_do_no_harm(self) -> None:
         assert conclude(spec(goals=GOALS[1:]), evidence()).kind == "ship"

@@ -12,6 +12,7 @@ from experiments.ledger.exchange import ExchangeRecord, FeedbackRecord, LossReco
 from experiments.ledger.facts import EXCHANGES
 from experiments.ledger.store import Store, instant
 from experiments.metrics import CATALOGUE, metric
+from experiments.verdict import conclude
 
 from .experiment import END_NS, collect, declare, random_split, spec
 from .samples import START_NS, chat_stream, even_chunks, record
@@ -22,6 +23,23 @@ def test_an_arm_that_got_nobody_is_there_with_zero(store: Store) -> None:
     collect(store, record(1, experiment="e", phase=1, unit="u", assigned_arm="control"))
     arms = gather(store, spec("ab", "error_rate"), as_of_ns=END_NS).arms
     assert [(a.arm, a.units, a.expected_share) for a in arms] == [("candidate", 0, 0.5), ("control", 1, 0.5)]
+
+
+def test_a_clock_that_is_set_back_takes_no_arms_share_away(store: Store) -> None:
+    """A phase that is to begin by the clock, and of which there are rows, has begun."""
+    declare(store, "canary", {1: 100_000, 2: 500_000})
+    later = instant(START_NS + 10 * 10**9)
+    store.write(lambda c: c.execute("UPDATE phases SET started_at = ? WHERE phase = 2", [later]))
+    rows = [
+        record(n, experiment="e", phase=2, unit=f"u{n}", assigned_arm=("control", "candidate")[n % 2])
+        for n in range(50)
+    ]
+    asked, now_ns = spec("canary", "error_rate"), START_NS + 5 * 10**9
+    assert {arm.phase for arm in gather(store, asked, as_of_ns=now_ns).arms} == {1}
+    collect(store, *rows)
+    evidence = gather(store, asked, as_of_ns=now_ns)
+    assert [arm.expected_share for arm in evidence.arms if arm.phase == 2] == [0.5, 0.5]
+    assert conclude(asked, evidence).kind == "keep_running"
 
 
 def test_a_unit_in_both_arms_of_a_phase_is_noticed_and_a_ramp_is_not_that(store: Store) -> None:

@@ -17,7 +17,7 @@ from experiments.metrics import metric
 from experiments.verdict import conclude
 
 from .experiment import END_NS, collect, declare
-from .samples import chat_answer, record
+from .samples import START_NS, chat_answer, record
 
 Pair = tuple[ExchangeRecord, ExchangeRecord, int, int]
 
@@ -109,3 +109,17 @@ def test_a_quantile_of_pairs_is_known_better_than_of_two_arms(store: Store, pair
     logs = np.log(times)
     alone = 1.2533 * np.sqrt((logs.var(axis=1) / len(pairs)).sum())  # normal medians, as if independent
     assert math.log(card.effect.upper / card.effect.lower) / 2 / 1.96 < 0.6 * alone
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_of_pairs_of_one_instant_the_same_one_counts_however_they_came(store: Store, backwards: bool) -> None:
+    declare(store, "shadow", {1: 0})
+    rows = []
+    for n, outcome in enumerate(["complete", "upstream_error"]):
+        control = record(2 * n, unit="u", started_ns=START_NS)
+        copy = {"role": "shadow", "pair_id": control.exchange_id, "experiment": "e", "phase": 1}
+        rows += [control, record(2 * n + 1, unit="u", started_ns=START_NS, outcome=outcome, **copy)]
+    collect(store, *(rows[::-1] if backwards else rows))
+    goal = Goal(metric=metric("error_rate"), role="guardrail")
+    (found,) = gather(store, shadow(goal), as_of_ns=END_NS).pairs
+    assert (found.n00, found.n01) == (1, 0)

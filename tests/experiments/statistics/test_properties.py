@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy import special
 
 from experiments.statistics import (
     betting,
@@ -273,6 +274,15 @@ class TestGroupSequential:
         z = group_sequential.bounds([0.5, 0.5, 1.0], alpha=0.05, information=[50.0, 50.0, 100.0])
         assert z[1] == math.inf
         assert z[2] == pytest.approx(group_sequential.bounds([0.5, 1.0], alpha=0.05)[1], abs=1e-6)
+
+    def test_an_end_without_news_spends_what_is_left_by_itself(self) -> None:
+        *_, before, last = group_sequential.bounds(
+            [0.4, 0.8, 0.8], alpha=0.05, information=[40.0, 80.0, 80.0]
+        )
+        spent = group_sequential.obrien_fleming(0.025, 0.8)
+        assert special.ndtr(-last) == pytest.approx(0.025 - spent)
+        assert last < before
+        assert group_sequential.bounds([1.0, 1.0], alpha=0.05, information=[9.0, 9.0])[1] == math.inf
 
     def test_an_early_end_loses_no_alpha(self) -> None:
         assert group_sequential.bounds([0.4], alpha=0.05)[0] == pytest.approx(1.959964, abs=1e-5)
