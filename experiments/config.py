@@ -42,7 +42,7 @@ CODE: Final = "invalid_config"
 def _pattern(value: object) -> object:
     try:
         re.compile(str(value))
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:  # repeated too often, nested too deep
         context = {"found": f"{shown(value)} ({error})", "expected": "a regular expression"}
         raise PydanticCustomError("turnout", "{expected}", context) from None
     return value

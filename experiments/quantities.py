@@ -14,18 +14,25 @@ _BYTES: Final = {
     "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
 }  # fmt: skip
+#: More than these nobody means, and neither a calendar nor a database takes: a thousand years in seconds, and
+#: what 64 bits count in bytes.
+_LONGEST: Final = 1000 * 365.25 * 86_400
+_LARGEST: Final = 2**63 - 1
 _DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 _PERCENT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)", re.IGNORECASE)
 
 
 def seconds(value: object) -> float:
-    """`30s`, `10m`, `1h30m`, `7d` in seconds. Raises ValueError."""
+    """`30s`, `10m`, `1h30m`, `7d` in seconds, at most 1000 years. Raises ValueError."""
     text = str(value).strip()
     parts = list(_DURATION_PART.finditer(text))
     if isinstance(value, bool) or not parts or "".join(part[0] for part in parts) != text:
         raise ValueError("not a duration")
-    return sum(float(part[1]) * _SECONDS[part[2]] for part in parts)
+    span = sum(float(part[1]) * _SECONDS[part[2]] for part in parts)
+    if span > _LONGEST:
+        raise ValueError("longer than 1000 years")
+    return span
 
 
 def points(value: object) -> float:
@@ -55,11 +62,14 @@ def fraction(value: object) -> float:
 
 
 def size(value: object) -> int:
-    """`500MB`, `5GB`, `1GiB` in bytes. Raises ValueError."""
+    """`500MB`, `5GB`, `1GiB` in bytes, less than 2^63. Raises ValueError."""
     match = None if isinstance(value, bool) else _SIZE.fullmatch(str(value).strip())
     if match is None:
         raise ValueError("not a size")
-    return int(float(match[1]) * _BYTES[match[2].upper()])
+    amount = float(match[1]) * _BYTES[match[2].upper()]
+    if amount > _LARGEST:
+        raise ValueError("more than 64 bits count")
+    return int(amount)
 
 
 def _number(value: object) -> float | None:

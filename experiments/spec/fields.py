@@ -84,7 +84,11 @@ def _metric(value: object) -> object:
 
 Duration: TypeAlias = Annotated[
     float,
-    _reads(quantities.seconds, "a duration such as 30s, 10m, 12h or 7d", "Write the unit with the number"),
+    _reads(
+        quantities.seconds,
+        "a duration such as 30s, 10m, 12h or 7d, at most 1000 years",
+        "Write the unit with the number",
+    ),
 ]
 Points: TypeAlias = Annotated[
     float, _reads(quantities.points, "a percentage from 0 to 100, such as 5 or 5%", "Write 5 or 5%")

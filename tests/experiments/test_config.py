@@ -41,7 +41,12 @@ def test_what_is_said_is_what_holds() -> None:
     [
         (GOOD.replace("numbers", "number"), "models.code.recording", 3),
         (GOOD.replace("[0-9]{16}", "[0-9"), "models.chat.redact[0]", 2),
+        (GOOD.replace("[0-9]{16}", "a{99999999999}"), "models.chat.redact[0]", 2),
+        (GOOD.replace("[0-9]{16}", 3000 * "(" + 3000 * ")"), "models.chat.redact[0]", 2),
         (GOOD.replace("30d", "30"), "models.chat.keep", 2),
+        (GOOD.replace("30d", "1000000d"), "models.chat.keep", 2),
+        (GOOD.replace("5GB", "9" * 400 + "GB"), "models.chat.keep_size", 2),
+        (GOOD.replace("5GB", "9" * 40 + "GB"), "models.chat.keep_size", 2),
         (GOOD.replace("5GB", "5"), "models.chat.keep_size", 2),
         (GOOD.replace("keep_size", "keepsize"), "models.chat.keepsize", 2),
         (GOOD.replace("redact: ['[0-9]{16}'], ", ""), "models.chat.recording", 2),
