@@ -73,7 +73,8 @@ class Notices:
             one = known.get(url)
             if one is None:  # new: told of what is decided from now on
                 self._save(Subscriber(url=url, number=events.latest(self._store)))
-            elif one.next_ns <= self._now_ns():
+            # A clock that has been set back must not make anybody wait for longer than the longest pause.
+            elif not 0 < one.next_ns - self._now_ns() <= LONGEST_PAUSE_S * 1_000_000_000:
                 self._tell(one, secret_env)
 
     def state(self) -> list[Subscriber]:
@@ -114,16 +115,16 @@ class Notices:
         if not secret:
             return f"the controller's environment has no {secret_env}: nothing is sent unsigned"
         body = orjson.dumps({"event": event.number, "decision": event.decision.document()})
-        headers = {
-            "content-type": "application/json",
-            "user-agent": "turnout",
-            "x-turnout-event": str(event.number),
-            "x-turnout-signature": signature(secret, body, self._now_ns() // 1_000_000_000),
-        }
         try:
+            headers = {
+                "content-type": "application/json",
+                "user-agent": "turnout",
+                "x-turnout-event": str(event.number),
+                "x-turnout-signature": signature(secret, body, self._now_ns() // 1_000_000_000),
+            }
             with self._client.stream("POST", url, content=body, headers=headers) as answer:
                 return None if answer.is_success else f"status {answer.status_code}"
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:  # a name like a..b
             return f"{type(error).__name__}: {error}"
 
     def _save(self, one: Subscriber) -> None:

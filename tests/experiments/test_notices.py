@@ -136,6 +136,42 @@ def test_a_restart_neither_forgets_nor_repeats(plane: Plane, receiver: Receiver,
     assert receiver.actions == ["start", "start"]
 
 
+@pytest.mark.parametrize(
+    ("url", "secret"),
+    [("https://hooks..example/", SECRET), (f"https://{'a' * 64}.example/", SECRET), (URL + "/b", "\udcff")],
+)
+def test_one_that_cannot_even_be_asked_holds_nobody_else_up(
+    plane: Plane, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, url: str, secret: str
+) -> None:
+    monkeypatch.setenv("BAD_SECRET", secret)
+
+    def resolved(request: httpx.Request) -> httpx.Response:
+        request.url.host.encode("idna")  # as the resolver does
+        return receiver(request)
+
+    told = Notices(
+        plane.controller.store,
+        lambda: {url: "BAD_SECRET", URL: "HOOK_SECRET"},
+        now_ns=plane._tick,
+        transport=httpx.MockTransport(resolved),
+    )
+    told.tell()
+    plane.begin()
+    told.tell()
+    assert [(str(request.url), receiver.actions) for request in receiver.requests] == [(URL, ["start"])]
+    assert {state.url for state in told.state() if state.error} == {url}
+
+
+def test_a_clock_that_is_set_back_makes_nobody_wait_for_a_day(
+    plane: Plane, receiver: Receiver, notices: Notices
+) -> None:
+    receiver.statuses = [503]
+    plane.begin()
+    later(plane, notices, 86_400)
+    later(plane, notices, -86_400)
+    assert receiver.actions == ["start", "start"]
+
+
 def test_at_last_it_is_given_up_and_counted(plane: Plane, receiver: Receiver, notices: Notices) -> None:
     receiver.statuses = [503] * ATTEMPTS
     plane.begin()
