@@ -113,6 +113,14 @@ def check_ports(wanted: tuple[Program, ...]) -> None:
         raise ProcessFailed(f"something else listens on {'; on '.join(taken)}")
 
 
+def endings() -> tuple[signal.Signals, ...]:
+    """What ends a command that has started processes, beside Ctrl-C. A terminal that is closed does: they
+    are not its own, and would stay behind. Under nohup it does not.
+    """
+    stays = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return (signal.SIGTERM,) if stays else (signal.SIGTERM, signal.SIGHUP)
+
+
 class Processes:
     """Running processes of one data folder."""
 
@@ -140,14 +148,19 @@ class Processes:
         self._programs[program.name] = program
         self._born[program.name] = time.monotonic()
 
-    def wait(self, name: str, seconds: float = START_SECONDS) -> None:
-        """Until the process answers. Raises ProcessFailed when it ends or stays silent."""
+    def wait(
+        self, name: str, seconds: float = START_SECONDS, *, unless: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Until the process answers, `unless` that is wanted no more. Raises ProcessFailed when it ends or
+        stays silent."""
         program = self._programs[name]
         if program.healthy is None:
             return
         deadline = time.monotonic() + seconds
         with httpx.Client(timeout=2.0, trust_env=False) as client:
             while time.monotonic() < deadline:
+                if unless():
+                    return
                 code = self._running[name].poll()
                 if code is not None:
                     raise ProcessFailed(f"the {name} ended at once (exit code {code}).\n{self._tail(name)}")
@@ -194,11 +207,13 @@ class Processes:
 
         1. evaluators and dashboard: nobody asks or presses a button any more. 2. proxy: requests in flight
         end, the spool is sealed. 3. controller, last: it takes the sealed segments into the ledger.
+        All of them, though whoever is to be told may be gone: the terminal, or a `tee` that Ctrl-C ended too.
         """
         for name in reversed(list(self._running)):
             process = self._running.pop(name)
             if process.poll() is None:
-                said(name)
+                with suppress(OSError, SystemExit):  # the latter is how rich leaves a broken pipe
+                    said(name)
                 process.terminate()
                 try:
                     process.wait(STOP_SECONDS)

@@ -10,28 +10,28 @@ from pathlib import Path
 
 from proxy.roster import NoSupervisor, replace_workers
 
-from .processes import Processes, ProcessFailed, check_ports, programs
+from .processes import Processes, ProcessFailed, check_ports, endings, programs
 from .settings import Settings
 from .terminal import err, fail, say
 
 
 def run_all(settings: Settings) -> None:
-    """All of them, watched, until SIGINT or SIGTERM."""
+    """All of them, watched, until Ctrl-C, SIGTERM, or the terminal's end."""
     _make(settings.data)
     wanted = programs(settings)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, *endings()):
         signal.signal(number, lambda *_: stop.set())
     processes = Processes(settings.data)
     try:
         check_ports(wanted)
         with err.status("starting") as progress:
             for program in wanted:
-                if stop.is_set():
-                    return
                 progress.update(f"starting the {program.name}")
                 processes.start(program)
-                processes.wait(program.name)
+                processes.wait(program.name, unless=stop.is_set)
+                if stop.is_set():
+                    return
         say(f"Applications:  base_url {settings.proxy_address}/v1")
         say(f"Dashboard:     http://127.0.0.1:{settings.dashboard_port}")
         say(f"Control API:   {settings.control_address}/docs")

@@ -30,6 +30,7 @@ from rich.text import Text
 
 from registry import EndpointSpec, InvalidEntry, ModelVersion, Registry, RegistryError, models_uri, names
 
+from .processes import endings
 from .settings import SettingsError, read_settings
 from .terminal import err, fail, plain
 
@@ -338,15 +339,13 @@ def _noted(registry: Registry, version: ModelVersion, launch: Launch, console: C
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT, SIGTERM and SIGHUP set."""
+    """An event that SIGINT, SIGTERM and SIGHUP set; under nohup SIGHUP is none."""
     stopping = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopping.set()
 
-    former = {
-        number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
+    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, *endings())}
     try:
         yield stopping
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from turnout.processes import Processes, ProcessFailed, Program, check_ports, free_port, programs
+from turnout.processes import Processes, ProcessFailed, Program, check_ports, endings, free_port, programs
 from turnout.settings import Settings
 
 SERVER = """
@@ -57,6 +58,64 @@ def test_they_stop_in_the_reverse_order_of_starting(processes: Processes, tmp_pa
     processes.stop(said.append)
     assert said == ["second", "first"]
     assert diary.read_text().splitlines() == ["first starts", "second starts", "second stops", "first stops"]
+
+
+@pytest.mark.parametrize("gone", [OSError(5, "the terminal was closed"), SystemExit(1)])
+def test_they_all_stop_though_nobody_is_there_to_be_told(
+    processes: Processes, tmp_path: Path, gone: BaseException
+) -> None:
+    """`turnout up | tee log`: Ctrl-C ends the tee as well, and rich leaves by SystemExit."""
+    diary = tmp_path / "diary"
+    for name in ("first", "second"):
+        processes.start(program(name, diary))
+        processes.wait(name)
+
+    def say(name: str) -> None:
+        raise gone
+
+    processes.stop(say)
+    assert diary.read_text().splitlines()[2:] == ["second stops", "first stops"]
+
+
+UP = """
+import sys
+from pathlib import Path
+from turnout import running
+from turnout.processes import Program
+from turnout.settings import Settings
+child = (sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)")
+running.programs = lambda settings: (Program(name="first", command=child, healthy=sys.argv[2] or None),)
+running.run_all(Settings(data=Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "healthy"),
+    [(signal.SIGINT, "http://127.0.0.1:1/"), (signal.SIGTERM, ""), (signal.SIGHUP, "")],
+)
+def test_told_to_end_it_ends_at_once_and_leaves_no_process(
+    tmp_path: Path, number: signal.Signals, healthy: str
+) -> None:
+    """While they start as well, and when its terminal is closed."""
+    log = tmp_path / "logs" / "first.log"
+    with subprocess.Popen([sys.executable, "-c", UP, str(tmp_path), healthy]) as up:
+        deadline = time.monotonic() + 60
+        while not (log.exists() and log.read_text().endswith("\n")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        up.send_signal(number)
+        up.wait(timeout=30)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(log.read_text()), 0)
+
+
+def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
+    assert signal.SIGHUP in endings()
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert endings() == (signal.SIGTERM,)
+    finally:
+        signal.signal(signal.SIGHUP, former)
 
 
 def test_one_that_dies_is_started_again_and_that_is_told(processes: Processes, tmp_path: Path) -> None:

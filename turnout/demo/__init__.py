@@ -17,7 +17,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from turnout.processes import ProcessFailed
+from turnout.processes import ProcessFailed, endings
 from turnout.terminal import fail, out, plain, say, table
 
 from .shop import Shop, read_questions
@@ -34,7 +34,8 @@ def demo(
 ) -> None:
     """Three stories on simulated engines: a worse, a failing and a better candidate."""
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in endings():
+        signal.signal(number, _interrupt)
     began = time.monotonic()
     stage: Stage | None = None
     lines: list[Line] = []
@@ -63,7 +64,7 @@ def demo(
 
 
 def _interrupt(*_: object) -> None:
-    """SIGTERM ends the demo as Ctrl-C does."""
+    """SIGTERM and the terminal's end stop the demo as Ctrl-C does."""
     raise KeyboardInterrupt
 
 
