@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 
 from .. import metrics
@@ -15,7 +16,8 @@ def read_spec(text: str, file: str = "spec.yaml") -> ExperimentSpec:
     document = read_document(text, file)
     mode = None
     if isinstance(document.value, dict):
-        mode = document.value.get("mode", "chain" if "stages" in document.value else None)
+        meant = difflib.get_close_matches("stages", [key.lower() for key in document.value])
+        mode = document.value.get("mode", "chain" if meant else None)
     problems = list(_contradictions(document))
     spec = None
     try:

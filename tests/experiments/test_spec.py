@@ -103,6 +103,13 @@ def test_an_unknown_key_comes_with_the_key_that_was_meant() -> None:
     assert [problem.mend for problem in found] == ["Add the key 'model'", "Did you mean 'model'?"]
 
 
+@pytest.mark.parametrize("slip", ["stage", "Stages", "steges"])
+def test_a_chain_whose_stages_are_misspelt_is_taken_for_a_chain(slip: str) -> None:
+    text = CANARY.partition("traffic")[0].replace("mode: canary\n", "") + CANARY.partition("10m}\n")[2]
+    found = problems(f"{text}{slip}: {{ab: {{weight: 50}}}}\n")
+    assert [problem.mend for problem in found] == ["Add the key 'stages'", "Did you mean 'stages'?"]
+
+
 def test_an_unknown_metric_comes_with_the_metric_that_was_meant() -> None:
     problem = only(CANARY.replace("metric: error_rate", "metric: eror_rate"))
     assert (problem.line, problem.field) == (8, "metrics.guardrails[0].metric")
