@@ -66,6 +66,11 @@ class RosterFile:
                     raise
                 time.sleep(0.02)  # somebody is looking whether it is held
 
+    @property
+    def held(self) -> bool:
+        """Whether it is this supervisor's; not where another proxy lives on the folder."""
+        return self._fd >= 0
+
     def note(self, roster: Roster) -> None:
         """Write it down if it has changed."""
         if roster == self._last or self._fd < 0:

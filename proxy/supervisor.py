@@ -127,6 +127,8 @@ class Supervisor:
         log.info("proxy on http://%s:%d", f"[{host}]" if ":" in host else host, listener.getsockname()[1])
         self._mind_cores()
         roster = RosterFile(self._options.data)
+        if roster.held:  # another proxy's workers on this folder go on counting
+            exposition.clear(self._options.data / "metrics")
         try:
             while not self._stopping:
                 self._tend(listener)
@@ -278,5 +280,4 @@ class Supervisor:
 def run(options: ProxyOptions) -> int:
     """Serve until SIGTERM; raises PortTaken."""
     options.data.mkdir(parents=True, exist_ok=True)
-    exposition.clear(options.data / "metrics")
     return Supervisor(options).run()

@@ -17,6 +17,7 @@ import pytest
 from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.spool import read_segment, sealed_segments
 from experiments.snapshot import Snapshot
+from proxy.roster import RosterFile
 from proxy.supervisor import PortTaken, ProxyOptions, Supervisor, listen
 from turnout.processes import free_port
 
@@ -131,6 +132,18 @@ async def test_workers_start_from_the_last_good_copy_without_a_controller(tmp_pa
             async with httpx.AsyncClient(base_url=url) as client:
                 answer = await client.post("/v1/chat/completions", json=ask())
                 assert answer.headers["x-turnout-snapshot"] == "7"
+
+
+async def test_a_second_proxy_on_the_folder_leaves_the_firsts_counters_alone(tmp_path: Path) -> None:
+    (tmp_path / "proxy-snapshot.json").write_bytes(snapshot({1: "http://127.0.0.1:9"}).to_json())
+    ended = tmp_path / "metrics" / "ended.json"
+    ended.parent.mkdir()
+    ended.write_text("{}")
+    with closing(RosterFile(tmp_path)):
+        async with proxy_process(tmp_path, "http://127.0.0.1:9", 1):
+            assert ended.exists()
+    async with proxy_process(tmp_path, "http://127.0.0.1:9", 1):
+        assert not ended.exists()
 
 
 @pytest.mark.slow
