@@ -6,6 +6,7 @@ started again, and says so. Nothing here knows what the processes do.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -98,19 +99,33 @@ def free_port() -> int:
 
 
 def check_ports(wanted: tuple[Program, ...]) -> None:
-    """Raises ProcessFailed, naming each port that is taken and the option that changes it."""
-    taken = []
+    """Raises ProcessFailed, naming each port that cannot be had, why, and the option that changes it."""
+    trouble = []
+    owners: dict[int, str] = {}
     for program in wanted:
         if program.port is None:
             continue
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", program.port))
-            except OSError:
-                taken.append(f"port {program.port} for the {program.name} (change it with {program.option})")
-    if taken:
-        raise ProcessFailed(f"something else listens on {'; on '.join(taken)}")
+        owner = owners.setdefault(program.port, program.name)
+        shared = program.port and owner != program.name  # each that asks for 0 gets another
+        why = f"the {owner} has it" if shared else _refusal(program.port)
+        if why is not None:
+            trouble.append(
+                f"port {program.port} for the {program.name}: {why} (change it with {program.option})"
+            )
+    if trouble:
+        raise ProcessFailed("; ".join(trouble))
+
+
+def _refusal(port: int) -> str | None:
+    """Why nobody can listen there now, None if somebody can."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            return "something else listens there" if taken else error.strerror or str(error)
+    return None
 
 
 def endings() -> tuple[signal.Signals, ...]:

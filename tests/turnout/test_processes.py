@@ -164,6 +164,23 @@ def test_ports_that_are_taken_are_named_with_the_option_that_changes_them(tmp_pa
         assert "proxy" not in str(failed.value)
 
 
+def test_a_port_that_may_not_be_taken_is_not_said_to_be_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: socket.socket, address: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(ProcessFailed, match=r"port 80 for the proxy: Permission denied \(.*--proxy-port\)"):
+        check_ports(programs(Settings(data=tmp_path, proxy_port=80)))
+
+
+def test_one_port_for_two_of_them_is_told_before_anything_starts(tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path, proxy_port=(port := free_port()), dashboard_port=port)
+    with pytest.raises(ProcessFailed, match=f"port {port} for the dashboard: the proxy has it"):
+        check_ports(programs(settings))
+
+
 def test_the_token_is_on_no_command_line(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path, token="very-secret")
     assert not any("very-secret" in part for one in programs(settings) for part in one.command)
