@@ -177,7 +177,7 @@ def test_a_wrong_variable_is_told_by_its_name(
     assert "TURNOUT_PROXY_PORT" in failed(*command, code=2)
 
 
-@pytest.mark.parametrize("address", ["foo", "http://[::1", "ftp://h:1"])
+@pytest.mark.parametrize("address", ["foo", "http://[::1", "ftp://h:1", "http://a..b:1"])
 def test_an_address_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setenv("TURNOUT_CONTROL_URL", address)
     assert "TURNOUT_CONTROL_URL" in failed("status", code=2)
