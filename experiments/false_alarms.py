@@ -62,7 +62,8 @@ def rehearse(
     seed: int = 0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Rate]:
-    """False-alarm rates of `runs` A/A experiments of `spec.horizon` units, each looked at `looks` times.
+    """False-alarm rates of `runs` A/A experiments of `spec.horizon` units, each looked at `looks` times, but
+    at most once a unit.
 
     Of those metrics that the sample has; none, if it has none of them.
     """
@@ -72,6 +73,7 @@ def rehearse(
     random = np.random.default_rng(seed)
     units = Units(history, spec.goals)
     alarms: Counter[tuple[str, str | None]] = Counter()
+    looks = min(looks, spec.horizon)
     for run in range(runs):
         alarms.update(_one(spec, units, random, looks, share))
         progress(run + 1)
@@ -108,10 +110,7 @@ def _one(
     said: set[tuple[str, str | None]] = set()
     past: list[Look] = []
     for number in range(1, looks + 1):
-        seen = spec.horizon * number // looks
-        if not seen:  # more looks than units
-            continue
-        evidence = experiment.evidence(seen, number)
+        evidence = experiment.evidence(spec.horizon * number // looks, number)
         verdict = conclude(spec, evidence, past_looks=tuple(past))
         taken = look_taken(verdict.document())
         if taken is not None:

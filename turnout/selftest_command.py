@@ -25,7 +25,7 @@ def selftest(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="An experiment's file: its metrics and plan.")],
     aa: Annotated[bool, typer.Option("--aa", help="A/A: the same version twice, arms by the coin.")] = False,
     runs: Annotated[int, typer.Option(min=1, help="How many A/A experiments.")] = 200,
-    looks: Annotated[int, typer.Option(min=1, help="How often each is looked at.")] = 25,
+    looks: Annotated[int, typer.Option(min=1, help="How often each is looked at, at most once a unit.")] = 25,
     units: Annotated[
         int | None, typer.Option(min=100, help="Units in each. Default: the spec's horizon.")
     ] = None,
@@ -79,7 +79,7 @@ def _show(stage: _Stage, known: History, runs: int, looks: int) -> None:
     asked = stage.asked
     kind = "pairs" if asked.mode == "shadow" else "units"
     size = f"{asked.horizon:,} {kind} of {known.model!r}"
-    say(f"{asked.mode}: {runs} A/A experiments of {size}, {looks} looks each.\n")
+    say(f"{asked.mode}: {runs} A/A experiments of {size}, {min(looks, asked.horizon)} looks each.\n")
     table(("rule", "metric", "false alarms", "95 % interval", "may be", ""), map(_row, stage.rates))
     for name in unheard(asked, known):
         say(f"warn: {name}: no unit has it in these days, so that it was left out", "yellow")

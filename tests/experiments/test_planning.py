@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.drawn import Units, drawn
+from experiments.drawn import Arms, Units, drawn
 from experiments.evidence import AnalysisSpec, Evidence, Goal
 from experiments.false_alarms import rehearse, unheard
 from experiments.history import History, UnitTotals
@@ -16,7 +16,7 @@ from experiments.ledger.evidence import distinct
 from experiments.ledger.history import history
 from experiments.metrics import metric
 from experiments.planning import plan
-from experiments.verdict import Verdict, conclude
+from experiments.verdict import conclude
 
 from .plane import Plane
 from .test_dossier import SPEC, traffic
@@ -146,19 +146,20 @@ def test_a_rehearsal_of_nothing_raises_no_more_alarms_than_it_may() -> None:
     assert not [rate for rate in rates if rate.too_often]
 
 
-def test_a_rehearsal_with_more_looks_than_units_sees_no_unit_before_it_came(
+def test_a_rehearsal_looks_at_no_experiment_oftener_than_it_has_units(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: list[tuple[int, int]] = []
+    """Before the first unit there is nothing to be looked at, and least of all the sums of all units."""
+    looked_at: list[int] = []
+    evidence = Arms.evidence
 
-    def watched(spec: AnalysisSpec, evidence: Evidence, **more: Any) -> Verdict:
-        seen.append((evidence.recorded, sum(one.units for one in evidence.sums if one.metric == "latency")))
-        return conclude(spec, evidence, **more)
+    def noted(arms: Arms, units: int, at: int) -> Evidence:
+        looked_at.append(units)
+        return evidence(arms, units, at)
 
-    monkeypatch.setattr("experiments.false_alarms.conclude", watched)
-    rehearse(declared(horizon=100), made(), runs=1, looks=250, share=0.5)
-    assert seen
-    assert all(units == there for units, there in seen)
+    monkeypatch.setattr(Arms, "evidence", noted)
+    rehearse(declared(horizon=20), made(), runs=1, looks=60, share=0.5)
+    assert looked_at == list(range(1, 21))
 
 
 def test_a_rehearsal_takes_scores_of_a_part_of_the_units_too() -> None:
