@@ -300,7 +300,9 @@ class Promotion:
 
     def _roll_back(self, model: CatalogModel, author: Author, production: bool, dry_run: bool) -> Done | None:
         name = model.name
-        routing = next((one for one in self._junction.open_on(name) if one.routes), None)
+        mine = (one for one in self._junction.open_on(name) if one.routes)
+        # A draft beside the one that holds the model's units, perhaps older, holds nobody's.
+        routing = min(mine, key=lambda one: not (one.has_traffic or one.state == "paused"), default=None)
         if routing is not None and not production:
             if dry_run:
                 words = (f"version {routing.candidate_version} of {name!r} would get no traffic",)
