@@ -180,7 +180,14 @@ def _arms(experiment: Experiment) -> list[Json]:
     ]
 
 
-_LIGHTS: Final = {"ok": "ok", "better": "ok", "crossed": "crossed", "worse": "crossed"}
+_LIGHTS: Final = {
+    "ok": "ok",
+    "better": "ok",
+    "equivalent": "ok",
+    "crossed": "crossed",
+    "worse": "crossed",
+    "insufficient_data": "insufficient_data",
+}
 
 
 def _guardrails(document: Mapping[str, Any] | None) -> list[Json]:

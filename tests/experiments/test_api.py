@@ -273,6 +273,16 @@ def test_a_list_asks_the_ledger_no_more_often_for_every_experiment_that_has_ende
     assert ended("one") == ended("two", "three", "four")
 
 
+def test_a_guardrail_with_too_little_data_is_not_one_without_data(plane: Plane, api: TestClient) -> None:
+    plane.begin(AB)
+    plane.controller.watch.look()
+    document = plane.controller.watch.latest("faster") or {}
+    [guardrail] = [metric for metric in document["metrics"] if metric["role"] == "guardrail"]
+    for state, light in (("insufficient_data", "insufficient_data"), ("no_data", "no_data"), ("ok", "ok")):
+        guardrail["state"] = state
+        assert api.get("/api/experiments/faster").json()["guardrails"][0]["state"] == light
+
+
 def test_the_way_of_an_experiment(plane: Plane, api: TestClient) -> None:
     started = api.post("/api/experiments", json={"spec_yaml": AB, "actor": "ada"})
     assert started.status_code == 201, started.text
