@@ -150,10 +150,10 @@ def test_an_unknown_experiment_in_the_url_is_said(control: FakeControlApi, open_
 def test_outputs_are_filtered_and_their_differing_words_marked(
     control: FakeControlApi, open_page: OpenPage
 ) -> None:
-    app = open_page("experiment", name="faster-chat", view="Outputs", filter="failed")
+    app = open_page("experiment", name="faster-chat", view="Outputs", filter="Failed")
     shown = [str(block.value) for block in app.get("html")]
     assert any("Entropy of an" in block for block in shown)
-    assert not any("reset my password" in block for block in shown)
+    assert "reset my password" not in texts(app)
     assert any("<mark" in block for block in shown)
     assert not [block for block in app.markdown if "Entropy" in str(block.value)]
 
@@ -315,3 +315,41 @@ def test_old_data_without_anything_waiting_is_no_traffic_and_no_fault(
     late = open_page("health")
     assert "Data 5" in texts(late)
     assert late.warning
+
+
+def test_of_hundreds_of_experiments_and_models_a_page_is_drawn(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    story = control.story
+    kept, model = story["experiments"][-1], story["models"][0]
+    story["experiments"] += [kept | {"name": f"kept-{number}"} for number in range(300)]
+    story["models"] += [model | {"name": f"model-{number}"} for number in range(60)]
+    app = open_page("overview")
+    assert texts(app).count("Ran for") == overview.PER_PAGE
+    assert len(app.metric) <= 3 * overview.PER_PAGE
+    assert "302 ended" in texts(app)
+    app.session_state["ended-page"] = 31
+    last = texts(redraw(app))
+    assert last.count("Ran for") == 2
+
+
+@pytest.mark.parametrize(
+    ("state", "late"), [("running", True), ("invalid", True), ("paused", False), ("concluded", False)]
+)
+def test_data_is_late_only_where_some_is_awaited(state: str, late: bool) -> None:
+    one = Experiment.model_validate(experiments()[0] | {"state": state, "data_age_s": 3_600.0})
+    assert ("late" in overview.freshness(one)) is late
+
+
+def test_the_page_turned_to_in_one_experiments_outputs_is_not_another_ones(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    app = open_page("experiment", name="faster-chat", view="Outputs", filter="All")
+    for place in ("pairs-all", "pairs-all-faster-chat"):
+        app.session_state[place] = 3
+    assert "Question number 26" in texts(redraw(app))
+    control.story["pairs"] = control.story["pairs"][:12]
+    app.selectbox(key="name").select("tone-of-voice")
+    said = texts(redraw(app))
+    assert "No pair matches" not in said
+    assert "How do I reset my password" in said
