@@ -11,7 +11,7 @@ import streamlit as st
 
 from .. import figures
 from ..answers import ArmAnswer, Decision, Experiment, ModelAnswer
-from ..client import ControlApiError, Refused, path
+from ..client import ControlApiError, Malformed, Refused, Unreachable, path
 from ..inert import label
 from ..live import NO_TOKEN, Loaded, api, guarded, load, token
 
@@ -282,9 +282,17 @@ def _carry_out(deed: Deed, one: Experiment, reason: str, force: bool) -> None:
     try:
         answer: dict[str, Any] = api().post(dict[str, Any], path(*deed.route), body)
     except ControlApiError as error:
-        st.session_state[FAILED] = str(error)
+        st.session_state[FAILED] = f"{error}{_PERHAPS if perhaps_done(error) else ''}"
         return
     st.session_state[DONE] = answer
+
+
+_PERHAPS = " It may have been done all the same: see the page Decisions before you press again."
+
+
+def perhaps_done(error: ControlApiError) -> bool:
+    """May the deed have been done, although no answer says so?"""
+    return isinstance(error, Malformed) or (isinstance(error, Unreachable) and error.sent)
 
 
 def _result(answer: Mapping[str, Any]) -> None:

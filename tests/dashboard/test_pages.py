@@ -64,8 +64,10 @@ def test_the_last_good_figures_stay_when_the_controller_fails(
     app = open_page("overview")
     control.fault = "500"
     said = texts(redraw(app))
+    assert "s ago. the ledger could not be read." in said.replace("\\", "")
     assert "as it was" in said
-    assert "The controller does not answer" in said
+    assert "No usable answer" in said
+    assert "Controller away" not in said
     assert "Ship v3" in said
 
 
@@ -353,3 +355,30 @@ def test_the_page_turned_to_in_one_experiments_outputs_is_not_another_ones(
     said = texts(redraw(app))
     assert "No pair matches" not in said
     assert "How do I reset my password" in said
+
+
+def test_a_deed_whose_answer_was_lost_is_not_said_to_have_failed(
+    control: FakeControlApi, promoting: AppTest
+) -> None:
+    promoting.text_input(key="typed-promote").input("chat")
+    promoting.text_input(key="reason-promote").input("latency is better")
+    app = redraw_dialog(promoting)
+    control.lost = True
+    app.button(key="confirm-promote").click()
+    control_said = "\n".join(error.value for error in redraw_dialog(app).error).replace("\\", "")
+    assert "broke off amid its answer" in control_said
+    assert "may have been done all the same" in control_said
+
+
+def test_a_golden_run_that_is_over_is_read_once_and_one_that_cannot_be_read_is_said(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    app = open_page("golden")
+    asked = [route for route in control.asked if "/golden/runs/" in route]
+    assert len(asked) == 3
+    redraw(app)
+    assert [route for route in control.asked if "/golden/runs/" in route] == asked
+    control.story["runs"].append(control.story["runs"][-1] | {"run_id": "run 4", "version": 4})
+    control.unreadable = "/golden/runs/run%204"
+    said = texts(redraw(app))
+    assert "The run of v4 cannot be shown now" in said
