@@ -146,7 +146,11 @@ def test_the_scorecard_says_by_which_number_and_by_which_instrument(
 
 
 def test_an_unknown_experiment_in_the_url_is_said(control: FakeControlApi, open_page: OpenPage) -> None:
-    assert "no experiment called no\\-such" in texts(open_page("experiment", name="no-such"))
+    app = open_page("experiment", name="no-such")
+    assert "no experiment called no\\-such" in texts(app)
+    assert not app.button, "another experiment can be promoted in its stead"
+    app.selectbox(key="name").select("tone-of-voice")
+    assert "Invalid" in texts(redraw(app))
 
 
 def test_outputs_are_filtered_and_their_differing_words_marked(
