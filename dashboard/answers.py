@@ -4,6 +4,7 @@ Pydantic at the edge: unknown fields are ignored and most fields may be missing,
 controller still gives a page. It must not know how anything is shown.
 """
 
+import math
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -14,6 +15,8 @@ def _instant(value: Any) -> Any:
     """Seconds, milli-, micro- or nanoseconds since 1970, or ISO 8601; a time without a zone is UTC."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         seconds = float(value)
+        if not math.isfinite(seconds):
+            raise ValueError("a time must be a finite number")
         while abs(seconds) > 1e11:  # beyond the year 5138: a finer unit
             seconds /= 1000
         return datetime.fromtimestamp(seconds, tz=UTC)
@@ -439,6 +442,7 @@ class GoldenRun(Answer):
     status: str | None = None
     started_at: Instant | None = None
     ended_at: Instant | None = None
+    results: int | None = None
     summary: JsonObject = {}
 
 

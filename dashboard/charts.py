@@ -342,7 +342,7 @@ def _stacked(rows: Sequence[dict[str, Any]], arms: Sequence[str], bucket_s: int)
 _AXES = {
     "requests": ("requests", ",d", ",d"),
     "failures": ("failed share", ".1~%", ".2%"),
-    "p50_ttft_ms": ("median TTFT, ms", ",~g", ",.4~g"),
+    "p50_ttft_ms": ("median TTFT, ms", ",~r", ",.4~r"),
 }
 
 

@@ -3,7 +3,7 @@
 One call, one answer or one of these errors; no caching, no retry, no Streamlit. It must not know any page.
 
     ControlApiError
-    ├── Unreachable    nothing answers at that address, or not in time
+    ├── Unreachable    nothing answers at that address, or not in time, or not to its end
     ├── Refused        4xx: the controller understood and said no; `code` is its stable code
     ├── ControllerFault  5xx: the controller has a fault of its own
     └── Malformed      an answer that is not what the control API promises
@@ -26,6 +26,7 @@ CONNECT_TIMEOUT_S = 1.5
 # A promotion waits for the proxies' acknowledgement, and MLflow may be slow.
 WRITE_TIMEOUT_S = 30.0
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
+_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
 class ControlApiError(Exception):
@@ -33,7 +34,14 @@ class ControlApiError(Exception):
 
 
 class Unreachable(ControlApiError):
-    """Nothing answers at that address, or not in time."""
+    """Nothing answers at that address, or not in time, or not to its end.
+
+    `sent`: the controller may have the request, and may have done what it asks.
+    """
+
+    def __init__(self, message: str, *, sent: bool = False) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 class Refused(ControlApiError):
@@ -111,11 +119,17 @@ class ControlApi:
             )
         except httpx.TimeoutException as error:
             raise Unreachable(
-                f"The controller at {self.base_url} did not answer in {timeout.read:.0f} s."
+                f"The controller at {self.base_url} did not answer in {timeout.read:.0f} s.",
+                sent=not isinstance(error, _UNSENT),
             ) from error
-        except (httpx.TransportError, httpx.InvalidURL) as error:
+        except (*_UNSENT, httpx.InvalidURL) as error:
             raise Unreachable(
                 f"Nothing answers at {self.base_url}. Start it with “turnout up” or “turnout controller”."
+            ) from error
+        except httpx.RequestError as error:
+            raise Unreachable(
+                f"The controller at {self.base_url} broke off amid its answer: is it being restarted?",
+                sent=True,
             ) from error
         if answer.status_code >= 400:
             raise _refusal(answer)

@@ -27,11 +27,13 @@ def count(value: float | None) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """To `digits` significant digits, never in exponent notation."""
+    """To `digits` significant digits, never in exponent notation; what is too small by its bound."""
     if value is None or not known(value):
         return DASH
     if value == 0:
         return "0"
+    if abs(value) < 1e-6:
+        return "< 0.000001" if value > 0 else f"> {MINUS}0.000001"
     decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{value:,.{min(decimals, 6)}f}".replace("-", MINUS)
 

@@ -91,8 +91,9 @@ def usable(loaded: Loaded[T], what: str) -> T | None:
     if loaded.error is None:
         return loaded.value
     if loaded.value is not None:
+        why = str(loaded.error).rstrip(".")
         st.warning(
-            f"The controller does not answer. {label(what)} as it was {figures.span(loaded.age_s)} ago.",
+            label(f"{what} as it was {figures.span(loaded.age_s)} ago. {why}.", 600),
             icon=":material/history:",
         )
         return loaded.value

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
@@ -309,14 +309,21 @@ class Controller:
     def accounting(self, experiment: Experiment) -> dict[str, Any]:
         """What became of an experiment's requests by now, in all its stages, and of a replay, where its
         recorded requests stand; of the rows only what is new is read."""
-        name = experiment.name
+        return self.accountings([experiment])[experiment.name]
+
+    def accountings(self, experiments: Sequence[Experiment]) -> dict[str, dict[str, Any]]:
+        """The same of several, by name, for which the ledger is asked together."""
         with self._accounts_lock:
-            accounts = self._accounts.setdefault(name, Accounts(name))
-            lost = traffic.take_in(self.store, accounts, name)
-            counted = asdict(accounting_of(accounts.found(), lost=lost))
-        selection = selection_of(experiment)
-        if selection is not None:
-            counted["replay"] = asdict(self.standings.of(selection))
+            books = {one.name: self._accounts.setdefault(one.name, Accounts(one.name)) for one in experiments}
+            lost = traffic.take_in(self.store, books)
+            counted = {
+                name: asdict(accounting_of(accounts.found(), lost=lost[name]))
+                for name, accounts in books.items()
+            }
+        for one in experiments:
+            selection = selection_of(one)
+            if selection is not None:
+                counted[one.name]["replay"] = asdict(self.standings.of(selection))
         return counted
 
     # -- condition ---------------------------------------------------------------------------------------

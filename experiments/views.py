@@ -6,7 +6,7 @@ decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -91,16 +91,18 @@ def _version_of(endpoint: Endpoint) -> Json:
 
 def summary(controller: Controller, experiment: Experiment) -> Json:
     """ExperimentSummary."""
-    return _summary(controller, experiment, _latest(controller, experiment.name))
+    return summaries(controller, [experiment])[0]
 
 
-def _latest(controller: Controller, name: str) -> dict[str, Any] | None:
-    """The latest verdict. An answer asks once, so that its parts are of one look."""
-    seen = controller.watch.seen(name)
-    return seen.document if seen else trials.last_verdict(controller.store, name)
+def summaries(controller: Controller, experiments: Sequence[Experiment]) -> list[Json]:
+    """An ExperimentSummary of each. What is asked of the ledger does not grow with those that have ended."""
+    books = controller.accountings(experiments)
+    return [_summary(controller, one, controller.watch.gist(one), books[one.name]) for one in experiments]
 
 
-def _summary(controller: Controller, experiment: Experiment, document: dict[str, Any] | None) -> Json:
+def _summary(
+    controller: Controller, experiment: Experiment, document: dict[str, Any] | None, accounting: Json
+) -> Json:
     now_ns = controller.junction.now_ns()
     units = document["units"] if document else 0
     end_ns = experiment.ended_ns or now_ns
@@ -120,7 +122,7 @@ def _summary(controller: Controller, experiment: Experiment, document: dict[str,
         "ended_at": at(experiment.ended_ns),
         "age_s": (end_ns - experiment.started_ns) / 1e9,
         "verdict": None if document is None else {k: document[k] for k in ("kind", "label", "sentence")},
-        "waiting_for": _waiting_for(controller, experiment),
+        "waiting_for": _waiting_for(controller, experiment, accounting),
         "units": units,
         "horizon": experiment.stage.analysis.horizon,
         "days_left": document.get("days_left") if document and experiment.has_traffic else None,
@@ -128,7 +130,7 @@ def _summary(controller: Controller, experiment: Experiment, document: dict[str,
         "data_age_s": data_age_s,
         "note": experiment.note,
         "recorded": _window(experiment),
-        "accounting": controller.accounting(experiment),
+        "accounting": accounting,
     }
 
 
@@ -143,13 +145,13 @@ def replay(selection: Selection, found: Progress) -> Json:
     return {"since": at(selection.since_ns), "until": at(selection.until_ns), **asdict(found)}
 
 
-def _waiting_for(controller: Controller, experiment: Experiment) -> str | None:
+def _waiting_for(controller: Controller, experiment: Experiment, accounting: Json) -> str | None:
     """What goes on without anybody, or whose word it takes; None where nothing is awaited."""
     waits = controller.watch.waiting_for(experiment)
     if experiment.state == "concluded" and experiment.has_traffic and waits is None:
         word = f"`turnout promote {experiment.model}`" if experiment.routes else "real traffic"
         return f"{word}, or the end of it: `turnout experiment stop {experiment.name}`"
-    left = controller.accounting(experiment).get("replay", {}).get("remaining", 0)
+    left = accounting.get("replay", {}).get("remaining", 0)
     if experiment.has_traffic and experiment.stage.recorded is not None and left:
         return f"`turnout replay {experiment.name}`, which asks the {left:,} recorded requests that remain"
     return waits
@@ -178,7 +180,14 @@ def _arms(experiment: Experiment) -> list[Json]:
     ]
 
 
-_LIGHTS: Final = {"ok": "ok", "better": "ok", "crossed": "crossed", "worse": "crossed"}
+_LIGHTS: Final = {
+    "ok": "ok",
+    "better": "ok",
+    "equivalent": "ok",
+    "crossed": "crossed",
+    "worse": "crossed",
+    "insufficient_data": "insufficient_data",
+}
 
 
 def _guardrails(document: Mapping[str, Any] | None) -> list[Json]:
@@ -191,7 +200,7 @@ def _guardrails(document: Mapping[str, Any] | None) -> list[Json]:
 
 def experiment(controller: Controller, found: Experiment) -> Json:
     """ExperimentView: the summary with the spec, the phases and the whole verdict."""
-    document = _latest(controller, found.name)
+    document = controller.watch.latest(found.name)  # asked once, so that its parts are of one look
     phases = [
         {
             "phase": phase["phase"],
@@ -202,7 +211,7 @@ def experiment(controller: Controller, found: Experiment) -> Json:
         for phase in trials.phases(controller.store, found.name)
     ]
     return {
-        **_summary(controller, found, document),
+        **_summary(controller, found, document, controller.accounting(found)),
         "spec_yaml": found.spec_yaml,
         "phases": phases,
         "pipeline": pipeline(controller.store, found, controller.junction.now_ns()),
@@ -318,6 +327,6 @@ def overview(controller: Controller) -> Json:
     return {
         "as_of": at(controller.junction.now_ns()),
         "models": [model(known) for known in controller.junction.models()],
-        "experiments": [summary(controller, one) for one in controller.junction.experiments()],
+        "experiments": summaries(controller, controller.junction.experiments()),
         "health": health(controller),
     }

@@ -82,6 +82,7 @@ class Watch:
         self._standings = standings or Standings(control.store)
         self._looked: dict[str, tuple[int | None, Experiment, int]] = {}
         self._seen: dict[str, Seen] = {}
+        self._gists: dict[str, dict[str, Any] | None] = {}
         self._kept: dict[str, tuple[int, str]] = {}
         self._unkept: dict[str, tuple[Verdict, int]] = {}
         self._told: dict[str, str] = {}
@@ -92,6 +93,23 @@ class Watch:
     def seen(self, experiment: str) -> Seen | None:
         """What was last seen of an experiment since the controller started."""
         return self._seen.get(experiment)
+
+    def gist(self, experiment: Experiment) -> dict[str, Any] | None:
+        """What a list says of the latest verdict, None if there was none yet. Of an experiment that has ended
+        it is read once, however often the list is asked for.
+        """
+        name = experiment.name
+        if experiment.is_open or name in self._seen:
+            return self.latest(name)
+        if name not in self._gists:
+            found = self.latest(name)
+            self._gists[name] = None if found is None else _gist(found)
+        return self._gists[name]
+
+    def latest(self, experiment: str) -> dict[str, Any] | None:
+        """The latest verdict's document, also of a look before the controller started; None without one."""
+        seen = self._seen.get(experiment)
+        return seen.document if seen else trials.last_verdict(self._control.store, experiment)
 
     def look(self) -> None:
         """Judge and act on every experiment whose candidate has traffic; keep the last word on the others."""
@@ -316,3 +334,10 @@ class Watch:
         self._control.store.write(lambda connection: trials.save_look(connection, verdict, stage))
         self._kept[verdict.experiment] = (verdict.as_of_ns, verdict.kind)
         self._unkept.pop(verdict.experiment, None)
+
+
+def _gist(document: dict[str, Any]) -> dict[str, Any]:
+    """The few parts of a verdict's document that lists are made of."""
+    metrics = [{name: metric[name] for name in ("metric", "role", "state")} for metric in document["metrics"]]
+    parts = ("kind", "label", "sentence", "units", "days_left", "as_of_ns")
+    return {name: document.get(name) for name in parts} | {"metrics": metrics}

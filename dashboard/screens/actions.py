@@ -11,7 +11,7 @@ import streamlit as st
 
 from .. import figures
 from ..answers import ArmAnswer, Decision, Experiment, ModelAnswer
-from ..client import ControlApiError, Refused, path
+from ..client import ControlApiError, Malformed, Refused, Unreachable, path
 from ..inert import label
 from ..live import NO_TOKEN, Loaded, api, guarded, load, token
 
@@ -40,7 +40,7 @@ def deeds(one: Experiment, model: ModelAnswer | None = None) -> list[Deed]:
     """The deeds that make sense in the experiment's and its model's present state, the likeliest first."""
     if one.state in OVER:
         return [*_promote(one, model), *_take_back(one, model)]
-    return [*_promote(one, model), _release(one), *_pause(one), _stop(one)]
+    return [*_promote(one, model), *_release(one), *_pause(one), _stop(one)]
 
 
 def _promote(one: Experiment, model: ModelAnswer | None) -> list[Deed]:
@@ -62,17 +62,24 @@ def _promote(one: Experiment, model: ModelAnswer | None) -> list[Deed]:
     ]
 
 
-def _release(one: Experiment) -> Deed:
-    return Deed(
-        key="rollback",
-        button="Roll back",
-        icon=":material/undo:",
-        meaning="The candidate is released: all units go to production with the next request, "
-        "and the experiment ends.",
-        route=("models", one.model, "rollback"),
-        body={},
-        dry_run=True,
-    )
+def _release(one: Experiment) -> list[Deed]:
+    """Of a candidate that has units. The route names the model alone: where this experiment routes nobody, it
+    would release another one's candidate, or take production itself back."""
+    holds = one.state == "paused" or (one.candidate is not None and (one.candidate.weight_pct or 0.0) > 0.0)
+    if one.mode == "shadow" or not holds:
+        return []
+    return [
+        Deed(
+            key="rollback",
+            button="Roll back",
+            icon=":material/undo:",
+            meaning="The candidate is released: all units go to production with the next request, "
+            "and the experiment ends.",
+            route=("models", one.model, "rollback"),
+            body={},
+            dry_run=True,
+        )
+    ]
 
 
 def _take_back(one: Experiment, model: ModelAnswer | None) -> list[Deed]:
@@ -245,11 +252,11 @@ def _dry_run(deed: Deed, one: Experiment, force: bool) -> bool:
         return False
     with st.container(border=True, gap="xsmall"):
         st.caption("What will change")
-        st.markdown(
-            f"**Production {figures.version(answer.from_version)} → {figures.version(answer.to_version)}**"
-            if answer.from_version != answer.to_version
-            else f"**Production stays {figures.version(answer.to_version)}**"
-        )
+        if answer.to_version is not None:  # a rehearsed rollback says it in words alone
+            before, then = (figures.version(one) for one in (answer.from_version, answer.to_version))
+            st.markdown(
+                f"**Production {before} → {then}**" if before != then else f"**Production stays {then}**"
+            )
         for sentence in answer.changed:
             st.text(f"· {sentence}")
         if not answer.changed:
@@ -275,9 +282,17 @@ def _carry_out(deed: Deed, one: Experiment, reason: str, force: bool) -> None:
     try:
         answer: dict[str, Any] = api().post(dict[str, Any], path(*deed.route), body)
     except ControlApiError as error:
-        st.session_state[FAILED] = str(error)
+        st.session_state[FAILED] = f"{error}{_PERHAPS if perhaps_done(error) else ''}"
         return
     st.session_state[DONE] = answer
+
+
+_PERHAPS = " It may have been done all the same: see the page Decisions before you press again."
+
+
+def perhaps_done(error: ControlApiError) -> bool:
+    """May the deed have been done, although no answer says so?"""
+    return isinstance(error, Malformed) or (isinstance(error, Unreachable) and error.sent)
 
 
 def _result(answer: Mapping[str, Any]) -> None:

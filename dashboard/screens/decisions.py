@@ -9,6 +9,7 @@ from ..answers import Decision
 from ..client import path
 from ..inert import badge, csv_bytes, label
 from ..live import Loaded, load, refreshed, usable
+from . import paging
 
 LIMIT = 500
 PER_PAGE = 25
@@ -75,12 +76,10 @@ def body() -> None:
             icon=":material/download:",
             on_click="ignore",
         )
-    page = min(max(1, int(st.session_state.get("decisions-page", 1))), -(-len(decisions) // PER_PAGE))
     with st.container(border=True, gap="small"):
-        for one in decisions[(page - 1) * PER_PAGE : page * PER_PAGE]:
+        for one in paging.part(decisions, "decisions-page", PER_PAGE):
             _decision(one)
-    if len(decisions) > PER_PAGE:
-        st.pagination(-(-len(decisions) // PER_PAGE), key="decisions-page")
+    paging.turn("decisions-page", len(decisions), PER_PAGE)
 
 
 def _decision(one: Decision) -> None:

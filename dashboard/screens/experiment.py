@@ -60,13 +60,22 @@ def _try_again() -> None:
 def _choose(experiments: tuple[Experiment, ...]) -> str | None:
     names = [one.name for one in experiments]
     asked = st.query_params.get("name")
-    if asked is not None and asked not in names:
+    unknown = asked is not None and asked not in names
+    if unknown:
         st.warning(
             f"There is no experiment called {label(asked, 80)}. Choose one of these.",
             icon=":material/search_off:",
         )
+    # Instead of one that was asked for, no other shall be promoted.
     return st.selectbox(
-        "Experiment", names, key="name", bind="query-params", label_visibility="collapsed", width=380
+        "Experiment",
+        names,
+        index=None if unknown else 0,
+        placeholder="Choose an experiment",
+        key="name",
+        bind="query-params",
+        label_visibility="collapsed",
+        width=380,
     )
 
 

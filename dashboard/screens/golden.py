@@ -124,9 +124,17 @@ def _change(change: dict[str, Any]) -> None:
                 pane(stretches, colour)
 
 
-def _run(run_id: str) -> GoldenRunResults | None:
-    loaded: Loaded[GoldenRunResults] = load(GoldenRunResults, path("golden", "runs", run_id))
-    return loaded.value
+def _run(listed: GoldenRun) -> Loaded[GoldenRunResults]:
+    """The run with all its results, which are many: asked again only once the list says something else."""
+    kept: dict[str, tuple[GoldenRun, Loaded[GoldenRunResults]]] = st.session_state.setdefault(
+        "_golden_runs", {}
+    )
+    if listed.ended_at is not None and listed.run_id in kept and kept[listed.run_id][0] == listed:
+        return kept[listed.run_id][1]
+    loaded: Loaded[GoldenRunResults] = load(GoldenRunResults, path("golden", "runs", listed.run_id))
+    if loaded.error is None:
+        kept[listed.run_id] = (listed, loaded)
+    return loaded
 
 
 def passed(result: GoldenResult) -> bool | None:
@@ -166,11 +174,13 @@ def _grid(runs: Sequence[GoldenRun], comparisons: Sequence[GoldenComparison]) ->
         (run for run in runs if (run.model or "", run.set_name or "") == (model, set_name)),
         key=lambda run: run.started_at.timestamp() if run.started_at else 0.0,
     )[-MAX_RUNS:]
-    full = [one for one in (_run(run.run_id) for run in mine) if one is not None]
+    loaded = [usable(_run(run), f"The run of {figures.version(run.version)}") for run in mine]
+    full = [one for one in loaded if one is not None]
     rows, items = grid_rows(full, controls(comparisons, model, set_name))
     chart = charts.golden_grid(rows, charts.PALETTES[chips.page_theme()])
     if chart is None:
-        st.info("These runs have no results yet.", icon=":material/hourglass_empty:")
+        if full:
+            st.info("These runs have no results yet.", icon=":material/hourglass_empty:")
         return
     st.altair_chart(chart, key="golden-grid")
     shown = min(items, MAX_ITEMS)

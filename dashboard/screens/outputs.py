@@ -15,6 +15,7 @@ from ..client import path
 from ..inert import badge, label
 from ..live import Loaded, load, usable
 from ..worddiff import Difference, Stretch, word_diff
+from . import paging
 from .panes import ADDED, MAX_SHOWN, REMOVED, pane
 
 FILTERS = {
@@ -46,7 +47,7 @@ def tab(name: str) -> None:
 
 def pairs_list(name: str, wanted: str, as_diff: bool) -> None:
     """The pairs of one filter, page by page."""
-    place = f"pairs-{wanted}"
+    place = f"pairs-{wanted}-{name}"  # of another experiment there may be no such page
     page = max(1, int(st.session_state.get(place, 1)))
     query: dict[str, str | int] = {"limit": PER_PAGE, "offset": (page - 1) * PER_PAGE, "filter": wanted}
     loaded: Loaded[Pairs] = load(Pairs, path("experiments", name, "pairs"), query)
@@ -59,9 +60,7 @@ def pairs_list(name: str, wanted: str, as_diff: bool) -> None:
     st.caption(f"{figures.count(pairs.total)} pairs, newest first")
     for number, pair in enumerate(pairs.pairs):
         _pair(pair, as_diff, key=f"pair-{page}-{number}")
-    pages = -(-pairs.total // PER_PAGE)
-    if pages > 1:
-        st.pagination(pages, key=place)
+    paging.turn(place, pairs.total, PER_PAGE)
 
 
 def _none(name: str, wanted: str) -> None:

@@ -12,12 +12,14 @@ from ..answers import Experiment, ModelAnswer, Overview, VersionAnswer
 from ..client import path
 from ..inert import badge, label
 from ..live import STALE_AFTER_S, load, refreshed, usable
-from . import experiment
+from . import experiment, paging
 
 OVER = ("promoted", "rolled_back", "kept")
 # What a model's card tells at a glance; the cards of the experiments tell the rest.
 MAX_TOLD = 2
 MAX_VERSIONS = 6
+# All of it is drawn anew every few seconds: hundreds of cards would never be drawn to their end.
+PER_PAGE = 10
 
 
 def page() -> None:
@@ -53,9 +55,10 @@ def _models(models: Sequence[ModelAnswer], experiments: Sequence[Experiment]) ->
             icon=":material/inventory_2:",
         )
         return
-    for model in models:
+    for model in paging.part(models, "models-page", PER_PAGE):
         with st.container(border=True, gap="small"):
             _model(model, telling(model, experiments))
+    paging.turn("models-page", len(models), PER_PAGE)
 
 
 def telling(model: ModelAnswer, experiments: Sequence[Experiment]) -> list[Experiment]:
@@ -181,12 +184,17 @@ def _experiments(overview: Overview) -> None:
             "No experiment has been started. `turnout experiment start FILE.yaml` starts one.",
             icon=":material/science:",
         )
-    for one in sorted(current, key=lambda one: (not needs_you(one), one.age_s or 0.0)):
-        _card(one)
+    _cards(sorted(current, key=lambda one: (not needs_you(one), one.age_s or 0.0)), "current-page")
     if ended and current:
         st.subheader("Ended", anchor=False)
-    for one in sorted(ended, key=lambda one: one.ended_at.timestamp() if one.ended_at else 0.0, reverse=True):
+    newest = sorted(ended, key=lambda one: one.ended_at.timestamp() if one.ended_at else 0.0, reverse=True)
+    _cards(newest, "ended-page")
+
+
+def _cards(experiments: Sequence[Experiment], place: str) -> None:
+    for one in paging.part(experiments, place, PER_PAGE):
         _card(one)
+    paging.turn(place, len(experiments), PER_PAGE)
 
 
 def _ledger(overview: Overview) -> str:
@@ -282,5 +290,7 @@ def freshness(one: Experiment) -> str:
         return "no data yet"
     if one.state in OVER and one.ended_at is not None:
         return f"ended {figures.moment(one.ended_at)}"
-    late = " — late" if one.data_age_s > STALE_AFTER_S else ""
+    # Of any other nothing new is looked at: it is paused, or its verdict waits for somebody.
+    awaited = one.state in ("running", "invalid")
+    late = " — late" if awaited and one.data_age_s > STALE_AFTER_S else ""
     return f"data as of {figures.span(one.data_age_s)} ago{late}"

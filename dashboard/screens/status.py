@@ -6,7 +6,7 @@ import streamlit as st
 
 from .. import figures
 from ..answers import Health
-from ..client import path
+from ..client import Unreachable, path
 from ..live import STALE_AFTER_S, Loaded, load, refreshed
 
 
@@ -31,7 +31,10 @@ def strip(title: str) -> None:
 def _state(health: Loaded[Health]) -> None:
     if health.error is not None:
         since = f" for {figures.span(health.age_s)}" if health.value is not None else ""
-        st.badge(f"Controller away{since}", icon=":material/cloud_off:", color="red")
+        if isinstance(health.error, Unreachable):
+            st.badge(f"Controller away{since}", icon=":material/cloud_off:", color="red")
+        else:
+            st.badge(f"No usable answer{since}", icon=":material/error:", color="red")
         return
     if health.value is None:
         return

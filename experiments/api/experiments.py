@@ -29,7 +29,7 @@ router = APIRouter(prefix="/api/experiments", tags=["experiments"])
 
 @router.get("", summary="Every experiment, the newest first")
 def list_experiments(controller: Known) -> list[dict[str, Any]]:
-    return [views.summary(controller, one) for one in controller.junction.experiments()]
+    return views.summaries(controller, controller.junction.experiments())
 
 
 @router.post(

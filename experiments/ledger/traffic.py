@@ -6,6 +6,7 @@ the numbers mean for a decision is not decided here.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import orjson
@@ -32,19 +33,25 @@ _ROWS: Final = """
 """
 
 _LOST: Final = """
-    SELECT coalesce(sum(l.count), 0)::BIGINT AS lost FROM losses l JOIN experiments e ON e.name = $experiment
-    WHERE l.until >= e.started_at AND (e.ended_at IS NULL OR l.since <= e.ended_at)
+    SELECT e.name, sum(l.count)::BIGINT AS lost FROM losses l JOIN experiments e
+    ON l.until >= e.started_at AND (e.ended_at IS NULL OR l.since <= e.ended_at)
+    WHERE list_contains($experiments, e.name) GROUP BY e.name
 """
 
 
-def take_in(store: Store, accounts: Accounts, experiment: str) -> int:
-    """Bring the accounts up to date; how many rows workers could not write while the experiment ran."""
+def take_in(store: Store, books: Mapping[str, Accounts]) -> dict[str, int]:
+    """Bring the experiments' accounts up to date; how many rows workers could not write while each ran."""
     with store.reading() as cursor:
         cursor.begin()
-        accounts.take_in(cursor, Cut(exchanges=rows_so_far(cursor)))
-        (lost,) = rows_in(cursor.execute(_LOST, {"experiment": experiment}))
+        cut = Cut(exchanges=rows_so_far(cursor))
+        for accounts in books.values():
+            accounts.take_in(cursor, cut)
+        lost = {
+            row["name"]: int(row["lost"])
+            for row in rows_in(cursor.execute(_LOST, {"experiments": list(books)}))
+        }
         cursor.commit()
-    return int(lost["lost"])
+    return {name: lost.get(name, 0) for name in books}
 
 
 def timeline(store: Store, experiment: str, *, bucket_s: int = 10) -> list[Row]:

@@ -13,11 +13,18 @@ TOKEN = "a-token-for-tests"
 
 
 class FakeControlApi:
-    """Serves `story` on a loopback port. `fault` is None or a key of `FAULTS`."""
+    """Serves `story` on a loopback port. `asked`: what was asked for.
+
+    `fault` is None or a key of `FAULTS`; `lost`: what is posted is done, but its answer breaks off;
+    `unreadable`: the end of a route that answers 500.
+    """
 
     def __init__(self, story: dict[str, Any], port: int = 0) -> None:
         self.story = story
         self.fault: str | None = None
+        self.lost = False
+        self.unreadable: str | None = None
+        self.asked: list[str] = []
         self.posted: list[tuple[str, dict[str, Any], str | None]] = []
         api = self
 
@@ -54,7 +61,8 @@ class FakeControlApi:
         self._thread.join()
 
     def _answer(self, request: BaseHTTPRequestHandler, body: dict[str, Any] | None) -> None:
-        status, payload = self._fault() or self._route(request, body)
+        self.asked.append(request.path)
+        status, payload = self._fault(request.path) or self._route(request, body)
         raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         request.send_response(status)
         request.send_header("content-type", "application/json")
@@ -62,10 +70,13 @@ class FakeControlApi:
         if status == 302:
             request.send_header("location", "http://evil.test/")
         request.end_headers()
-        request.wfile.write(raw)
+        broken = self.lost and body is not None and not body.get("dry_run")
+        request.wfile.write(raw[: len(raw) // 2] if broken else raw)
+        request.close_connection = True
 
-    def _fault(self) -> tuple[int, Any] | None:
-        return FAULTS[self.fault] if self.fault else None
+    def _fault(self, route: str) -> tuple[int, Any] | None:
+        unreadable = self.unreadable is not None and route.endswith(self.unreadable)
+        return FAULTS["500"] if unreadable else FAULTS[self.fault] if self.fault else None
 
     def _route(self, request: BaseHTTPRequestHandler, body: dict[str, Any] | None) -> tuple[int, Any]:
         split = urlsplit(request.path)
@@ -200,6 +211,7 @@ FAULTS: dict[str, tuple[int, Any]] = {
     "wrong_shape": (200, {"models": "three", "experiments": 7, "pairs": None, "traffic": 1}),
     "deep": (200, b"[" * 100_000),
     "empty_body": (200, b""),
+    "no_time": (200, b'{"as_of": 1e999}'),
     "redirect": (302, b""),
 }
 

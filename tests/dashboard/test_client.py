@@ -74,3 +74,24 @@ def test_the_token_goes_out_with_changes_only(control: FakeControlApi) -> None:
 
 def test_a_name_cannot_reach_another_route() -> None:
     assert path("experiments", "../models/x?y#z") == "/api/experiments/..%2Fmodels%2Fx%3Fy%23z"
+
+
+@pytest.mark.parametrize("header", [{"content-encoding": "gzip"}, {}])
+def test_half_an_answer_is_not_called_no_answer(header: dict[str, str]) -> None:
+    def half(request: httpx.Request) -> httpx.Response:
+        if header:
+            return httpx.Response(200, headers=header, content=b"no gzip")
+        raise httpx.RemoteProtocolError("peer closed connection", request=request)
+
+    with (
+        ControlApi("http://127.0.0.1:1", transport=httpx.MockTransport(half)) as api,
+        pytest.raises(Unreachable, match="broke off") as caught,
+    ):
+        api.get(Health, path("health"))
+    assert caught.value.sent
+
+
+def test_a_time_that_is_no_number_is_malformed_and_holds_up_nobody(control: FakeControlApi) -> None:
+    control.fault = "no_time"
+    with ControlApi(control.url) as api, pytest.raises(Malformed, match="finite"):
+        api.get(Health, path("health"))

@@ -10,8 +10,9 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.answers import Experiment
 from dashboard.start import CONTROL_URL, TOKEN, TOKEN_FILE
+from experiments.control import Author
+from tests.experiments.plane import AB, Plane
 from tests.experiments.plane import TOKEN as SECRET
-from tests.experiments.plane import Plane
 
 from .conftest import PAGES, OpenPage, redraw, texts
 from .fake_control_api import FakeControlApi
@@ -160,3 +161,25 @@ def test_pause_and_resume_really_happen(real: Plane, open_page: OpenPage) -> Non
     said = texts(open_page("decisions"))
     assert "a look first" in said
     assert "all is well" in said
+
+
+@pytest.mark.parametrize("name", ["mirror", "drafted"])
+def test_the_page_of_one_that_routes_nobody_offers_no_rollback(
+    real: Plane, open_page: OpenPage, name: str
+) -> None:
+    if name == "drafted" and not real.controller.junction.has("drafted"):
+        spec = AB.replace("experiment: faster", "experiment: drafted")
+        real.controller.control.start(spec, "drafted.yaml", Author(actor="ada"), draft=True)
+    app = open_page("experiment", name=name)
+    assert "do-stop" in [button.key for button in app.button]
+    assert "do-rollback" not in [button.key for button in app.button]
+
+
+def test_a_rollback_is_rehearsed_in_words_that_do_not_contradict_each_other(
+    real: Plane, open_page: OpenPage
+) -> None:
+    app = open_page("experiment", name="faster")
+    app.button(key="do-rollback").click()
+    said = texts(redraw(app))
+    assert "version 2 of 'chat' would get no traffic" in said
+    assert "Production stays –" not in said

@@ -124,3 +124,9 @@ def test_a_copy_that_was_shed_is_accounted_for() -> None:
     books = {"eligible": 287, "recorded": 287, "missing": 0, "by_arm": arms}
     assert unaccounted(Accounting.model_validate(books)) == 0
     assert unaccounted(Accounting.model_validate(books | {"eligible": 290})) == 3
+
+
+@given(some.floats(allow_nan=False, allow_infinity=False).filter(bool))
+def test_a_number_that_is_not_zero_never_reads_as_zero(value: float) -> None:
+    assert any(char in "123456789" for char in figures.number(value))
+    assert figures.MINUS in figures.number(-abs(value))

@@ -64,8 +64,10 @@ def test_the_last_good_figures_stay_when_the_controller_fails(
     app = open_page("overview")
     control.fault = "500"
     said = texts(redraw(app))
+    assert "s ago. the ledger could not be read." in said.replace("\\", "")
     assert "as it was" in said
-    assert "The controller does not answer" in said
+    assert "No usable answer" in said
+    assert "Controller away" not in said
     assert "Ship v3" in said
 
 
@@ -144,16 +146,20 @@ def test_the_scorecard_says_by_which_number_and_by_which_instrument(
 
 
 def test_an_unknown_experiment_in_the_url_is_said(control: FakeControlApi, open_page: OpenPage) -> None:
-    assert "no experiment called no\\-such" in texts(open_page("experiment", name="no-such"))
+    app = open_page("experiment", name="no-such")
+    assert "no experiment called no\\-such" in texts(app)
+    assert not app.button, "another experiment can be promoted in its stead"
+    app.selectbox(key="name").select("tone-of-voice")
+    assert "Invalid" in texts(redraw(app))
 
 
 def test_outputs_are_filtered_and_their_differing_words_marked(
     control: FakeControlApi, open_page: OpenPage
 ) -> None:
-    app = open_page("experiment", name="faster-chat", view="Outputs", filter="failed")
+    app = open_page("experiment", name="faster-chat", view="Outputs", filter="Failed")
     shown = [str(block.value) for block in app.get("html")]
     assert any("Entropy of an" in block for block in shown)
-    assert not any("reset my password" in block for block in shown)
+    assert "reset my password" not in texts(app)
     assert any("<mark" in block for block in shown)
     assert not [block for block in app.markdown if "Entropy" in str(block.value)]
 
@@ -315,3 +321,68 @@ def test_old_data_without_anything_waiting_is_no_traffic_and_no_fault(
     late = open_page("health")
     assert "Data 5" in texts(late)
     assert late.warning
+
+
+def test_of_hundreds_of_experiments_and_models_a_page_is_drawn(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    story = control.story
+    kept, model = story["experiments"][-1], story["models"][0]
+    story["experiments"] += [kept | {"name": f"kept-{number}"} for number in range(300)]
+    story["models"] += [model | {"name": f"model-{number}"} for number in range(60)]
+    app = open_page("overview")
+    assert texts(app).count("Ran for") == overview.PER_PAGE
+    assert len(app.metric) <= 3 * overview.PER_PAGE
+    assert "302 ended" in texts(app)
+    app.session_state["ended-page"] = 31
+    last = texts(redraw(app))
+    assert last.count("Ran for") == 2
+
+
+@pytest.mark.parametrize(
+    ("state", "late"), [("running", True), ("invalid", True), ("paused", False), ("concluded", False)]
+)
+def test_data_is_late_only_where_some_is_awaited(state: str, late: bool) -> None:
+    one = Experiment.model_validate(experiments()[0] | {"state": state, "data_age_s": 3_600.0})
+    assert ("late" in overview.freshness(one)) is late
+
+
+def test_the_page_turned_to_in_one_experiments_outputs_is_not_another_ones(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    app = open_page("experiment", name="faster-chat", view="Outputs", filter="All")
+    for place in ("pairs-all", "pairs-all-faster-chat"):
+        app.session_state[place] = 3
+    assert "Question number 26" in texts(redraw(app))
+    control.story["pairs"] = control.story["pairs"][:12]
+    app.selectbox(key="name").select("tone-of-voice")
+    said = texts(redraw(app))
+    assert "No pair matches" not in said
+    assert "How do I reset my password" in said
+
+
+def test_a_deed_whose_answer_was_lost_is_not_said_to_have_failed(
+    control: FakeControlApi, promoting: AppTest
+) -> None:
+    promoting.text_input(key="typed-promote").input("chat")
+    promoting.text_input(key="reason-promote").input("latency is better")
+    app = redraw_dialog(promoting)
+    control.lost = True
+    app.button(key="confirm-promote").click()
+    control_said = "\n".join(error.value for error in redraw_dialog(app).error).replace("\\", "")
+    assert "broke off amid its answer" in control_said
+    assert "may have been done all the same" in control_said
+
+
+def test_a_golden_run_that_is_over_is_read_once_and_one_that_cannot_be_read_is_said(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    app = open_page("golden")
+    asked = [route for route in control.asked if "/golden/runs/" in route]
+    assert len(asked) == 3
+    redraw(app)
+    assert [route for route in control.asked if "/golden/runs/" in route] == asked
+    control.story["runs"].append(control.story["runs"][-1] | {"run_id": "run 4", "version": 4})
+    control.unreadable = "/golden/runs/run%204"
+    said = texts(redraw(app))
+    assert "The run of v4 cannot be shown now" in said

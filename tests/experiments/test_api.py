@@ -250,6 +250,39 @@ def test_registering_is_no_back_door_to_production(plane: Plane, api: TestClient
     assert plane.production == 1
 
 
+@pytest.mark.parametrize("route", ["/api/experiments", "/api/overview"])
+def test_a_list_asks_the_ledger_no_more_often_for_every_experiment_that_has_ended(
+    plane: Plane, api: TestClient, monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    store, asked = plane.controller.store, []
+    reading = store.reading
+    monkeypatch.setattr(store, "reading", lambda: asked.append(1) or reading())
+
+    def ended(*names: str) -> int:
+        for name in names:
+            plane.begin(AB.replace("experiment: faster", f"experiment: {name}"))
+            plane.judged("keep_running", name)
+            assert api.post(f"/api/experiments/{name}/stop", json={"reason": "enough"}).is_success
+        assert api.get(route).is_success  # what has just ended is read once
+        asked.clear()
+        listed = api.get(route).json()
+        shown = listed["experiments"] if route == "/api/overview" else listed
+        assert {one["verdict"]["kind"] for one in shown} == {"keep_running"}
+        return len(asked)
+
+    assert ended("one") == ended("two", "three", "four")
+
+
+def test_a_guardrail_with_too_little_data_is_not_one_without_data(plane: Plane, api: TestClient) -> None:
+    plane.begin(AB)
+    plane.controller.watch.look()
+    document = plane.controller.watch.latest("faster") or {}
+    [guardrail] = [metric for metric in document["metrics"] if metric["role"] == "guardrail"]
+    for state, light in (("insufficient_data", "insufficient_data"), ("no_data", "no_data"), ("ok", "ok")):
+        guardrail["state"] = state
+        assert api.get("/api/experiments/faster").json()["guardrails"][0]["state"] == light
+
+
 def test_the_way_of_an_experiment(plane: Plane, api: TestClient) -> None:
     started = api.post("/api/experiments", json={"spec_yaml": AB, "actor": "ada"})
     assert started.status_code == 201, started.text

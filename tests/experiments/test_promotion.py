@@ -189,6 +189,17 @@ def test_a_rollback_releases_the_candidate_of_a_running_experiment(plane: Plane)
     assert plane.rows()[-1] == ("ada", "rollback", "done")
 
 
+def test_a_rollback_releases_the_candidate_that_has_traffic_and_not_an_older_draft(plane: Plane) -> None:
+    drafted = AB.replace("experiment: faster", "experiment: drafted")
+    plane.controller.control.start(drafted, "drafted.yaml", ADA, draft=True)
+    plane.now_ns += 1_000_000_000
+    plane.begin(AB)
+    assert plane.candidate_has_traffic
+    plane.rollback()
+    assert not plane.candidate_has_traffic
+    assert plane.controller.junction.experiment("drafted").state == "draft"
+
+
 @pytest.mark.parametrize(("faster", "production"), [("promote", 2), ("rollback", 1)])
 def test_a_rollback_starts_from_what_is_production_when_it_turns_traffic(
     plane: Plane, monkeypatch: pytest.MonkeyPatch, faster: str, production: int

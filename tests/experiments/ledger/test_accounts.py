@@ -22,8 +22,8 @@ OUTSIDE = {"experiment": "e", "phase": 1, "unit": "w"}
 
 def books(store: Store) -> Accounting:
     accounts = Accounts("e")
-    lost = traffic.take_in(store, accounts, "e")
-    return accounting_of(accounts.found(), lost=lost)
+    lost = traffic.take_in(store, {"e": accounts})
+    return accounting_of(accounts.found(), lost=lost["e"])
 
 
 def numbered(rows: list[ExchangeRecord]) -> list[ExchangeRecord]:
@@ -81,9 +81,9 @@ def test_read_bit_by_bit_and_out_of_order_the_books_are_the_same(store: Store, c
     accounts = Accounts("e")
     for start in range(0, len(rows), 7):
         collect(*reversed(rows[start : start + 7]))
-        traffic.take_in(store, accounts, "e")
+        traffic.take_in(store, {"e": accounts})
         fresh = Accounts("e")
-        traffic.take_in(store, fresh, "e")
+        traffic.take_in(store, {"e": fresh})
         assert accounts.found() == fresh.found()
     assert accounting_of(accounts.found(), lost=0) == books(store)
     with store.reading() as cursor:
@@ -103,7 +103,7 @@ def test_rows_of_before_there_were_numbers_are_counted_and_miss_nothing(
 def test_a_stage_counts_from_its_first_phase_on(store: Store, collect: Collect) -> None:
     collect(*every_class())
     late = Accounts("e", first=2)
-    traffic.take_in(store, late, "e")
+    traffic.take_in(store, {"e": late})
     assert accounting_of(late.found(), lost=0).eligible == 1
 
 
