@@ -11,15 +11,17 @@ from typing import Any, cast
 
 import pytest
 
-from evaluators.__main__ import Loops
+from evaluators.__main__ import Loops, _run
 from evaluators.automation import Automation, OnlineRule, read_automation
-from evaluators.errors import GoldenSetError, ModelRefused, ModelUnavailable
+from evaluators.errors import EvaluatorUnusable, GoldenSetError, ModelRefused, ModelUnavailable
+from evaluators.ledger import UnknownVersion
 from evaluators.models import ModelReply, Services
 from evaluators.online import OnlineScorer
 from evaluators.versiongate import Access, VersionGate, waiting
 from experiments.client import ControlError
 
-from .sets import SUPPORT
+from .sets import SUPPORT, write_set
+from .sets import row as item
 
 FILE = """
 gate:
@@ -124,6 +126,70 @@ async def test_a_part_that_cannot_go_on_holds_up_no_other(
     async with asyncio.timeout(5):
         await running.run(stop)
     assert tried == ["chat", "code", "text", "short"]
+
+
+async def test_a_part_that_fails_in_a_way_nobody_thought_of_is_told_and_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    written(tmp_path, "gate:\n  chat: {set: nowhere}\n" + FILE[FILE.index("online:") :])
+    stop, tried = asyncio.Event(), []
+
+    async def gate(self: VersionGate) -> str | None:
+        raise KeyError("a view of another release")
+
+    async def score(self: OnlineScorer) -> int:
+        tried.append(self.rule.name)
+        stop.set()
+        raise RuntimeError("a scorer's own thread")
+
+    monkeypatch.setattr(VersionGate, "step", gate)
+    monkeypatch.setattr(OnlineScorer, "step", score)
+    access = Access(proxy_url="http://127.0.0.1:1", token="t", data=tmp_path)
+    running = Loops(path=tmp_path / "evaluators.yaml", api=cast(Any, None), access=access)
+    async with asyncio.timeout(5):
+        await running.run(stop)
+    assert tried == ["short"]
+    told = [(record.message, record.exc_info is not None) for record in caplog.records]
+    assert ("chat: KeyError: 'a view of another release'", True) in told
+    assert ("short: RuntimeError: a scorer's own thread", True) in told
+
+
+def test_a_last_good_file_that_is_good_no_more_is_told_and_no_end(tmp_path: Path) -> None:
+    """A package that brought an evaluator has been uninstalled since."""
+    gone = FILE.replace("{type: length, max: 20}", "{type: telepathy}")
+    (tmp_path / "evaluators.last-good.yaml").write_text(gone, "utf-8")
+    (tmp_path / "evaluators.yaml").write_text("[]", "utf-8")
+    running = loops(tmp_path)
+    running._reload()
+    assert running._online == ()
+
+
+def test_a_broken_package_is_told_and_leaves_what_was_good_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, FILE)
+    running = loops(tmp_path)
+    running._reload()
+
+    def broken() -> None:
+        raise EvaluatorUnusable("the evaluators 'x' of a package cannot be loaded")
+
+    monkeypatch.setattr("evaluators.loading.load_installed", broken)
+    os.utime(tmp_path / "evaluators.yaml", (1, 1))
+    running._reload()
+    assert [rule.name for rule in running._online] == ["short"]
+    afresh = loops(tmp_path)
+    afresh._reload()
+    assert afresh._online == ()
+
+
+async def test_a_process_that_cannot_go_on_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run(self: Loops, stop: asyncio.Event) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(Loops, "run", run)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        await _run(loops(tmp_path))
 
 
 def test_a_file_that_could_not_be_read_once_is_read_again(
@@ -236,6 +302,80 @@ async def test_versions_are_brought_one_after_the_other_and_none_is_forgotten(
     said = [await gate.step() for _ in range(5)]
     assert brought == [7, 6, 5, 8, 4, 3, 2]
     assert said[-1] is None
+
+
+class Concluded:
+    """The control API of one model with a production and a candidate; `noted` is what the gate tags."""
+
+    def __init__(self) -> None:
+        self.tags: dict[str, str] = {}
+        self.versions = [version(1, "production"), version(2, "candidate")]
+
+    def get(self, path: str, params: Any = None) -> Any:
+        if path.startswith("/api/golden/labels"):
+            return []
+        versions = [one | {"tags": self.tags if one["version"] == 2 else {}} for one in self.versions]
+        for one in versions:
+            one["endpoint"] |= {"served_name": "chat", "engine": "vllm"}
+        return {"name": "chat", "production": 1, "versions": versions}
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        self.tags |= {f"gate.{name}": str(value) for name, value in body.items()}
+        return self.tags
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("set.yaml", "margin: 0.01\nevaluators: [own.py]\n"),
+        ("set.yaml", "min_pass_rate: 0.9\nevaluators: [own.py]\n"),
+        ("set.yaml", "judge: {model: examiner}\nevaluators: [own.py]\n"),
+        ("own.py", "strict"),
+    ],
+)
+async def test_another_policy_or_evaluator_of_the_set_judges_a_version_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, text: str
+) -> None:
+    own = (
+        "from evaluators.scorers import scorer\n\n@scorer('own', version='1')\n"
+        "def own(item, output, options):\n    return True, '{}'\n"
+    )
+    folder = write_set(tmp_path / "own", [item("a", checks=[{"type": "own"}])], "evaluators: [own.py]\n")
+    (folder / "own.py").write_text(own.format("lax"), "utf-8")
+    api, judged = Concluded(), []
+
+    async def prints(side: Any) -> str:
+        return "sha256:1"
+
+    async def judge(self: VersionGate, control: Any, candidate: Any, golden: Any) -> str:
+        judged.append(golden.hash)
+        await self._note(2, "passed", verdict="pass sha256:2")
+        return "passed"
+
+    monkeypatch.setattr("evaluators.versiongate.fingerprint_of", prints)
+    monkeypatch.setattr(VersionGate, "_judge", judge)
+    rules = written(tmp_path, f"gate: {{chat: {{set: {folder}}}}}").gates
+    access = Access(proxy_url="http://127.0.0.1:1", token="t", data=tmp_path)
+    gate = VersionGate(rule=rules[0], api=cast(Any, api), access=access)
+    assert [await gate.step(), await gate.step()] == ["passed", None]
+    restarted = VersionGate(rule=rules[0], api=cast(Any, api), access=access)
+    assert await restarted.step() is None, "what was concluded stands"
+    (folder / file).write_text(own.format(text) if file == "own.py" else text, "utf-8")
+    assert await restarted.step() == "passed"
+    assert len(judged) == 2
+    assert judged[0] == judged[1], "the questions are the same"
+    repeated = written(tmp_path, f"gate: {{chat: {{set: {folder}, repeats: 3}}}}").gates[0]
+    assert await VersionGate(rule=repeated, api=cast(Any, api), access=access).step() == "passed"
+
+
+async def test_a_production_version_that_was_deleted_is_told_and_no_end(tmp_path: Path) -> None:
+    api = Concluded()
+    del api.versions[0]
+    rules = written(tmp_path, f"gate: {{chat: {{set: {SUPPORT}}}}}").gates
+    access = Access(proxy_url="http://127.0.0.1:1", token="t", data=tmp_path)
+    gate = VersionGate(rule=rules[0], api=cast(Any, api), access=access)
+    with pytest.raises(UnknownVersion, match="has no version '1'; there are 2/candidate"):
+        await gate.step()
 
 
 class Api:
