@@ -249,6 +249,16 @@ async def test_a_judge_behind_the_proxy_is_a_named_version_of_golden_traffic() -
     assert fake.headers[0]["x-turnout-origin"] == "golden"
 
 
+async def test_a_judge_that_thinks_first_and_answers_in_parts_has_said_its_text() -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hmm"}]}
+    message = {"role": "assistant", "content": [thought, {"type": "text", "text": "verdict"}]}
+    body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
+    with serving(lambda question, version: Reply(body=body)) as fake:
+        async with proxied(fake.url) as judge:
+            reply = await judge.reply([{"role": "user", "content": "q"}], schema={}, seed=1)
+    assert reply.text == "verdict"
+
+
 async def test_an_engine_without_structured_output_is_asked_without_it_from_then_on() -> None:
     bodies = []
 

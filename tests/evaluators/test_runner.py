@@ -17,6 +17,7 @@ from evaluators.results import ResultRow
 from evaluators.runner import RunLimits, answered, run_questions
 from evaluators.score import Output
 from evaluators.target import ProxyTarget
+from experiments.ledger.transcript import decode
 
 from .fakes import TOKEN, FakeTurnout, Reply, serving
 from .sets import make_set, one_item, row, said
@@ -94,6 +95,56 @@ async def test_how_an_answer_ended(tmp_path: Path, reply: Reply, outcome: str, a
     with serving(lambda question, version: reply) as fake:
         output = await ask(fake, tmp_path)
     assert (output.outcome, output.attempts, len(fake.asked)) == (outcome, attempts, attempts)
+
+
+PARTS = [
+    {"type": "thinking", "thinking": [{"type": "text", "text": "hmm"}]},
+    {"type": "text", "text": None},
+    {"type": "text", "text": "right"},
+]
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "outcome"),
+    [
+        ({"content": PARTS}, "right", "complete"),
+        ({"content": PARTS[:2]}, "", "empty"),
+        ({"content": None, "refusal": "I cannot help with that."}, "I cannot help with that.", "complete"),
+        ({"content": [5]}, "", "upstream_error"),
+        ({"content": 5}, "", "upstream_error"),
+    ],
+)
+async def test_a_message_is_read_as_the_ledger_reads_it(
+    tmp_path: Path, message: dict[str, Any], text: str, outcome: str
+) -> None:
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", **message}}
+    body = orjson.dumps({"choices": [choice]})
+    with serving(lambda question, version: Reply(body=body)) as fake:
+        output = await ask(fake, tmp_path)
+    assert (output.text, output.outcome) == (text, outcome)
+    recorded = decode("/v1/chat/completions", "application/json", 200, body, (), (), b"{}")
+    assert (recorded.text or "", recorded.outcome) == (text, outcome)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(body=b'{"choices":[{"message":{"content":"\xed\xa0\x80"},"finish_reason":"stop"}]}'),
+        Reply(body=b'{"choices":[{"message":{"content":"x"}}],"more":' + b"[" * 400 + b"]" * 400 + b"}"),
+        Reply(status=500, body=b"[" * 100_000),
+        Reply(status=500, body=b'{"error": {"message": "\xed\xa0\x80"}}'),
+    ],
+)
+async def test_a_body_that_cannot_be_kept_is_an_error_of_the_engine_and_no_end(
+    tmp_path: Path, reply: Reply
+) -> None:
+    golden = make_set(tmp_path, [row("a")])
+    sink = Kept()
+    with serving(lambda question, version: reply) as fake, Journal(tmp_path, "r") as journal:
+        async with target(fake) as asked:
+            await run_questions(golden, asked, sink, keep=journal.write)
+    assert [stored.outcome for stored in sink.rows] == ["upstream_error"]
+    orjson.dumps([stored.to_json() for stored in sink.rows])
 
 
 async def test_an_answer_that_does_not_come_is_a_timeout_and_not_asked_again(tmp_path: Path) -> None:
