@@ -19,7 +19,7 @@ import aiohttp
 import orjson
 
 from evaluators.admission import REQUEST_ID_HEADER, VERSION_HEADER, golden_headers, root_of
-from evaluators.errors import RunRefused
+from evaluators.errors import RunRefused, TokenRefused
 from evaluators.golden import GoldenItem
 from evaluators.pacing import Pace, Retries, Retry, Sign
 from evaluators.score import Output, ToolCall
@@ -29,6 +29,7 @@ from experiments.ledger.exchange import Outcome
 
 _OVERLOADED: Final = frozenset((429, 503))
 _HOPELESS: Final = frozenset((401, 403, 404, 405))  # refusals that every further question would meet too
+_WRONG_TOKEN: Final = 403
 _SHOWN: Final = 300
 _SIGNS: Final[dict[Outcome | None, Sign]] = {
     "overloaded": "overloaded",
@@ -167,7 +168,8 @@ class ProxyTarget:
         if status in _OVERLOADED:
             return "overloaded"
         if status in _HOPELESS:
-            raise RunRefused(
+            refused = TokenRefused if status == _WRONG_TOKEN else RunRefused
+            raise refused(
                 f"the proxy refuses the questions to {self._model} version {self._version} "
                 f"with {status}: {_message(status, content)}"
             )
