@@ -234,6 +234,9 @@ def test_the_file_says_what_is_done(tmp_path: Path) -> None:
         ("online: [{name: a, model: chat, rate: 2, checks: [{type: exact}]}]", "rate"),
         ("online: [{name: a, model: chat, rate: 1, checks: [{type: exact}]}]", "reference"),
         ("online: [{name: a, model: chat, rate: 1, checks: [{type: telepathy}]}]", "telepathy"),
+        ("online: [{name: a, model: b, rate: 1, checks: [{type: contains, values: [2026-01-01]}]}]", "date"),
+        ("online: [{name: a, model: b, rate: 1, checks: [{type: numeric, value: .nan}]}]", "JSON"),
+        ("online: [{name: a, model: b, rate: 1, hours: .inf, checks: [{type: refusal}]}]", "hours"),
         ("online: [{name: a, model: chat, rate: 1, checks: [{type: judge, rubric: polite}]}]", "judge"),
         (
             "online: [{name: a, model: chat, rate: 1, judge: {model: b}, checks: [{type: pairwise}]}]",
