@@ -389,6 +389,7 @@ class Api:
         self.exchanges = {
             f"e{n}": {
                 "exchange_id": f"e{n}",
+                "path": "/v1/chat/completions",
                 "request": body,
                 "text": text,
                 "outcome": "complete",
@@ -526,6 +527,33 @@ async def test_what_has_no_question_is_skipped_and_waits_no_more(
     assert [await scorer.step(), await scorer.step()] == [1, 0]
     [row] = api.scores.values()
     assert (row["status"], row["value"]) == ("skipped", None)
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/v1/rerank"])
+async def test_what_is_no_answer_of_a_model_is_not_graded(tmp_path: Path, path: str) -> None:
+    api = Api("")
+    api.exchanges["e0"]["path"] = path
+    await OnlineScorer(rule=rule(tmp_path, checks=[{"type": "length", "min": 3}]), api=api).step()
+    [score] = api.scores.values()
+    assert (score["status"], score["value"]) == ("skipped", None)
+
+
+@pytest.mark.parametrize(
+    ("path", "tool"),
+    [
+        ("/v1/messages", {"name": "find", "input_schema": {"type": "object"}}),
+        ("/v1/chat/completions", {"type": "custom", "custom": {"name": "find"}}),
+    ],
+)
+async def test_a_judge_reads_tools_of_any_api(tmp_path: Path, path: str, tool: dict[str, Any]) -> None:
+    api, judge = Api("fine"), Polite(1)
+    body = {"messages": [{"role": "user", "content": "hello?"}], "tools": [tool]}
+    api.exchanges["e0"] |= {"path": path, "request": json.dumps(body)}
+    checks = [{"type": "judge", "rubric": "The answer is polite."}]
+    asked = rule(tmp_path, checks=checks, judge={"model": "examiner"})
+    await OnlineScorer(rule=asked, api=api, services=Services(judge=judge)).step()
+    [score] = api.scores.values()
+    assert score["status"] == "scored", score["explanation"]
 
 
 async def test_a_model_that_is_away_is_asked_again_later(tmp_path: Path) -> None:
