@@ -15,7 +15,7 @@ import yaml
 from evaluators.formats.draft import ImportRefused
 
 _MAX_BYTES: Final = 256 * 1024 * 1024
-csv.field_size_limit(_MAX_BYTES)  # a cell may be a document
+csv.field_size_limit(max(csv.field_size_limit(), _MAX_BYTES))  # a cell may be a document
 
 
 class _Plain(yaml.SafeLoader):
