@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from evaluators.automation import FILE, Automation, OnlineRule, read_automation
-from evaluators.errors import EvaluatorError, GoldenSetError
+from evaluators.errors import EvaluatorError
 from evaluators.ledger import GoldenLedger
 from evaluators.online import OnlineScorer
 from evaluators.versiongate import Access, VersionGate
@@ -70,6 +70,8 @@ class Loops:
         except (EvaluatorError, ControlError, OSError) as error:
             log.warning("%s: %s", gate.rule.model, error)
             return not isinstance(error, EvaluatorError)
+        except Exception as error:
+            return _unforeseen(gate.rule.model, error)
         return True
 
     async def _score(self, rule: OnlineRule, stop: asyncio.Event) -> bool:
@@ -88,6 +90,8 @@ class Loops:
                         return True
         except (EvaluatorError, ControlError, OSError) as error:
             log.warning("%s: %s", rule.name, error)
+        except Exception as error:
+            return _unforeseen(rule.name, error)
         return False
 
     def _reload(self) -> None:
@@ -103,13 +107,17 @@ class Loops:
             found = read_automation(self.path)
             self._changed = changed  # only now: what could not be read is read again
             self._keep()
-        except GoldenSetError as error:
+        except EvaluatorError as error:
             self._changed = changed
             log.error("%s", error)
             if not first or not self._last_good.exists():
                 return
+            try:
+                found = read_automation(self._last_good)
+            except EvaluatorError as no_more:
+                log.error("what was good last is so no more, and nothing is in force: %s", no_more)
+                return
             log.warning("what was good last is in force: %s", self._last_good)
-            found = read_automation(self._last_good)
         self._gates = [VersionGate(rule=rule, api=self.api, access=self.access) for rule in found.gates]
         self._online = found.online
         log.info("%s: %s", self.path, _told(found))
@@ -131,6 +139,12 @@ class Loops:
             log.warning("%s could not be written: %s", self._last_good, error)
 
 
+def _unforeseen(part: str, error: Exception) -> bool:
+    """A fault of ours, or of a plugin, with its traceback; no other part of the process ends with it."""
+    log.exception("%s: %s: %s", part, type(error).__name__, error)
+    return False
+
+
 def _told(found: Automation) -> str:
     gates = ", ".join(rule.model for rule in found.gates) or "none"
     online = ", ".join(rule.name for rule in found.online) or "nothing"
@@ -147,6 +161,8 @@ async def _run(loops: Loops) -> None:
     waiting.cancel()
     running.cancel()  # in the middle of a run too: what was answered is stored, and is gone on with
     await asyncio.gather(running, waiting, return_exceptions=True)
+    if not running.cancelled():
+        running.result()  # an end that nobody has asked for says why
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -62,7 +62,7 @@ class _OnlineEntry(_Entry):
     per_day: int = Field(default=1000, ge=1, description="at most so many scores in 24 hours")
     usd_per_day: float | None = Field(default=None, ge=0, description="at most so much in 24 hours")
     concurrency: int = Field(default=2, ge=1, le=64, description="scored at once")
-    hours: float = Field(default=24.0, gt=0, description="not older than so many hours")
+    hours: float = Field(default=24.0, gt=0, le=24 * 3660, description="not older than so many hours")
     version: str = Field(default="", max_length=40, description="a word that begins the scores anew")
 
 
@@ -207,6 +207,14 @@ def _golden(path: Path, entry: _OnlineEntry) -> GoldenSet:
     """The checks as a golden set's loader reads them. Raises GoldenSetError, with the file's own name."""
     asked = {"messages": [{"role": "user", "content": "?"}]}
     item = {"id": entry.name, "input": asked, "checks": _gating(entry.checks)}
+    try:
+        content_hash([item, entry.judge])
+    except (TypeError, ValueError) as error:  # YAML has more than JSON: dates, .nan
+        problem = Problem(
+            file=str(path), line=None, field=f"online {entry.name}", found=str(error),
+            expected="values of JSON", mend="Put it in quotation marks",
+        )  # fmt: skip
+        raise GoldenSetError([problem]) from None
     with tempfile.TemporaryDirectory(prefix="turnout-online-") as folder:
         (Path(folder) / "items.jsonl").write_text(json.dumps(item), "utf-8")
         declared = {"name": entry.name} | ({"judge": entry.judge} if entry.judge else {})

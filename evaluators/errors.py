@@ -7,7 +7,8 @@
     ├── ModelUnavailable    a judge or an embedder gives no answer
     ├── RunError            the run cannot go on
     │   ├── ProxyUnreachable    nothing answers at the proxy's address
-    │   ├── RunRefused          Turnout refuses the questions: token, model or version
+    │   ├── RunRefused          Turnout refuses the questions: key, model or version
+    │   │   └── TokenRefused        it is the admin token that the proxy refuses
     │   ├── RunBusy             another process makes this very run
     │   └── ResultsLost         the ledger does not take the results
     └── UnknownVersion      the model has no such version or alias (evaluators.ledger)
@@ -79,6 +80,10 @@ class ProxyUnreachable(RunError):
 
 class RunRefused(RunError):
     """Turnout itself refuses the questions, so that asking on would be of no use."""
+
+
+class TokenRefused(RunRefused):
+    """The proxy does not take the admin token."""
 
 
 class RunBusy(RunError):

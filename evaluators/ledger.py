@@ -11,7 +11,10 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any, Final, Protocol
+
+import orjson
 
 from evaluators.canonical import content_hash
 from evaluators.comparison import Comparison
@@ -23,6 +26,7 @@ from evaluators.summary import RunResults, Summary
 from experiments.client import path_part
 
 _BATCH: Final = 400
+_MOST_BYTES: Final = 16 * 1024 * 1024
 _PATIENCE_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -203,17 +207,27 @@ class LedgerSink:
 
 
 def batches(rows: Sequence[ResultRow], size: int) -> list[list[ResultRow]]:
-    """Rows in batches of about `size`; never is one answer's set of rows divided, so that a resumed run finds
-    an answer whole or not at all."""
+    """Rows in batches of at most `size`, and of half of what the API takes at once; never is one answer's set
+    of rows divided, so that a resumed run finds an answer whole or not at all."""
     result: list[list[ResultRow]] = [[]]
-    last: tuple[str, int] | None = None
-    for row in rows:
-        answer = (row.item_id, row.repeat)
-        if len(result[-1]) >= size and answer != last:
+    room = _MOST_BYTES
+    for _, found in groupby(rows, key=lambda row: (row.item_id, row.repeat)):
+        answer = list(found)
+        weight = sum(map(_weight, answer))
+        if result[-1] and (len(result[-1]) + len(answer) > size or weight > room):
             result.append([])
-        result[-1].append(row)
-        last = answer
+            room = _MOST_BYTES
+        result[-1].extend(answer)
+        room -= weight
     return [batch for batch in result if batch]
+
+
+def _weight(row: ResultRow) -> int:
+    """Its bytes as JSON; what is none is told when it is sent."""
+    try:
+        return len(orjson.dumps(row.to_json()))
+    except orjson.JSONEncodeError:
+        return 0
 
 
 def fingerprint(golden: GoldenSet, subject: Subject, repeats: int, services: Services) -> str:

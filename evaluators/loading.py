@@ -118,10 +118,17 @@ def _read_set(path: Path, problems: list[Problem]) -> SetRow:
     if not text.strip():
         return SetRow()
     try:
-        return check_document(read_document(text, str(path)), SetRow)
+        declared = check_document(read_document(text, str(path)), SetRow)
     except DocumentError as error:
         problems.extend(error.problems)
         return SetRow()
+    try:
+        content_hash(declared.default_checks)
+    except (TypeError, ValueError) as error:  # YAML has more than JSON: dates, .nan
+        mend = "Put it in quotation marks"
+        problems.append(_problem(path, None, "default_checks", str(error), "values of JSON", mend))
+        return SetRow()
+    return declared
 
 
 def _read_items(
@@ -178,7 +185,9 @@ def _read_item(
         problems.extend(from_pydantic(path, error, ItemRow, lambda _: line))
         return None
     raw_checks = (
-        value.get("checks") or declared.default_checks or ([{"type": "exact"}] if row.reference else [])
+        value.get("checks")
+        or declared.default_checks
+        or ([{"type": "exact"}] if row.reference not in (None, "", []) else [])
     )
     item = _item(row, value, raw_checks)
     checks = _checks(path, line, item, raw_checks, own, problems)

@@ -27,6 +27,8 @@ _DAY: Final = 24.0
 _LONGEST: Final = 4000
 _NAMED: Final = 100
 _POLICY: Final = Policy(target_errors="unscored", length="score")
+#: Of the paths whose requests have messages: those at which a model answers them (/tokenize counts them).
+_ANSWERED: Final = frozenset(("/v1/chat/completions", "/v1/messages"))
 _INPUT: Final = frozenset(("model", "messages", "tools", "response_format", "stream", "stream_options", "n"))
 
 
@@ -112,6 +114,8 @@ class NotScorable(ValueError):
 
 def item_of(exchange: Mapping[str, Any], check: Check) -> GoldenItem:
     """The recorded question as an item, with the one check. Raises NotScorable."""
+    if exchange.get("path") not in _ANSWERED:
+        raise NotScorable(f"{exchange.get('path')} is no question to a model in messages")
     try:
         body = json.loads(exchange.get("request") or "")
         return GoldenItem(

@@ -92,7 +92,7 @@ def _run(path: Path, module_name: str) -> None:
     sys.modules[module_name] = module  # dataclasses and pydantic look their module up while it runs
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script's end is not ours: its code 0 would read as a pass
         del sys.modules[module_name]
         raise EvaluatorUnusable(
             f"{path.name!r}, which does not run ({type(error).__name__}: {error})"

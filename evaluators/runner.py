@@ -143,7 +143,8 @@ class _Run:
                     for _ in range(min(self.limits.concurrency, len(self.waiting))):
                         workers.create_task(self._work(workers))
                 writer.cancel()
-            self.batch.extend(self.unanswered)
+            if not self.unasked:  # else the run is not through
+                self.batch.extend(self.unanswered)
         except BaseExceptionGroup as group:
             cause = _first_cause(group)
             if not isinstance(cause, ResultsLost):

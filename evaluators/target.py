@@ -16,17 +16,20 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
+import orjson
 
 from evaluators.admission import REQUEST_ID_HEADER, VERSION_HEADER, golden_headers, root_of
-from evaluators.errors import RunRefused
+from evaluators.errors import RunRefused, TokenRefused
 from evaluators.golden import GoldenItem
 from evaluators.pacing import Pace, Retries, Retry, Sign
 from evaluators.score import Output, ToolCall
-from evaluators.wellformed import mended
+from evaluators.wellformed import mended, well_formed
+from experiments.ledger.dialects.chat import said_in
 from experiments.ledger.exchange import Outcome
 
 _OVERLOADED: Final = frozenset((429, 503))
 _HOPELESS: Final = frozenset((401, 403, 404, 405))  # refusals that every further question would meet too
+_WRONG_TOKEN: Final = 403
 _SHOWN: Final = 300
 _SIGNS: Final[dict[Outcome | None, Sign]] = {
     "overloaded": "overloaded",
@@ -165,7 +168,8 @@ class ProxyTarget:
         if status in _OVERLOADED:
             return "overloaded"
         if status in _HOPELESS:
-            raise RunRefused(
+            refused = TokenRefused if status == _WRONG_TOKEN else RunRefused
+            raise refused(
                 f"the proxy refuses the questions to {self._model} version {self._version} "
                 f"with {status}: {_message(status, content)}"
             )
@@ -178,11 +182,12 @@ def read_answer(content: bytes, base: Mapping[str, Any]) -> Output:
         raw = mended(content, json.loads(content))
         choice = raw["choices"][0]
         message = choice["message"]
-        text = _text(message.get("content"))
+        text, _ = said_in(message)
         calls = tuple(
             ToolCall(name=str(call["function"]["name"]), arguments=_arguments(call["function"]))
             for call in message.get("tool_calls") or ()
         )
+        orjson.dumps(raw)  # what is no UTF-8, or nests too deeply, could not be kept either
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         why = f"the answer is no chat completion ({type(error).__name__}): {content[:_SHOWN]!r}"
         return Output(**base, outcome="upstream_error", error=why)
@@ -204,12 +209,6 @@ def read_answer(content: bytes, base: Mapping[str, Any]) -> Output:
     )
 
 
-def _text(content: Any) -> str:
-    if isinstance(content, list):  # some engines answer in parts, as questions may be put
-        return "".join(str(part.get("text", "")) for part in content)
-    return content if isinstance(content, str) else ""
-
-
 def _arguments(function: Mapping[str, Any]) -> str:
     arguments = function.get("arguments")
     if arguments is None:
@@ -229,8 +228,8 @@ def _outcome_of(status: int) -> Outcome:
 def _message(status: int, content: bytes) -> str:
     """The message of an error body in OpenAI's shape, or the beginning of whatever it is."""
     try:
-        error = mended(content, json.loads(content))["error"]
+        error = json.loads(content)["error"]
         code = f" ({error['code']})" if error.get("code") else ""
-        return f"{error['message']}{code}"
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return str(well_formed(f"{error['message']}{code}"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return content.decode(errors="replace")[:_SHOWN] or f"status {status} without a body"

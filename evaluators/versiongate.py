@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -98,16 +98,8 @@ class VersionGate:
         self, view: Mapping[str, Any], production: int, version: Mapping[str, Any], golden: GoldenSet
     ) -> str | None:
         number = int(version["version"])
-        control_view = next(one for one in view["versions"] if int(one["version"]) == production)
-        known = content_hash(
-            [
-                production,
-                control_view.get("endpoint"),
-                version["endpoint"],
-                golden.hash,
-                list(self.rule.accept),
-            ]
-        )
+        served = {int(one["version"]): one.get("endpoint") for one in view["versions"]}
+        known = content_hash([production, served.get(production), served[number], *self._judged_by(golden)])
         before, looked = self._settled.get(number, ("", 0.0))
         if before == known and time.monotonic() - looked < _LOOK_AGAIN_S:
             return None
@@ -126,6 +118,12 @@ class VersionGate:
             said = await self._judge(control, candidate, golden)
         self._settled[number] = (known, time.monotonic())
         return said
+
+    def _judged_by(self, golden: GoldenSet) -> list[Any]:
+        """The rule and the set: its hash is of the questions alone, how they are judged stands beside it."""
+        rule, judge = self.rule, golden.judge
+        policy = [golden.evaluators, asdict(golden.policy), None if judge is None else asdict(judge)]
+        return [golden.hash, *policy, list(rule.accept), rule.repeats]
 
     async def _judge(self, control: Side, candidate: Side, golden: GoldenSet) -> str:
         number, model = candidate.version, self.rule.model

@@ -20,7 +20,7 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from evaluators.comparison import Comparison, compare
-from evaluators.errors import EvaluatorError
+from evaluators.errors import EvaluatorError, TokenRefused
 from evaluators.formats.export import RunRecord, junit
 from evaluators.golden import GoldenSet
 from evaluators.journal import JOURNAL_FOLDER
@@ -42,6 +42,7 @@ from turnout.settings import Settings, SettingsError, read_settings
 
 EXIT_CODES: Final[dict[Gate, int]] = {"pass": 0, "fail": 1, "inconclusive": 2}
 NOTHING_CONCLUDED: Final = 3
+_UNAUTHORIZED: Final = 401
 _USAGE_ERROR: Final = 2  # typer's own code for it, which here means inconclusive
 
 
@@ -200,6 +201,20 @@ def concluding() -> Iterator[None]:
         raise typer.Exit(NOTHING_CONCLUDED) from None
 
 
+@contextmanager
+def _naming_the_token(settings: Settings) -> Iterator[None]:
+    """Whoever refuses the token cannot say where it came from."""
+    try:
+        yield
+    except TokenRefused as error:
+        raise TokenRefused(f"{error}; {settings.token_origin}") from None
+    except ControlError as error:
+        if error.status != _UNAUTHORIZED:
+            raise
+        message = f"{error}; {settings.token_origin}"
+        raise ControlError(message, status=error.status, code=error.code) from None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
     """Where proxy and controller are, and what opens them. What is not given comes from the
@@ -214,7 +229,7 @@ class Places:
     def desk(self, concurrency: int, timeout_s: float) -> Iterator[Desk]:
         """What a command works with, until the block ends."""
         settings, token = self.opened()
-        with closing(ControlClient(settings.control_address, token)) as api:
+        with closing(ControlClient(settings.control_address, token)) as api, _naming_the_token(settings):
             yield Desk(
                 ledger=GoldenLedger(api),
                 proxy_url=settings.proxy_address,
@@ -229,7 +244,7 @@ class Places:
     def api(self) -> Iterator[ControlClient]:
         """The control API alone, until the block ends."""
         settings, token = self.opened()
-        with closing(ControlClient(settings.control_address, token)) as api:
+        with closing(ControlClient(settings.control_address, token)) as api, _naming_the_token(settings):
             yield api
 
     def opened(self) -> tuple[Settings, str]:

@@ -6,7 +6,10 @@ Exit codes as for the other `turnout golden` commands: 0 all was taken, 1 someth
 
 from __future__ import annotations
 
+import fcntl
+import io
 import json
+import os
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from evaluators.errors import EvaluatorError
-from evaluators.formats import IMPORTS, Draft, ImportOptions, import_files, settled, write_set
+from evaluators.formats import IMPORTS, Draft, ImportOptions, import_files, write_set
 from evaluators.formats.exchanges import lift
 from evaluators.formats.export import EXPORTS, RunRecord
 from evaluators.loading import ITEMS_FILE, load_golden_set
@@ -132,9 +135,6 @@ def add_command(
             tags=tags or (),
             added=datetime.now(UTC).date(),
         )
-        draft = settled(Draft(format="trace", rows=[lifted.row], read=1))
-        if draft.refused:
-            raise EvaluatorError("\n".join(map(str, draft.refused)))
         folder = set_path(set_)
         path = folder if folder.suffix == ".jsonl" else folder / ITEMS_FILE
         _append(path, lifted.row)
@@ -148,16 +148,26 @@ def add_command(
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    """Add a row. Raises GoldenSetError, and changes nothing, when the file were no golden set then."""
+    """Add a row. Raises EvaluatorError or OSError, and changes nothing, when the file were no golden set
+    then, or has no room. What is there is never written again; the lock keeps two from adding at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    before = path.read_text("utf-8") if path.exists() else ""
-    separator = "" if not before or before.endswith("\n") else "\n"
-    path.write_text(f"{before}{separator}{json.dumps(row, ensure_ascii=False)}\n", "utf-8")
-    try:
-        load_golden_set(path.parent if path.name == ITEMS_FILE else path)
-    except EvaluatorError:
-        path.write_text(before, "utf-8")
-        raise
+    with path.open("ab+", buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        before = file.seek(0, os.SEEK_END)
+        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+        try:
+            file.seek(max(0, before - 1))
+            _write_whole(file, line if file.read(1) in (b"", b"\n") else b"\n" + line)
+            load_golden_set(path.parent if path.name == ITEMS_FILE else path)
+        except BaseException:
+            file.truncate(before)
+            raise
+
+
+def _write_whole(file: io.FileIO, content: bytes) -> None:
+    """A disk with less room takes a part, and says so only to whoever writes the rest."""
+    while content:
+        content = content[file.write(content) :]
 
 
 def _record(found: dict[str, Any]) -> RunRecord:

@@ -47,17 +47,8 @@ def control_api(settings: Settings, *, timeout_s: float = 30.0) -> Iterator[Cont
     except ControlError as error:
         hint = ""
         if error.status == 401:
-            hint = f"; {_token_origin(settings)}"
+            hint = f"; {settings.token_origin}"
         fail(f"{error}{hint}")
-
-
-def _token_origin(settings: Settings) -> str:
-    """Where the token that was refused comes from, or why there was none."""
-    if settings.token:
-        return "here the token comes from TURNOUT_TOKEN"
-    if settings.read_token():
-        return f"here the token comes from {settings.token_file}"
-    return f"here there is none: {settings.token_file} cannot be read; set TURNOUT_DATA, or TURNOUT_TOKEN"
 
 
 def path_part(name: str, kind: str) -> str:

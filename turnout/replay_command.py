@@ -118,7 +118,8 @@ def replay_command(
                 return
             code = desk.run(found, rate, concurrency, list_skipped=list_skipped)
     except ControlError as error:
-        fail(str(error), 2 if error.status == 400 else 1)
+        hint = f"; {settings.token_origin}" if error.status == 401 else ""
+        fail(f"{error}{hint}", 2 if error.status == 400 else 1)
     raise typer.Exit(code)
 
 
@@ -180,6 +181,7 @@ class _Desk:
             api=self._api,
             proxy_url=self._settings.proxy_address,
             token=self._token,
+            token_origin=self._settings.token_origin,
             rate=Rate(rate),
             concurrency=concurrency,
         )

@@ -111,7 +111,7 @@ class Tally:
 class Way:
     """Where the requests come from and go to, how fast, and when to give up. `patience` requests in a row
     that get no answer end the run; `timeout_s` bounds one attempt. `candidate` names it, and says where it
-    is served, to people."""
+    is served, to people, as `token_origin` says where the token comes from."""
 
     experiment: str
     model: str
@@ -120,6 +120,7 @@ class Way:
     proxy_url: str
     token: str
     rate: Rate
+    token_origin: str = ""
     concurrency: int = 8
     retry: Retry = field(default_factory=Retry)
     patience: int = 8
@@ -228,7 +229,7 @@ class _Run:
         if code == "no_replay":
             raise Stopped(await self._why_ended())
         if code in _SPENT or code in _HOPELESS:
-            raise Stopped(message)
+            raise Stopped(f"{message}; {self._way.token_origin}" if code == "admin_required" else message)
         return code
 
     async def _why_ended(self) -> str:

@@ -106,6 +106,17 @@ class Settings(BaseSettings):
         except OSError:
             return None
 
+    @property
+    def token_origin(self) -> str:
+        """Where a token that was refused comes from, or why there was none: the end of a message."""
+        if self.token:
+            variable = _variable("token")
+            given = variable if self.token == os.environ.get(variable) else "--token"
+            return f"here the token comes from {given}"
+        if self.read_token():
+            return f"here the token comes from {self.token_file}"
+        return f"here there is none: {self.token_file} cannot be read; set TURNOUT_DATA, or TURNOUT_TOKEN"
+
 
 def _reached_at(host: str) -> str:
     """How this machine reaches what listens on a host: one that means all addresses is none to ask."""

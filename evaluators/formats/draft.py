@@ -25,6 +25,11 @@ ALL: Final = "*"  # the item of a refusal that concerns the file as a whole
 _ID: Final = re.compile(r"[^A-Za-z0-9._-]+")
 _CHECK: Final = re.compile(r"checks\[(\d+)\]")
 _LONGEST_ID: Final = 180
+_ROOM: Final = 8  # for the number of one that is there already
+#: Whom the set will ask is for its set.yaml to say: no row is at fault for it.
+_ANY_JUDGE: Final = json.dumps(
+    {"judge": {"provider": "any/any", "embeddings": "any", "embeddings_base": "http://127.0.0.1/v1"}}
+)
 
 
 class ImportRefused(EvaluatorError):
@@ -64,16 +69,12 @@ class Draft:
 
     def new_id(self, wanted: object, fallback: str) -> str:
         """An id of its own that the golden format allows, as near to the foreign one as can be."""
-        plain = _ID.sub("-", str(wanted)).strip("-.")[:_LONGEST_ID] if wanted not in (None, "") else ""
-        base = (
-            plain
-            if plain and plain[0].isalnum()
-            else f"{fallback}-{plain}".rstrip("-")
-            if plain
-            else fallback
-        )
+        plain, instead = _plain(wanted), _plain(fallback)
+        base = plain if plain[:1].isalnum() else _plain(f"{instead or 'item'}-{plain}")
         self._taken[base] += 1
-        return base if self._taken[base] == 1 else self.new_id(f"{base}-{self._taken[base]}", fallback)
+        again = self._taken[base]
+        # Cut before it is numbered: what is cut off behind would be the number.
+        return base if again == 1 else self.new_id(f"{base[: _LONGEST_ID - _ROOM]}-{again}", fallback)
 
     def add(
         self,
@@ -95,16 +96,23 @@ class Draft:
         self.rows.append(row)
 
 
+def _plain(text: object) -> str:
+    """What of a text may stand in an id."""
+    return "" if text is None else _ID.sub("-", str(text)).strip("-.")[:_LONGEST_ID].strip("-.")
+
+
 def settled(draft: Draft) -> Draft:
     """The draft without what the golden format refuses, each refusal listed: a check that no scorer carries
     out is taken out of its item, an item with nothing left to gate on out of the draft."""
     result = Draft(format=draft.format, refused=list(draft.refused), read=draft.read)
     rows = []
     for row in draft.rows:
-        if well_formed(row) == row:
-            rows.append(row)
-        else:
+        if well_formed(row) != row:
             result.refuse(well_formed(row["id"]), "item", "not imported: UTF-8 or 64 bits cannot hold it")
+        elif (why := _no_json(row)) is not None:
+            result.refuse(row["id"], "item", f"not imported: JSON cannot hold it ({why})")
+        else:
+            rows.append(row)
     while rows:
         problems = _problems(rows)
         if not problems:
@@ -116,6 +124,15 @@ def settled(draft: Draft) -> Draft:
         rows = _without(rows, faulty, result)
     result.rows = rows
     return result
+
+
+def _no_json(row: Mapping[str, Any]) -> str | None:
+    """Why a row is none: tables and YAML have more than JSON, such as moments and bytes."""
+    try:
+        json.dumps(row)
+    except (TypeError, ValueError, RecursionError) as error:
+        return str(error)
+    return None
 
 
 def write_set(folder: Path, draft: Draft, *, description: str = "") -> Path:
@@ -138,10 +155,10 @@ def write_set(folder: Path, draft: Draft, *, description: str = "") -> Path:
 def _problems(rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, str, str]]:
     """Line, field and text of every problem that loading these rows would meet."""
     with tempfile.TemporaryDirectory(prefix="turnout-import-") as folder:
-        path = Path(folder) / ITEMS_FILE
-        path.write_text(_lines(rows), "utf-8")
+        (Path(folder) / ITEMS_FILE).write_text(_lines(rows), "utf-8")
+        (Path(folder) / SET_FILE).write_text(_ANY_JUDGE, "utf-8")
         try:
-            load_golden_set(path)
+            load_golden_set(Path(folder))
         except GoldenSetError as error:
             return [(problem.line or 1, problem.field, _words(problem)) for problem in error.problems]
     return []

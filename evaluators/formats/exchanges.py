@@ -16,9 +16,11 @@ from typing import Any, Final
 
 from evaluators.errors import EvaluatorError
 from evaluators.formats.messages import NotMessages, messages_of
+from evaluators.wellformed import mended
 from experiments.ledger.recording import REDACTED, redact_json
 
 NAME: Final = "trace"
+_CHAT: Final = "/v1/chat/completions"
 _OWN_FIELDS: Final = frozenset(
     ("model", "messages", "tools", "response_format", "stream", "stream_options", "n", "user", "metadata",
      "store", "safety_identifier", "prompt_cache_key")
@@ -112,9 +114,10 @@ def _body(exchange: Mapping[str, Any]) -> dict[str, Any]:
             "the ledger has no body of this exchange: its model records numbers only, or it has been deleted"
         )
     try:
-        body = json.loads(raw)
-    except ValueError:
+        body = mended(raw.encode(), json.loads(raw))
+    except (ValueError, RecursionError):
         raise NotAnItem("the recorded request is no JSON") from None
-    if not isinstance(body, dict) or "messages" not in body:
+    # Another API's messages are another question: of Anthropic's the system's words stand beside them.
+    if exchange.get("path") != _CHAT or not isinstance(body, dict) or "messages" not in body:
         raise NotAnItem(f"the request to {exchange.get('path')} is no chat completion")
     return body

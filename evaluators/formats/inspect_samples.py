@@ -103,5 +103,9 @@ def _with_choices(messages: list[dict[str, Any]], choices: Sequence[Any]) -> lis
         f"{letter}) {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False)
     )
     ending = "End with a line that says ANSWER: and the letter of the right choice."
-    asked = f"{messages[-1].get('content') or ''}\n\n{listed}\n\n{ending}"
+    content = messages[-1].get("content") or ""
+    if isinstance(content, list):
+        asked: Any = [*content, {"type": "text", "text": f"{listed}\n\n{ending}"}]
+    else:
+        asked = f"{content}\n\n{listed}\n\n{ending}"
     return [*messages[:-1], {**messages[-1], "content": asked}]

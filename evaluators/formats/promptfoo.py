@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from evaluators.formats import reading
 from evaluators.formats.draft import ALL, Draft, ImportRefused
@@ -26,6 +26,7 @@ NAME: Final = "promptfoo"
 _MOST_ITEMS: Final = 100_000
 _CONFIG: Final = frozenset(("prompts", "tests", "defaultTest", "description", "$schema"))
 _TEST: Final = frozenset(("vars", "assert", "description", "metadata"))
+ShapeT = TypeVar("ShapeT", dict[str, Any], list[Any])
 _EXPECTED: Final = re.compile(r"__expected\d*")
 
 
@@ -69,7 +70,11 @@ def _read_config(path: Path, draft: Draft, options: ImportOptions) -> None:
     defaults = config.get("defaultTest")
     if isinstance(defaults, str):
         defaults = _file(path, defaults, draft, "defaultTest")
-    defaults = defaults if isinstance(defaults, Mapping) else {}
+    defaults = dict(defaults) if isinstance(defaults, Mapping) else {}
+    defaults |= {
+        "vars": _shaped(draft, ALL, "defaultTest.vars", defaults.get("vars"), {}),
+        "assert": _shaped(draft, ALL, "defaultTest.assert", defaults.get("assert"), []),
+    }
     for name in defaults.keys() - _TEST:
         draft.refuse(ALL, f"defaultTest.{name}", "is not imported")
     prompts = [options.prompt] if options.prompt else list(_prompts(path, config.get("prompts"), draft))
@@ -86,8 +91,9 @@ def _add_all(
     options: ImportOptions,
 ) -> None:
     for test in tests:
-        base = {**(defaults.get("vars") or {}), **test.variables}
-        for raw, (number, prompt) in itertools.product(_expanded(base), enumerate(prompts, start=1)):
+        base = {**defaults.get("vars", {}), **test.variables}
+        combined = ((raw, *one) for raw in _expanded(base) for one in enumerate(prompts, start=1))
+        for raw, number, prompt in combined:
             draft.read += 1
             if draft.read > _MOST_ITEMS:
                 raise ImportRefused(f"more than {_MOST_ITEMS} combinations of tests, variables and prompts")
@@ -101,7 +107,7 @@ def _add_all(
             except (TemplateRefused, NotMessages) as error:
                 draft.refuse(item, "item", f"not imported: {error}")
                 continue
-            checks, lost = checks_of([*(defaults.get("assert") or ()), *test.assertions], variables)
+            checks, lost = checks_of([*defaults.get("assert", ()), *test.assertions], variables)
             for where, why in lost:
                 draft.refuse(item, where, why)
             if not checks and not options.checks:
@@ -116,13 +122,11 @@ def _add_all(
             )
 
 
-def _expanded(variables: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _expanded(variables: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """A variable that is a list stands for each of its values in turn, as the guide says."""
     names = [name for name, value in variables.items() if isinstance(value, list)]
-    return [
-        {**variables, **dict(zip(names, values, strict=True))}
-        for values in itertools.product(*(variables[name] for name in names))
-    ]
+    for values in itertools.product(*(variables[name] for name in names)):
+        yield {**variables, **dict(zip(names, values, strict=True))}
 
 
 def _rendered(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,13 +189,23 @@ def _test(test: Mapping[str, Any], where: str, draft: Draft) -> _Test:
         draft.refuse(name, str(field), "is not imported")
     given = test.get("metadata")
     metadata = given if isinstance(given, Mapping) else {}
-    variables = test.get("vars")
-    if isinstance(variables, str):
-        draft.refuse(name, "vars", f"{variables} has the variables elsewhere; write them into the test")
-        variables = {}
     return _Test(
-        name=name, variables=variables or {}, assertions=test.get("assert") or (), tags=_tags(metadata)
+        name=name,
+        variables=_shaped(draft, name, "vars", test.get("vars"), {}),
+        assertions=_shaped(draft, name, "assert", test.get("assert"), []),
+        tags=_tags(metadata),
     )
+
+
+def _shaped(draft: Draft, name: str, field: str, given: Any, none: ShapeT) -> ShapeT:
+    """What is given, if it is of the kind of `none`; else `none`, and the refusal is listed."""
+    if isinstance(given, type(none)):
+        return given
+    if isinstance(given, str):
+        draft.refuse(name, field, f"{given} has it elsewhere; write it out here")
+    elif given is not None:
+        draft.refuse(name, field, f"{type(given).__name__} is no {type(none).__name__}")
+    return none
 
 
 def _csv_tests(path: Path, draft: Draft) -> Iterator[_Test]:

@@ -15,7 +15,8 @@ from evaluators.formats.templates import TemplateRefused, filled
 
 _READ: Final = frozenset(("type", "value", "threshold", "metric", "weight"))
 _CSV: Final = re.compile(
-    r"(?P<type>not-[a-z-]+|[a-z][a-z0-9-]*)(?:\((?P<threshold>[\d.]+)\))?:(?P<value>.*)", re.DOTALL
+    r"(?P<type>not-[a-z-]+|[a-z][a-z0-9-]*)(?:\((?P<threshold>\d+(?:\.\d*)?|\.\d+)\))?:(?P<value>.*)",
+    re.DOTALL,
 )
 _JUDGED: Final = frozenset(("llm-rubric", "g-eval", "model-graded-closedqa"))
 Lost = tuple[str, str]

@@ -15,6 +15,17 @@ import yaml
 from evaluators.formats.draft import ImportRefused
 
 _MAX_BYTES: Final = 256 * 1024 * 1024
+csv.field_size_limit(max(csv.field_size_limit(), _MAX_BYTES))  # a cell may be a document
+
+
+class _Plain(yaml.SafeLoader):
+    """YAML without moments: a date is the text that stands there, as in the JSON that the items become."""
+
+
+_Plain.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def text_of(path: Path) -> str:
@@ -48,7 +59,7 @@ def objects(path: Path) -> list[Any]:
 def document(path: Path) -> Any:
     """The value of a YAML (or JSON) document; tags that would make Python objects are refused."""
     try:
-        return yaml.safe_load(text_of(path))
+        return yaml.load(text_of(path), _Plain)
     except (yaml.YAMLError, RecursionError) as error:
         raise ImportRefused(f"{path} is no YAML: {error}") from None
 
@@ -66,7 +77,10 @@ def table(path: Path) -> list[dict[str, Any]]:
         reader = csv.DictReader(
             io.StringIO(text_of(path), newline=""), delimiter="\t" if kind == ".tsv" else ","
         )
-        return [_whole_row(path, number, row) for number, row in enumerate(reader, start=2)]
+        try:
+            return [_whole_row(path, number, row) for number, row in enumerate(reader, start=2)]
+        except csv.Error as error:
+            raise ImportRefused(f"{path} is no table: {error}") from None
     rows = objects(path)
     if wrong := next((row for row in rows if not isinstance(row, Mapping)), None):
         raise ImportRefused(f"{path} holds {type(wrong).__name__} where rows (JSON objects) are expected")

@@ -63,4 +63,6 @@ def _value(path: str, variables: Mapping[str, Any]) -> Any:
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, int | float | list | Mapping) or value is None:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)  # a moment, as tables have them

@@ -8,14 +8,18 @@ was no verdict, or no reply at all, is asked for again.
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from evaluators.canonical import content_hash
+from evaluators.errors import EvaluatorError
 from evaluators.golden import Check, GoldenItem
 from evaluators.score import Output, Score
+
+log = logging.getLogger("turnout.evaluators")
 
 #: Where it lies in the data folder.
 CACHE_FILE: Final = "judge-cache.sqlite"
@@ -41,10 +45,14 @@ class ScoreCache:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(path, timeout=30.0, isolation_level=None)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute("PRAGMA synchronous=NORMAL")
-        self._connection.execute(_TABLE)
+        try:
+            self._connection = sqlite3.connect(path, timeout=30.0, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.execute(_TABLE)
+        except sqlite3.Error as error:
+            mend = "remove it: what it holds is asked of the judge again"
+            raise EvaluatorError(f"the cache of judges {path} cannot be used ({error}); {mend}") from None
         self.hits = 0
 
     def __enter__(self) -> ScoreCache:
@@ -55,7 +63,7 @@ class ScoreCache:
 
     def get(self, key: str) -> Score | None:
         """The score of that key. What it cost was paid when it was made: a hit costs nothing."""
-        row = self._connection.execute("SELECT score FROM scores WHERE key = ?", [key]).fetchone()
+        row = self._tried("SELECT score FROM scores WHERE key = ?", [key])
         if row is None:
             return None
         self.hits += 1
@@ -67,4 +75,12 @@ class ScoreCache:
         if score.status != "scored":
             return
         text = json.dumps(asdict(score), allow_nan=False)
-        self._connection.execute("INSERT OR REPLACE INTO scores VALUES (?, ?)", [key, text])
+        self._tried("INSERT OR REPLACE INTO scores VALUES (?, ?)", [key, text])
+
+    def _tried(self, query: str, values: list[str]) -> Any:
+        """The first row, if any. A full disk, or a lock that is held, costs the memory and no verdict."""
+        try:
+            return self._connection.execute(query, values).fetchone()
+        except sqlite3.Error as error:
+            log.warning("the cache of judges: %s", error)
+            return None

@@ -20,6 +20,7 @@ from evaluators.judges.attempts import Again, Attempts
 from evaluators.models import ModelReply
 from evaluators.pacing import Retry, Sign
 from evaluators.wellformed import well_formed
+from experiments.ledger.dialects.chat import said_in
 
 _AGAIN: Final = frozenset((429, 502, 503))
 _NOT_THIS: Final = frozenset((400, 413, 422))
@@ -169,12 +170,12 @@ def _reply(response: httpx.Response, took_ms: float, identity: str) -> ModelRepl
     try:
         raw = response.json()
         choice = raw["choices"][0]
-        text = choice["message"].get("content") or ""
+        text, _ = said_in(choice["message"])
         tokens = (raw.get("usage") or {}).get("total_tokens")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise ModelUnavailable(f"the judge {identity} gives no chat completion: {error!r}") from None
     return ModelReply(
-        text=well_formed(text) if isinstance(text, str) else "",
+        text=well_formed(text),
         finish_reason=choice.get("finish_reason"),
         tokens=tokens if isinstance(tokens, int) else None,
         latency_ms=took_ms,

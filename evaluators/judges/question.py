@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from evaluators.golden import GoldenItem
 from evaluators.score import Output
+from evaluators.wellformed import well_formed
 
 #: Characters of one text that a judge is shown: beyond it the middle is left out, and the judge is told.
 MAX_SHOWN: Final = 24_000
@@ -68,7 +69,7 @@ class Question:
         call, reason, grade = value["call"], value["reason"], value["grade"]
         if call != self.nonce or grade not in self.grades or not isinstance(reason, str):
             return None
-        return Verdict(grade=grade, reason=reason)
+        return Verdict(grade=grade, reason=well_formed(reason))
 
 
 _RULES: Final = """\
@@ -143,9 +144,14 @@ def asked(item: GoldenItem) -> str:
     """The question as a judge reads it: the whole conversation, with the names of the tools at hand."""
     lines = [f"{message['role']}: {_content(message)}" for message in item.messages]
     if item.tools:
-        names = ", ".join(tool["function"]["name"] for tool in item.tools)
-        lines.append(f"(tools at hand: {names})")
+        lines.append(f"(tools at hand: {', '.join(map(_tool_name, item.tools))})")
     return "\n".join(lines)
+
+
+def _tool_name(tool: Mapping[str, Any]) -> str:
+    """The name of a tool: of OpenAI's it stands under its type, of Anthropic's beside it."""
+    inner = tool.get(str(tool.get("type")))
+    return str((inner if isinstance(inner, Mapping) else tool).get("name"))
 
 
 def answered(output: Output) -> str:

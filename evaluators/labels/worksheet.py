@@ -34,6 +34,7 @@ _FILLED: Final = ("grade", "note")
 _MOST_BYTES: Final = 16 * 1024 * 1024
 #: A spreadsheet takes what begins so for a formula.
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+csv.field_size_limit(max(csv.field_size_limit(), _MOST_BYTES))  # an answer may be long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +183,7 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
         if path.suffix.lower() == ".csv":
             rows: list[Any] = list(csv.DictReader(io.StringIO(text, newline="")))
         else:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     except (ValueError, csv.Error) as error:
         raise EvaluatorError(f"{path} is no worksheet: {error}") from None
     if not all(isinstance(row, dict) and "task" in row and "grade" in row for row in rows):

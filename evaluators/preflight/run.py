@@ -78,11 +78,9 @@ async def preflight(
     async with AsyncExitStack() as stack:
         engines = [await _clients(stack, one) for one in (control, candidate)]
         control_all, candidate_all = await asyncio.gather(*(_facts(each, probes) for each in engines))
-        control_facts, candidate_facts = _speaks(control_all), _speaks(candidate_all)
-        asked_of = next(
-            one for replica, one in engines[1].items() if candidate_all[replica] is candidate_facts
-        )
-        tokens = await traffic.counted(asked_of, recorded)
+        control_facts, candidate_facts = _speaks(control, control_all), _speaks(candidate, candidate_all)
+        asked_of = (one for replica, one in engines[1].items() if candidate_all[replica] is candidate_facts)
+        tokens = await traffic.counted(next(asked_of, None), recorded)
     cold, asked = await _ask_all(asker, probes, control.version, candidate.version, on_step)
     reading = [
         drift.tokenizer(control_facts, candidate_facts),
@@ -156,11 +154,10 @@ async def _facts(engines: Mapping[str, EngineClient], probes: Sequence[Probe]) -
     return dict(zip(engines, found, strict=True))
 
 
-def _speaks(facts: Mapping[str, EngineFacts]) -> EngineFacts:
-    """The first replica of which anything is known speaks for its version."""
-    return next(
-        (one for one in facts.values() if one.fingerprint({}) is not None), next(iter(facts.values()))
-    )
+def _speaks(one: Side, facts: Mapping[str, EngineFacts]) -> EngineFacts:
+    """The first replica of which anything is known speaks for its version. A provider has none."""
+    known = (found for found in facts.values() if found.fingerprint({}) is not None)
+    return next(known, next(iter(facts.values()), EngineFacts(engine=one.engine)))
 
 
 def _fingerprint(facts: Mapping[str, EngineFacts], files: Mapping[str, str]) -> str | None:

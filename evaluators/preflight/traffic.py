@@ -69,12 +69,12 @@ def _body(found: Mapping[str, Any]) -> dict[str, Any] | None:
     return body if isinstance(body, dict) else None
 
 
-async def counted(client: EngineClient, prompts: Sequence[RecordedPrompt]) -> list[int]:
+async def counted(client: EngineClient | None, prompts: Sequence[RecordedPrompt]) -> list[int]:
     """Tokens of each prompt by the engine's own count, or as recorded where it does not count."""
     found, able = [], True
     for prompt in prompts:
         tokens = prompt.prompt_tokens
-        if able and prompt.question is not None:
+        if client is not None and able and prompt.question is not None:
             try:
                 tokens = len((await client.tokens(prompt.question)).ids)
             except NotAnswered as error:

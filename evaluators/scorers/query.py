@@ -39,6 +39,7 @@ class SqlOptions(Options):
         return " or ".join(self.wanted(reference))
 
     def suits(self, reference: tuple[Reference, ...]) -> None:
+        _known(self.dialect)
         for value in self.wanted(reference):
             if _tree(value, self.dialect) is None:
                 raise ValueError(f"{value!r} is no SQL that sqlglot can read")
@@ -55,6 +56,15 @@ def sql(item: GoldenItem, output: Output, options: SqlOptions) -> tuple[bool, st
         return False, f"{expected}; the answer is no SQL"
     passed = any(got == _tree(wanted, options.dialect) for wanted in options.wanted(item.reference))
     return passed, expected
+
+
+def _known(dialect: str | None) -> None:
+    """Raise ValueError for a dialect that sqlglot does not know, which says what is near."""
+    try:
+        from sqlglot import Dialect
+    except ModuleNotFoundError:
+        raise MissingExtra("sql", "sqlglot", "sql") from None
+    Dialect.get_or_raise(dialect)
 
 
 def _tree(text: str, dialect: str | None) -> Any:

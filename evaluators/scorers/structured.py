@@ -22,6 +22,7 @@ from evaluators.golden import GoldenItem, Reference
 from evaluators.score import Output, Parsed, Score, ToolCall, parse_json
 from evaluators.scorers.patterns import PatternError, compiled, found
 from evaluators.scorers.registry import Answer, Options, scorer
+from evaluators.wellformed import well_formed
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _FENCED: Final = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
@@ -33,8 +34,39 @@ def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterat
         yield ValidationError(f"{instance[:_SHOWN]!r} does not match {pattern!r}")
 
 
-# The stock `pattern` runs on `re`, which a model's text can hold up for ever (evaluators.scorers.patterns).
-_Validator: Final = extend(Draft202012Validator, {"pattern": _pattern})
+def _pattern_properties(
+    validator: Any, patterns: Mapping[str, Any], instance: Any, schema: Any
+) -> Iterator[ValidationError]:
+    if validator.is_type(instance, "object"):
+        for pattern, inner in patterns.items():
+            for name in (name for name in instance if found(pattern, name)):
+                yield from validator.descend(instance[name], inner, path=name, schema_path=pattern)
+
+
+def _additional_properties(
+    validator: Any, inner: Any, instance: Any, schema: Any
+) -> Iterator[ValidationError]:
+    if not validator.is_type(instance, "object"):
+        return
+    declared, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    for name in instance:
+        if name in declared or any(found(pattern, name) for pattern in patterns):
+            continue
+        if inner is False:
+            yield ValidationError(f"the property {name!r} is not allowed")
+        else:
+            yield from validator.descend(instance[name], inner, path=name)
+
+
+# The stock ones run on `re`, which a model's text can hold up for ever (evaluators.scorers.patterns).
+_Validator: Final = extend(
+    Draft202012Validator,
+    {
+        "pattern": _pattern,
+        "patternProperties": _pattern_properties,
+        "additionalProperties": _additional_properties,
+    },
+)
 
 
 class JsonSchemaOptions(Options):
@@ -118,7 +150,7 @@ def schema_errors(schema: Any, value: Any) -> list[str]:
     """What the schema forbids in the value, by path; never fetches a reference."""
     validator = _Validator(schema, registry=Registry())
     errors = sorted(validator.iter_errors(value), key=lambda error: error.json_path)
-    return [f"{error.json_path}: {error.message[:_SHOWN]}" for error in errors]
+    return [well_formed(f"{error.json_path}: {error.message[:_SHOWN]}") for error in errors]
 
 
 @scorer("json_schema", version="1", options=JsonSchemaOptions)
@@ -195,7 +227,7 @@ def json_diff(item: GoldenItem, output: Output, options: JsonDiffOptions) -> Ans
     ]
     share = 1.0 - len(other) / len(places) if places else 1.0
     named = ", ".join(other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
-    return share, f"other at {named}" if other else "the same JSON"
+    return share, well_formed(f"other at {named}") if other else "the same JSON"
 
 
 def subset(part: Any, whole: Any) -> bool:

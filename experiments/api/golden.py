@@ -74,7 +74,7 @@ def append_results(run_id: str, body: Results, controller: Known) -> dict[str, i
 
 @router.post(
     "/runs/{run_id}/finish",
-    summary="End a run and log it to MLflow",
+    summary="End a run; one that is complete is logged to MLflow",
     dependencies=[Depends(require_token)],
     responses=documented(400, 401, 404),
 )
@@ -87,7 +87,8 @@ def finish(run_id: str, body: Finish, controller: Known) -> dict[str, Any]:
         )
     )
     found = known_run(controller, run_id)
-    if found["mlflow_run_id"] is None:
+    # What has been logged stays: the numbers of a run that is gone on with are not those of its end.
+    if found["status"] == "complete" and found["mlflow_run_id"] is None:
         _log_run(controller, found)
     return views.golden_run(known_run(controller, run_id))
 
@@ -159,10 +160,7 @@ def compare(body: Comparison, controller: Known, response: Response) -> dict[str
         response.status_code = 200
     else:
         _tag_version(controller, body)
-    found = golden.comparisons(
-        controller.store, model=body.model, candidate_version=body.candidate_version, limit=1000
-    )
-    return next(views.row(one) for one in found if one["comparison_id"] == body.comparison_id)
+    return views.row(golden.comparisons(controller.store, comparison_id=body.comparison_id)[0])
 
 
 def _tag_version(controller: Controller, body: Comparison) -> None:

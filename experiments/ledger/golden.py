@@ -53,9 +53,10 @@ def finish_run(
     summary: Mapping[str, Any],
     ended_at: datetime,
 ) -> None:
-    """How a run ended. Doing it again keeps the first end's time."""
+    """How a run ended. One that is complete stays as it is, whoever comes late to it."""
     connection.execute(
-        "UPDATE golden_runs SET status = ?, summary = ?, ended_at = coalesce(ended_at, ?) WHERE run_id = ?",
+        "UPDATE golden_runs SET status = ?, summary = ?, ended_at = ?"
+        " WHERE run_id = ? AND status <> 'complete'",
         [status, _json(summary), ended_at, run_id],
     )
 
@@ -155,6 +156,7 @@ def comparisons(
     candidate_version: int | None = None,
     set_hash: str | None = None,
     set_name: str | None = None,
+    comparison_id: str | None = None,
     limit: int = 100,
 ) -> list[Row]:
     """Comparisons, newest first. None means any."""
@@ -166,6 +168,7 @@ def comparisons(
             AND (CAST($candidate AS INTEGER) IS NULL OR candidate_version = $candidate)
             AND (CAST($set_hash AS VARCHAR) IS NULL OR set_hash = $set_hash)
             AND (CAST($set_name AS VARCHAR) IS NULL OR set_name = $set_name)
+            AND (CAST($id AS VARCHAR) IS NULL OR comparison_id = $id)
         ORDER BY "at" DESC, comparison_id LIMIT $limit
         """,
         {
@@ -174,6 +177,7 @@ def comparisons(
             "candidate": candidate_version,
             "set_hash": set_hash,
             "set_name": set_name,
+            "id": comparison_id,
             "limit": limit,
         },
     )

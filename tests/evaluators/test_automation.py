@@ -11,15 +11,17 @@ from typing import Any, cast
 
 import pytest
 
-from evaluators.__main__ import Loops
+from evaluators.__main__ import Loops, _run
 from evaluators.automation import Automation, OnlineRule, read_automation
-from evaluators.errors import GoldenSetError, ModelRefused, ModelUnavailable
+from evaluators.errors import EvaluatorUnusable, GoldenSetError, ModelRefused, ModelUnavailable
+from evaluators.ledger import UnknownVersion
 from evaluators.models import ModelReply, Services
 from evaluators.online import OnlineScorer
 from evaluators.versiongate import Access, VersionGate, waiting
 from experiments.client import ControlError
 
-from .sets import SUPPORT
+from .sets import SUPPORT, write_set
+from .sets import row as item
 
 FILE = """
 gate:
@@ -126,6 +128,70 @@ async def test_a_part_that_cannot_go_on_holds_up_no_other(
     assert tried == ["chat", "code", "text", "short"]
 
 
+async def test_a_part_that_fails_in_a_way_nobody_thought_of_is_told_and_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    written(tmp_path, "gate:\n  chat: {set: nowhere}\n" + FILE[FILE.index("online:") :])
+    stop, tried = asyncio.Event(), []
+
+    async def gate(self: VersionGate) -> str | None:
+        raise KeyError("a view of another release")
+
+    async def score(self: OnlineScorer) -> int:
+        tried.append(self.rule.name)
+        stop.set()
+        raise RuntimeError("a scorer's own thread")
+
+    monkeypatch.setattr(VersionGate, "step", gate)
+    monkeypatch.setattr(OnlineScorer, "step", score)
+    access = Access(proxy_url="http://127.0.0.1:1", token="t", data=tmp_path)
+    running = Loops(path=tmp_path / "evaluators.yaml", api=cast(Any, None), access=access)
+    async with asyncio.timeout(5):
+        await running.run(stop)
+    assert tried == ["short"]
+    told = [(record.message, record.exc_info is not None) for record in caplog.records]
+    assert ("chat: KeyError: 'a view of another release'", True) in told
+    assert ("short: RuntimeError: a scorer's own thread", True) in told
+
+
+def test_a_last_good_file_that_is_good_no_more_is_told_and_no_end(tmp_path: Path) -> None:
+    """A package that brought an evaluator has been uninstalled since."""
+    gone = FILE.replace("{type: length, max: 20}", "{type: telepathy}")
+    (tmp_path / "evaluators.last-good.yaml").write_text(gone, "utf-8")
+    (tmp_path / "evaluators.yaml").write_text("[]", "utf-8")
+    running = loops(tmp_path)
+    running._reload()
+    assert running._online == ()
+
+
+def test_a_broken_package_is_told_and_leaves_what_was_good_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, FILE)
+    running = loops(tmp_path)
+    running._reload()
+
+    def broken() -> None:
+        raise EvaluatorUnusable("the evaluators 'x' of a package cannot be loaded")
+
+    monkeypatch.setattr("evaluators.loading.load_installed", broken)
+    os.utime(tmp_path / "evaluators.yaml", (1, 1))
+    running._reload()
+    assert [rule.name for rule in running._online] == ["short"]
+    afresh = loops(tmp_path)
+    afresh._reload()
+    assert afresh._online == ()
+
+
+async def test_a_process_that_cannot_go_on_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run(self: Loops, stop: asyncio.Event) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(Loops, "run", run)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        await _run(loops(tmp_path))
+
+
 def test_a_file_that_could_not_be_read_once_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +234,9 @@ def test_the_file_says_what_is_done(tmp_path: Path) -> None:
         ("online: [{name: a, model: chat, rate: 2, checks: [{type: exact}]}]", "rate"),
         ("online: [{name: a, model: chat, rate: 1, checks: [{type: exact}]}]", "reference"),
         ("online: [{name: a, model: chat, rate: 1, checks: [{type: telepathy}]}]", "telepathy"),
+        ("online: [{name: a, model: b, rate: 1, checks: [{type: contains, values: [2026-01-01]}]}]", "date"),
+        ("online: [{name: a, model: b, rate: 1, checks: [{type: numeric, value: .nan}]}]", "JSON"),
+        ("online: [{name: a, model: b, rate: 1, hours: .inf, checks: [{type: refusal}]}]", "hours"),
         ("online: [{name: a, model: chat, rate: 1, checks: [{type: judge, rubric: polite}]}]", "judge"),
         (
             "online: [{name: a, model: chat, rate: 1, judge: {model: b}, checks: [{type: pairwise}]}]",
@@ -238,6 +307,80 @@ async def test_versions_are_brought_one_after_the_other_and_none_is_forgotten(
     assert said[-1] is None
 
 
+class Concluded:
+    """The control API of one model with a production and a candidate; `noted` is what the gate tags."""
+
+    def __init__(self) -> None:
+        self.tags: dict[str, str] = {}
+        self.versions = [version(1, "production"), version(2, "candidate")]
+
+    def get(self, path: str, params: Any = None) -> Any:
+        if path.startswith("/api/golden/labels"):
+            return []
+        versions = [one | {"tags": self.tags if one["version"] == 2 else {}} for one in self.versions]
+        for one in versions:
+            one["endpoint"] |= {"served_name": "chat", "engine": "vllm"}
+        return {"name": "chat", "production": 1, "versions": versions}
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        self.tags |= {f"gate.{name}": str(value) for name, value in body.items()}
+        return self.tags
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("set.yaml", "margin: 0.01\nevaluators: [own.py]\n"),
+        ("set.yaml", "min_pass_rate: 0.9\nevaluators: [own.py]\n"),
+        ("set.yaml", "judge: {model: examiner}\nevaluators: [own.py]\n"),
+        ("own.py", "strict"),
+    ],
+)
+async def test_another_policy_or_evaluator_of_the_set_judges_a_version_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, text: str
+) -> None:
+    own = (
+        "from evaluators.scorers import scorer\n\n@scorer('own', version='1')\n"
+        "def own(item, output, options):\n    return True, '{}'\n"
+    )
+    folder = write_set(tmp_path / "own", [item("a", checks=[{"type": "own"}])], "evaluators: [own.py]\n")
+    (folder / "own.py").write_text(own.format("lax"), "utf-8")
+    api, judged = Concluded(), []
+
+    async def prints(side: Any) -> str:
+        return "sha256:1"
+
+    async def judge(self: VersionGate, control: Any, candidate: Any, golden: Any) -> str:
+        judged.append(golden.hash)
+        await self._note(2, "passed", verdict="pass sha256:2")
+        return "passed"
+
+    monkeypatch.setattr("evaluators.versiongate.fingerprint_of", prints)
+    monkeypatch.setattr(VersionGate, "_judge", judge)
+    rules = written(tmp_path, f"gate: {{chat: {{set: {folder}}}}}").gates
+    access = Access(proxy_url="http://127.0.0.1:1", token="t", data=tmp_path)
+    gate = VersionGate(rule=rules[0], api=cast(Any, api), access=access)
+    assert [await gate.step(), await gate.step()] == ["passed", None]
+    restarted = VersionGate(rule=rules[0], api=cast(Any, api), access=access)
+    assert await restarted.step() is None, "what was concluded stands"
+    (folder / file).write_text(own.format(text) if file == "own.py" else text, "utf-8")
+    assert await restarted.step() == "passed"
+    assert len(judged) == 2
+    assert judged[0] == judged[1], "the questions are the same"
+    repeated = written(tmp_path, f"gate: {{chat: {{set: {folder}, repeats: 3}}}}").gates[0]
+    assert await VersionGate(rule=repeated, api=cast(Any, api), access=access).step() == "passed"
+
+
+async def test_a_production_version_that_was_deleted_is_told_and_no_end(tmp_path: Path) -> None:
+    api = Concluded()
+    del api.versions[0]
+    rules = written(tmp_path, f"gate: {{chat: {{set: {SUPPORT}}}}}").gates
+    access = Access(proxy_url="http://127.0.0.1:1", token="t", data=tmp_path)
+    gate = VersionGate(rule=rules[0], api=cast(Any, api), access=access)
+    with pytest.raises(UnknownVersion, match="has no version '1'; there are 2/candidate"):
+        await gate.step()
+
+
 class Api:
     """Exchanges that wait until they are scored, as the ledger keeps them."""
 
@@ -246,6 +389,7 @@ class Api:
         self.exchanges = {
             f"e{n}": {
                 "exchange_id": f"e{n}",
+                "path": "/v1/chat/completions",
                 "request": body,
                 "text": text,
                 "outcome": "complete",
@@ -383,6 +527,33 @@ async def test_what_has_no_question_is_skipped_and_waits_no_more(
     assert [await scorer.step(), await scorer.step()] == [1, 0]
     [row] = api.scores.values()
     assert (row["status"], row["value"]) == ("skipped", None)
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/v1/rerank"])
+async def test_what_is_no_answer_of_a_model_is_not_graded(tmp_path: Path, path: str) -> None:
+    api = Api("")
+    api.exchanges["e0"]["path"] = path
+    await OnlineScorer(rule=rule(tmp_path, checks=[{"type": "length", "min": 3}]), api=api).step()
+    [score] = api.scores.values()
+    assert (score["status"], score["value"]) == ("skipped", None)
+
+
+@pytest.mark.parametrize(
+    ("path", "tool"),
+    [
+        ("/v1/messages", {"name": "find", "input_schema": {"type": "object"}}),
+        ("/v1/chat/completions", {"type": "custom", "custom": {"name": "find"}}),
+    ],
+)
+async def test_a_judge_reads_tools_of_any_api(tmp_path: Path, path: str, tool: dict[str, Any]) -> None:
+    api, judge = Api("fine"), Polite(1)
+    body = {"messages": [{"role": "user", "content": "hello?"}], "tools": [tool]}
+    api.exchanges["e0"] |= {"path": path, "request": json.dumps(body)}
+    checks = [{"type": "judge", "rubric": "The answer is polite."}]
+    asked = rule(tmp_path, checks=checks, judge={"model": "examiner"})
+    await OnlineScorer(rule=asked, api=api, services=Services(judge=judge)).step()
+    [score] = api.scores.values()
+    assert score["status"] == "scored", score["explanation"]
 
 
 async def test_a_model_that_is_away_is_asked_again_later(tmp_path: Path) -> None:

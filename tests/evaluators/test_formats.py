@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from evaluators.formats import Draft, ImportOptions, ImportRefused, import_files, write_set
 from evaluators.formats.templates import TemplateRefused, fill, filled
@@ -186,3 +189,102 @@ def test_a_file_that_nests_too_deeply_is_told(tmp_path: Path) -> None:
     file.write_text(f'{{"input": {"[" * 100_000}{"]" * 100_000}, "ideal": "a"}}\n', "utf-8")
     with pytest.raises(ImportRefused, match=r"samples\.jsonl:1 is no JSON"):
         import_files("openai-evals", [file], ImportOptions())
+
+
+def of_text(tmp_path: Path, format_: str, name: str, text: str, **options: Any) -> Draft:
+    path = tmp_path / name
+    path.write_text(text, "utf-8")
+    return import_files(format_, [path], ImportOptions(**options))
+
+
+def test_a_long_document_in_a_table_is_read(tmp_path: Path) -> None:
+    draft = of_text(tmp_path, "table", "a.csv", f"input,reference\n{'x' * 200_000},y\n")
+    assert [len(row["input"]["messages"][0]["content"]) for row in draft.rows] == [200_000]
+
+
+def test_a_date_in_yaml_is_what_stands_there(tmp_path: Path) -> None:
+    tests = "tests: [{vars: {day: 2026-01-02}, assert: [{type: contains, value: x}]}]"
+    draft = of_text(tmp_path, "promptfoo", "a.yaml", f"prompts: ['It is {{{{day}}}}.']\n{tests}")
+    assert draft.rows[0]["input"]["messages"][0]["content"] == "It is 2026-01-02."
+
+
+def test_ids_that_are_as_long_as_they_may_be_are_kept_apart() -> None:
+    draft = Draft(format="table")
+    ids = [draft.new_id("a" * 300, "row") for _ in range(12)]
+    assert len(set(ids)) == 12
+    assert max(map(len, ids)) <= 200
+
+
+def test_a_file_may_be_called_as_people_call_files(tmp_path: Path) -> None:
+    draft = of_text(tmp_path, "table", "häufige Fragen (neu).csv", "input,reference\na,b\nc,d\n")
+    assert [row["id"] for row in draft.rows] == ["h-ufige-Fragen-neu--1", "h-ufige-Fragen-neu--2"]
+
+
+def test_moments_of_a_table_are_text_in_a_question_and_no_json_elsewhere(tmp_path: Path) -> None:
+    at = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+    path = tmp_path / "a.parquet"
+    rows = [{"input": "q", "target": "a", "metadata": {"at": at}, "at": at}]
+    parquet.write_table(pa.Table.from_pylist(rows), path)
+    table = {"input": "at", "reference": "target"}
+    asked = import_files("table", [path], ImportOptions(fields=table, prompt="It is {{at}}: {{input}}"))
+    assert asked.rows[0]["input"]["messages"][0]["content"].startswith("It is 2026-01-02 03:04")
+    samples = import_files("inspect", [path], ImportOptions())
+    assert any("JSON" in refusal.why for refusal in samples.refused), samples.refused
+
+
+TESTS = "prompts: ['Is it {{day}}?']\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (TESTS + "tests: [{vars: [monday], assert: [{type: is-json}]}]", "vars"),
+        (TESTS + "tests: [{vars: {day: 1}, assert: 5}]", "assert"),
+        (
+            TESTS
+            + "defaultTest: {vars: [1], assert: 5}\ntests: [{vars: {day: 1}, assert: [{type: is-json}]}]",
+            "vars",
+        ),
+    ],
+)
+def test_what_a_configuration_has_in_another_shape_is_listed(tmp_path: Path, config: str, why: str) -> None:
+    draft = of_text(tmp_path, "promptfoo", "a.yaml", config)
+    assert any(why in str(refusal) for refusal in draft.refused), draft.refused
+
+
+def test_a_threshold_that_is_no_number_makes_no_assertion_of_a_cell(tmp_path: Path) -> None:
+    cells = "q,__expected\na,contains(1.2.3):x\n"
+    draft = of_text(tmp_path, "promptfoo", "a.csv", cells, prompt="{{q}}")
+    assert draft.rows[0]["checks"] == [{"type": "exact", "values": ["contains(1.2.3):x"]}]
+
+
+def test_too_many_combinations_are_told_before_they_are_made(tmp_path: Path) -> None:
+    variables = {f"v{n}": list(range(100)) for n in range(6)}
+    tests = [{"vars": variables, "assert": [{"type": "is-json"}]}]
+    with pytest.raises(ImportRefused, match="combinations"):
+        of_text(tmp_path, "promptfoo", "a.json", json.dumps({"prompts": ["x"], "tests": tests}))
+
+
+def test_choices_stand_behind_a_question_in_parts(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "Which one?"}]
+    sample = {"input": [{"role": "user", "content": parts}], "choices": ["x", "y"], "target": "A"}
+    draft = of_text(tmp_path, "inspect", "a.json", json.dumps([sample]))
+    content = draft.rows[0]["input"]["messages"][0]["content"]
+    assert content[0] == parts[0]
+    assert content[1]["text"].startswith("A) x\nB) y")
+
+
+def test_a_check_that_needs_a_judge_is_taken_for_the_set_to_name_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    load = load_golden_set
+    monkeypatch.setattr(
+        "evaluators.formats.draft.load_golden_set", lambda path: loaded.append(path) or load(path)
+    )
+    rows = "".join(f"q{n},a{n}\n" for n in range(50))
+    judge = {"type": "judge", "rubric": "It is polite.", "gate": True}
+    draft = of_text(tmp_path, "table", "a.csv", f"input,reference\n{rows}", checks=({"type": "exact"}, judge))
+    assert len(loaded) < 5
+    assert len(draft.rows) == 50
+    assert [check["type"] for check in draft.rows[0]["checks"]] == ["exact", "judge"], "set.yaml names it"

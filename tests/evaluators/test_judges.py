@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators.errors import GoldenSetError, ModelUnavailable, RunRefused
+from evaluators.errors import EvaluatorError, GoldenSetError, ModelUnavailable, RunRefused
 from evaluators.golden import GoldenItem, GoldenSet, JudgeChoice, Policy
 from evaluators.judges.cache import ScoreCache
 from evaluators.judges.proxied import HttpEmbedder, ProxiedJudge
@@ -225,6 +226,36 @@ async def test_the_same_call_is_not_paid_twice_but_every_repeat_is_asked(tmp_pat
         assert (again.value, again.cost_usd, again.metadata["cached"]) == (1.0, None, True)
 
 
+async def test_a_cache_that_cannot_be_written_or_read_costs_no_verdict(tmp_path: Path) -> None:
+    golden, judge = judged(tmp_path), Gullible()
+    with ScoreCache(tmp_path / "cache.sqlite") as cache:
+        cache._connection.execute("DROP TABLE scores")  # as a full disk, or a lock that is held: it refuses
+        found = await grade(golden, said(RIGHT), judge, cache=cache)
+    assert (found.status, found.value, judge.asked) == ("scored", 1.0, 1)
+
+
+def test_a_file_that_is_no_cache_is_told(tmp_path: Path) -> None:
+    (tmp_path / "cache.sqlite").write_bytes(b"half of something else" * 100)
+    with pytest.raises(EvaluatorError, match=r"cache\.sqlite .* remove it"):
+        ScoreCache(tmp_path / "cache.sqlite")
+
+
+class Halved(Gullible):
+    """A judge whose reason ends in half a surrogate pair, as JSON can say it."""
+
+    async def reply(self, *arguments: Any, **named: Any) -> ModelReply:
+        found = await super().reply(*arguments, **named)
+        return replace(found, text=found.text.replace("because", "fine \\ud83d"))
+
+
+async def test_half_an_emoji_in_a_judges_reason_costs_no_verdict(tmp_path: Path) -> None:
+    golden = judged(tmp_path)
+    with ScoreCache(tmp_path / "cache.sqlite") as cache:
+        for _ in range(2):
+            found = await grade(golden, said(RIGHT), Halved(), cache=cache)
+            assert (found.status, found.explanation) == ("scored", "fine \ufffd")
+
+
 async def test_what_was_no_verdict_is_asked_again(tmp_path: Path) -> None:
     golden, judge = judged(tmp_path), Gullible(replies="garbage")
     with ScoreCache(tmp_path / "cache.sqlite") as cache:
@@ -247,6 +278,16 @@ async def test_a_judge_behind_the_proxy_is_a_named_version_of_golden_traffic() -
     assert (reply.text, reply.tokens, judge.identity) == ("hello", 8, "examiner@1")
     assert fake.headers[0]["x-turnout-version"] == "1"
     assert fake.headers[0]["x-turnout-origin"] == "golden"
+
+
+async def test_a_judge_that_thinks_first_and_answers_in_parts_has_said_its_text() -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "hmm"}]}
+    message = {"role": "assistant", "content": [thought, {"type": "text", "text": "verdict"}]}
+    body = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
+    with serving(lambda question, version: Reply(body=body)) as fake:
+        async with proxied(fake.url) as judge:
+            reply = await judge.reply([{"role": "user", "content": "q"}], schema={}, seed=1)
+    assert reply.text == "verdict"
 
 
 async def test_an_engine_without_structured_output_is_asked_without_it_from_then_on() -> None:

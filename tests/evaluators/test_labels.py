@@ -365,6 +365,20 @@ def sheet(golden: GoldenSet, path: Path) -> tuple[Pen, list[str]]:
 
 
 @pytest.mark.parametrize("name", ["sheet.csv", "sheet.jsonl"])
+@pytest.mark.parametrize("text", ["a\u2028b\x85c {}", "long " * 40_000 + "{}"])
+def test_a_worksheet_of_any_answers_comes_back(
+    golden: GoldenSet, tmp_path: Path, name: str, text: str
+) -> None:
+    path = tmp_path / name
+    control, candidate = two_runs(golden, [text.format(k) for k in range(N)])
+    declared, found = draws(control, candidate, 30), cases(golden, control, candidate)
+    pen = Pen(golden=golden, draw=declared[0], labeller="ann")
+    tasks = waiting(sample_of(found, declared), People(), "ann", declared[0].seed)
+    write(path, tasks)
+    assert read(path, tasks, pen) == ([], [])
+
+
+@pytest.mark.parametrize("name", ["sheet.csv", "sheet.jsonl"])
 def test_a_worksheet_comes_back_as_labels_and_what_is_wrong_is_listed(
     golden: GoldenSet, tmp_path: Path, name: str
 ) -> None:

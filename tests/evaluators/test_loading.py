@@ -201,3 +201,28 @@ def test_a_set_without_a_difference_passes_from_54_items_on_as_the_page_says() -
         return paired_effect(values, alpha=0.05)
 
     assert [decide(effect(n), 0.05) for n in (53, 54)] == ["inconclusive", "pass"]
+
+
+@pytest.mark.parametrize("value", ["2026-01-01", ".nan", ".inf", '"\\ud800"'])
+def test_a_default_check_that_is_no_json_is_a_problem_of_set_yaml(tmp_path: Path, value: str) -> None:
+    question = {key: inner for key, inner in row("a").items() if key != "reference"}
+    folder = write_set(tmp_path, [question], f"default_checks: [{{type: contains, values: [{value}]}}]\n")
+    with pytest.raises(GoldenSetError) as error:
+        load_golden_set(folder)
+    problem = error.value.problems[0]
+    assert (problem.file, problem.field) == (str(folder / "set.yaml"), "default_checks")
+
+
+@pytest.mark.parametrize("code", ["import sys\nsys.exit(0)\n", "raise SystemExit('bye')\n"])
+def test_a_file_of_evaluators_that_exits_does_not_end_the_run_as_passed(tmp_path: Path, code: str) -> None:
+    folder = write_set(tmp_path, [row("a")], "evaluators: [own.py]\n")
+    (folder / "own.py").write_text(code)
+    with pytest.raises(GoldenSetError, match="does not run \\(SystemExit"):
+        load_golden_set(folder)
+
+
+@pytest.mark.parametrize("reference", [0, 0.0])
+def test_nought_is_an_answer(tmp_path: Path, reference: float) -> None:
+    item = make_set(tmp_path, [row("a", reference=reference)]).items[0]
+    assert [check.type for check in item.checks] == ["exact"]
+    assert item.checks[0].options.expects(item.reference) == "'0'"

@@ -49,6 +49,12 @@ def test_a_choice_is_read_where_the_answer_concludes(text: str, found: list[str]
     assert chosen(text, ("A", "B", "C", "D")) == found
 
 
+def test_a_dialect_that_sqlglot_does_not_know_is_told(tmp_path: Path) -> None:
+    check = {"type": "sql", "dialect": "postgress"}
+    with pytest.raises(GoldenSetError, match="Unknown dialect 'postgress'"):
+        make_set(tmp_path, [row("a", reference="select 1", checks=[check])])
+
+
 async def test_the_right_choice_passes_and_an_unknown_reference_is_told(tmp_path: Path) -> None:
     check = {"type": "choice"}
     assert (await score(tmp_path, check, said("Answer: B"), reference="b")).value == 1.0

@@ -347,6 +347,28 @@ async def test_a_shorter_context_and_a_dead_engine_are_found(tmp_path: Path) -> 
     assert status(found)["answers"] == "fail"
 
 
+async def test_a_providers_version_has_no_engine_to_ask_and_is_held_by_its_answers(tmp_path: Path) -> None:
+    """It has no replica: what an engine would say of itself is not checked, and the answers still are."""
+    async with SimulatedEngine(Profile(name="chat")) as one, SimulatedEngine(Profile(name="chat")) as two:
+        api = Api(one.url, two.url)
+        provider = replace(side(api, "chat", "candidate"), replicas=(), engine="litellm")
+        routes = snapshot({1: one.url, 2: two.url}, served_name="chat")
+        async with running_proxy(tmp_path, routes) as proxy:
+            async with Asker(base_url=f"http://127.0.0.1:{proxy.port}", model="chat", token=ADMIN) as asker:
+                known = side(api, "chat", "production")
+                found = [
+                    await preflight("chat", known, provider, api, asker),
+                    await preflight("chat", provider, known, api, asker),
+                ]
+    for report in found:
+        assert report.verdict == "pass", report.to_json()
+        states = status(report)
+        assert states["tokenizer"] == states["template"] == "unchecked"
+        assert states["answers"] == states["tool_calls"] == "ok"
+    sentences = {finding.check: finding.sentence for finding in found[0].findings}
+    assert "litellm" in sentences["context"]
+
+
 async def test_it_asks_no_other_host_than_the_registry_names(monkeypatch: pytest.MonkeyPatch) -> None:
     from evaluators.preflight.engine import EngineClient
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -11,12 +11,14 @@ import pytest
 from evaluators.errors import ProxyUnreachable, ResultsLost, RunRefused
 from evaluators.golden import GoldenItem
 from evaluators.journal import Journal
+from evaluators.ledger import LedgerSink, batches
 from evaluators.models import ModelReply, Services
-from evaluators.pacing import Retry
+from evaluators.pacing import Prices, Retry
 from evaluators.results import ResultRow
 from evaluators.runner import RunLimits, answered, run_questions
 from evaluators.score import Output
 from evaluators.target import ProxyTarget
+from experiments.ledger.transcript import decode
 
 from .fakes import TOKEN, FakeTurnout, Reply, serving
 from .sets import make_set, one_item, row, said
@@ -94,6 +96,56 @@ async def test_how_an_answer_ended(tmp_path: Path, reply: Reply, outcome: str, a
     with serving(lambda question, version: reply) as fake:
         output = await ask(fake, tmp_path)
     assert (output.outcome, output.attempts, len(fake.asked)) == (outcome, attempts, attempts)
+
+
+PARTS = [
+    {"type": "thinking", "thinking": [{"type": "text", "text": "hmm"}]},
+    {"type": "text", "text": None},
+    {"type": "text", "text": "right"},
+]
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "outcome"),
+    [
+        ({"content": PARTS}, "right", "complete"),
+        ({"content": PARTS[:2]}, "", "empty"),
+        ({"content": None, "refusal": "I cannot help with that."}, "I cannot help with that.", "complete"),
+        ({"content": [5]}, "", "upstream_error"),
+        ({"content": 5}, "", "upstream_error"),
+    ],
+)
+async def test_a_message_is_read_as_the_ledger_reads_it(
+    tmp_path: Path, message: dict[str, Any], text: str, outcome: str
+) -> None:
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", **message}}
+    body = orjson.dumps({"choices": [choice]})
+    with serving(lambda question, version: Reply(body=body)) as fake:
+        output = await ask(fake, tmp_path)
+    assert (output.text, output.outcome) == (text, outcome)
+    recorded = decode("/v1/chat/completions", "application/json", 200, body, (), (), b"{}")
+    assert (recorded.text or "", recorded.outcome) == (text, outcome)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(body=b'{"choices":[{"message":{"content":"\xed\xa0\x80"},"finish_reason":"stop"}]}'),
+        Reply(body=b'{"choices":[{"message":{"content":"x"}}],"more":' + b"[" * 400 + b"]" * 400 + b"}"),
+        Reply(status=500, body=b"[" * 100_000),
+        Reply(status=500, body=b'{"error": {"message": "\xed\xa0\x80"}}'),
+    ],
+)
+async def test_a_body_that_cannot_be_kept_is_an_error_of_the_engine_and_no_end(
+    tmp_path: Path, reply: Reply
+) -> None:
+    golden = make_set(tmp_path, [row("a")])
+    sink = Kept()
+    with serving(lambda question, version: reply) as fake, Journal(tmp_path, "r") as journal:
+        async with target(fake) as asked:
+            await run_questions(golden, asked, sink, keep=journal.write)
+    assert [stored.outcome for stored in sink.rows] == ["upstream_error"]
+    orjson.dumps([stored.to_json() for stored in sink.rows])
 
 
 async def test_an_answer_that_does_not_come_is_a_timeout_and_not_asked_again(tmp_path: Path) -> None:
@@ -324,3 +376,56 @@ async def test_an_answer_counts_as_had_only_with_all_its_checks_of_this_content(
     assert answered(golden, sink.rows[1:]) == {("b", 0)}
     changed = make_set(tmp_path / "b", [row("a", checks=CHECKS, reference="other"), row("b", checks=CHECKS)])
     assert answered(changed, sink.rows) == {("b", 0)}
+
+
+def test_long_answers_are_handed_in_as_many_at_a_time_as_are_taken() -> None:
+    posted: list[int] = []
+
+    class Api:
+        def post(self, path: str, body: Any) -> Any:
+            posted.append(len(orjson.dumps(body)))
+            return {"stored": len(body["results"])}
+
+    output = said("x" * 200_000).to_json()
+    rows = [
+        ResultRow(
+            item_id=f"q{n // 4}", item_hash="h", repeat=0, evaluator=f"c{n % 4}", evaluator_version="1",
+            status="scored", value=1.0, output=output,
+        )
+        for n in range(400)
+    ]  # fmt: skip
+    sink = LedgerSink(cast(Any, Api()), "r")
+    sink.append(rows)
+    assert max(posted) < 32 * 1024 * 1024
+    assert len(posted) < 10
+    assert (sink.rows, sink.exact) == (rows, True)
+    for batch in batches(rows, 400):
+        assert len(batch) % 4 == 0, "an answer's rows stay together"
+
+
+def test_answers_with_many_checks_fit_into_what_is_taken_at_once() -> None:
+    rows = [
+        ResultRow(
+            item_id=f"q{n // 150}", item_hash="h", repeat=0, evaluator=f"c{n % 150}", evaluator_version="1",
+            status="scored", value=1.0,
+        )
+        for n in range(1500)
+    ]  # fmt: skip
+    assert {len(batch) for batch in batches(rows, 400)} == {300}
+
+
+async def test_what_had_no_answer_when_the_ceiling_was_reached_is_asked_by_the_next_run(
+    tmp_path: Path,
+) -> None:
+    golden = make_set(tmp_path, [row(f"q{n}") for n in range(6)])
+    sink = Kept()
+
+    def answer(question: str, version: int) -> Reply:
+        return Reply(status=503, refused=True) if question == "q0" else Reply(text="right")
+
+    limits = RunLimits(concurrency=1, max_cost_usd=0.00001, prices=Prices(usd_per_million_output=2.0))
+    with serving(answer) as fake:
+        async with target(fake) as asked:
+            tally = await run_questions(golden, asked, sink, limits=limits)
+    assert (tally.unanswered, tally.unasked > 0) == (1, True)
+    assert "q0" not in {stored.item_id for stored in sink.rows}

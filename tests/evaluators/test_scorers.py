@@ -221,3 +221,47 @@ def test_a_score_has_a_finite_value_exactly_when_it_is_scored() -> None:
     ):
         with pytest.raises(ValueError, match="score 'x'"):
             Score(name="x", **bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        {"type": "json_schema", "schema": {"additionalProperties": {"type": "number"}}},
+        {"type": "json_diff", "value": {}},
+    ],
+)
+async def test_a_name_in_an_answer_that_utf8_cannot_hold_is_wrong_and_no_error(
+    tmp_path: Path, check: dict[str, Any]
+) -> None:
+    """What a model answers must not turn its failure into missing data."""
+    item = one_item(tmp_path, check)
+    [(_, score)] = await score_output(item, said(r'{"\ud83d": "x"}'), Policy())
+    assert (score.status, score.value) == ("scored", 0.0), score
+
+
+@pytest.mark.parametrize("schema", [{}, {"additionalProperties": False}])
+async def test_a_backtracking_pattern_for_names_is_stopped_too(
+    tmp_path: Path, schema: dict[str, Any]
+) -> None:
+    check = {"type": "json_schema", "schema": {**schema, "patternProperties": {"^(a|aa)+$": {}}}}
+    found = await score(tmp_path, check, said('{"' + "a" * 60 + 'b": 1}'))
+    assert (found.status, found.error and found.error.kind) == ("error", "pattern_timeout")
+
+
+@pytest.mark.parametrize(
+    ("answer", "passes"),
+    [
+        ('{"x1": 1, "name": "a"}', True),
+        ('{"x1": "one"}', False),
+        ('{"x1": 1, "other": true}', True),
+        ('{"x1": 1, "other": 2}', False),
+        ("[]", True),
+    ],
+)
+async def test_names_are_held_to_their_patterns(tmp_path: Path, answer: str, passes: bool) -> None:
+    names = {"properties": {"name": {}}, "patternProperties": {"^x": {"type": "number"}}}
+    check = {"type": "json_schema", "schema": {**names, "additionalProperties": {"type": "boolean"}}}
+    assert (await score(tmp_path, check, said(answer))).value == float(passes)
+    shut = {"type": "json_schema", "schema": {**names, "additionalProperties": False}}
+    other = passes and "other" not in answer
+    assert (await score(tmp_path, shut, said(answer))).value == float(other)

@@ -399,6 +399,26 @@ def test_a_golden_run_is_kept_and_logged_to_mlflow_once(plane: Plane, api: TestC
     assert [run["run_id"] for run in api.get("/api/golden/runs?model=chat&status=complete").json()] == [RUN]
 
 
+def test_mlflow_has_the_numbers_of_the_whole_run_and_not_of_where_it_was_stopped(
+    plane: Plane, api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[Any] = []
+
+    def log(*_: object, metrics: Any, **__: object) -> str:
+        logged.append(metrics)
+        return f"m{len(logged)}"
+
+    monkeypatch.setattr(plane.registry, "log_golden_run", log)
+    begin(api)
+    stopped = {"status": "partial", "summary": {"metrics": {"pass_rate": 0.1}}}
+    assert api.post(f"/api/golden/runs/{RUN}/finish", json=stopped).json()["mlflow_run_id"] is None
+    whole = {"status": "complete", "summary": {"metrics": {"pass_rate": 0.9}}}
+    assert api.post(f"/api/golden/runs/{RUN}/finish", json=whole).json()["mlflow_run_id"] == "m1"
+    assert logged == [{"pass_rate": 0.9}]
+    late = api.post(f"/api/golden/runs/{RUN}/finish", json=stopped).json()
+    assert (late["status"], late["summary"]) == ("complete", whole["summary"])
+
+
 def test_an_mlflow_that_is_away_fails_no_golden_run(
     plane: Plane, api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,6 +450,8 @@ def test_a_comparison_opens_the_gate_and_is_tagged_on_the_version(plane: Plane, 
     assert made.status_code == 201
     assert {**body, "at": made.json()["at"]} == made.json()
     assert api.post("/api/golden/comparisons", json=body).status_code == 200
+    other = {**body, "candidate_version": 1, "verdict": "fail"}
+    assert api.post("/api/golden/comparisons", json=other).json() == made.json(), "what is there stays"
     assert len(api.get("/api/golden/comparisons?model=chat&set_name=support").json()) == 1
     assert plane.registry.version("chat", 2).tags["golden.support"].startswith("pass against version 1")
     assert api.post("/api/experiments", json={"spec_yaml": gated}).status_code == 201

@@ -219,6 +219,36 @@ def test_nothing_concluded_exits_with_3(items: str, arguments: list[str], told: 
     assert fake.asked == []
 
 
+@pytest.mark.parametrize("origin", ["--token", "TURNOUT_TOKEN", "token"])
+@pytest.mark.parametrize("refuses", ["controller", "proxy"])
+def test_a_refused_token_is_told_with_where_it_came_from(
+    items: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: str, refuses: str
+) -> None:
+    monkeypatch.delenv("TURNOUT_TOKEN", raising=False)
+    (tmp_path / "token").write_text("wrong" if origin == "token" else TOKEN)
+    given = ["--token", "wrong"] if origin == "--token" else []
+    environment: dict[str, Any] = {"TURNOUT_DATA": str(tmp_path)}
+    environment |= {"TURNOUT_TOKEN": "wrong"} if origin == "TURNOUT_TOKEN" else {}
+    with serving(right) as fake:
+        if refuses == "proxy":  # of another installation than the controller
+            monkeypatch.setattr("tests.evaluators.fakes._Handler.do_POST", _unguarded)
+        places = ["--proxy-url", fake.url, "--control-url", fake.url, *given]
+        arguments = ["run", items, "-m", "chat", "-v", "1", *places]
+        done = CliRunner().invoke(golden, arguments, env=environment)
+    assert done.exit_code == 3
+    where = str(tmp_path / "token") if origin == "token" else origin
+    assert f"here the token comes from {where}" in done.stderr
+
+
+def _unguarded(self: Any) -> None:
+    """The controller takes any token, and the proxy does not."""
+    body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+    if self.path == "/v1/chat/completions":
+        self._chat(body)
+    else:
+        self._json(200, self.server.fake.post(self.path, body))
+
+
 def test_a_service_that_is_away_is_named(items: str, tmp_path: Path) -> None:
     with serving(right) as gone:
         pass

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from typer.testing import CliRunner, Result
 from tests.evaluators.fakes import TOKEN, FakeTurnout, Reply, serving
 from tests.evaluators.sets import row, write_set
 from tests.evaluators.test_exchanges import exchange
-from turnout.golden_files import golden
+from turnout.golden_files import _append, golden
 
 FOREIGN = Path(__file__).parents[1] / "evaluators" / "foreign"
 
@@ -101,3 +104,64 @@ def test_an_exchange_becomes_an_item(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "where is [redacted]?" in rows[0]["input"]["messages"][0]["content"], (
         "as the model's recording says"
     )
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTurnout]:
+    with serving(lambda question, version: Reply(text="right")) as fake:
+        answered = fake.get
+        monkeypatch.setattr(
+            fake, "get", lambda path, query: exchange() if "exchanges" in path else answered(path, query)
+        )
+        yield fake
+
+
+def test_a_disk_that_fills_up_costs_the_new_item_and_none_of_the_old(
+    recorded: FakeTurnout, tmp_path: Path
+) -> None:
+    items = write_set(tmp_path / "set", [row(f"q{n}") for n in range(20)]) / "items.jsonl"
+    before = items.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 40, hard))
+    try:
+        done = invoke("add", "01JX", "--set", str(items.parent), fake=recorded)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert done.exit_code == 3, done.output
+    assert items.read_bytes() == before
+
+
+def test_items_that_are_added_at_the_same_time_are_all_there(tmp_path: Path) -> None:
+    items = tmp_path / "set" / "items.jsonl"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: _append(items, row(f"q{n}")), range(40)))
+    assert sorted(json.loads(line)["id"] for line in items.read_text().splitlines()) == sorted(
+        f"q{n}" for n in range(40)
+    )
+
+
+def test_an_item_may_use_what_its_set_declares(recorded: FakeTurnout, tmp_path: Path) -> None:
+    folder = write_set(
+        tmp_path / "set", [row("a")], "evaluators: [own.py]\njudge: {provider: openai/gpt-4.1-mini}\n"
+    )
+    (folder / "own.py").write_text(
+        "from evaluators.scorers import scorer\n\n@scorer('own', version='1')\n"
+        "def own(item, output, options):\n    return True, 'fine'\n"
+    )
+    judge = '{"type": "judge", "rubric": "The answer is polite.", "gate": true}'
+    add = ["add", "01JX", "--set", str(folder), "--check", "own", "--check", judge]
+    assert invoke(*add, fake=recorded).exit_code == 0
+    refused = invoke("add", "01JX", "--set", str(folder), "--id", "b", "--check", "nonsense", fake=recorded)
+    assert refused.exit_code == 3
+    assert "no scorer is called 'nonsense'" in refused.stderr
+    assert len((folder / "items.jsonl").read_text().splitlines()) == 2
+
+
+def test_half_an_emoji_in_a_question_is_shown_as_what_it_is(recorded: FakeTurnout, tmp_path: Path) -> None:
+    cut = json.dumps({"messages": [{"role": "user", "content": "an emoji cut in two \ud83d"}]})
+    recorded.get = lambda path, query: (  # type: ignore[method-assign]
+        exchange(request=cut) if "exchanges" in path else {"redact": []}
+    )
+    done = invoke("add", "01JX", "--set", str(tmp_path / "set"), fake=recorded)
+    assert done.exit_code == 0, done.output
+    assert "an emoji cut in two \ufffd" in (tmp_path / "set" / "items.jsonl").read_text("utf-8")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from typer.testing import CliRunner
 
+from tests.evaluators.fakes import Reply, serving
 from turnout.operations import replay_text
-from turnout.replaying import Journal, Rate, Stopped
+from turnout.replay_command import replay_app
+from turnout.replaying import Journal, Rate, Stopped, Way, replay
 
 ONE = "019a0000-0000-7000-8000-000000000001"
 TWO = "019a0000-0000-7000-8000-000000000002"
@@ -71,3 +76,45 @@ def test_the_accounting_closes_in_words() -> None:
         "10 selected = 4 paired + 3 skipped (1 not recorded, 2 tools skipped) + 2 failed + 1 remaining"
     )
     assert replay_text(progress | {"remaining": 0}, 2).endswith("0 failed + 0 remaining")
+
+
+class Recorded:
+    """The control API, which has one request that waits."""
+
+    def get(self, path: str, params: Any = None) -> Any:
+        request = {"exchange_id": ONE, "path": "/v1/x", "unit": "u", "tenant": None, "request": "{}"}
+        return {"requests": [request], "closed": None, "after": None}
+
+
+async def test_a_token_that_the_proxy_refuses_is_told_with_where_it_came_from(tmp_path: Path) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        body = b'{"error": {"code": "admin_required", "message": "wrong token"}}'
+        writer.write(b"HTTP/1.1 403 Forbidden\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        way = Way(
+            experiment="past",
+            model="chat",
+            candidate="version 2",
+            api=cast(Any, Recorded()),
+            proxy_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}",
+            token="wrong",
+            token_origin="here the token comes from X",
+            rate=Rate(None),
+        )
+        with Journal(tmp_path, "past") as journal:
+            tally = await replay(way, journal)
+    assert tally.stopped == "wrong token; here the token comes from X"
+
+
+def test_a_token_that_the_controller_refuses_is_told_with_where_it_came_from(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text("experiment: past\n")
+    with serving(lambda question, version: Reply()) as fake:
+        environment = {"TURNOUT_TOKEN": "wrong", "TURNOUT_CONTROL_URL": fake.url}
+        done = CliRunner().invoke(replay_app, [str(spec)], env=environment)
+    assert done.exit_code == 1
+    assert "here the token comes from TURNOUT_TOKEN" in done.stderr.replace("\n", " ")

@@ -35,15 +35,29 @@ def _chat_whole(answer: Answer, payload: Payload) -> None:
         choice.finish = text(part.get("finish_reason")) or None
 
 
+def said_in(message: Payload) -> tuple[str, str]:
+    """What a message says, or a piece of one, and what is thought in it. Raises one of MISREAD.
+
+    Content is a text, or a list of parts: Mistral's reasoning models send both, in one stream
+    (docs.mistral.ai, ThinkChunk and TextChunk). A part that is neither, such as a reference, says nothing.
+    """
+    content = message.get("content") or message.get("refusal")
+    if not isinstance(content, list):
+        return text(content), ""
+    said = [text(part.get("text")) for part in content]
+    thought = [part["thinking"] for part in content if part.get("type") == "thinking"]
+    return "".join(said), "".join(text(piece.get("text")) for pieces in thought for piece in pieces)
+
+
 def _message(choice: Choice, message: Payload) -> bool:
     """Add a message, or a piece of one, to a choice; whether it held any content."""
-    said = message.get("content") or message.get("refusal")
+    said, thought = said_in(message)
     if said:
-        choice.text.append(text(said))
+        choice.text.append(said)
     # vLLM says `reasoning` since 0.12 and `reasoning_content` before, as DeepSeek and SGLang do.
-    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    reasoning = text(message.get("reasoning_content") or message.get("reasoning")) or thought
     if reasoning:
-        choice.reasoning.append(text(reasoning))
+        choice.reasoning.append(reasoning)
     calls = message.get("tool_calls")
     if calls:
         for position, call in enumerate(calls):

@@ -51,6 +51,27 @@ def test_a_run_from_its_beginning_to_its_end(store: Store) -> None:
     assert golden.run(store, "r2") is None
 
 
+def finish(store: Store, status: str, passed: int, *, seconds: int) -> dict[str, Any]:
+    at = instant(START_NS + seconds * 10**9)
+    store.write(lambda c: golden.finish_run(c, "r1", status=status, summary={"passed": passed}, ended_at=at))
+    found = golden.run(store, "r1")
+    assert found is not None
+    return found
+
+
+def test_a_run_that_was_stopped_and_gone_on_with_ends_when_it_is_through(store: Store) -> None:
+    begin(store)
+    assert finish(store, "partial", 1, seconds=60)["status"] == "partial"
+    through = finish(store, "complete", 2, seconds=90)
+    assert (through["status"], through["ended_at"]) == ("complete", instant(START_NS + 90 * 10**9))
+
+
+def test_whoever_comes_late_to_a_run_that_is_through_changes_nothing(store: Store) -> None:
+    begin(store)
+    through = finish(store, "complete", 2, seconds=90)
+    assert finish(store, "partial", 1, seconds=95) == through
+
+
 def test_beginning_again_changes_nothing(store: Store) -> None:
     assert begin(store)
     assert not begin(store, version=9)

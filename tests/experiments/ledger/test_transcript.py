@@ -38,6 +38,40 @@ def test_a_chat_answer_is_read_whole() -> None:
     assert (said.chunks, said.ttft_us, said.gap_max_us) == (0, None, None)
 
 
+#: What Mistral's reasoning models answer: https://docs.mistral.ai (ThinkChunk, TextChunk, ReferenceChunk).
+THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "hmm"}], "closed": True}
+PARTS = [THOUGHT, {"type": "text", "text": "It is "}, {"type": "reference", "reference_ids": [1]}]
+
+
+def test_an_answer_in_parts_is_read_part_by_part() -> None:
+    body = json.loads(chat_answer("x"))
+    body["choices"][0]["message"]["content"] = [*PARTS, {"type": "text", "text": "four."}]
+    said = read(json.dumps(body).encode(), JSON)
+    assert (said.outcome, said.error_code) == ("complete", None)
+    assert (said.text, said.reasoning) == ("It is four.", "hmm")
+
+
+def test_a_stream_in_parts_is_read_part_by_part() -> None:
+    pieces = [delta("", role="assistant"), delta([THOUGHT]), delta("It is "), delta(PARTS[1:2])]  # type: ignore[arg-type]
+    said = read(sse(*pieces, delta("four.", finish="stop"), "[DONE]"))
+    assert (said.outcome, said.text, said.reasoning) == ("complete", "It is It is four.", "hmm")
+    assert said.chunks == 4
+
+
+@pytest.mark.parametrize("content", [[5], [{"type": "text", "text": 5}], {"text": "x"}, 5])
+def test_content_that_is_neither_a_text_nor_parts_is_malformed(content: Any) -> None:
+    body = json.loads(chat_answer("x"))
+    body["choices"][0]["message"]["content"] = content
+    said = read(json.dumps(body).encode(), JSON)
+    assert (said.outcome, said.error_code) == ("upstream_error", "malformed_answer")
+
+
+def test_thinking_without_an_answer_is_empty() -> None:
+    body = json.loads(chat_answer("x"))
+    body["choices"][0]["message"]["content"] = [THOUGHT]
+    assert read(json.dumps(body).encode(), JSON).outcome == "empty"
+
+
 def test_times_are_those_of_the_chunks_that_completed_a_piece() -> None:
     pieces = [sse(delta("", role="assistant")), sse(delta("a")), sse(delta("b")), sse(delta("c"), delta("d"))]
     pieces.append(sse(delta(None, finish="stop"), "[DONE]"))
