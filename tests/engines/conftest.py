@@ -29,6 +29,15 @@ ENGINE_ARGUMENTS = (
 READY_S = 300
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once() -> Iterator[None]:
+    """Where Python may not keep what it compiles, each of an engine's processes would compile thousands of
+    modules anew."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def vllm_python() -> str:
     python = os.environ.get("TURNOUT_VLLM_PYTHON") or str(ROOT / ".venv-vllm" / "bin" / "python")
