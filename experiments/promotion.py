@@ -19,7 +19,7 @@ from registry import Registry, RegistryError, RegistryUnreachable
 from .admission import version_of
 from .control import Author, Control, released
 from .decision import Backing, Decision, Done, new_id
-from .errors import Conflict, Refused, Unavailable
+from .errors import Conflict, NotFound, Refused, Unavailable
 from .ledger import decisions, trials
 from .ledger.store import Connection, DatabaseError
 from .lifecycle import Experiment, follow
@@ -314,13 +314,10 @@ class Promotion:
         routing = self._tried_on_users(name)
         if routing and not production:
             if dry_run:
-                words = (
-                    f"version {one.candidate_version} of {name!r} would get no traffic" for one in routing
-                )
-                return self._would("rollback", name, tuple(words))
+                return self._would("rollback", name, tuple(map(_would_lose, routing)))
             if len(routing) == 1:
                 return self._control.take_away(routing[0].name, "roll_back", "rollback", author)
-            return self._release(name, author)
+            return self._release_all(name, author)
         if not production and (just := self._just_released(name)):
             return self._control.nothing("rollback", name, just)
         if model.came_back_from is not None:
@@ -332,7 +329,27 @@ class Promotion:
         """What a rollback ends. A draft, or what waits in preflight, has taken nobody anywhere yet."""
         return [one for one in self._junction.open_on(model) if one.routes and one.phase.number]
 
-    def _release(self, name: str, author: Author) -> Done | None:
+    def release(self, name: str, experiment: str, author: Author, *, dry_run: bool = False) -> Done:
+        """Take back what one experiment has given its candidate, whatever runs beside it. Raises NotFound,
+        and Conflict where it has given nothing."""
+        one = self._junction.experiment(experiment)
+        if one.model != name:
+            raise NotFound(
+                f"experiment {experiment!r} is one of {one.model!r}, not of {name!r}",
+                code="unknown_experiment",
+                param="experiment",
+            )
+        if one.state != "rolled_back" and one not in self._tried_on_users(name):
+            raise Conflict(
+                f"experiment {experiment!r} is {one.state_text} and has no unit of {name!r}: there is "
+                "nothing to take back",
+                code="nothing_to_roll_back",
+            )
+        if dry_run:
+            return self._would("rollback", name, (_would_lose(one),))
+        return self._control.take_away(experiment, "roll_back", "rollback", author)
+
+    def _release_all(self, name: str, author: Author) -> Done | None:
         """Every candidate that is tried on users at once: who is in trouble need not know first which of them
         it is. None if they are gone by now."""
         began = time.monotonic()
@@ -469,6 +486,10 @@ def _why_not(
             f"{model.production} now"
         )
     return None
+
+
+def _would_lose(one: Experiment) -> str:
+    return f"version {one.candidate_version} of {one.model!r} would get no traffic"
 
 
 def _promotion_words(model: CatalogModel, target: int, ending: list[Experiment]) -> tuple[str, ...]:

@@ -310,6 +310,9 @@ def promote(
 @app.command()
 def rollback(
     model: Model,
+    experiment: Annotated[
+        str | None, typer.Option(help="Release the candidate of this experiment alone.")
+    ] = None,
     production: Annotated[
         bool, typer.Option("--production", help="Take production itself back, whatever experiment runs.")
     ] = False,
@@ -320,7 +323,9 @@ def rollback(
     """Release every running candidate, or else go back to the former production version. Traffic first."""
     from .operations import change_production
 
-    body = {"reason": reason, "dry_run": dry_run, "production": production}
+    if experiment is not None and production:
+        fail("--experiment and --production: one of them, for they take back different things", 2)
+    body = {"reason": reason, "dry_run": dry_run, "production": production, "experiment": experiment}
     change_production(_settings(), model, "rollback", body, as_json=as_json)
 
 

@@ -63,8 +63,7 @@ def _promote(one: Experiment, model: ModelAnswer | None) -> list[Deed]:
 
 
 def _release(one: Experiment) -> list[Deed]:
-    """Of a candidate that has units. The route names the model alone: where this experiment routes nobody, it
-    would release another one's candidate, or take production itself back."""
+    """Of a candidate that has units; of no other, whatever runs beside it."""
     holds = one.state == "paused" or (one.candidate is not None and (one.candidate.weight_pct or 0.0) > 0.0)
     if one.mode == "shadow" or not holds:
         return []
@@ -76,7 +75,7 @@ def _release(one: Experiment) -> list[Deed]:
             meaning="The candidate is released: all units go to production with the next request, "
             "and the experiment ends.",
             route=("models", one.model, "rollback"),
-            body={},
+            body={"experiment": one.name},
             dry_run=True,
         )
     ]

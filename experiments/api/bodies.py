@@ -54,9 +54,11 @@ class Promote(Why):
 
 
 class Rollback(Why):
-    """`production` true takes production itself back even while an experiment runs."""
+    """`experiment` releases the candidate of that one alone; `production` true takes production itself back
+    even while an experiment runs."""
 
     dry_run: bool = False
+    experiment: str | None = None
     production: bool = False
 
 

@@ -114,15 +114,17 @@ def promote(model: str, body: Promote, controller: Known) -> dict[str, Any]:
 
 @router.post(
     "/{model}/rollback",
-    summary="Release the candidate, or take production back to the former version",
+    summary="Release every candidate, or take production back to the former version",
     description="Traffic first: what could not be written yet is listed under `pending` and retried.",
     dependencies=[Depends(require_token)],
     responses=documented(400, 401, 404, 409),
 )
 def rollback(model: str, body: Rollback, controller: Known) -> dict[str, Any]:
     author = Author(actor=body.actor, reason=body.reason)
-    done = controller.promotion.rollback(model, author, production=body.production, dry_run=body.dry_run)
-    return views.done(done)
+    promotion = controller.promotion
+    if body.experiment is not None and not body.production:
+        return views.done(promotion.release(model, body.experiment, author, dry_run=body.dry_run))
+    return views.done(promotion.rollback(model, author, production=body.production, dry_run=body.dry_run))
 
 
 @router.post(

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from experiments.assignment import unit_id
-from experiments.errors import Conflict
+from experiments.errors import Conflict, NotFound
 from experiments.snapshot import Route, Snapshot
 
 from .plane import AB, ADA, Plane
@@ -71,6 +71,27 @@ def test_a_rollback_releases_every_candidate_at_once(plane: Plane) -> None:
     assert plane.production == 1
     again = plane.controller.promotion.rollback("chat", ADA)
     assert "was released" in again.decision.changed[0]
+
+
+def test_one_of_them_may_be_released_alone(plane: Plane) -> None:
+    plane.begin(part("second", 2, 0, 50))
+    plane.begin(part("third", 3, 50, 100))
+    promotion = plane.controller.promotion
+    would = promotion.release("chat", "third", ADA, dry_run=True)
+    assert would.decision.changed == ("version 3 of 'chat' would get no traffic",)
+    done = promotion.release("chat", "third", ADA)
+    assert (done.decision.action, done.decision.experiment) == ("rollback", "third")
+    plane.settle()
+    assert (plane.state("second"), plane.state("third")) == ("running", "rolled_back")
+    assert {route.experiment for route in routes(plane.snapshot, 500)} == {"second"}
+    assert not promotion.release("chat", "third", ADA).recorded
+    plane.controller.control.stop("second", ADA)
+    with pytest.raises(Conflict, match="nothing to take back"):
+        promotion.release("chat", "second", ADA)
+    with pytest.raises(NotFound, match="no experiment 'fourth'"):
+        promotion.release("chat", "fourth", ADA)
+    with pytest.raises(NotFound, match="is one of 'chat', not of 'code'"):
+        promotion.release("code", "second", ADA)
 
 
 def test_a_rollback_leaves_alone_what_waits(plane: Plane) -> None:

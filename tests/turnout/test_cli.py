@@ -78,6 +78,19 @@ def test_a_release_from_registration_to_rollback(plane: Plane, spec: str) -> Non
     assert "snapshot" in done("status")
 
 
+def test_a_rollback_may_name_one_experiment(plane: Plane, spec: str) -> None:
+    done("experiment", "start", spec)
+    assert "version 2 of 'chat' would get no traffic" in done(
+        "rollback", "chat", "--experiment", "faster", "--dry-run"
+    ).replace("Version", "version")
+    assert "no experiment 'slower'" in failed("rollback", "chat", "--experiment", "slower")
+    assert "one of them" in failed("rollback", "chat", "--experiment", "faster", "--production", code=2)
+    done("rollback", "chat", "--experiment", "faster")
+    plane.settle()
+    assert plane.state() == "rolled_back"
+    assert "nothing to change" in done("rollback", "chat", "--experiment", "faster").lower()
+
+
 def test_what_was_done_is_recorded_with_the_name_of_who_did_it(plane: Plane, spec: str) -> None:
     done("experiment", "start", spec)
     done("experiment", "stop", "faster", "--reason", "enough")
