@@ -255,6 +255,8 @@ class Experiment(Answer):
     mode: str = ""
     state: str = ""
     unit: str | None = None
+    #: How much of the units may enter: the arms' weights are shares of these.
+    entering_pct: float = 100.0
     arms: Annotated[tuple[ArmAnswer, ...], BeforeValidator(_sequence)] = ()
     phase: int | None = None
     started_at: Instant | None = None

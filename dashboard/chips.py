@@ -130,7 +130,13 @@ def split(experiment: Experiment) -> str:
             part = experiment.candidate_pct if over and arm.arm != "control" else None
         words = f"{arm.arm} {figures.version(arm.version)}"
         parts.append(words + (f" {figures.weight(part)}" if figures.known(part) else ""))
-    return " · ".join(parts) or figures.DASH
+    return " · ".join((*parts, *entering(experiment))) or figures.DASH
+
+
+def entering(experiment: Experiment) -> tuple[str, ...]:
+    """Of whom the shares are, where that is not everybody."""
+    part = experiment.entering_pct
+    return () if part >= 100 else (f"in {figures.weight(part)} of the units",)
 
 
 def fact(title: str, value: str, note: str = "") -> None:

@@ -28,6 +28,7 @@ from .lifecycle import (
     State,
     advance,
     enter_next_stage,
+    entering_share,
     follow,
     next_step,
 )
@@ -370,4 +371,7 @@ def share_text(experiment: Experiment) -> str:
     share = points_text(experiment.weight_ppm / 10_000)
     verb = "answers" if experiment.routes else "gets copies of"
     whose = "the recorded units" if experiment.stage.recorded else "the units"
+    entering = entering_share(experiment.spec)
+    if entering < 1:
+        whose += f" that may enter ({points_text(100 * entering)} of all)"
     return f"version {experiment.candidate_version} of {experiment.model!r} {verb} {share} of {whose}"

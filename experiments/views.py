@@ -17,7 +17,7 @@ from .decision import Decision, Done
 from .ledger import decisions, golden, traffic, trials
 from .ledger.recorded import Progress, Selection
 from .ledger.store import Row, instant, nanoseconds
-from .lifecycle import CANDIDATE, Experiment
+from .lifecycle import CANDIDATE, Experiment, entering_share
 from .pipeline import pipeline
 from .recorded import selection_of
 from .routing import CatalogModel
@@ -115,6 +115,8 @@ def _summary(
         "state": experiment.state,
         "arms": _arms(experiment),
         "unit": experiment.spec.unit,
+        # Arms and steps are shares of the units that may enter at all.
+        "entering_pct": round(100 * entering_share(experiment.spec), 6),
         "phase": experiment.phase.number,
         # The arms say who gets what now; an ended experiment is read by what was tried.
         "candidate_pct": (experiment.phase.candidate_ppm or experiment.phase.share_ppm) / 10_000,

@@ -184,7 +184,14 @@ def start_experiment(settings: Settings, spec: Path, *, draft: bool = False, as_
         emit(started)
         return
     arms = ", ".join(f"{arm['arm']} v{arm['version']} {arm['weight_pct']:g} %" for arm in started["arms"])
-    say(f"{started['name']} is {started['state']}: {started['mode']} on {started['model']}, {arms}.")
+    who = entering(started)
+    say(f"{started['name']} is {started['state']}: {started['mode']} on {started['model']}, {arms}{who}.")
+
+
+def entering(experiment: Json) -> str:
+    """Of whom the arms' weights are shares, where that is not everybody."""
+    part = experiment.get("entering_pct", 100)  # a controller of before does not say
+    return "" if part >= 100 else f" in {part:g} % of the units"
 
 
 def list_experiments(settings: Settings, *, as_json: bool) -> None:
@@ -200,7 +207,7 @@ def _experiments_table(experiments: list[Json]) -> None:
     rows = [
         (
             one["name"], one["model"], one["mode"], one["state"],
-            " / ".join(f"v{arm['version']} {arm['weight_pct']:g}%" for arm in one["arms"]),
+            " / ".join(f"v{arm['version']} {arm['weight_pct']:g}%" for arm in one["arms"]) + entering(one),
             f"{one['units']} of {one['horizon']}", _chip(one["verdict"]),
         )
         for one in experiments

@@ -18,7 +18,7 @@ from rich.text import Text
 from experiments.client import ControlClient, ControlError
 
 from .books import accounting
-from .operations import SCORECARD, Json, path_part, scorecard_row
+from .operations import SCORECARD, Json, entering, path_part, scorecard_row
 from .settings import Settings
 from .terminal import fail, out, plain, say
 
@@ -117,7 +117,7 @@ def headline(experiment: Json) -> str:
     arms = " / ".join(f"{arm['arm']} v{arm['version']} {arm['weight_pct']:g} %" for arm in experiment["arms"])
     return plain(
         f"{experiment['name']} ({experiment['mode']} on {experiment['model']}) is "
-        f"{experiment['state'].replace('_', ' ')}: {arms}, "
+        f"{experiment['state'].replace('_', ' ')}: {arms}{entering(experiment)}, "
         f"{experiment['units']} of {experiment['horizon']} units"
     )
 

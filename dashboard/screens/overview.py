@@ -130,6 +130,7 @@ def share(one: Experiment) -> str:
     part = one.candidate_pct if one.state in OVER or now is None else now
     if part is None:
         return mode
+    part *= one.entering_pct / 100
     whom = f"{one.unit}s" if one.unit in ("user", "session", "tenant", "request") else "units"
     verb = "copies of" if one.mode == "shadow" else "on"
     return f"{mode} {verb} {figures.weight(part)} of {whom}"
@@ -234,7 +235,8 @@ def _card(one: Experiment) -> None:
 
 def split_lines(one: Experiment) -> tuple[str, str]:
     """What the candidate gets in one line, the versions in the next."""
-    versions = " · ".join(f"{arm.arm} {figures.version(arm.version)}" for arm in one.arms)
+    names = (f"{arm.arm} {figures.version(arm.version)}" for arm in one.arms)
+    versions = " · ".join((*names, *chips.entering(one)))
     if one.state in OVER or one.mode == "shadow":
         return share(one), versions
     weights = " / ".join(figures.weight(arm.weight_pct) for arm in one.arms) or figures.DASH

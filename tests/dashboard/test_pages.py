@@ -5,6 +5,7 @@ import re
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dashboard import chips
 from dashboard.answers import Experiment
 from dashboard.screens import overview
 from dashboard.start import TOKEN, TOKEN_FILE
@@ -345,6 +346,25 @@ def test_of_hundreds_of_experiments_and_models_a_page_is_drawn(
 def test_data_is_late_only_where_some_is_awaited(state: str, late: bool) -> None:
     one = Experiment.model_validate(experiments()[0] | {"state": state, "data_age_s": 3_600.0})
     assert ("late" in overview.freshness(one)) is late
+
+
+def test_of_a_part_of_the_units_shares_are_told_as_that() -> None:
+    one = Experiment.model_validate(
+        experiments()[0]
+        | {
+            "state": "running",
+            "mode": "ab",
+            "entering_pct": 40.0,
+            "arms": [
+                {"arm": "control", "version": 1, "weight_pct": 50.0},
+                {"arm": "candidate", "version": 2, "weight_pct": 50.0},
+            ],
+        }
+    )
+    assert overview.share(one).replace("\u202f", " ") == "A/B on 20 % of users"
+    assert overview.split_lines(one)[1].replace("\u202f", " ").endswith("candidate v2 · in 40 % of the units")
+    whole = one.model_copy(update={"entering_pct": 100.0})
+    assert "of the units" not in chips.split(whole)
 
 
 def test_the_page_turned_to_in_one_experiments_outputs_is_not_another_ones(

@@ -238,6 +238,7 @@ def experiment(
         "stages": [{"stage": mode, "state": "running"}],
         "state": state,
         "unit": "user",
+        "entering_pct": 100.0,
         "phase": 2,
         "candidate_pct": weights[1],
         "waiting_for": None,

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from experiments import views
 from experiments.assignment import unit_id
 from experiments.errors import Conflict, NotFound
 from experiments.snapshot import Route, Snapshot
@@ -71,6 +72,13 @@ def test_a_rollback_releases_every_candidate_at_once(plane: Plane) -> None:
     assert plane.production == 1
     again = plane.controller.promotion.rollback("chat", ADA)
     assert "was released" in again.decision.changed[0]
+
+
+def test_shares_are_told_as_what_they_are_of(plane: Plane) -> None:
+    _, done = plane.controller.control.start(part("second", 2, 0, 40) + "holdout: 10\n", "spec.yaml", ADA)
+    assert done.decision.changed[0].endswith("answers 50 % of the units that may enter (36 % of all)")
+    summary = views.summary(plane.controller, plane.controller.junction.experiment("second"))
+    assert (summary["entering_pct"], summary["arms"][1]["weight_pct"]) == (36.0, 50.0)
 
 
 def test_one_of_them_may_be_released_alone(plane: Plane) -> None:

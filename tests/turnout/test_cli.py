@@ -78,6 +78,13 @@ def test_a_release_from_registration_to_rollback(plane: Plane, spec: str) -> Non
     assert "snapshot" in done("status")
 
 
+def test_a_part_of_the_units_is_told_with_the_arms(plane: Plane, spec: str) -> None:
+    with Path(spec).open("a", encoding="utf-8") as file:
+        file.write("exclusive: {group: rivals, units: [0, 40]}\n")
+    assert "control v1 50 %, candidate v2 50 % in 40 % of the units." in done("experiment", "start", spec)
+    assert "v1 50% / v2 50% in 40 % of the units" in done("experiment", "list")
+
+
 def test_a_rollback_may_name_one_experiment(plane: Plane, spec: str) -> None:
     done("experiment", "start", spec)
     assert "version 2 of 'chat' would get no traffic" in done(
