@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -32,10 +32,10 @@ def test_an_answer_about_an_experiment_is_of_one_look(plane: Plane, monkeypatch:
     plane.begin()
     looks = iter(range(100, 200))
 
-    def looked_meanwhile(name: str) -> SimpleNamespace:
+    def looked_meanwhile(name: str) -> dict[str, Any]:
         made = replace(verdict(name, "keep_running", plane.now_ns), units=next(looks))
-        return SimpleNamespace(document=made.document(), waiting_for="")
+        return made.document()
 
-    monkeypatch.setattr(plane.controller.watch, "seen", looked_meanwhile)
+    monkeypatch.setattr(plane.controller.watch, "latest", looked_meanwhile)
     found = views.experiment(plane.controller, plane.controller.junction.experiment("faster"))
     assert found["units"] == found["verdict"]["units"]

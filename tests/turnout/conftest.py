@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,15 @@ import uvicorn
 
 from experiments.api import create_app
 from tests.experiments.plane import TOKEN, Plane
+
+
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """SIGHUP ends programs, as in a terminal: under nohup these tests' children would inherit that it does
+    not."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
 
 
 @pytest.fixture

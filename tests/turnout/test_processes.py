@@ -89,6 +89,7 @@ running.run_all(Settings(data=Path(sys.argv[1])))
 """
 
 
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize(
     ("number", "healthy"),
     [(signal.SIGINT, "http://127.0.0.1:1/"), (signal.SIGTERM, ""), (signal.SIGHUP, "")],
@@ -109,6 +110,7 @@ def test_told_to_end_it_ends_at_once_and_leaves_no_process(
         os.kill(int(log.read_text()), 0)
 
 
+@pytest.mark.usefixtures("terminal")
 def test_under_nohup_a_closed_terminal_ends_nothing() -> None:
     assert signal.SIGHUP in endings()
     former = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -189,6 +189,7 @@ def gone(pid: int) -> bool:
     return not alive(pid)
 
 
+@pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_version_is_served_noted_and_stopped_without_leftovers(
     served: Served, registry: Registry, tmp_path: Path, number: signal.Signals
