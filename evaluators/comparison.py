@@ -125,6 +125,9 @@ def compare(
     planned = sum(pair.control.planned for pair in pairs)
     observed = sum(min(pair.control.observed, pair.candidate.observed) for pair in pairs)
     coverage = observed / planned if planned else 0.0
+    if golden.decided_by_means:
+        gauges = gauges[1:]
+        coverage = min((one.coverage for one in gauges), default=0.0)
     reasons = _reasons(golden, control, candidate, changed)
     verdict, sentence, more = conclude(policy, gauges, coverage, summarise(golden, candidate), reasons)
     return Comparison(
@@ -134,7 +137,7 @@ def compare(
         sentence=sentence,
         reasons=tuple(reasons),
         policy=golden.policy,
-        planned=len(pairs),
+        planned=len(comparable if golden.decided_by_means else pairs),
         coverage=coverage,
         gate=gate,
         metrics=tuple(row for row, _ in metrics),

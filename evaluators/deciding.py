@@ -49,6 +49,13 @@ class Gauge:
     def margin(self) -> float:
         return self.row.margin or 0.0
 
+    @property
+    def coverage(self) -> float:
+        """The share of its items that are known in both versions; of a judge, those with answers to label."""
+        of = (self.row.n, self.row.missing)
+        known, missing = of if self.correction is None else (self.correction.items, self.correction.missing)
+        return known / (known + missing) if known else 0.0
+
     def bar(self, worst: bool | None = None) -> Bar:
         """What it says, or would say at the worst or best."""
         effect = self.effect if worst is None else self.worst if worst else self.best
@@ -117,22 +124,23 @@ def conclude(
 ) -> tuple[Gate, str, int | None]:
     """The verdict, its sentence, and the items that would decide; blocking reasons are added to `reasons`.
 
-    The first gate is the items'; the others are evaluators whose mean has a margin.
+    The first gate is the items', where they pass or fail by themselves; the others are evaluators whose mean
+    has a margin.
     """
 
     def blocked(verdict: Gate, code: str, text: str) -> tuple[Gate, str, None]:
         reasons.append(Reason(code=code, severity="block", text=text))
         return verdict, f"{verdict.capitalize()}: {text}", None
 
-    items = gauges[0]
     # A judge that is not held to account is no instrument: the rest may fail the candidate without it.
     lacking = [text for one in gauges if one.correction and (text := _lacks(one.correction))]
     gauges = [one for one in gauges if one.correction is None or not _lacks(one.correction)]
-    if items.effect is None:
+    first = next(iter(gauges), None)
+    if first is not None and first.effect is None:
         return blocked("inconclusive", "no_pairs", "no item was scored in both versions.")
     if policy.min_pass_rate is not None and own.gate == "fail":
         return blocked("fail", "below_floor", own.sentence.removeprefix("Fail: "))
-    if coverage < policy.coverage_floor:
+    if first is not None and coverage < policy.coverage_floor:
         needed = f"{policy.coverage_floor:.0%} are needed"
         text = f"{coverage:.1%} of the answers are scored in both versions, {needed}."
         return blocked("inconclusive", "coverage", text)
@@ -148,11 +156,11 @@ def conclude(
         return "fail", f"Fail: {_numbers(worse)}; the candidate is worse.", None
     if lacking:
         return blocked("inconclusive", "judge_unlabelled", f"{'; '.join(lacking)}.")
-    if decision == "pass":
-        remark = " It is worse, but within what is tolerated." if items.effect.upper < 0 else ""
+    if decision == "pass" and first is not None and first.effect is not None:
+        remark = " It is worse, but within what is tolerated." if first.effect.upper < 0 else ""
         also = "".join(f"; {_numbers(one)}" for one in gauges[1:])
-        margin = _points(policy.margin)
-        return "pass", f"Pass: {_numbers(items)}{also}; no drop beyond the margin of {margin}.{remark}", None
+        margin = _points(first.margin)
+        return "pass", f"Pass: {_numbers(first)}{also}; no drop beyond the margin of {margin}.{remark}", None
     return _undecided(gauges, reasons)
 
 

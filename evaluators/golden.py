@@ -174,6 +174,12 @@ class GoldenSet:
         return {key: key in gating for key in sorted({check.key for check in checks})}
 
     @property
+    def decided_by_means(self) -> bool:
+        """Whether no item passes or fails by itself, as where judges alone gate: what has a margin decides
+        then."""
+        return not any(check.decisive for item in self.items for check in item.checks)
+
+    @property
     def compares(self) -> bool:
         """Whether a judge is to be shown both versions' answers at once."""
         return any(check.kind == "pairwise" for item in self.items for check in item.checks)

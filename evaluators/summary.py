@@ -221,6 +221,11 @@ def _judge(golden: GoldenSet, planned: int, scored: int, passed: float) -> tuple
     """Pass needs coverage and, if the set declares one, the pass rate whatever the missing answers were."""
     policy = golden.policy
     missing = planned - scored
+    if golden.decided_by_means:
+        return (
+            "inconclusive",
+            "Inconclusive: no item passes or fails by itself; judges count where two versions are compared.",
+        )
     if not scored or scored / planned < policy.coverage_floor:
         floor = f"{policy.coverage_floor:.0%}"
         return (

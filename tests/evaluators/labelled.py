@@ -29,10 +29,12 @@ Says = Callable[[int], str]
 Grades = Callable[[str], str | None]  # by the answer's text
 
 
-def judged_set(folder: Path, n: int, set_yaml: str = YAML, **fields: Any) -> GoldenSet:
-    """n items q000, q001, ... with a check that all answers pass, and a judge that gates."""
+def judged_set(
+    folder: Path, n: int, set_yaml: str = YAML, *, alone: bool = False, **fields: Any
+) -> GoldenSet:
+    """n items q000, q001, ... with a check that all answers pass, and a judge that gates, or is `alone`."""
     rows = [
-        row(f"q{k:03}", **{"checks": CHECKS, **{name: of(k) for name, of in fields.items()}})
+        row(f"q{k:03}", **{"checks": CHECKS[alone:], **{name: of(k) for name, of in fields.items()}})
         for k in range(n)
     ]
     return make_set(folder, rows, set_yaml)
@@ -44,8 +46,9 @@ def judged_run(
     """A run with these answers, each with the grade that the judge gave it (None: no verdict)."""
 
     def stored(item: GoldenItem, output: Output, grade: str | None) -> Iterable[ResultRow]:
-        length, judge = item.checks
-        yield ResultRow.of(item, 0, length, Score.verdict("length", True, ""), output)
+        *others, judge = item.checks
+        for length in others:
+            yield ResultRow.of(item, 0, length, Score.verdict("length", True, ""), output)
         if output.outcome != "complete":
             score = Score.of_outcome(KEY, str(output.outcome), "no answer")
         elif grade is None:
