@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from evaluators.canonical import content_hash
+from evaluators.canonical import content_hash, why_no_json
 from evaluators.errors import GoldenSetError
 from evaluators.golden import Check, GoldenSet
 from evaluators.loading import load_golden_set
@@ -207,11 +207,9 @@ def _golden(path: Path, entry: _OnlineEntry) -> GoldenSet:
     """The checks as a golden set's loader reads them. Raises GoldenSetError, with the file's own name."""
     asked = {"messages": [{"role": "user", "content": "?"}]}
     item = {"id": entry.name, "input": asked, "checks": _gating(entry.checks)}
-    try:
-        content_hash([item, entry.judge])
-    except (TypeError, ValueError) as error:  # YAML has more than JSON: dates, .nan
+    if (why := why_no_json([item, entry.judge])) is not None:
         problem = Problem(
-            file=str(path), line=None, field=f"online {entry.name}", found=str(error),
+            file=str(path), line=None, field=f"online {entry.name}", found=why,
             expected="values of JSON", mend="Put it in quotation marks",
         )  # fmt: skip
         raise GoldenSetError([problem]) from None

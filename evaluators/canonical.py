@@ -28,6 +28,15 @@ def content_hash(value: Any) -> str:
     return "sha256:" + hashlib.sha256(canonical_json(value)).hexdigest()
 
 
+def why_no_json(value: Any) -> str | None:
+    """Why a value is none that JSON has, None if it is one: YAML has dates and .nan besides."""
+    try:
+        canonical_json(value)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None
+
+
 def same_json(left: Any, right: Any) -> bool:
     """JSON equality: 1 and 1.0 are one number, true is not 1, the order of keys says nothing."""
     try:

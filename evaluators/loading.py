@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from evaluators.canonical import content_hash
+from evaluators.canonical import content_hash, why_no_json
 from evaluators.errors import EvaluatorUnusable, GoldenSetError, UnknownEvaluator
 from evaluators.golden import Check, GoldenItem, GoldenSet, JudgeChoice, MetricPolicy, Policy
 from evaluators.plugins import load_file, load_installed
@@ -122,11 +122,9 @@ def _read_set(path: Path, problems: list[Problem]) -> SetRow:
     except DocumentError as error:
         problems.extend(error.problems)
         return SetRow()
-    try:
-        content_hash(declared.default_checks)
-    except (TypeError, ValueError) as error:  # YAML has more than JSON: dates, .nan
+    if (why := why_no_json(declared.default_checks)) is not None:
         mend = "Put it in quotation marks"
-        problems.append(_problem(path, None, "default_checks", str(error), "values of JSON", mend))
+        problems.append(_problem(path, None, "default_checks", why, "values of JSON", mend))
         return SetRow()
     return declared
 

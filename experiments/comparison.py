@@ -146,21 +146,21 @@ def _share(sums: MetricSums | None) -> proportion.Share:
     return (0, 0) if sums is None else (max(0, min(sums.failing_units, sums.units)), max(0, sums.units))
 
 
-def _standard(weights: Sequence[float], levels: Sequence[float]) -> float | None:
+def _standard(weights: Sequence[float], levels: Sequence[float], pooled: tuple[float, float]) -> float | None:
     """One arm's level over the phases, each weighed as the comparison weighs it, which is the same in both
     arms: pooled, the arm that got its units later would have another level where all levels drift along a
-    ramp, and could seem the better one while it is the worse in every phase. None where no phase compares."""
+    ramp, and could seem the better one while it is the worse in every phase. Where no phase compares, it is
+    the two totals' ratio."""
     total = sum(weights)
     if not total:
-        return None
+        return pooled[0] / pooled[1] if pooled[1] else None
     return sum(weight / total * level for weight, level in zip(weights, levels, strict=True) if weight)
 
 
 def _share_of(shares: Sequence[proportion.Share], weights: Sequence[float]) -> float | None:
     """One arm's share of failing units: for show; the comparison is within phases."""
-    found = _standard(weights, [x / n if n else 0.0 for x, n in shares])
-    n = sum(n for _, n in shares)
-    return sum(x for x, _ in shares) / n if found is None and n else found
+    pooled = sum(x for x, _ in shares), sum(n for _, n in shares)
+    return _standard(weights, [x / n if n else 0.0 for x, n in shares], pooled)
 
 
 def _share_z(pairs: Sequence[strata.Stratum]) -> float:
@@ -245,13 +245,14 @@ def _quantiles(
         )
         for phase, one, zero in phases
     ]
-    estimate = sketch.log_ratio(pairs, level, alpha=spec.alpha)
+    compared = sketch.within(pairs, level, alpha=spec.alpha)
+    estimate = sketch.log_ratio(compared, alpha=spec.alpha)
     margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
     sign = sign_of(goal)
     harm, gain = (shifted(estimate, math.log1p(side * sign * margin)) for side in (1.0, -1.0))
     units = [(one.units.n, zero.units.n) for one, zero in pairs]
     return Comparison(
-        arms=_both_arms(spec, phases, *sketch.levels(pairs, level)),
+        arms=_both_arms(spec, phases, *sketch.levels(pairs, compared, level)),
         effect=effect_of(estimate, ratio=True),
         band=band_of(spec, estimate, units, ratio=True),
         margin=1.0 + sign * margin,
@@ -290,8 +291,6 @@ def _covariances(
 
 def _mean_of(clusters: Sequence[Cluster], weights: Sequence[float]) -> float | None:
     """One arm's mean: for show, and what a relative margin is of."""
-    value = _standard(weights, [cluster.ratio for cluster in clusters])
-    if value is None:
-        m = sum(cluster.m for cluster in clusters)
-        value = sum(cluster.y for cluster in clusters) / m if m else math.nan
-    return value if math.isfinite(value) else None
+    pooled = sum(cluster.y for cluster in clusters), sum(cluster.m for cluster in clusters)
+    value = _standard(weights, [cluster.ratio for cluster in clusters], pooled)
+    return value if value is not None and math.isfinite(value) else None

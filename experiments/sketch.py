@@ -66,14 +66,14 @@ class Sketch:
         )
 
 
-#: (candidate, control) in each phase.
+#: (candidate, control) in each phase; and what each phase's comparison weighs, and says.
 Phases = Sequence[tuple[Sketch, Sketch]]
+Compared = Sequence[tuple[float, Estimate]]
 
 
-def log_ratio(phases: Phases, level: float, *, alpha: float) -> Estimate:
+def log_ratio(compared: Compared, *, alpha: float) -> Estimate:
     """ln of the candidate's quantile over the control's, compared within phases."""
     method = "order-statistic-log-ratio"
-    compared = _within(phases, level, alpha=alpha)
     found = [one for one in compared if one[0] > 0.0]
     if not found:
         statuses = {one.status for _, one in compared}
@@ -87,7 +87,7 @@ def log_ratio(phases: Phases, level: float, *, alpha: float) -> Estimate:
     return t_estimate(value, se * se, df, alpha=alpha, method=f"stratified-{method}")
 
 
-def _within(phases: Phases, level: float, *, alpha: float) -> list[tuple[float, Estimate]]:
+def within(phases: Phases, level: float, *, alpha: float) -> Compared:
     """Each phase's comparison and what it weighs: nothing where it has no standard error."""
     each = (
         quantile_log_ratio(candidate.summary(level), control.summary(level), alpha=alpha)
@@ -140,20 +140,19 @@ def _slope(half: Sketch, level: float, variance: float) -> float | None:
     return math.log(half.quantile(level + reach) / half.quantile(level - reach)) / (2.0 * reach)
 
 
-def levels(phases: Phases, level: float) -> tuple[float | None, float | None]:
+def levels(phases: Phases, compared: Compared, level: float) -> tuple[float | None, float | None]:
     """The candidate's and the control's quantile over the phases: for show, and weighed as they are compared.
 
     Pooled, a level that drifts along a ramp would stand between the arms.
     """
-    weights = [weight for weight, _ in _within(phases, level, alpha=0.05)]
-    compared = [(weight, pair) for weight, pair in zip(weights, phases, strict=True) if weight > 0.0]
-    if len(compared) < 2:
-        shown = [pair for _, pair in compared] or phases
+    weighed = [(weight, pair) for (weight, _), pair in zip(compared, phases, strict=True) if weight > 0.0]
+    if len(weighed) < 2:
+        shown = [pair for _, pair in weighed] or phases
         candidates, controls = [one for one, _ in shown], [zero for _, zero in shown]
         return _pooled(candidates, level), _pooled(controls, level)
-    total = sum(weight for weight, _ in compared)
+    total = sum(weight for weight, _ in weighed)
     one, zero = (
-        math.exp(sum(weight * math.log(pair[side].quantile(level)) for weight, pair in compared) / total)
+        math.exp(sum(weight * math.log(pair[side].quantile(level)) for weight, pair in weighed) / total)
         for side in (0, 1)
     )
     return one, zero

@@ -38,11 +38,11 @@ from evaluators.summary import Gate, RunResults
 from evaluators.target import ProxyTarget
 from experiments.client import ControlClient, ControlError
 from turnout.golden_report import Progress, print_comparison, print_summary
+from turnout.operations import refusal
 from turnout.settings import Settings, SettingsError, read_settings
 
 EXIT_CODES: Final[dict[Gate, int]] = {"pass": 0, "fail": 1, "inconclusive": 2}
 NOTHING_CONCLUDED: Final = 3
-_UNAUTHORIZED: Final = 401
 _USAGE_ERROR: Final = 2  # typer's own code for it, which here means inconclusive
 
 
@@ -209,10 +209,7 @@ def _naming_the_token(settings: Settings) -> Iterator[None]:
     except TokenRefused as error:
         raise TokenRefused(f"{error}; {settings.token_origin}") from None
     except ControlError as error:
-        if error.status != _UNAUTHORIZED:
-            raise
-        message = f"{error}; {settings.token_origin}"
-        raise ControlError(message, status=error.status, code=error.code) from None
+        raise ControlError(refusal(settings, error), status=error.status, code=error.code) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

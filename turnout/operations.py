@@ -45,10 +45,12 @@ def control_api(settings: Settings, *, timeout_s: float = 30.0) -> Iterator[Cont
         ) as api:
             yield api
     except ControlError as error:
-        hint = ""
-        if error.status == 401:
-            hint = f"; {settings.token_origin}"
-        fail(f"{error}{hint}")
+        fail(refusal(settings, error))
+
+
+def refusal(settings: Settings, error: ControlError) -> str:
+    """What the controller says; of a refused token also where it came from, which it cannot know."""
+    return f"{error}; {settings.token_origin}" if error.status == 401 else str(error)
 
 
 def path_part(name: str, kind: str) -> str:

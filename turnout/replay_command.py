@@ -27,7 +27,7 @@ from rich.progress import (
 
 from experiments.client import ControlClient, ControlError, path_part
 
-from .operations import reasons_text, replay_text, settings_in_force
+from .operations import reasons_text, refusal, replay_text, settings_in_force
 from .replaying import Journal, Rate, Stopped, Tally, Way, replay
 from .settings import Settings
 from .terminal import emit, err, fail, say, table
@@ -118,8 +118,7 @@ def replay_command(
                 return
             code = desk.run(found, rate, concurrency, list_skipped=list_skipped)
     except ControlError as error:
-        hint = f"; {settings.token_origin}" if error.status == 401 else ""
-        fail(f"{error}{hint}", 2 if error.status == 400 else 1)
+        fail(refusal(settings, error), 2 if error.status == 400 else 1)
     raise typer.Exit(code)
 
 

@@ -8,12 +8,22 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from experiments import sketch as sketches
 from experiments.evidence import Histogram
-from experiments.sketch import Sketch, levels, log_ratio
+from experiments.sketch import Phases, Sketch
+from experiments.statistics.estimate import Estimate
 from experiments.statistics.moments import Cluster
 from experiments.statistics.quantiles import quantile_log_ratio, summarise
 
 RNG = np.random.default_rng(7)
+
+
+def log_ratio(phases: Phases, level: float, *, alpha: float) -> Estimate:
+    return sketches.log_ratio(sketches.within(phases, level, alpha=alpha), alpha=alpha)
+
+
+def levels(phases: Phases, level: float) -> tuple[float | None, float | None]:
+    return sketches.levels(phases, sketches.within(phases, level, alpha=0.05), level)
 
 
 def sketch(logs: np.ndarray, units: np.ndarray | None = None) -> Sketch:
