@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -270,6 +271,19 @@ async def test_closing_leaves_nothing_behind() -> None:
             with suppress(ConnectionError):
                 await writer.wait_closed()
     assert (open_files(), len(asyncio.all_tasks())) == (files, tasks)
+
+
+async def test_a_client_that_came_just_before_the_end_sees_it() -> None:
+    engine = SimulatedEngine()
+    await engine.start()
+    with socket.create_connection(("127.0.0.1", int(engine.url.rpartition(":")[2])), 5) as client:
+        for _ in range(2):  # it is accepted, and its protocol has not been told
+            await asyncio.sleep(0)
+        assert engine.counters.connections == 0
+        await engine.close()
+        assert engine.counters.connections == 1
+        with suppress(ConnectionResetError):
+            assert client.recv(1) == b""
 
 
 def test_a_threaded_engine_serves_synchronous_code_and_ends() -> None:

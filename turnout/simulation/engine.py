@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 VERSION: Final = "0.0.0+simulated"
 _GENERATING: Final = (CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, RERANK, SCORE)
 _EARLY: Final = b"early-response"
+_ANNOUNCED: Final = 3  # turns of asyncio's loop until a connection that was accepted has told its protocol
 
 
 class SimulatedEngine:
@@ -93,6 +94,11 @@ class SimulatedEngine:
         """Stop listening, cut every connection, and wait until nothing of it is left. Safe to repeat."""
         self._closing = True
         if self._server is not None:
+            loop = asyncio.get_running_loop()
+            for listening in self._server.sockets:
+                loop.remove_reader(listening.fileno())
+            for _ in range(_ANNOUNCED):  # a server that is closed earlier loses what it has just accepted
+                await asyncio.sleep(0)
             self._server.close()
         tasks = [connection.task for connection in self._connections if connection.task]
         for connection in tuple(self._connections):
