@@ -87,6 +87,7 @@ class Asker:
         taken = bytearray()
         times: list[int] = []
         ends: list[int] = []
+        by: str | None = None
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
@@ -94,6 +95,7 @@ class Asker:
                     "POST", PATH, content=content, headers={"x-turnout-version": str(version)}
                 ) as response,
             ):
+                by = response.headers.get(VERSION_HEADER)
                 async for piece in response.aiter_raw():
                     taken += piece
                     times.append(int((time.monotonic() - started) * 1e6))
@@ -101,11 +103,11 @@ class Asker:
                     if len(taken) > _MOST_BYTES:
                         return Said(outcome="truncated", error=f"more than {_MOST_BYTES} bytes")
         except TimeoutError:
-            return Said(outcome="timeout", error=f"no whole answer within {self._timeout_s:g} s")
-        except httpx.HTTPError as error:
-            return Said(outcome=None, error=f"{type(error).__name__} after {len(taken)} bytes")
+            error = f"no whole answer within {self._timeout_s:g} s"
+            return Said(outcome="timeout" if by == str(version) else None, error=error)
+        except httpx.HTTPError as failure:
+            return Said(outcome=None, error=f"{type(failure).__name__} after {len(taken)} bytes")
         took = (time.monotonic() - started) * 1000
-        by = response.headers.get(VERSION_HEADER)
         if by != str(version):
             return Said(outcome=None, error=_refusal(by, version, response.status_code, bytes(taken)))
         if response.status_code != httpx.codes.OK:
