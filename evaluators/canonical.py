@@ -34,6 +34,8 @@ def why_no_json(value: Any) -> str | None:
         canonical_json(value)
     except (TypeError, ValueError) as error:
         return str(error)
+    except RecursionError:
+        return "nested too deep"
     return None
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
@@ -26,9 +26,12 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from registry import names
+from registry.errors import InvalidEntry
+
 from . import quantities
-from .document import check, read_document, shown
-from .errors import DocumentError
+from .document import Document, check, read_document, shown
+from .errors import DocumentError, Problem
 from .ledger.exchange import Recording
 from .ledger.recording import RecordingPolicy
 from .replacing import replace_whole
@@ -156,6 +159,13 @@ def read_config(text: str, file: str) -> Declared:
         for name, entry in parsed.models.items()
         if entry.recording == "redacted" and not entry.redact
     ]
+    problems += [
+        document.problem(("models", name), f"the model {name!r}", "a registered model's name")
+        for name in parsed.models
+        if not _is_model(name)
+    ]
+    problems += _twice(document, "keys", "sha256", [key.sha256 for key in parsed.keys])
+    problems += _twice(document, "notify", "url", [hook.url for hook in parsed.notify])
     if problems:
         raise DocumentError(tuple(problems), code=CODE)
     return Declared(
@@ -164,6 +174,22 @@ def read_config(text: str, file: str) -> Declared:
         webhooks={hook.url: hook.secret_env for hook in parsed.notify},
         registry_secret=parsed.registry.secret_env if parsed.registry else "",
     )
+
+
+def _is_model(name: str) -> bool:
+    try:
+        return bool(names.model_name(name))
+    except InvalidEntry:
+        return False
+
+
+def _twice(document: Document, where: str, field: str, values: Sequence[str]) -> Iterator[Problem]:
+    """What may stand once only, for the entries would contradict each other: a key is of one tenant."""
+    first: dict[str, int] = {}
+    for number, value in enumerate(values):
+        if (before := first.setdefault(value, number)) != number:
+            found, expected = f"the {field} of {where}[{before}] again", "each of them once"
+            yield document.problem((where, number, field), found, expected, "Remove one of the two")
 
 
 def differences(before: Declared, after: Declared) -> tuple[str, ...]:

@@ -106,9 +106,19 @@ def _look_through(text: str, file: str) -> None:
         line = event.start_mark.line + 1 if event.start_mark else None
         if isinstance(event, yaml.AliasEvent):
             raise _broken(file, line, f"the alias *{event.anchor}", "values written out in full")
+        if isinstance(event, yaml.ScalarEvent) and not _is_text(event.value):
+            raise _broken(file, line, f"half a character in {shown(event.value)}", "text in UTF-8")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise _broken(file, line, f"more than {MAX_DEPTH} levels", "a few levels")
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # "\ud83d", say
+        return False
+    return True
 
 
 def _broken(file: str, line: int | None, found: str, expected: str) -> DocumentError:
@@ -130,7 +140,19 @@ class _Reader:
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
-        return self._loader.construct_object(node)
+        return self._scalar(node, path)
+
+    def _scalar(self, node: yaml.Node, path: Path) -> Any:
+        line, mend = node.start_mark.line + 1, "Put it in quotes if it is text"
+        try:
+            value = self._loader.construct_object(node)
+        except (ValueError, LookupError, AttributeError):  # 2026-13-45, !!bool perhaps, !!timestamp soon
+            kind = node.tag.rpartition(":")[2]
+            self._add(path, line, node.value[:_SHOWN], f"what YAML takes for {kind}", mend)
+            return None
+        if isinstance(value, int) and value.bit_length() > 63:  # no database and no JSON holds it
+            self._add(path, line, node.value[:_SHOWN], "a number that 64 bits hold", mend)
+        return value
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -195,7 +217,9 @@ def _translated(document: Document, root: type[BaseModel], detail: ErrorDetails)
         ]
         mend = f"Did you mean {near[0]!r}?" if near else "Remove it, or see which keys there are"
         return document.problem(path, f"the unknown key {name!r}", f"one of {', '.join(known)}", mend)
-    expected = str(context.get("expected") or _description(root, path) or detail["msg"])
+    here = _model_at(root, path)
+    expected = context.get("expected") or _description(root, path)
+    expected = str(expected or (f"a mapping with {_fields(here)}" if here else detail["msg"]))
     advice = str(context["mend"]) if "mend" in context else None
     if detail["type"] == "missing":
         return document.problem(path, "nothing", expected, advice or f"Add the key {name!r}")

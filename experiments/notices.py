@@ -12,6 +12,7 @@ waits for any of this, and nothing is sent anywhere but to the declared URL.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import os
@@ -29,6 +30,7 @@ from .ledger.store import Store
 
 log = logging.getLogger("turnout.notices")
 
+#: For all of one answer: a receiver that drips it must not hold up the others.
 PATIENCE_S: Final = 5.0
 #: Seconds between attempts double from one to an hour; the last is after about 15 hours.
 LONGEST_PAUSE_S: Final = 3600
@@ -52,16 +54,15 @@ class Notices:
         webhooks: Callable[[], Mapping[str, str]],
         *,
         now_ns: Callable[[], int],
-        transport: httpx.BaseTransport | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._store = store
         self._webhooks = webhooks
         self._now_ns = now_ns
         #: Whoever was told since the start: a ledger that takes no writes must not make one told again.
         self._come: dict[str, Subscriber] = {}
-        self._client = httpx.Client(
-            timeout=PATIENCE_S, trust_env=False, follow_redirects=False, transport=transport
-        )
+        self._transport = transport
+        self._tls = httpx.create_ssl_context(trust_env=False)
 
     def tell(self) -> None:
         """One round: whoever is due gets what there is for them."""
@@ -122,15 +123,22 @@ class Notices:
                 "x-turnout-event": str(event.number),
                 "x-turnout-signature": signature(secret, body, self._now_ns() // 1_000_000_000),
             }
-            with self._client.stream("POST", url, content=body, headers=headers) as answer:
-                return None if answer.is_success else f"status {answer.status_code}"
+            return asyncio.run(self._answer(url, body, headers))
+        except TimeoutError:
+            return f"no answer within {PATIENCE_S:g} s"
         except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:  # a name like a..b
             return f"{type(error).__name__}: {error}"
+
+    async def _answer(self, url: str, body: bytes, headers: Mapping[str, str]) -> str | None:
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            httpx.AsyncClient(
+                timeout=None, trust_env=False, verify=self._tls, transport=self._transport
+            ) as client,
+            client.stream("POST", url, content=body, headers=headers) as answer,
+        ):
+            return None if answer.is_success else f"status {answer.status_code}"
 
     def _save(self, one: Subscriber) -> None:
         self._come[one.url] = one
         self._store.write(lambda connection: events.save_subscriber(connection, one))
-
-    def close(self) -> None:
-        """Give the connections back."""
-        self._client.close()

@@ -18,6 +18,8 @@ _BYTES: Final = {
 #: what 64 bits count in bytes.
 _LONGEST: Final = 1000 * 365.25 * 86_400
 _LARGEST: Final = 2**63 - 1
+#: Less than this no traffic can tell from nothing, and no float from 1 on the other side.
+_LEAST_SHARE: Final = 0.99e-9  # 0.0000001% as a float
 _DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 _PERCENT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?i?B)", re.IGNORECASE)
@@ -49,14 +51,14 @@ def points(value: object) -> float:
 
 
 def fraction(value: object) -> float:
-    """`5%` or `0.05` as 0.05: a share of something, more than 0 and less than 1. Raises ValueError."""
+    """`5%` or `0.05` as 0.05: a share of something, 1e-9 from 0 and from 1 at least. Raises ValueError."""
     number = _number(value)
     if number is None:
         match = _PERCENT.fullmatch(str(value).strip())
         if match is None:
             raise ValueError("not a share")
         number = float(match[1]) / 100
-    if not 0 < number < 1:
+    if not _LEAST_SHARE <= number <= 1 - _LEAST_SHARE:
         raise ValueError("outside 0 to 1")
     return number
 

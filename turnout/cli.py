@@ -7,13 +7,14 @@ that needs them, so that `turnout --help` is quick.
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
-from .terminal import fail
+from .terminal import err, fail
 
 #: Commands that live elsewhere: module, attribute, and the line that `turnout --help` shows.
 _ELSEWHERE: Final = {
@@ -141,7 +142,7 @@ def dashboard(
 @app.command()
 def restart(
     data: Annotated[Path | None, typer.Option(help="The proxy's folder.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds until all must be replaced.")] = 300.0,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds until all must be replaced.")] = 300.0,
 ) -> None:
     """Replace the proxy's workers one by one, with the code that is installed now; no request fails."""
     from .running import restart_workers
@@ -345,6 +346,11 @@ def _settings(**given: Any) -> Any:
 
 def main() -> None:
     """Entry point."""
+    try:
+        "".join(sys.argv).encode()
+    except UnicodeEncodeError:  # its bytes came through as half characters, which nothing behind it takes
+        err.print("an argument is no text in UTF-8", style="red")
+        sys.exit(2)
     app()
 
 

@@ -246,7 +246,7 @@ class Places:
 
     def opened(self) -> tuple[Settings, str]:
         """The settings in force and the token. Raises EvaluatorError when there is none."""
-        if self.api_key and not self.api_key.isprintable():
+        if self.api_key and not (self.api_key.isascii() and self.api_key.isprintable()):
             raise EvaluatorError("the API key has characters that fit no header, such as a line end: copy it")
         settings = read_settings(token=self.token, control_url=self.control_url, proxy_url=self.proxy_url)
         token = settings.read_token()

@@ -106,7 +106,7 @@ def check_ports(wanted: tuple[Program, ...]) -> None:
         if program.port is None:
             continue
         owner = owners.setdefault(program.port, program.name)
-        shared = program.port and owner != program.name  # each that asks for 0 gets another
+        shared = owner != program.name
         why = f"the {owner} has it" if shared else _refusal(program.port)
         if why is not None:
             trouble.append(

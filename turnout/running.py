@@ -10,7 +10,7 @@ from pathlib import Path
 
 from proxy.roster import NoSupervisor, replace_workers
 
-from .processes import Processes, ProcessFailed, check_ports, endings, programs
+from .processes import Processes, ProcessFailed, check_ports, endings, free_port, programs
 from .settings import Settings
 from .terminal import err, fail, say
 
@@ -18,6 +18,7 @@ from .terminal import err, fail, say
 def run_all(settings: Settings) -> None:
     """All of them, watched, until Ctrl-C, SIGTERM, or the terminal's end."""
     _make(settings.data)
+    settings = with_ports(settings)
     wanted = programs(settings)
     stop = threading.Event()
     for number in (signal.SIGINT, *endings()):
@@ -46,6 +47,12 @@ def run_all(settings: Settings) -> None:
         fail(str(error))
     finally:
         processes.stop(lambda name: err.print(f"stopping the {name}"))
+
+
+def with_ports(settings: Settings) -> Settings:
+    """The settings with a free port for each 0: the processes must know of each other where they are."""
+    asked = {name: getattr(settings, name) for name in ("proxy_port", "control_port", "dashboard_port")}
+    return settings.model_copy(update={name: port or free_port() for name, port in asked.items()})
 
 
 def restart_workers(data: Path, timeout_s: float) -> None:

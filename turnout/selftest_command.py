@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -18,16 +18,19 @@ from .plan_command import analysis, history_of, read
 from .terminal import emit, err, fail, say, table
 
 selftest_app = typer.Typer(pretty_exceptions_enable=False)
+#: All units of one experiment are held at once, in about a kilobyte each.
+_MOST_UNITS: Final = 1_000_000
 
 
 @selftest_app.command()
 def selftest(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="An experiment's file: its metrics and plan.")],
     aa: Annotated[bool, typer.Option("--aa", help="A/A: the same version twice, arms by the coin.")] = False,
-    runs: Annotated[int, typer.Option(min=1, help="How many A/A experiments.")] = 200,
+    runs: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many A/A experiments.")] = 200,
     looks: Annotated[int, typer.Option(min=1, help="How often each is looked at, at most once a unit.")] = 25,
     units: Annotated[
-        int | None, typer.Option(min=100, help="Units in each. Default: the spec's horizon.")
+        int | None,
+        typer.Option(min=100, max=_MOST_UNITS, help="Units in each. Default: the spec's horizon."),
     ] = None,
     days: Annotated[float, typer.Option(help="How many days of the ledger to draw units from.")] = 7.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed, the same draws.")] = 0,
@@ -71,6 +74,12 @@ class _Stage:
     def __init__(self, declared: ExperimentSpec, number: int, units: int | None) -> None:
         planned = analysis(declared, number)
         self.asked = replace(planned, horizon=units or planned.horizon)
+        if self.asked.horizon > _MOST_UNITS:
+            fail(
+                f"a horizon of {self.asked.horizon:,} is more than a self-test draws ({_MOST_UNITS:,}): "
+                "give fewer by --units",
+                2,
+            )
         self.share = min(0.5, declared.plan[number].weights_ppm[-1] / 1e6) or 0.5
         self.rates: list[Rate] = []
 

@@ -372,7 +372,7 @@ def serve_command(
         typer.Option(help="the interpreter that has vLLM; default TURNOUT_VLLM_PYTHON, .venv-vllm"),
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="default: vLLM's own choice; bfloat16 on a CPU")] = None,
-    timeout: Annotated[float, typer.Option(help="seconds until it must be ready")] = 900.0,
+    timeout: Annotated[float, typer.Option(min=1, help="seconds until it must be ready")] = 900.0,
     data: Annotated[Path | None, typer.Option(help="Turnout's folder; default TURNOUT_DATA")] = None,
     tracking_uri: Annotated[
         str | None, typer.Option(help="the MLflow registry; default TURNOUT_TRACKING_URI")

@@ -60,8 +60,14 @@ def document(path: Path) -> Any:
     """The value of a YAML (or JSON) document; tags that would make Python objects are refused."""
     try:
         return yaml.load(text_of(path), _Plain)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ImportRefused(f"{path} is no YAML: {error}") from None
+    except (
+        yaml.YAMLError,
+        RecursionError,
+        ValueError,
+        LookupError,
+        AttributeError,
+    ) as error:  # !!bool perhaps
+        raise ImportRefused(f"{path} is no YAML: {error!r}") from None
 
 
 def table(path: Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ Both ways of answering are read by the ledger's own decoder, so that a differenc
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from experiments.ledger.transcript import Transcript, decode
 
 PATH: Final = "/v1/chat/completions"
 _SHOWN: Final = 200
+#: More than any answer to a probe: of what does not end, no more is kept.
+_MOST_BYTES: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +65,11 @@ class Asker:
         self, *, base_url: str, model: str, token: str, api_key: str | None = None, timeout_s: float = 120.0
     ) -> None:
         self._model = model
+        self._timeout_s = timeout_s
         self._client = httpx.AsyncClient(
             base_url=root_of(base_url),
             headers=golden_headers(token, api_key=api_key),
-            timeout=timeout_s,
+            timeout=None,  # an answer is timed as a whole
             trust_env=False,
         )
 
@@ -83,18 +87,27 @@ class Asker:
         taken = bytearray()
         times: list[int] = []
         ends: list[int] = []
+        by: str | None = None
         try:
-            async with self._client.stream(
-                "POST", PATH, content=content, headers={"x-turnout-version": str(version)}
-            ) as response:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._client.stream(
+                    "POST", PATH, content=content, headers={"x-turnout-version": str(version)}
+                ) as response,
+            ):
+                by = response.headers.get(VERSION_HEADER)
                 async for piece in response.aiter_raw():
                     taken += piece
                     times.append(int((time.monotonic() - started) * 1e6))
                     ends.append(len(taken))
-        except httpx.HTTPError as error:
-            return Said(outcome=None, error=f"{type(error).__name__} after {len(taken)} bytes")
+                    if len(taken) > _MOST_BYTES:
+                        return Said(outcome="truncated", error=f"more than {_MOST_BYTES} bytes")
+        except TimeoutError:
+            error = f"no whole answer within {self._timeout_s:g} s"
+            return Said(outcome="timeout" if by == str(version) else None, error=error)
+        except httpx.HTTPError as failure:
+            return Said(outcome=None, error=f"{type(failure).__name__} after {len(taken)} bytes")
         took = (time.monotonic() - started) * 1000
-        by = response.headers.get(VERSION_HEADER)
         if by != str(version):
             return Said(outcome=None, error=_refusal(by, version, response.status_code, bytes(taken)))
         if response.status_code != httpx.codes.OK:
@@ -132,5 +145,5 @@ def _message(body: bytes) -> str:
     try:
         error: Mapping[str, Any] = json.loads(body)["error"]
         return str(error["message"])[:_SHOWN]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return body[:_SHOWN].decode("utf-8", "replace")

@@ -18,6 +18,7 @@ from evaluators.preflight.answers import Asked, Said
 from evaluators.preflight.finding import Finding, Status, unchecked
 from evaluators.score import parse_json
 from evaluators.scorers.structured import check_schema, schema_errors
+from experiments.document import shown
 from experiments.statistics.paired import clustered_difference, paired_sums
 
 _INFLATION: Final = 0.10  # more output tokens than this are somebody's budget
@@ -102,7 +103,7 @@ def tool_fault(one: Asked, said: Said) -> str | None:
         return f"{wanted['function']['name']} had to be called and was not"
     for call in said.tool_calls:
         if call.name not in declared:
-            return f"{call.name!r} is called, which is not declared"
+            return f"{shown(call.name)} is called, which is not declared"
         parsed = parse_json(call.arguments or "{}")
         if parsed is None:
             return f"the arguments of {call.name} are no JSON"
@@ -316,5 +317,5 @@ def _characters(said: Said) -> int | None:
 def _value(text: str) -> object:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

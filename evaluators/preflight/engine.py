@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx
+import orjson
 
 from evaluators.canonical import content_hash
 from evaluators.preflight.probes import TEXTS, Probe
@@ -21,6 +22,9 @@ from evaluators.preflight.probes import TEXTS, Probe
 #: vLLM 0.32 keeps its render endpoints shut unless it is started so.
 _SCALE_OUT: Final = " (vLLM renders when started with --enable-scale-out)"
 _MAX_ANSWER: Final = 16 * 1024 * 1024
+#: No engine has more sampling parameters, none with a value of more characters.
+_MOST_SETTINGS: Final = 200
+_LONGEST_SETTING: Final = 1000
 #: Of a rendered request: what is no default of the model but this request's own.
 _OF_REQUEST: Final = frozenset(("seed", "extra_args", "output_kind", "skip_clone", "detokenize", "bad_words"))
 
@@ -61,7 +65,11 @@ class EngineFacts:
 
 
 class NotAnswered(Exception):
-    """The engine did not answer a question; the text says how."""
+    """The engine did not answer a question; the text says how. `status`: that of its refusal, if it spoke."""
+
+    def __init__(self, why: str, status: int | None = None) -> None:
+        super().__init__(why)
+        self.status = status
 
 
 class EngineClient:
@@ -69,9 +77,12 @@ class EngineClient:
 
     def __init__(self, *, replica: str, served_name: str, engine: str, timeout_s: float = 20.0) -> None:
         self._served_name, self._engine = served_name, engine
+        self._timeout_s = timeout_s
+        self._silent = ""  # why nothing more is asked
         self._client = httpx.AsyncClient(
             base_url=replica,
-            timeout=timeout_s,
+            timeout=None,  # a question is timed as a whole
+            headers={"accept-encoding": "identity"},  # what is not packed cannot swell
             follow_redirects=False,  # the registry names where to ask, and nobody else does
             trust_env=False,
             limits=httpx.Limits(max_connections=4),
@@ -125,18 +136,20 @@ class EngineClient:
         answer = await self._post("/tokenize", body)
         ids = _ids(answer.get("tokens"))
         texts = answer.get("token_strs")
-        return Tokens(ids=ids, texts=tuple(map(str, texts)) if isinstance(texts, list) else ())
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            texts = ()
+        return Tokens(ids=ids, texts=tuple(texts))
 
     async def _version(self) -> str | None:
-        answer = await self._get("/version")
-        return str(answer["version"]) if "version" in answer else None
+        version = (await self._get("/version")).get("version")
+        return version[:_LONGEST_SETTING] if isinstance(version, str) else None
 
     async def _max_model_len(self) -> int | None:
         cards = (await self._get("/v1/models")).get("data")
         for card in cards if isinstance(cards, list) else []:
             if isinstance(card, Mapping) and card.get("id") == self._served_name:
                 length = card.get("max_model_len")
-                if isinstance(length, int):
+                if isinstance(length, int) and length > 0:
                     return length
         raise NotAnswered("GET /v1/models gives no max_model_len")
 
@@ -149,6 +162,8 @@ class EngineClient:
             params = params["sampling_params"]  # vLLM 0.32 wraps them once more
         if not isinstance(params, Mapping):
             raise NotAnswered("the rendered request has no sampling_params")
+        if len(params) > _MOST_SETTINGS or any(_overlong(text) for one in params.items() for text in one):
+            raise NotAnswered("the rendered request's sampling_params are larger than any engine's")
         # max_tokens without a default is what the context leaves: max_model_len again.
         return {
             str(name): value for name, value in params.items() if name not in _OF_REQUEST | {"max_tokens"}
@@ -165,19 +180,28 @@ class EngineClient:
         return await self._answer("POST", path, json.dumps(body, ensure_ascii=False).encode())
 
     async def _answer(self, method: str, path: str, content: bytes | None) -> dict[str, Any]:
+        if self._silent:
+            raise NotAnswered(self._silent)
         headers = {"content-type": "application/json"} if content else {}
         try:
-            async with self._client.stream(method, path, content=content, headers=headers) as response:
-                if response.status_code != httpx.codes.OK:
-                    hint = _SCALE_OUT if path.endswith("/render") and response.status_code == 403 else ""
-                    raise NotAnswered(f"{method} {path} answers {response.status_code}{hint}")
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._client.stream(method, path, content=content, headers=headers) as response,
+            ):
+                status = response.status_code
+                if status != httpx.codes.OK:
+                    hint = _SCALE_OUT if path.endswith("/render") and status == 403 else ""
+                    raise NotAnswered(f"{method} {path} answers {status}{hint}", status)
                 taken = bytearray()
-                async for piece in response.aiter_bytes():
+                async for piece in response.aiter_raw():
                     taken += piece
                     if len(taken) > _MAX_ANSWER:
                         raise NotAnswered(f"{method} {path} answers with more than {_MAX_ANSWER} bytes")
-            found = json.loads(taken)
-        except (httpx.HTTPError, ValueError, RecursionError) as error:
+            found = orjson.loads(taken)
+        except TimeoutError:
+            self._silent = f"{method} {path}: no whole answer within {self._timeout_s:g} s"
+            raise NotAnswered(self._silent) from None
+        except (httpx.HTTPError, ValueError) as error:
             raise NotAnswered(f"{method} {path}: {type(error).__name__}") from None
         if not isinstance(found, dict):
             raise NotAnswered(f"{method} {path} answers with no JSON object")
@@ -188,6 +212,13 @@ def chat(probe: Probe) -> dict[str, Any]:
     """The probe as /tokenize takes it."""
     asked: dict[str, Any] = {"messages": list(probe.messages), "add_generation_prompt": True}
     return asked | ({"tools": list(probe.tools)} if probe.tools else {})
+
+
+def _overlong(value: Any) -> bool:
+    try:
+        return len(str(value)) > _LONGEST_SETTING
+    except RecursionError:
+        return True
 
 
 def _ids(value: Any) -> tuple[int, ...]:

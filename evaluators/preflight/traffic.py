@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from evaluators.canonical import why_no_json
 from evaluators.ledger import ControlApi
 from evaluators.preflight.engine import EngineClient, EngineFacts, NotAnswered
 from evaluators.preflight.finding import Finding, Status, unchecked
 
 _CHAT: Final = "/v1/chat/completions"
 _REFUSED_SHARE: Final = 0.001
+_MOST_TOKENS: Final = 2**31  # what is asked for above it does not fit either
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,7 @@ def _prompt(found: Mapping[str, Any], listed: Mapping[str, Any]) -> RecordedProm
         exchange_id=str(listed["exchange_id"]),
         question=question,
         prompt_tokens=int(listed["prompt_tokens"]),
-        max_tokens=asked if isinstance(asked, int) and asked > 0 else 0,
+        max_tokens=min(asked, _MOST_TOKENS) if isinstance(asked, int) and asked > 0 else 0,
     )
 
 
@@ -64,9 +66,9 @@ def _body(found: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         body = json.loads(found["request"])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return body if isinstance(body, dict) else None
+    return body if isinstance(body, dict) and why_no_json(body) is None else None
 
 
 async def counted(client: EngineClient | None, prompts: Sequence[RecordedPrompt]) -> list[int]:
@@ -78,7 +80,7 @@ async def counted(client: EngineClient | None, prompts: Sequence[RecordedPrompt]
             try:
                 tokens = len((await client.tokens(prompt.question)).ids)
             except NotAnswered as error:
-                able = "404" not in str(error)
+                able = error.status not in (None, 404)  # a prompt may be refused, an engine be unable
         found.append(tokens)
     return found
 

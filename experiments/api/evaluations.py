@@ -16,7 +16,7 @@ from ..controller import Controller
 from ..ledger import evaluations
 from ..ledger.store import instant
 from .appending import append
-from .bodies import ExchangeScores, GateState, Preflight
+from .bodies import ExchangeScores, GateState, Preflight, Version
 from .gate import Known, require_token
 from .refusals import documented
 
@@ -54,8 +54,8 @@ def record(body: Preflight, controller: Known, response: Response) -> dict[str, 
 def list_preflights(
     controller: Known,
     model: str | None = None,
-    control_version: int | None = None,
-    candidate_version: int | None = None,
+    control_version: Version | None = None,
+    candidate_version: Version | None = None,
     limit: Limit = 100,
 ) -> list[dict[str, Any]]:
     found = evaluations.preflights(

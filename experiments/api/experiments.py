@@ -138,7 +138,7 @@ def list_pairs(
     name: str,
     controller: Known,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Annotated[int, Query(ge=0, lt=2**31)] = 0,
     filter: PairFilter = "all",
 ) -> dict[str, Any]:
     experiment = controller.junction.experiment(name)

@@ -16,7 +16,7 @@ from ..errors import Conflict, NotFound
 from ..ledger import golden
 from ..ledger.store import Connection, Row, instant
 from .appending import append
-from .bodies import Comparison, Finish, NewRun, Results
+from .bodies import Comparison, Finish, NewRun, Results, Version
 from .gate import Known, require_token
 from .refusals import documented
 
@@ -126,7 +126,7 @@ def _log_run(controller: Controller, run: Row) -> None:
 def list_runs(
     controller: Known,
     model: str | None = None,
-    version: int | None = None,
+    version: Version | None = None,
     set_hash: str | None = None,
     status: str | None = None,
     limit: Limit = 100,
@@ -175,8 +175,8 @@ def _tag_version(controller: Controller, body: Comparison) -> None:
 def list_comparisons(
     controller: Known,
     model: str | None = None,
-    candidate_version: int | None = None,
-    control_version: int | None = None,
+    candidate_version: Version | None = None,
+    control_version: Version | None = None,
     set_hash: str | None = None,
     set_name: str | None = None,
     limit: Limit = 100,

@@ -44,7 +44,7 @@ def list_exchanges(
     outcome: str | None = None,
     trace_id: Annotated[str | None, Query(pattern="^[0-9a-f]{32}$")] = None,
     limit: Limit = 50,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Annotated[int, Query(ge=0, lt=2**31)] = 0,
 ) -> list[dict[str, Any]]:
     found = traffic.exchanges(
         controller.store,

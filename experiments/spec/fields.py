@@ -97,7 +97,7 @@ Share: TypeAlias = Annotated[
     float,
     _reads(
         quantities.fraction,
-        "a share between 0% and 100%, such as 5% or 0.05",
+        "a share between 0.0000001% and 99.9999999%, such as 5% or 0.05",
         "Write the % sign, or a fraction",
     ),
 ]

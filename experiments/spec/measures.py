@@ -149,7 +149,12 @@ class Analysis(Strict):
     rollback_alpha: Share = Field(
         default=0.01, lt=0.5, description="the chance of rolling a healthy candidate back: below 0.5"
     )
-    power: Share = Field(default=0.8, gt=0.5, description="the chance of seeing a real effect: above 0.5")
+    power: Share = Field(
+        default=0.8,
+        gt=0.5,
+        le=0.9999,
+        description="the chance of seeing a real effect: above 0.5, at most 0.9999",
+    )
     horizon: int = Field(
         default=5000,
         ge=2,

@@ -118,12 +118,13 @@ def _bound(points: Floats, mass: Floats, step: float, total: float, spend: float
 
 
 def _carry(
-    points: Floats, mass: Floats, step: float, total: float, bound: float, sides: int
+    points: Floats, mass: Floats, step: float, total: float, bound: float, sides: int, drift: float = 0.0
 ) -> tuple[Floats, Floats]:
     """The score's distribution after a look, as weighted points of the region in which one goes on."""
     scale = math.sqrt(total)
-    high = min(bound, _FARTHEST) * scale
-    low = -high if sides == 2 else -_FARTHEST * scale
+    mean = drift * scale  # of z: what is farther from it than a float can tell is left out
+    high = min(bound, mean + _FARTHEST) * scale
+    low = max(-bound if sides == 2 else -math.inf, mean - _FARTHEST) * scale
     if not high > low:
         return np.array([low]), np.zeros(1)
     grid = np.linspace(low, high, _POINTS)
@@ -131,7 +132,7 @@ def _carry(
     simpson[1::2] = 4.0
     simpson[[0, -1]] = 1.0
     simpson *= (high - low) / (_POINTS - 1) / 3.0
-    gaps = (grid[:, None] - points[None, :]) / math.sqrt(step)
+    gaps = (grid[:, None] - points[None, :] - drift * step) / math.sqrt(step)
     density = np.exp(-0.5 * gaps * gaps) @ mass / math.sqrt(2.0 * math.pi * step)
     return grid, density * simpson
 
@@ -178,10 +179,9 @@ def drifted_crossing(
         step = total - at
         if step <= 0.0:
             continue
-        # Weighted paths of the drifted score: the drift-free density times exp(drift s - drift^2 t / 2).
         beyond = special.ndtr((points + drift * step - bound * math.sqrt(total)) / math.sqrt(step))
-        crossed += float((mass * np.exp(drift * points - 0.5 * drift * drift * at)) @ beyond)
-        points, mass = _carry(points, mass, step, total, bound, sides)
+        crossed += float(mass @ beyond)
+        points, mass = _carry(points, mass, step, total, bound, sides, drift)
         at = total
     return crossed
 

@@ -250,6 +250,21 @@ def test_registering_is_no_back_door_to_production(plane: Plane, api: TestClient
     assert plane.production == 1
 
 
+def test_no_number_in_a_query_is_the_ledgers_trouble(api: TestClient) -> None:
+    queries = [
+        (path, parameter["name"])
+        for path, methods in api.get("/openapi.json").json()["paths"].items()
+        for parameter in methods.get("get", {}).get("parameters", ())
+        if parameter["in"] == "query" and "integer" in str(parameter["schema"]) and path != "/api/events"
+    ]
+    assert len(queries) >= 10
+    for path, name in queries:
+        answer = api.get(
+            path.format(model="chat", name="x", run_id=RUN, exchange_id="x"), params={name: 10**20}
+        )
+        assert answer.status_code < 500, (path, name, answer.text)
+
+
 @pytest.mark.parametrize("route", ["/api/experiments", "/api/overview"])
 def test_a_list_asks_the_ledger_no_more_often_for_every_experiment_that_has_ended(
     plane: Plane, api: TestClient, monkeypatch: pytest.MonkeyPatch, route: str

@@ -17,6 +17,8 @@ models:
   chat: {recording: redacted, redact: ['[0-9]{16}'], keep: 30d, keep_size: 5GB}
   code: {recording: numbers}
 """
+KEYS = "keys:\n  - {tenant: acme, sha256: %s}\n" % ("ab" * 32)
+HOOK = "notify:\n  - {url: https://a.example/hook, secret_env: HOOK}\n"
 
 
 def write(file: Path, text: str) -> None:
@@ -52,6 +54,17 @@ def test_what_is_said_is_what_holds() -> None:
         (GOOD.replace("redact: ['[0-9]{16}'], ", ""), "models.chat.recording", 2),
         (GOOD + "  code: {}\n", "models.code", 4),
         ("model: {}\n", "model", 1),
+        ("[chat]", "", 1),
+        ("models: {chat: [full]}", "models.chat", 1),
+        ("models: {Chat: {}}", "models.Chat", 1),
+        ("models: {chat: {}}\nmodels: {}", "models", 2),
+        ("models: &all {}\nkeys: *all", "", 2),
+        (r'models: {"\ud800": {}}', "", 1),
+        (GOOD.replace("numbers", "2026-13-45"), "models.code.recording", 3),
+        (GOOD.replace("numbers", "!!bool perhaps"), "models.code.recording", 3),
+        (GOOD.replace("numbers", "0x" + "f" * 9000), "models.code.recording", 3),
+        (f"{KEYS}  - {{tenant: other, sha256: {'ab' * 32}}}", "keys[1].sha256", 3),
+        (f"{HOOK}  - {{url: https://a.example/hook, secret_env: OTHER}}", "notify[1].url", 3),
         ("", "", None),
     ],
 )
@@ -136,15 +149,17 @@ def test_a_file_that_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
     assert not config.reload()
 
 
-KEYS = "keys:\n  - {tenant: acme, sha256: %s}\n" % ("ab" * 32)
-
-
 def test_keys_name_their_tenants() -> None:
     assert read_config(KEYS, "turnout.yaml").keys == {"ab" * 32: "acme"}
     for wrong, place in (("ab" * 32, "keys[0].sha256"), ("acme", "keys[0].tenant")):
         with pytest.raises(DocumentError) as caught:
             read_config(KEYS.replace(wrong, "A b"), "turnout.yaml")
         assert [problem.field for problem in caught.value.problems] == [place]
+
+
+def test_a_tenant_may_have_two_keys_while_one_replaces_the_other() -> None:
+    other = f"  - {{tenant: acme, sha256: {'cd' * 32}}}\n"
+    assert set(read_config(KEYS + other, "turnout.yaml").keys.values()) == {"acme"}
 
 
 def test_a_restart_on_a_torn_file_keeps_what_was_in_force(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from experiments.errors import DocumentError
 from experiments.ledger import events
 from experiments.ledger.store import DatabaseError
 from experiments.notices import ATTEMPTS, Notices
+from tests.dripping import BODY, HEAD, dripping
 
 from .plane import Plane
 
@@ -160,6 +161,21 @@ def test_one_that_cannot_even_be_asked_holds_nobody_else_up(
     told.tell()
     assert [(str(request.url), receiver.actions) for request in receiver.requests] == [(URL, ["start"])]
     assert {state.url for state in told.state() if state.error} == {url}
+
+
+@pytest.mark.parametrize(("beginning", "told"), [(HEAD, 0), (BODY, 1)])
+def test_a_receiver_whose_answer_does_not_end_holds_nobody_up(
+    plane: Plane, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, beginning: bytes, told: int
+) -> None:
+    monkeypatch.setattr("experiments.notices.PATIENCE_S", 0.3)
+    with dripping(beginning) as url:
+        notices = Notices(plane.controller.store, lambda: {url: "HOOK_SECRET"}, now_ns=plane._tick)
+        notices.tell()
+        plane.begin()
+        notices.tell()
+    (state,) = notices.state()
+    assert state.told == told
+    assert state.error == (None if told else "no answer within 0.3 s")
 
 
 def test_a_clock_that_is_set_back_makes_nobody_wait_for_a_day(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from experiments.entries import Endpoint
 from experiments.errors import Conflict, Refused
+from experiments.readiness import answers
 from registry.records import FINGERPRINT, GOLDEN, STATE, VERDICT
+from tests.dripping import BODY, HEAD, dripping
 
 from .plane import AB, ADA, Plane
 
@@ -55,6 +58,18 @@ def test_no_promotion_without_both_endpoints_unless_forced(plane: Plane, down: i
     assert plane.production == 1
     plane.promote(force=True)
     assert plane.production == 2
+
+
+@pytest.mark.parametrize(("beginning", "says"), [(HEAD, "TimeoutError"), (BODY, None)])
+def test_an_endpoint_whose_answer_does_not_end_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch, beginning: bytes, says: str | None
+) -> None:
+    monkeypatch.setattr("experiments.readiness.PATIENCE_S", 0.3)
+    with dripping(beginning) as url:
+        found = answers(
+            Endpoint(model="chat", version=1, replicas=(url,) * 20, served_name="chat", engine="vllm")
+        )
+    assert found == (says and "; ".join(f"{url}: {says}" for _ in range(20)))
 
 
 def test_what_turnout_knows_of_a_version_stands_on_it_in_mlflow(plane: Plane) -> None:

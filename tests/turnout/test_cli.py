@@ -55,6 +55,27 @@ def test_help_is_quick_and_lists_every_command() -> None:
     assert not loaded & {"mlflow", "duckdb", "pandas", "streamlit", "numpy", "httpx", "fastapi", "openai"}
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("restart", "--timeout", "nan"),
+        ("restart", "--timeout", "-1"),
+        ("serve", "models:/chat@candidate", "--timeout", "nan"),
+        ("up", "--proxy-port", "65536"),
+        ("up", "--workers", "1000000000"),
+        ("promote", "chat", "--version", "1e308"),
+    ],
+)
+def test_numbers_that_nobody_can_mean_are_wrong_usage(arguments: tuple[str, ...]) -> None:
+    failed(*arguments, code=2)
+
+
+def test_an_argument_that_is_no_text_is_wrong_usage() -> None:
+    command = [sys.executable, "-m", "turnout.cli", "models", "show", b"\xff"]
+    told = subprocess.run(command, capture_output=True, timeout=30, check=False)
+    assert (told.returncode, told.stderr) == (2, b"an argument is no text in UTF-8\n")
+
+
 def test_a_release_from_registration_to_rollback(plane: Plane, spec: str) -> None:
     said = done("models", "register", "chat", "--replica", "http://127.0.0.1:9004", "--alias", "next")
     assert "Registered version 4 of chat; aliases: next." in said

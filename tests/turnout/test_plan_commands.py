@@ -71,6 +71,26 @@ def test_a_plan_has_every_stage_and_every_metric_of_it(spec: Path) -> None:
     assert "preference:judge" not in ab
 
 
+def test_the_strangest_risks_and_effects_have_a_plan(spec: Path) -> None:
+    spec.write_text("""\
+experiment: faster
+model: chat
+mode: ab
+candidate: 2
+metrics:
+  success: [{metric: tokens_per_second, mde: 0.0000001%}]
+  guardrails: [{metric: error_rate, margin: 0.0000001%}]
+analysis: {alpha: 0.0000001%, rollback_alpha: 0.0000001%, power: 99.99%, horizon: 1000000000}
+""")
+    found = run(plan_app, str(spec))
+    assert found.exit_code == 1, found.output
+    assert "are needed" in found.output
+    spec.write_text(SPEC.replace("looks: 4", "looks: 4, alpha: 0.00000001%, power: 99.999%"))
+    found = run(plan_app, str(spec))
+    assert found.exit_code == 2
+    assert all(f"analysis.{field}: found" in found.output for field in ("alpha", "power"))
+
+
 def test_units_that_cannot_enter_do_not_shorten_the_wait(spec: Path) -> None:
     whole = json.loads(run(plan_app, str(spec), "--json").output)
     spec.write_text(SPEC + "holdout: 20\nexclusive: {group: g, units: [0, 25]}\n", "utf-8")
@@ -119,6 +139,14 @@ def test_a_seed_below_zero_is_wrong_usage(spec: Path) -> None:
     result = run(selftest_app, str(spec), "--aa", "--seed", "-5")
     assert result.exit_code == 2
     assert "--seed" in result.stderr
+
+
+def test_a_self_test_of_more_units_than_fit_is_refused(spec: Path) -> None:
+    assert run(selftest_app, str(spec), "--aa", "--units", "1000000000").exit_code == 2
+    spec.write_text(SPEC.replace("horizon: 4000", "horizon: 1000000000"))
+    found = run(selftest_app, str(spec), "--aa")
+    assert found.exit_code == 2
+    assert "give fewer by --units" in found.stderr
 
 
 def test_a_self_test_must_say_which(spec: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from turnout.processes import Processes, ProcessFailed, Program, check_ports, endings, free_port, programs
+from turnout.running import with_ports
 from turnout.settings import Settings
 
 SERVER = """
@@ -181,6 +182,13 @@ def test_one_port_for_two_of_them_is_told_before_anything_starts(tmp_path: Path)
     settings = Settings(data=tmp_path, proxy_port=(port := free_port()), dashboard_port=port)
     with pytest.raises(ProcessFailed, match=f"port {port} for the dashboard: the proxy has it"):
         check_ports(programs(settings))
+
+
+def test_a_port_0_becomes_a_free_one_that_the_others_know(tmp_path: Path) -> None:
+    settings = with_ports(Settings(data=tmp_path, control_port=0, proxy_port=0, dashboard_port=8501))
+    assert settings.dashboard_port == 8501
+    assert 0 < settings.control_port != settings.proxy_port > 0
+    assert all(settings.control_address in one.command for one in programs(settings) if one.name == "proxy")
 
 
 def test_the_token_is_on_no_command_line(tmp_path: Path) -> None:

@@ -30,6 +30,14 @@ class TestPlanning:
             fractions = [(k + 1) / looks for k in range(looks)]
             assert group_sequential.inflation(fractions) == pytest.approx(cost, abs=0.001)
 
+    @pytest.mark.parametrize("sides", [1, 2])
+    @pytest.mark.parametrize("power", [0.501, 0.9999, 1 - 1e-6])  # the last: 0.9999 shared by a hundred
+    @pytest.mark.parametrize("alpha", [1e-11, 1e-6, 0.499])
+    def test_looks_cost_little_with_any_risk(self, alpha: float, power: float, sides: int) -> None:
+        fractions = [0.2, 0.4, 0.6, 0.8, 1.0]
+        cost = group_sequential.inflation(fractions, alpha=alpha, power=power, sides=sides)
+        assert 1.0 - 1e-4 < cost < 1.4
+
     def test_longer_running_reaches_the_power(self) -> None:
         more = planning.more_units(0.02, 1000, 0.03)
         assert more.factor is not None
