@@ -17,7 +17,7 @@ from dataclasses import replace
 from registry import Registry, RegistryError, RegistryUnreachable
 
 from .admission import version_of
-from .control import Author, Control, released
+from .control import Author, Control, ended_by, moved, released
 from .decision import Backing, Decision, Done, new_id
 from .errors import Conflict, NotFound, Refused, Unavailable
 from .ledger import decisions, trials
@@ -90,7 +90,6 @@ class Promotion:
                         code="production_held",
                     )
             ending = self.endings(model, target)
-            changed = _promotion_words(model, target, ending)
             decision = Decision(
                 at_ns=self._junction.now_ns(),
                 actor=author.actor,
@@ -104,7 +103,8 @@ class Promotion:
                 forced=force and (backing is None or backing.kind != "ship"),
                 reason=author.reason,
                 state="intent",
-                changed=changed,
+                changed=moved(model, target, ending),
+                detail=ended_by(ending),
             )
             if dry_run:
                 return Done(decision=decision, recorded=False, snapshot=self._junction.publication.version)
@@ -275,6 +275,7 @@ class Promotion:
                 to_version=decision.from_version,
                 reason="a rollback has overtaken the promotion",
                 changed=(f"production of {decision.model!r} stays version {decision.from_version}",),
+                detail={},
             )
             self._settlement.owe(back, (), alias=decision.from_version)
             self._settlement.wake()
@@ -368,6 +369,7 @@ class Promotion:
                 to_version=model.production,
                 reason=author.reason,
                 changed=tuple(word for before, after in pairs for word in released(before, after)),
+                detail=ended_by(ended),
             )
             self._turn_back(decision, ended, model)
         self._at("published")
@@ -417,14 +419,14 @@ class Promotion:
                 f"promote another version with --force --reason",
                 code="no_endpoint",
             )
-        words = (f"production of {model.name!r}: version {model.production} -> {target}",)
-        if dry_run:
-            return self._would("rollback", model.name, words)
         with self._junction.lock:
             there = self._junction.model(model.name)
             if there.production != model.production:
                 return None
             ended = self._endings_after_rollback(model, target)
+            changed = moved(model, target, ended)
+            if dry_run:
+                return self._would("rollback", model.name, changed)
             decision = Decision(
                 at_ns=self._junction.now_ns(),
                 actor=author.actor,
@@ -433,7 +435,8 @@ class Promotion:
                 from_version=model.production,
                 to_version=target,
                 reason=author.reason,
-                changed=(*words, *(f"experiment {one.name!r} is {one.state_text}" for one in ended)),
+                changed=changed,
+                detail=ended_by(ended),
             )
             left = model.production
             coming = replace(there, production=target, former=None, came_back_from=left)
@@ -490,11 +493,3 @@ def _why_not(
 
 def _would_lose(one: Experiment) -> str:
     return f"version {one.candidate_version} of {one.model!r} would get no traffic"
-
-
-def _promotion_words(model: CatalogModel, target: int, ending: list[Experiment]) -> tuple[str, ...]:
-    from_version = "none" if model.production is None else model.production
-    return (
-        f"production of {model.name!r}: version {from_version} -> {target}",
-        *(f"experiment {one.name!r} is {one.state_text}" for one in ending),
-    )
