@@ -137,11 +137,7 @@ class Promotion:
 
     def _shippable(self, model: CatalogModel) -> int:
         tried = [one for one in self._junction.experiments() if one.model == model.name and one.phase.number]
-        passed = [
-            one
-            for one in tried
-            if one.state == "concluded" and one.concluded_on == "ship" and one.routes and not one.next_stage
-        ]
+        passed = [one for one in tried if one.passed]
         if len({one.candidate_version for one in passed}) > 1:
             named = " and ".join(str(one.candidate_version) for one in reversed(passed))
             raise Conflict(
@@ -163,14 +159,7 @@ class Promotion:
                 f"version {target} of {model.name!r} has no endpoint: traffic could not be sent to it",
                 code="no_endpoint",
             )
-        latest = next(
-            (
-                one
-                for one in self._junction.experiments()
-                if one.model == model.name and one.candidate_version == target and one.phase.number
-            ),
-            None,
-        )
+        latest = self._latest(model.name, target)
         verdict = trials.last_verdict(self._store, latest.name, latest.phase.stage) if latest else None
         backing = None
         if latest and verdict:
@@ -183,6 +172,14 @@ class Promotion:
         if not (author.reason or "").strip():
             raise Refused(f"{why_not}; a forced promotion needs a reason", code="reason_required")
         return backing
+
+    def _latest(self, model: str, target: int) -> Experiment | None:
+        """The experiment that speaks for a version: the newest, but what is under way beside one that has
+        passed, a shadow or a replay, says nothing yet."""
+        experiments = [one for one in self._junction.experiments() if one.model == model]
+        tried = [one for one in experiments if one.candidate_version == target and one.phase.number]
+        spoken = next((one for one in tried if one.passed or not one.is_open), None)
+        return spoken if spoken is not None and spoken.passed else next(iter(tried), None)
 
     def _check_endpoints(self, model: CatalogModel, target: int) -> None:
         """The coming version must answer, and the former one stay warm: it is where a rollback goes.
@@ -312,7 +309,7 @@ class Promotion:
 
     def _roll_back(self, model: CatalogModel, author: Author, production: bool, dry_run: bool) -> Done | None:
         name = model.name
-        routing = self._tried_on_users(name)
+        routing = self.tried_on_users(name)
         if routing and not production:
             if dry_run:
                 return self._would("rollback", name, tuple(map(_would_lose, routing)))
@@ -326,7 +323,7 @@ class Promotion:
             return self._control.nothing("rollback", name, f"{why} and is version {model.production}")
         return self._back(model, author, dry_run)
 
-    def _tried_on_users(self, model: str) -> list[Experiment]:
+    def tried_on_users(self, model: str) -> list[Experiment]:
         """What a rollback ends. A draft, or what waits in preflight, has taken nobody anywhere yet."""
         return [one for one in self._junction.open_on(model) if one.routes and one.phase.number]
 
@@ -340,7 +337,7 @@ class Promotion:
                 code="unknown_experiment",
                 param="experiment",
             )
-        if one.state != "rolled_back" and one not in self._tried_on_users(name):
+        if one.state != "rolled_back" and one not in self.tried_on_users(name):
             raise Conflict(
                 f"experiment {experiment!r} is {one.state_text} and has no unit of {name!r}: there is "
                 "nothing to take back",
@@ -355,7 +352,7 @@ class Promotion:
         it is. None if they are gone by now."""
         began = time.monotonic()
         with self._junction.lock:
-            routing = self._tried_on_users(name)
+            routing = self.tried_on_users(name)
             if not routing:
                 return None
             now_ns, model = self._junction.now_ns(), self._junction.model(name)

@@ -151,7 +151,8 @@ def _waiting_for(controller: Controller, experiment: Experiment, accounting: Jso
     """What goes on without anybody, or whose word it takes; None where nothing is awaited."""
     waits = controller.watch.waiting_for(experiment)
     if experiment.state == "concluded" and experiment.has_traffic and waits is None:
-        word = f"`turnout promote {experiment.model}`" if experiment.routes else "real traffic"
+        promote = f"`turnout promote {experiment.model} --version {experiment.candidate_version}`"
+        word = promote if experiment.routes else "real traffic"
         return f"{word}, or the end of it: `turnout experiment stop {experiment.name}`"
     left = accounting.get("replay", {}).get("remaining", 0)
     if experiment.has_traffic and experiment.stage.recorded is not None and left:

@@ -46,6 +46,16 @@ def test_what_was_done_says_by_whom_and_why(control: FakeControlApi, open_page: 
     assert all(part in said for part in ("by ada", "by controller", "guardrails hold"))
 
 
+@pytest.mark.parametrize("control", ["rich"], indirect=True)
+def test_a_models_card_says_how_many_more_are_tried_beside_each_other(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    first = control.story["experiments"][0]
+    others = [{**first, "name": f"beside-{number}", "state": "running"} for number in range(3)]
+    control.story["experiments"] = others
+    assert "and 1 more under way, below" in texts(open_page("overview"))
+
+
 def test_a_rollback_of_several_candidates_is_none_of_production() -> None:
     several = Decision(decision_id="1", action="rollback", model="chat", to_version=1)
     assert decisions.moved(several).startswith("units")

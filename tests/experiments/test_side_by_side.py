@@ -8,13 +8,14 @@ import pytest
 
 from experiments import views
 from experiments.assignment import unit_id
-from experiments.errors import Conflict, NotFound
+from experiments.errors import Conflict, NotFound, Refused
 from experiments.ledger import decisions
 from experiments.ledger import events as ledger_events
 from experiments.snapshot import Route, Snapshot
 from registry import RegistryUnreachable
+from registry.records import STATE
 
-from .plane import AB, ADA, Plane
+from .plane import AB, ADA, SHADOW, Plane
 
 
 def part(name: str, candidate: int, low: int, high: int) -> str:
@@ -194,3 +195,41 @@ def test_what_other_hands_move_in_the_registry_is_told_by_what_it_ends(plane: Pl
     plane.registry.promote("chat", 3)
     plane.controller.reconcile()
     assert told(plane, "second")[0][:2] == ("promote", "registry")
+
+
+def test_what_is_under_way_beside_a_passing_verdict_does_not_hide_it(plane: Plane) -> None:
+    plane.begin()
+    plane.conclude("ship")
+    plane.begin(SHADOW.replace("faster", "once-more"))
+    waits = views.summary(plane.controller, plane.controller.junction.experiment("faster"))["waiting_for"]
+    assert waits.startswith("`turnout promote chat --version 2`")
+    plane.promote(2)
+    assert plane.production == 2
+    assert (plane.state("faster"), plane.state("once-more")) == ("promoted", "promoted")
+
+
+def test_what_was_rolled_back_since_hides_a_passing_verdict(plane: Plane) -> None:
+    plane.begin()
+    plane.conclude("ship")
+    plane.begin(SHADOW.replace("faster", "once-more"))
+    backing = plane.judged("roll_back", "once-more")
+    plane.controller.control.take_away("once-more", "roll_back", "rollback", ADA, backing)
+    with pytest.raises(Refused, match="was rolled back in experiment 'once-more'"):
+        plane.promote(2)
+
+
+def test_a_version_bears_in_mlflow_what_is_under_way_with_it(plane: Plane) -> None:
+    plane.begin()
+    plane.begin(SHADOW.replace("faster", "once-more"))
+    plane.controller.control.stop("once-more", ADA)
+    plane.settle()
+    assert plane.registry.model("chat").version(2).labels[STATE] == "running in faster"
+
+
+def test_a_rehearsal_of_what_is_paused_looks_where_its_units_would_go(plane: Plane) -> None:
+    plane.begin(part("second", 2, 0, 50))
+    plane.begin(part("third", 3, 50, 100))
+    for name in ("second", "third"):
+        plane.controller.control.pause(name, ADA)
+    done = plane.controller.rehearsal.rehearse("chat", ADA).decision
+    assert (done.state, done.to_version) == ("done", 1)
