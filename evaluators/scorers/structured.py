@@ -70,7 +70,8 @@ def _unevaluated_properties(
     if not validator.is_type(instance, "object"):
         return
     others = {keyword: value for keyword, value in schema.items() if keyword != "unevaluatedProperties"}
-    for name in instance.keys() - _evaluated(validator, instance, others):
+    evaluated = _evaluated(validator, instance, others)
+    for name in (name for name in instance if name not in evaluated):
         if inner is False:
             yield ValidationError(f"the property {name!r} is not allowed")
         else:
