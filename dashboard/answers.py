@@ -355,6 +355,7 @@ class TrafficBucket(Answer):
 
 class EffectAt(Answer):
     at: Instant
+    stage: str = ""
     metric: str
     estimate: float | None = None
     lower: float | None = None
@@ -366,6 +367,8 @@ class EffectAt(Answer):
 class Event(Answer):
     at: Instant
     action: str = ""
+    actor: str | None = None
+    reason: str | None = None
     text: str = ""
 
 

@@ -216,13 +216,19 @@ def _instants(traffic: Sequence[TrafficBucket], events: Sequence[Event], bucket_
 def effect_over_time(
     effects: Sequence[EffectAt], events: Sequence[Event], metric: Metric, palette: Palette
 ) -> alt.LayerChart:
-    """The effect of one metric at every look, with the band that holds at all of them, and the margin."""
+    """The effect of one metric at every look, with the band that holds at all of them, and the margin. Each
+    stage measures anew: no line leads from one to the next."""
     scale = effects[-1].scale or (metric.band or metric.effect or Effect()).scale
     columns = ("estimate", "lower", "upper", "margin")
     drawn = [(effect.estimate, effect.lower, effect.upper, effect.margin) for effect in effects]
     values = [[figures.on_screen(metric, value, scale) for value in four] for four in drawn]
     rows = [
-        {"at": _ms(effect.at), "when": figures.moment(effect.at), **dict(zip(columns, four, strict=True))}
+        {
+            "at": _ms(effect.at),
+            "when": figures.moment(effect.at),
+            "stage": one_line(effect.stage, 40),
+            **dict(zip(columns, four, strict=True)),
+        }
         for effect, four in zip(effects, values, strict=True)
     ]
     unit = figures.effect_unit(metric, scale)
@@ -234,9 +240,9 @@ def effect_over_time(
     def y(name: str) -> alt.Y:
         return alt.Y(f"{name}:Q", title="Δ candidate − control", scale=y_scale, axis=axis)
 
-    tooltip = [alt.Tooltip("when:N", title="look")]
+    tooltip = [alt.Tooltip("when:N", title="look"), alt.Tooltip("stage:N")]
     tooltip += [alt.Tooltip(f"{name}:Q", title=f"{name} {unit}".strip(), format="+.3~g") for name in columns]
-    base = alt.Chart(pd.DataFrame(rows)).encode(x=AT)
+    base = alt.Chart(pd.DataFrame(rows)).encode(x=AT, detail="stage:N")
     zero = alt.Chart(pd.DataFrame([{"estimate": 0.0}]))
     layers = [
         _time([*(effect.at for effect in effects), *(event.at for event in events)]),

@@ -108,7 +108,8 @@ class VersionGate:
         except NotServed:
             return None  # production has no endpoint just now: nothing to hold it against
         prints = [await fingerprint_of(one) or "unknown" for one in (control, candidate)]
-        labels = await asyncio.to_thread(LabelLedger(self.api).mark, golden)
+        people = LabelLedger(self.api)
+        labels = await asyncio.to_thread(people.mark, golden, self.rule.model, production, number)
         key = content_hash([known, prints, *labels]).removeprefix("sha256:")[:16]
         tags = version.get("tags") or {}
         said = None

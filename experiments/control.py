@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ from .lifecycle import (
     next_step,
 )
 from .quantities import points_text
+from .routing import CatalogModel
 from .settlement import Settlement
 from .spec import read_spec
 
@@ -364,6 +365,20 @@ def released(before: Experiment, after: Experiment) -> tuple[str, ...]:
         f"experiment {after.name!r} is {after.state_text}",
         f"version {after.candidate_version} of {after.model!r} gets no {lost} (before: {share_text(before)})",
     )
+
+
+def moved(model: CatalogModel, target: int | None, ended: Sequence[Experiment]) -> tuple[str, ...]:
+    """What is different where another version is production, in words."""
+    before, after = ("none" if one is None else one for one in (model.production, target))
+    return (
+        f"production of {model.name!r}: version {before} -> {after}",
+        *(f"experiment {one.name!r} is {one.state_text}" for one in ended),
+    )
+
+
+def ended_by(ended: Sequence[Experiment]) -> dict[str, list[str]]:
+    """What a decision on a whole model keeps of the experiments that it ends."""
+    return {"ended": [one.name for one in ended]}
 
 
 def share_text(experiment: Experiment) -> str:

@@ -31,7 +31,7 @@ def wanted(
     by experiment; `goldens` the set and its hash by version.
     """
     found: dict[int, Labels] = {}
-    tried = list(experiments)
+    tried = sorted(experiments, key=lambda one: not one.is_open)  # one that has ended beside it hides none
     for version in model.entry.versions if model.entry else ():
         last = next((one for one in tried if one.candidate_version == version.version), None)
         labels = {STATE: _state(model, version.version, last), FINGERPRINT: fingerprint(version)}

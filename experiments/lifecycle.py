@@ -132,6 +132,12 @@ class Experiment:
         return None if self.stage.last else self.spec.plan[self.phase.stage + 1]
 
     @property
+    def passed(self) -> bool:
+        """Whether it waits for its operator with a `ship` that carries a promotion."""
+        shipped = self.state == "concluded" and self.concluded_on == "ship"
+        return shipped and self.routes and self.next_stage is None
+
+    @property
     def routes(self) -> bool:
         """Whether it decides which version answers (a shadow does not)."""
         return self.stage.mode != "shadow"

@@ -38,9 +38,15 @@ def pipeline(store: Store, experiment: Experiment, now_ns: int) -> list[dict[str
                 "permission": _permission(entered.get(stage.mode)),
             }
         )
-    promoted = next((one for one in made if one.action == "promote" and one.state == "done"), None)
+    promoted = next((one for one in made if _promotes(one, experiment)), None)
     end = {"stage": "promote", "time_s": None, "verdict": None, "permission": _permission(promoted)}
     return [*steps, {**end, "state": "passed" if experiment.state == "promoted" else "to_come"}]
+
+
+def _promotes(decision: Decision, experiment: Experiment) -> bool:
+    """Not so one of a rival, which ends this experiment too."""
+    promotes = decision.action == "promote" and decision.state == "done"
+    return promotes and decision.to_version == experiment.candidate_version
 
 
 def _golden(experiment: Experiment, now_ns: int) -> dict[str, Any]:

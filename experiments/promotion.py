@@ -17,7 +17,7 @@ from dataclasses import replace
 from registry import Registry, RegistryError, RegistryUnreachable
 
 from .admission import version_of
-from .control import Author, Control, released
+from .control import Author, Control, ended_by, moved, released
 from .decision import Backing, Decision, Done, new_id
 from .errors import Conflict, NotFound, Refused, Unavailable
 from .ledger import decisions, trials
@@ -90,7 +90,6 @@ class Promotion:
                         code="production_held",
                     )
             ending = self.endings(model, target)
-            changed = _promotion_words(model, target, ending)
             decision = Decision(
                 at_ns=self._junction.now_ns(),
                 actor=author.actor,
@@ -104,7 +103,8 @@ class Promotion:
                 forced=force and (backing is None or backing.kind != "ship"),
                 reason=author.reason,
                 state="intent",
-                changed=changed,
+                changed=moved(model, target, ending),
+                detail=ended_by(ending),
             )
             if dry_run:
                 return Done(decision=decision, recorded=False, snapshot=self._junction.publication.version)
@@ -137,11 +137,7 @@ class Promotion:
 
     def _shippable(self, model: CatalogModel) -> int:
         tried = [one for one in self._junction.experiments() if one.model == model.name and one.phase.number]
-        passed = [
-            one
-            for one in tried
-            if one.state == "concluded" and one.concluded_on == "ship" and one.routes and not one.next_stage
-        ]
+        passed = [one for one in tried if one.passed]
         if len({one.candidate_version for one in passed}) > 1:
             named = " and ".join(str(one.candidate_version) for one in reversed(passed))
             raise Conflict(
@@ -163,14 +159,7 @@ class Promotion:
                 f"version {target} of {model.name!r} has no endpoint: traffic could not be sent to it",
                 code="no_endpoint",
             )
-        latest = next(
-            (
-                one
-                for one in self._junction.experiments()
-                if one.model == model.name and one.candidate_version == target and one.phase.number
-            ),
-            None,
-        )
+        latest = self._latest(model.name, target)
         verdict = trials.last_verdict(self._store, latest.name, latest.phase.stage) if latest else None
         backing = None
         if latest and verdict:
@@ -183,6 +172,14 @@ class Promotion:
         if not (author.reason or "").strip():
             raise Refused(f"{why_not}; a forced promotion needs a reason", code="reason_required")
         return backing
+
+    def _latest(self, model: str, target: int) -> Experiment | None:
+        """The experiment that speaks for a version: the newest, but what is under way beside one that has
+        passed, a shadow or a replay, says nothing yet."""
+        experiments = [one for one in self._junction.experiments() if one.model == model]
+        tried = [one for one in experiments if one.candidate_version == target and one.phase.number]
+        spoken = next((one for one in tried if one.passed or not one.is_open), None)
+        return spoken if spoken is not None and spoken.passed else next(iter(tried), None)
 
     def _check_endpoints(self, model: CatalogModel, target: int) -> None:
         """The coming version must answer, and the former one stay warm: it is where a rollback goes.
@@ -275,6 +272,7 @@ class Promotion:
                 to_version=decision.from_version,
                 reason="a rollback has overtaken the promotion",
                 changed=(f"production of {decision.model!r} stays version {decision.from_version}",),
+                detail={},
             )
             self._settlement.owe(back, (), alias=decision.from_version)
             self._settlement.wake()
@@ -311,7 +309,7 @@ class Promotion:
 
     def _roll_back(self, model: CatalogModel, author: Author, production: bool, dry_run: bool) -> Done | None:
         name = model.name
-        routing = self._tried_on_users(name)
+        routing = self.tried_on_users(name)
         if routing and not production:
             if dry_run:
                 return self._would("rollback", name, tuple(map(_would_lose, routing)))
@@ -325,7 +323,7 @@ class Promotion:
             return self._control.nothing("rollback", name, f"{why} and is version {model.production}")
         return self._back(model, author, dry_run)
 
-    def _tried_on_users(self, model: str) -> list[Experiment]:
+    def tried_on_users(self, model: str) -> list[Experiment]:
         """What a rollback ends. A draft, or what waits in preflight, has taken nobody anywhere yet."""
         return [one for one in self._junction.open_on(model) if one.routes and one.phase.number]
 
@@ -339,7 +337,7 @@ class Promotion:
                 code="unknown_experiment",
                 param="experiment",
             )
-        if one.state != "rolled_back" and one not in self._tried_on_users(name):
+        if one.state != "rolled_back" and one not in self.tried_on_users(name):
             raise Conflict(
                 f"experiment {experiment!r} is {one.state_text} and has no unit of {name!r}: there is "
                 "nothing to take back",
@@ -354,7 +352,7 @@ class Promotion:
         it is. None if they are gone by now."""
         began = time.monotonic()
         with self._junction.lock:
-            routing = self._tried_on_users(name)
+            routing = self.tried_on_users(name)
             if not routing:
                 return None
             now_ns, model = self._junction.now_ns(), self._junction.model(name)
@@ -368,6 +366,7 @@ class Promotion:
                 to_version=model.production,
                 reason=author.reason,
                 changed=tuple(word for before, after in pairs for word in released(before, after)),
+                detail=ended_by(ended),
             )
             self._turn_back(decision, ended, model)
         self._at("published")
@@ -417,14 +416,14 @@ class Promotion:
                 f"promote another version with --force --reason",
                 code="no_endpoint",
             )
-        words = (f"production of {model.name!r}: version {model.production} -> {target}",)
-        if dry_run:
-            return self._would("rollback", model.name, words)
         with self._junction.lock:
             there = self._junction.model(model.name)
             if there.production != model.production:
                 return None
             ended = self._endings_after_rollback(model, target)
+            changed = moved(model, target, ended)
+            if dry_run:
+                return self._would("rollback", model.name, changed)
             decision = Decision(
                 at_ns=self._junction.now_ns(),
                 actor=author.actor,
@@ -433,7 +432,8 @@ class Promotion:
                 from_version=model.production,
                 to_version=target,
                 reason=author.reason,
-                changed=(*words, *(f"experiment {one.name!r} is {one.state_text}" for one in ended)),
+                changed=changed,
+                detail=ended_by(ended),
             )
             left = model.production
             coming = replace(there, production=target, former=None, came_back_from=left)
@@ -490,11 +490,3 @@ def _why_not(
 
 def _would_lose(one: Experiment) -> str:
     return f"version {one.candidate_version} of {one.model!r} would get no traffic"
-
-
-def _promotion_words(model: CatalogModel, target: int, ending: list[Experiment]) -> tuple[str, ...]:
-    from_version = "none" if model.production is None else model.production
-    return (
-        f"production of {model.name!r}: version {from_version} -> {target}",
-        *(f"experiment {one.name!r} is {one.state_text}" for one in ending),
-    )

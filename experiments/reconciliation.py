@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from registry import NoSuchModel, RegisteredModel, Registry, RegistryError
 
-from .control import Author, Control
+from .control import Author, Control, ended_by, moved
 from .decision import REGISTRY, Decision
 from .labels import differences, wanted
 from .ledger import decisions, golden, trials
@@ -141,7 +141,6 @@ class Reconciliation:
         self, before: CatalogModel, coming: CatalogModel
     ) -> tuple[Decision, list[Experiment]]:
         ended = self._promotion.endings(coming, coming.production) if coming.production is not None else []
-        words = (f"production of {coming.name!r}: version {before.production} -> {coming.production}",)
         back = coming.came_back_from is not None and coming.came_back_from == before.production
         decision = Decision(
             at_ns=self._junction.now_ns(),
@@ -151,7 +150,8 @@ class Reconciliation:
             from_version=before.production,
             to_version=coming.production,
             reason="the alias was moved in the registry by other hands",
-            changed=(*words, *(f"experiment {one.name!r} is {one.state_text}" for one in ended)),
+            changed=moved(before, coming.production, ended),
+            detail=ended_by(ended),
         )
         return decision, ended
 

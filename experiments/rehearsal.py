@@ -72,7 +72,7 @@ class Rehearsal:
 
     def _target(self, model: CatalogModel) -> int | None:
         """Where the units would go: to production from a candidate, else to the former version."""
-        if any(one.routes and one.has_traffic for one in self._junction.open_on(model.name)):
+        if self._promotion.tried_on_users(model.name):
             return model.production
         former = decisions.former_production(self._control.store, model.name, model.production)
         return model.former or former

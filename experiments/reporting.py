@@ -19,6 +19,7 @@ from .ledger import trials
 from .ledger.dossier import export_rows
 from .ledger.evidence import gather
 from .ledger.store import Store
+from .ledger.trials import KeptLook
 from .lifecycle import Experiment
 from .spec import analysis_of
 from .verdict import conclude
@@ -57,9 +58,7 @@ def write_dossier(store: Store, experiment: Experiment, folder: Path, *, digest:
         golden=stored["golden"],
         exhausted=stored.get("exhausted", False),
     )
-    looks = tuple(
-        look for look in trials.past_looks(store, experiment.name, kept.stage) if look.at_ns < as_of_ns
-    )
+    looks = trials.past_looks(store, experiment.name, kept.stage, before=kept.number)
     verdict = conclude(spec, evidence, past_looks=looks)
     if verdict.to_json() != kept.verdict:
         reached = orjson.loads(verdict.to_json())
@@ -72,13 +71,13 @@ def write_dossier(store: Store, experiment: Experiment, folder: Path, *, digest:
     for name, content in documents(spec, evidence, looks, verdict).items():
         (folder / name).write_bytes(content)
     (folder / "spec.yaml").write_text(experiment.spec_yaml, "utf-8")
-    (folder / "history.json").write_bytes(orjson.dumps(_history(store, experiment.name, as_of_ns)))
+    (folder / "history.json").write_bytes(orjson.dumps(_history(store, experiment.name, kept)))
     export_rows(store, spec, cut, folder)
     seal(folder)
 
 
-def _history(store: Store, name: str, as_of_ns: int) -> list[dict[str, Any]]:
-    """The verdicts up to this one, as far as a curve needs them."""
+def _history(store: Store, name: str, last: KeptLook) -> list[dict[str, Any]]:
+    """The verdicts on the stage up to this one, as far as a curve needs them."""
     return [
         {
             "as_of_ns": document["as_of_ns"],
@@ -90,6 +89,5 @@ def _history(store: Store, name: str, as_of_ns: int) -> list[dict[str, Any]]:
                 if (band := metric.get("band"))
             },
         }
-        for document in trials.verdicts(store, name, limit=_HISTORY)
-        if document["as_of_ns"] <= as_of_ns
+        for document in trials.verdicts(store, name, stage=last.stage, until=last.number, limit=_HISTORY)
     ]

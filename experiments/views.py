@@ -151,7 +151,8 @@ def _waiting_for(controller: Controller, experiment: Experiment, accounting: Jso
     """What goes on without anybody, or whose word it takes; None where nothing is awaited."""
     waits = controller.watch.waiting_for(experiment)
     if experiment.state == "concluded" and experiment.has_traffic and waits is None:
-        word = f"`turnout promote {experiment.model}`" if experiment.routes else "real traffic"
+        promote = f"`turnout promote {experiment.model} --version {experiment.candidate_version}`"
+        word = promote if experiment.routes else "real traffic"
         return f"{word}, or the end of it: `turnout experiment stop {experiment.name}`"
     left = accounting.get("replay", {}).get("remaining", 0)
     if experiment.has_traffic and experiment.stage.recorded is not None and left:
@@ -226,11 +227,13 @@ def verdict(document: Mapping[str, Any] | None) -> Json | None:
     return None if document is None else {**document, "as_of": at(document["as_of_ns"])}
 
 
-def timeline(controller: Controller, name: str, bucket_s: int) -> Json:
-    """Traffic per bucket, the effects as they were seen, and what was decided when."""
+def timeline(controller: Controller, experiment: Experiment, bucket_s: int) -> Json:
+    """Traffic per bucket, the effects as they were seen stage by stage, and what was decided when."""
+    name = experiment.name
     effects = [
         {
             "at": at(document["as_of_ns"]),
+            "stage": stage.mode,
             "metric": metric["metric"],
             "estimate": band["estimate"],
             "lower": band["lower"],
@@ -238,12 +241,19 @@ def timeline(controller: Controller, name: str, bucket_s: int) -> Json:
             "scale": (metric.get("effect") or {}).get("scale"),
             "margin": metric.get("margin"),
         }
-        for document in trials.verdicts(controller.store, name)
+        for index, stage in enumerate(experiment.spec.plan)
+        for document in trials.verdicts(controller.store, name, stage=index)
         for metric in document["metrics"]
         if (band := metric.get("band") or metric.get("effect"))
     ]
     events = [
-        {"at": at(one.at_ns), "action": one.action, "text": "; ".join(one.changed) or one.action}
+        {
+            "at": at(one.at_ns),
+            "action": one.action,
+            "actor": one.actor,
+            "reason": one.reason,
+            "text": "; ".join(one.changed) or one.action,
+        }
         for one in reversed(decisions.listed(controller.store, experiment=name, limit=500))
     ]
     buckets = [row(found) for found in traffic.timeline(controller.store, name, bucket_s=bucket_s)]

@@ -325,7 +325,7 @@ class Watch:
     ) -> None:
         """Store the look if it is scheduled, is acted on, says something new, or is due for the band."""
         at_ns, kind = self._kept.get(experiment.name, (0, ""))
-        due = verdict.as_of_ns - at_ns >= KEEP_EVERY_NS
+        due = abs(verdict.as_of_ns - at_ns) >= KEEP_EVERY_NS  # a clock may have been set back
         self._unkept[experiment.name] = (verdict, experiment.phase.stage)
         if verdict.look.scheduled or acts or due or kind != verdict.kind:
             self._save(verdict, experiment.phase.stage)

@@ -115,8 +115,9 @@ def moved(one: Decision) -> str:
     if one.from_version is None and one.to_version is None:
         return figures.DASH
     before, after = figures.version(one.from_version), figures.version(one.to_version)
-    # Only a promotion, and a rollback that is no experiment's, move production.
-    if one.action == "promote" or (one.action == "rollback" and one.experiment is None):
+    # A promotion moves production, and a rollback from a version; not so one of several candidates at once.
+    of_model = one.experiment is None and one.from_version is not None
+    if one.action == "promote" or (one.action == "rollback" and of_model):
         return f"production {before} → {after}"
     return f"units {before} → {after}"
 

@@ -159,4 +159,7 @@ def _events(events: Sequence[Event]) -> None:
             place.caption(str(number))
             when.caption(figures.moment(event.at))
             action.markdown(f"**{label(event.action, 40)}**")
-            text.text(event.text)
+            with text, st.container(gap=None):
+                st.text(event.text)
+                if said := ": ".join(part for part in (event.actor, event.reason) if part):
+                    st.caption(label(f"by {said}", 300))

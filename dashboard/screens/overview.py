@@ -85,6 +85,9 @@ def _model(model: ModelAnswer, shown: Sequence[Experiment]) -> None:
             _tried(one)
         with verdict:
             _said(one)
+    if len(shown) > MAX_TOLD:
+        with verdict:
+            st.caption(f"and {len(shown) - MAX_TOLD} more under way, below")
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         for version in sorted(model.versions, key=lambda one: -one.version)[:MAX_VERSIONS]:
             _version(model, version)

@@ -48,16 +48,7 @@ class LabelLedger:
 
     def compared(self, golden: GoldenSet, model: str, control: int, candidate: int) -> ComparedRuns:
         """The runs of the newest comparison of these versions on this very set. Raises NothingToLabel."""
-        found = self._api.get(
-            "/api/golden/comparisons",
-            {
-                "model": model,
-                "control_version": control,
-                "candidate_version": candidate,
-                "set_hash": golden.hash,
-                "limit": 1,
-            },
-        )
+        found = self._newest(golden, model, control, candidate)
         if not found:
             mend = f"turnout golden compare {golden.name} --model {model} --candidate {candidate}"
             message = (
@@ -79,11 +70,30 @@ class LabelLedger:
         labels = self._labels(golden) if draws else []
         return People.of(map(Draw.from_json, draws), map(Label.from_json, labels))
 
-    def mark(self, golden: GoldenSet) -> list[str]:
-        """What changes with every label of the set, where a judge of it gates; else empty."""
+    def mark(self, golden: GoldenSet, model: str, control: int, candidate: int) -> list[str]:
+        """What changes with every label of the set and every draw of the versions' newest comparison, where a
+        judge of it gates; else empty. A draw may make labels count that are there already."""
         if not any(golden.judged.values()):
             return []
-        return [content_hash([label["label_id"] for label in self._labels(golden)])]
+        said = [label["label_id"] for label in self._labels(golden)]
+        for one in self._newest(golden, model, control, candidate):
+            runs = {name: one[name] for name in ("control_run", "candidate_run")}
+            said += [draw["draw_id"] for draw in self._api.get("/api/golden/draws", runs)]
+        return [content_hash(said)]
+
+    def _newest(self, golden: GoldenSet, model: str, control: int, candidate: int) -> list[dict[str, Any]]:
+        """The newest comparison of these versions on this very set; empty if there is none."""
+        found: list[dict[str, Any]] = self._api.get(
+            "/api/golden/comparisons",
+            {
+                "model": model,
+                "control_version": control,
+                "candidate_version": candidate,
+                "set_hash": golden.hash,
+                "limit": 1,
+            },
+        )
+        return found
 
     def _labels(self, golden: GoldenSet) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._api.get(

@@ -7,8 +7,11 @@ and arguments as JSON, so that the order of keys and the spelling of a number ma
 from __future__ import annotations
 
 import json
+import math
 import re
+import time
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, Final, Literal
 
 from jsonschema import Draft202012Validator
@@ -17,16 +20,19 @@ from jsonschema.validators import extend
 from pydantic import Field, field_validator, model_validator
 from referencing import Registry
 
-from evaluators.canonical import same_json
+from evaluators.canonical import canonical_json, same_json
 from evaluators.golden import GoldenItem, Reference
 from evaluators.score import Output, Parsed, Score, ToolCall, parse_json
-from evaluators.scorers.patterns import PatternError, compiled, found
+from evaluators.scorers.patterns import PatternError, PatternTimeout, compiled, found
 from evaluators.scorers.registry import Answer, Options, scorer
 from evaluators.wellformed import well_formed
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _FENCED: Final = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 _SHOWN: Final = 200
+_TIME_LIMIT_S: Final = 1.0  # for a whole answer; an honest one takes milliseconds
+#: When the validation that is under way has used up its time.
+_END: Final = ContextVar("_END", default=math.inf)
 
 
 def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
@@ -58,13 +64,93 @@ def _additional_properties(
             yield from validator.descend(instance[name], inner, path=name)
 
 
-# The stock ones run on `re`, which a model's text can hold up for ever (evaluators.scorers.patterns).
+def _unevaluated_properties(
+    validator: Any, inner: Any, instance: Any, schema: Any
+) -> Iterator[ValidationError]:
+    if not validator.is_type(instance, "object"):
+        return
+    others = {keyword: value for keyword, value in schema.items() if keyword != "unevaluatedProperties"}
+    evaluated = _evaluated(validator, instance, others)
+    for name in (name for name in instance if name not in evaluated):
+        if inner is False:
+            yield ValidationError(f"the property {name!r} is not allowed")
+        else:
+            yield from validator.descend(instance[name], inner, path=name)
+
+
+def _evaluated(validator: Any, instance: Mapping[str, Any], schema: Any) -> set[str]:
+    """The properties that a schema speaks of, which the instance is valid by (JSON Schema 2020-12, 11.3)."""
+    if not isinstance(schema, Mapping):
+        return set()
+    if "additionalProperties" in schema or "unevaluatedProperties" in schema:
+        return set(instance)
+    names = set(schema.get("properties", ())) & instance.keys()
+    for pattern in schema.get("patternProperties", ()):
+        names |= {name for name in instance if found(pattern, name)}
+    for reference in (schema[keyword] for keyword in ("$ref", "$dynamicRef") if keyword in schema):
+        there = validator._resolver.lookup(reference)
+        inside = validator.evolve(schema=there.contents, _resolver=there.resolver)
+        names |= _evaluated(inside, instance, there.contents)
+    for part in _parts(validator, instance, schema):
+        names |= _evaluated(validator, instance, part)
+    return names
+
+
+def _parts(validator: Any, instance: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[Any]:
+    """The schemas within a schema that are of the same instance, and that it is valid by."""
+
+    def valid(part: Any) -> bool:
+        return next(validator.descend(instance, part), None) is None
+
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        yield from filter(valid, schema.get(keyword, ()))
+    for name, part in schema.get("dependentSchemas", {}).items():
+        if name in instance:
+            yield part
+    if "if" in schema:
+        holds = valid(schema["if"])
+        yield from (schema["if"], schema.get("then")) if holds else (schema.get("else"),)
+
+
+def _unique_items(validator: Any, unique: bool, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if unique and validator.is_type(instance, "array") and len({*map(_bytes, instance)}) < len(instance):
+        yield ValidationError("the items are not unique")
+
+
+def _bytes(value: Any) -> bytes:
+    try:
+        return canonical_json(value)
+    except ValueError:  # half of an emoji
+        return repr(value).encode("utf-8", "backslashreplace")
+
+
+def _bounded(keyword: str) -> Any:
+    """Only by references can a schema lead back into itself, and that in several branches at once: then the
+    work doubles with every level of what a model wrote."""
+
+    def follow(validator: Any, reference: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
+        if time.monotonic() > _END.get():
+            raise PatternTimeout(
+                f"the schema was not through after {_TIME_LIMIT_S:g} s: it leads back into itself in several "
+                "branches; tell them apart before they do (if, then, else)"
+            )
+        yield from Draft202012Validator.VALIDATORS[keyword](validator, reference, instance, schema)
+
+    return follow
+
+
+# The stock ones run on `re`, which a model's text can hold up for ever (evaluators.scorers.patterns), compare
+# each item with each, or know no end.
 _Validator: Final = extend(
     Draft202012Validator,
     {
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,
+        "unevaluatedProperties": _unevaluated_properties,
+        "uniqueItems": _unique_items,
+        "$ref": _bounded("$ref"),
+        "$dynamicRef": _bounded("$dynamicRef"),
     },
 )
 
@@ -147,7 +233,8 @@ def check_schema(schema: dict[str, Any] | bool) -> None:
 
 
 def schema_errors(schema: Any, value: Any) -> list[str]:
-    """What the schema forbids in the value, by path; never fetches a reference."""
+    """What the schema forbids in the value, by path; never fetches a reference. Raises PatternTimeout."""
+    _END.set(time.monotonic() + _TIME_LIMIT_S)
     validator = _Validator(schema, registry=Registry())
     errors = sorted(validator.iter_errors(value), key=lambda error: error.json_path)
     return [well_formed(f"{error.json_path}: {error.message[:_SHOWN]}") for error in errors]

@@ -130,7 +130,7 @@ def advance(name: str, body: Why, controller: Known) -> dict[str, Any]:
 def timeline(
     name: str, controller: Known, bucket_s: Annotated[int, Query(ge=1, le=86_400)] = 10
 ) -> dict[str, Any]:
-    return views.timeline(controller, controller.junction.experiment(name).name, bucket_s)
+    return views.timeline(controller, controller.junction.experiment(name), bucket_s)
 
 
 @router.get("/{name}/pairs", summary="Mirrored pairs, side by side", responses=documented(404))

@@ -33,38 +33,31 @@ Limit = Annotated[int, Query(ge=1, le=100_000)]
 def declare(body: LabelDraw, controller: Known, response: Response) -> dict[str, Any]:
     for run_id in (body.control_run, body.candidate_run):
         known_run(controller, run_id)
-    earlier = _draws(controller, body)
-    if body.draw_id not in [draw["draw_id"] for draw in earlier]:
-        _refuse_another(body, earlier)
     now = instant(controller.junction.now_ns())
     new = controller.store.write(
         lambda connection: human_labels.declare(connection, body.model_dump(), at=now)
     )
+    there = human_labels.draws(controller.store, draw_id=body.draw_id)
+    if not there:
+        raise _drawn_already(controller, body)
     if not new:
         response.status_code = 200
-    return views.row(human_labels.draws(controller.store, draw_id=body.draw_id)[0])
+    return views.row(there[0])
 
 
-def _draws(controller: Controller, body: LabelDraw) -> list[dict[str, Any]]:
-    return human_labels.draws(
+def _drawn_already(controller: Controller, body: LabelDraw) -> Conflict:
+    """A sample may grow, and is never drawn anew: whoever may draw twice may choose."""
+    last = human_labels.draws(
         controller.store,
         control_run=body.control_run,
         candidate_run=body.candidate_run,
         evaluator=body.evaluator,
-    )
-
-
-def _refuse_another(body: LabelDraw, earlier: list[dict[str, Any]]) -> None:
-    """A sample may grow, and is never drawn anew: whoever may draw twice may choose."""
-    if not earlier:
-        return
-    last = earlier[-1]
+    )[-1]
     if last["seed"] != body.seed:
         message = f"these runs' items are drawn already, with the seed {last['seed']}"
-        raise Conflict(message, code="labels_drawn", param="seed")
-    if body.size <= last["size"]:
-        message = f"{last['size']} items are to be labelled already: a further draw is greater"
-        raise Conflict(message, code="labels_drawn", param="size")
+        return Conflict(message, code="labels_drawn", param="seed")
+    message = f"{last['size']} items are to be labelled already: a further draw is greater"
+    return Conflict(message, code="labels_drawn", param="size")
 
 
 @router.get("/draws", summary="Draws of items to be labelled, the first declared first")

@@ -122,7 +122,14 @@ def promote(model: str, body: Promote, controller: Known) -> dict[str, Any]:
 def rollback(model: str, body: Rollback, controller: Known) -> dict[str, Any]:
     author = Author(actor=body.actor, reason=body.reason)
     promotion = controller.promotion
-    if body.experiment is not None and not body.production:
+    if body.experiment is not None and body.production:
+        raise ExperimentsError(
+            "experiment and production are both given, and take back different things: send `experiment` to "
+            "release its candidate, or `production: true` to go back to the former version",
+            code="ambiguous_rollback",
+            param="production",
+        )
+    if body.experiment is not None:
         return views.done(promotion.release(model, body.experiment, author, dry_run=body.dry_run))
     return views.done(promotion.rollback(model, author, production=body.production, dry_run=body.dry_run))
 

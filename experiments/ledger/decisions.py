@@ -5,13 +5,20 @@ Writes take the connection of a `Store.write`, so that a decision is recorded wi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from duckdb import DuckDBPyConnection
 
 from ..decision import Action, Decision, DecisionState
 from .store import Row, Store, instant, nanoseconds
+
+#: Of a row of `decisions`: whether it is of the experiment, or has ended it beside others. A promotion that
+#: failed has ended nothing.
+CONCERNS: Final = """
+    (experiment = $experiment OR (NOT (action = 'promote' AND decisions.state = 'failed')
+        AND list_contains(json_extract_string(detail, '$.ended[*]'), $experiment)))
+"""
 
 
 def record(connection: DuckDBPyConnection, decision: Decision) -> None:
@@ -75,14 +82,15 @@ def intents(store: Store) -> list[Decision]:
 def listed(
     store: Store, *, model: str | None = None, experiment: str | None = None, limit: int = 100
 ) -> list[Decision]:
-    """The latest decisions on a model, an experiment, or all; newest first."""
+    """The latest decisions on a model, those that concern an experiment, or all; newest first."""
     rows = store.read(
-        """
+        f"""
         SELECT * FROM decisions
-        WHERE (CAST(? AS VARCHAR) IS NULL OR model = ?) AND (CAST(? AS VARCHAR) IS NULL OR experiment = ?)
-        ORDER BY "at" DESC, decision_id LIMIT ?
+        WHERE (CAST($model AS VARCHAR) IS NULL OR model = $model)
+            AND (CAST($experiment AS VARCHAR) IS NULL OR {CONCERNS})
+        ORDER BY "at" DESC, decision_id LIMIT $limit
         """,
-        [model, model, experiment, experiment, limit],
+        {"model": model, "experiment": experiment, "limit": limit},
     )
     return [decision_of(row) for row in rows]
 

@@ -13,7 +13,7 @@ from typing import Any
 from duckdb import DuckDBPyConnection
 
 from ..decision import Decision
-from .decisions import decision_of
+from .decisions import CONCERNS, decision_of
 from .store import Row, Store, instant, nanoseconds
 
 
@@ -46,10 +46,11 @@ def after(
 ) -> list[Event]:
     """The events with a larger number, the oldest first."""
     rows = store.read(
-        """
-        SELECT e.number, e.state AS reached, d.* FROM events e JOIN decisions d USING (decision_id)
-        WHERE e.number > $number AND (CAST($model AS VARCHAR) IS NULL OR d.model = $model)
-            AND (CAST($experiment AS VARCHAR) IS NULL OR d.experiment = $experiment)
+        f"""
+        SELECT e.number, e.state AS reached, decisions.*
+        FROM events e JOIN decisions USING (decision_id)
+        WHERE e.number > $number AND (CAST($model AS VARCHAR) IS NULL OR model = $model)
+            AND (CAST($experiment AS VARCHAR) IS NULL OR {CONCERNS})
         ORDER BY e.number LIMIT $limit
         """,
         {"number": number, "model": model, "experiment": experiment, "limit": limit},

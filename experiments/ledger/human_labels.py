@@ -37,14 +37,20 @@ _LABELS: Final = pa.schema(
 
 
 def declare(connection: DuckDBPyConnection, draw: Mapping[str, Any], *, at: datetime) -> bool:
-    """Enter a draw; False if its id is there already, and then nothing is changed."""
+    """Enter a draw; False if its id is there already, or one of these runs and this check that it does not
+    enlarge, and then nothing is changed."""
     found = connection.execute(
         """
         INSERT INTO label_draws
             (draw_id, control_run, candidate_run, evaluator, seed, size, declared_by, "at")
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING draw_id
+        SELECT $draw_id, $control_run, $candidate_run, $evaluator, $seed, $size, $declared_by, $at
+        WHERE NOT EXISTS (
+            SELECT 1 FROM label_draws
+            WHERE control_run = $control_run AND candidate_run = $candidate_run AND evaluator = $evaluator
+                AND (seed <> $seed OR size >= $size))
+        ON CONFLICT DO NOTHING RETURNING draw_id
         """,
-        [*(draw[name] for name in _DRAW), at],
+        {name: draw[name] for name in _DRAW} | {"at": at},
     ).fetchall()
     return bool(found)
 
@@ -65,7 +71,7 @@ def draws(
             AND (CAST($control AS VARCHAR) IS NULL OR control_run = $control)
             AND (CAST($candidate AS VARCHAR) IS NULL OR candidate_run = $candidate)
             AND (CAST($evaluator AS VARCHAR) IS NULL OR evaluator = $evaluator)
-        ORDER BY "at", size, draw_id
+        ORDER BY rowid
         """,
         {"draw": draw_id, "control": control_run, "candidate": candidate_run, "evaluator": evaluator},
     )

@@ -1,7 +1,8 @@
 """How do experiments, their phases and the looks at them lie in the ledger?
 
 Writes take the connection of a `Store.write`, so that an experiment changes in the same transaction as the
-decision that changed it. What the states mean is `experiments.lifecycle`'s.
+decision that changed it. What the states mean is `experiments.lifecycle`'s. Looks are in the order in which
+they were kept: a clock may have been set back between two of them.
 """
 
 from __future__ import annotations
@@ -193,27 +194,32 @@ def save_look(connection: DuckDBPyConnection, verdict: Verdict, stage: int = 0) 
     )
 
 
-def past_looks(store: Store, experiment: str, stage: int = 0) -> tuple[Look, ...]:
-    """The scheduled looks that were taken in a stage, oldest first."""
+def past_looks(
+    store: Store, experiment: str, stage: int = 0, *, before: int | None = None
+) -> tuple[Look, ...]:
+    """The scheduled looks that were taken in a stage (before the one of that number), oldest first."""
     rows = store.read(
-        "SELECT verdict FROM looks WHERE experiment = ? AND stage = ?"
+        "SELECT verdict FROM looks WHERE experiment = $experiment AND stage = $stage"
+        " AND (CAST($before AS BIGINT) IS NULL OR rowid < $before)"
         " AND coalesce(CAST(json_extract(verdict, '$.look.scheduled') AS BOOLEAN), false)"
-        ' ORDER BY "at"',
-        [experiment, stage],
+        " ORDER BY rowid",
+        {"experiment": experiment, "stage": stage, "before": before},
     )
     looks = (look_taken(orjson.loads(row["verdict"])) for row in rows)
     return tuple(look for look in looks if look is not None)
 
 
 def verdicts(
-    store: Store, experiment: str, *, stage: int | None = None, limit: int = 500
+    store: Store, experiment: str, *, stage: int | None = None, until: int | None = None, limit: int = 500
 ) -> list[dict[str, Any]]:
-    """The latest verdicts as JSON documents, oldest first; of one stage, or of all."""
+    """The latest verdicts (up to the one of that number) as JSON documents, oldest first; of one stage, or of
+    all."""
     rows = store.read(
         "SELECT verdict FROM looks WHERE experiment = $experiment"
         " AND (CAST($stage AS INTEGER) IS NULL OR stage = $stage)"
-        ' ORDER BY "at" DESC LIMIT $limit',
-        {"experiment": experiment, "stage": stage, "limit": limit},
+        " AND (CAST($until AS BIGINT) IS NULL OR rowid <= $until)"
+        " ORDER BY rowid DESC LIMIT $limit",
+        {"experiment": experiment, "stage": stage, "until": until, "limit": limit},
     )
     return [orjson.loads(row["verdict"]) for row in reversed(rows)]
 
@@ -225,8 +231,9 @@ def last_verdict(store: Store, experiment: str, stage: int | None = None) -> dic
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptLook:
-    """A verdict as it was stored, to the byte; its stage, and the phase with which that began."""
+    """A verdict as it was stored, to the byte; its number, its stage, and the phase with which that began."""
 
+    number: int
     verdict: bytes
     stage: int
     first_phase: int
@@ -236,19 +243,23 @@ def kept_look(store: Store, experiment: str, digest: str | None = None) -> KeptL
     """The latest verdict that was stored, or the one with that digest; None if there is none."""
     rows = store.read(
         """
-        SELECT l.verdict, l.stage,
+        SELECT l.rowid AS number, l.verdict, l.stage,
             (SELECT min(p.phase) FROM phases p
              WHERE p.experiment = l.experiment AND p.stage = l.stage) AS first
         FROM looks l WHERE l.experiment = $experiment
             AND (CAST($digest AS VARCHAR) IS NULL OR json_extract_string(l.verdict, '$.digest') = $digest)
-        ORDER BY l."at" DESC LIMIT 1
+        ORDER BY l.rowid DESC LIMIT 1
         """,
         {"experiment": experiment, "digest": digest},
     )
     if not rows:
         return None
+    found = rows[0]
     return KeptLook(
-        verdict=rows[0]["verdict"].encode(), stage=rows[0]["stage"], first_phase=rows[0]["first"] or 1
+        number=found["number"],
+        verdict=found["verdict"].encode(),
+        stage=found["stage"],
+        first_phase=found["first"] or 1,
     )
 
 

@@ -131,11 +131,11 @@ def hostile() -> Json:
             if version["endpoint"]:
                 version["endpoint"]["engine"] = at(version["version"] + 3)
     for event in story["timeline"]["events"]:
-        event["action"], event["text"] = at(1), at(20)
+        event["action"], event["actor"], event["reason"], event["text"] = at(1), at(2), at(30), at(20)
     for bucket in story["timeline"]["traffic"]:
         bucket["arm"] = at(20) if bucket["arm"] == "candidate" else "control"
     for found in story["timeline"]["effects"]:
-        found["metric"] = at(22)
+        found["metric"], found["stage"] = at(22), at(23)
     story["pairs"] = [
         {
             "pair_id": str(number),

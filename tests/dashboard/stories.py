@@ -71,6 +71,10 @@ def health() -> Json:
     }
 
 
+def event(seconds: float, action: str, actor: str, reason: str | None, text: str) -> Json:
+    return {"at": ago(seconds), "action": action, "actor": actor, "reason": reason, "text": text}
+
+
 def timeline() -> Json:
     random_ = random.Random(7)
     traffic, effects = [], []
@@ -97,6 +101,7 @@ def timeline() -> Json:
             effects.append(
                 {
                     "at": at,
+                    "stage": "canary",
                     "metric": "latency",
                     "scale": "ratio",
                     "estimate": centre,
@@ -108,6 +113,7 @@ def timeline() -> Json:
             effects.append(
                 {
                     "at": at,
+                    "stage": "canary",
                     "metric": "error_rate",
                     "scale": "difference",
                     "estimate": 0.001,
@@ -119,6 +125,7 @@ def timeline() -> Json:
             effects.append(
                 {
                     "at": at,
+                    "stage": "canary",
                     "metric": "truncation_rate",
                     "scale": "difference",
                     "estimate": None,
@@ -128,14 +135,10 @@ def timeline() -> Json:
                 }
             )
     events = [
-        {"at": ago(90 * 60), "action": "start", "text": "started with 5 % to v3"},
-        {
-            "at": ago(65 * 60),
-            "action": "ramp",
-            "text": "candidate 5 % → 25 %: 1,000 units without a crossed guardrail",
-        },
-        {"at": ago(40 * 60), "action": "ramp", "text": "candidate 25 % → 50 %"},
-        {"at": ago(60), "action": "conclude", "text": "verdict: ship"},
+        event(90 * 60, "start", "ada", None, "started with 5 % to v3"),
+        event(65 * 60, "ramp", "controller", "1,000 units, guardrails hold", "candidate 5 % → 25 %"),
+        event(40 * 60, "ramp", "controller", "4,000 units, guardrails hold", "candidate 25 % → 50 %"),
+        event(60, "conclude", "controller", None, "verdict: ship"),
     ]
     return {"traffic": traffic, "effects": effects, "events": events}
 

@@ -6,8 +6,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import chips
-from dashboard.answers import Experiment
-from dashboard.screens import overview
+from dashboard.answers import Decision, Experiment
+from dashboard.screens import decisions, overview
 from dashboard.start import TOKEN, TOKEN_FILE
 
 from .conftest import PAGES, STORIES, OpenPage, redraw, texts
@@ -38,6 +38,28 @@ def test_every_tab_draws_every_story(control: FakeControlApi, open_page: OpenPag
     said = texts(app)
     if control.story["experiments"][0]["name"] == "faster-chat" and control.story["experiments"][0]["units"]:
         assert [other for other, sign in TABS.items() if sign in said] == [view]
+
+
+@pytest.mark.parametrize("control", ["rich"], indirect=True)
+def test_what_was_done_says_by_whom_and_why(control: FakeControlApi, open_page: OpenPage) -> None:
+    said = texts(open_page("experiment", view="Over time"))
+    assert all(part in said for part in ("by ada", "by controller", "guardrails hold"))
+
+
+@pytest.mark.parametrize("control", ["rich"], indirect=True)
+def test_a_models_card_says_how_many_more_are_tried_beside_each_other(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    first = control.story["experiments"][0]
+    others = [{**first, "name": f"beside-{number}", "state": "running"} for number in range(3)]
+    control.story["experiments"] = others
+    assert "and 1 more under way, below" in texts(open_page("overview"))
+
+
+def test_a_rollback_of_several_candidates_is_none_of_production() -> None:
+    several = Decision(decision_id="1", action="rollback", model="chat", to_version=1)
+    assert decisions.moved(several).startswith("units")
+    assert decisions.moved(several.model_copy(update={"from_version": 2})).startswith("production")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -481,24 +481,33 @@ def test_handed_out_is_all_that_was_declared(tmp_path: Path, declared: tuple[int
 
 
 class Api:
-    """The control API's labels."""
+    """The control API's labels, and the draws of the one comparison."""
 
-    def __init__(self, *label_ids: str) -> None:
-        self.label_ids, self.asked = label_ids, 0
+    def __init__(self, *label_ids: str, draws: tuple[str, ...] = ()) -> None:
+        self.label_ids, self.draws, self.asked = label_ids, draws, 0
 
     def get(self, path: str, params: object = None) -> list[dict[str, str]]:
         self.asked += 1
+        if path == "/api/golden/comparisons":
+            return [{"control_run": "a", "candidate_run": "b"}]
+        if path == "/api/golden/draws":
+            assert params == {"control_run": "a", "candidate_run": "b"}
+            return [{"draw_id": draw_id} for draw_id in self.draws]
         return [{"label_id": label_id} for label_id in self.label_ids]
 
     def post(self, path: str, body: object) -> None:
         raise AssertionError("nothing is to be changed")
 
 
-def test_the_gate_of_a_version_notices_new_labels_where_a_judge_gates(
+def test_the_gate_of_a_version_notices_new_labels_and_draws_where_a_judge_gates(
     golden: GoldenSet, tmp_path: Path
 ) -> None:
-    marks = [LabelLedger(Api(*ids)).mark(golden) for ids in ((), ("a",), ("a", "b"), ("a", "b"))]
+    def mark(api: Api, golden: GoldenSet = golden) -> list[str]:
+        return LabelLedger(api).mark(golden, "chat", 1, 2)
+
+    marks = [mark(Api(*ids)) for ids in ((), ("a",), ("a", "b"), ("a", "b"))]
     assert marks[0] != marks[1] != marks[2] == marks[3]
+    assert mark(Api("a", draws=("c",))) not in marks, "labels that are there may count by a draw"
     shown = judged_set(tmp_path / "shown", 3, YAML, checks=lambda k: [{"type": "exact"}])
     api = Api("a")
-    assert (LabelLedger(api).mark(shown), api.asked) == ([], 0)
+    assert (mark(api, shown), api.asked) == ([], 0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from evaluators.golden import GoldenItem, Policy
 from evaluators.score import Output, Score
@@ -246,6 +248,66 @@ async def test_a_backtracking_pattern_for_names_is_stopped_too(
     check = {"type": "json_schema", "schema": {**schema, "patternProperties": {"^(a|aa)+$": {}}}}
     found = await score(tmp_path, check, said('{"' + "a" * 60 + 'b": 1}'))
     assert (found.status, found.error and found.error.kind) == ("error", "pattern_timeout")
+
+
+@pytest.mark.parametrize(
+    ("names", "answer", "passes"),
+    [
+        ({"properties": {"a": {}}}, '{"a": 1}', True),
+        ({"properties": {"a": {}}}, '{"a": 1, "b": 1}', False),
+        ({"$ref": "#/$defs/a"}, '{"a": 1}', True),
+        ({"$ref": "#/$defs/a"}, '{"b": 1}', False),
+        ({"allOf": [{"$ref": "#/$defs/a"}, {"patternProperties": {"^b": {}}}]}, '{"a": 1, "b2": 1}', True),
+        ({"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]}, '{"b": 1}', True),
+        ({"oneOf": [{"additionalProperties": {"type": "string"}}]}, '{"c": "any"}', True),
+        ({"not": {"not": {"properties": {"a": {}}}}}, '{"a": 1}', False),
+        (
+            {"dependentSchemas": {"a": {"$ref": "#/$defs/b"}}, "properties": {"a": {}}},
+            '{"a": 1, "b": 1}',
+            True,
+        ),
+        ({"dependentSchemas": {"a": {"$ref": "#/$defs/b"}}}, '{"b": 1}', False),
+        ({"if": {"$ref": "#/$defs/a"}, "then": {"$ref": "#/$defs/b"}}, '{"a": 1, "b": 1}', True),
+        ({"if": {"$ref": "#/$defs/a"}, "else": {"$ref": "#/$defs/b"}}, '{"b": 1}', True),
+        ({"if": {"$ref": "#/$defs/a"}, "else": {"$ref": "#/$defs/b"}}, '{"a": 1, "b": 1}', False),
+        ({}, "[]", True),
+    ],
+)
+async def test_names_that_nothing_speaks_of_are_held_to_the_rest(
+    tmp_path: Path, names: dict[str, Any], answer: str, passes: bool
+) -> None:
+    defs = {name: {"properties": {name: {}}, "required": [name]} for name in "ab"}
+    for rest in ({"unevaluatedProperties": False}, {"unevaluatedProperties": {"type": "null"}}):
+        check = {"type": "json_schema", "schema": {"$defs": defs, **names, **rest}}
+        assert (await score(tmp_path, check, said(answer))).value == float(passes)
+        stock = Draft202012Validator(check["schema"]).is_valid(json.loads(answer))
+        assert stock is passes, "the judgement of the library, which has no limits"
+
+
+@pytest.mark.parametrize("inside", [{}, {"allOf": [{"$ref": "#/$defs/names"}]}])
+async def test_what_only_the_stock_validator_is_slow_at_holds_up_nobody(
+    tmp_path: Path, inside: dict[str, Any]
+) -> None:
+    slow = {"patternProperties": {"^(a+)+$": {}}}
+    schema = {**(inside or slow), "$defs": {"names": slow}, "unevaluatedProperties": False}
+    answer = said('{"' + "a" * 60 + '!": 1}')
+    assert (await score(tmp_path, {"type": "json_schema", "schema": schema}, answer)).value == 0.0
+    unique = {"type": "json_schema", "schema": {"uniqueItems": True}}
+    many = [{"n": number} for number in range(20_000)]
+    assert (await score(tmp_path, unique, said(json.dumps(many)))).value == 1.0
+    assert (await score(tmp_path, unique, said(json.dumps([*many, {"n": 7.0}])))).value == 0.0
+    assert (await score(tmp_path, unique, said(r'["\ud83d", "\ud83c", 1, true]'))).value == 1.0
+
+
+async def test_a_schema_that_leads_back_into_itself_in_branches_has_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluators.scorers.structured._TIME_LIMIT_S", 0.05)
+    branches = [{"properties": {"x": {"$ref": "#"}}, "required": [name]} for name in "abcd"]
+    check = {"type": "json_schema", "schema": {"anyOf": branches}}
+    found = await score(tmp_path, check, said('{"x": ' * 40 + "{}" + "}" * 40))
+    assert (found.status, found.error and found.error.kind) == ("error", "pattern_timeout")
+    assert (await score(tmp_path, check, said('{"x": {"a": 1}, "b": 1}'))).value == 1.0
 
 
 @pytest.mark.parametrize(

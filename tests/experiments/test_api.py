@@ -335,6 +335,17 @@ def test_the_way_of_an_experiment(plane: Plane, api: TestClient) -> None:
     assert timeline["traffic"] == []
 
 
+def test_a_rollback_that_says_two_things_is_refused(plane: Plane, api: TestClient) -> None:
+    plane.begin()
+    body = {"experiment": "faster", "production": True}
+    answer = api.post("/api/models/chat/rollback", json=body)
+    refused(answer, 400, "ambiguous_rollback")
+    assert "send `experiment`" in answer.json()["error"]["message"]
+    assert plane.candidate_has_traffic
+    body["production"] = False
+    assert api.post("/api/models/chat/rollback", json=body).json()["experiment"] == "faster"
+
+
 def test_a_decision_says_who_acts_on_it(plane: Plane, api: TestClient) -> None:
     api.get(f"/snapshot?have={plane.snapshot.version}&worker=w1")
     answer = api.post(

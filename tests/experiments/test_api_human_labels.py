@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from starlette.testclient import TestClient
 
 from experiments.api import create_app
 
-from .plane import TOKEN, Plane
+from .plane import TOKEN, Plane, amid_the_next_write
 
 RUN, OTHER, DRAW, GREATER = "a" * 32, "b" * 32, "c" * 32, "d" * 32
 
@@ -62,6 +63,30 @@ def test_a_draw_is_declared_once_and_may_only_grow(api: TestClient) -> None:
         60,
     ]
     assert api.get("/api/golden/draws", params={"evaluator": "other"}).json() == []
+
+
+def test_of_two_who_declare_in_the_same_instant_one_has_declared(
+    plane: Plane, api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two declarations would be two looks, and halve alpha for nobody's sake."""
+    answers: list[Any] = []
+
+    def declare(draw_id: str) -> None:
+        answers.append(api.post("/api/golden/draws", json=draw(draw_id=draw_id)))
+
+    other = threading.Thread(target=declare, args=(GREATER,))
+    amid_the_next_write(plane.controller.store, monkeypatch, other)
+    declare(DRAW)
+    other.join()
+    assert sorted(answer.status_code for answer in answers) == [201, 409]
+    assert len(api.get("/api/golden/draws").json()) == 1
+
+
+def test_draws_keep_their_order_under_a_clock_that_was_set_back(plane: Plane, api: TestClient) -> None:
+    api.post("/api/golden/draws", json=draw())
+    plane.now_ns -= 3600 * 10**9
+    api.post("/api/golden/draws", json=draw(draw_id=GREATER, size=60))
+    assert [one["size"] for one in api.get("/api/golden/draws").json()] == [30, 60]
 
 
 def test_a_draw_is_of_runs_that_there_are(api: TestClient) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from experiments.dossier import DossierError, replay
 from experiments.errors import Conflict, NotFound
+from experiments.ledger import trials
 from experiments.ledger.evaluations import add_scores
 from experiments.ledger.exchange import ExchangeRecord, FeedbackRecord
 from experiments.ledger.spool import SpoolWriter
@@ -180,6 +181,36 @@ def test_a_verdict_is_reached_again_from_its_folder_also_when_the_ledger_has_mov
         ("sums from the rows", True, ""),
         ("verdict from the sums", True, ""),
     ]
+
+
+def test_looks_keep_their_order_and_reports_their_bytes_under_a_clock_that_was_set_back(
+    plane: Plane, tmp_path: Path
+) -> None:
+    plane.begin(AB + "analysis: {horizon: 120, looks: 6, min_duration: 0s}\n")
+    plane.now_ns += 3600 * 10**9
+    reached = []
+    for seed, count in ((1, 30), (2, 40), (3, 60)):
+        traffic(plane, seed, count)
+        look(plane)
+        seen = plane.controller.watch.seen("faster")
+        assert seen is not None
+        assert seen.document["look"]["scheduled"]
+        reached.append(seen.document["digest"])
+        plane.now_ns -= 600 * 10**9
+    store, experiment = plane.controller.store, plane.controller.junction.experiment("faster")
+    assert [one["digest"] for one in trials.verdicts(store, "faster")] == reached
+    assert [one.at_ns for one in trials.past_looks(store, "faster")] == [
+        one["as_of_ns"] for one in trials.verdicts(store, "faster")
+    ]
+    for digest in (*reached, None):
+        folder = tmp_path / str(digest)
+        folder.mkdir()
+        write_dossier(store, experiment, folder, digest=digest)
+        assert all(check.same for check in replay(folder))
+        last = json.loads((folder / "verdict.json").read_bytes())
+        curve = json.loads((folder / "history.json").read_bytes())
+        assert last["digest"] == (digest or reached[-1])
+        assert len(curve) == reached.index(last["digest"]) + 1
 
 
 def test_a_golden_set_that_the_experiment_did_not_ask_for_stands_in_no_reports_way(

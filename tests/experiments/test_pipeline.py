@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.pipeline import pipeline
+from experiments.views import timeline
 
 from .test_virtual_day import CHAIN
 from .virtual_day import Day
@@ -40,4 +41,7 @@ def test_each_stage_says_how_it_was_entered_how_it_went_and_what_is_to_come(
     assert canary["permission"]["verdict_hash"]  # type: ignore[index]
     assert shadow["time_s"] > canary["time_s"] >= 600  # type: ignore[operator]
     assert {step["state"] for step in rest} == {"to_come"}
+    controller = day.plane.controller
+    seen = timeline(controller, controller.junction.experiment("day"), 600)["effects"]
+    assert list(dict.fromkeys(effect["stage"] for effect in seen)) == ["shadow", "canary"]
     day.close()

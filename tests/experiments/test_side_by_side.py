@@ -8,10 +8,14 @@ import pytest
 
 from experiments import views
 from experiments.assignment import unit_id
-from experiments.errors import Conflict, NotFound
+from experiments.errors import Conflict, NotFound, Refused
+from experiments.ledger import decisions
+from experiments.ledger import events as ledger_events
 from experiments.snapshot import Route, Snapshot
+from registry import RegistryUnreachable
+from registry.records import STATE
 
-from .plane import AB, ADA, Plane
+from .plane import AB, ADA, SHADOW, Plane
 
 
 def part(name: str, candidate: int, low: int, high: int) -> str:
@@ -131,3 +135,101 @@ def test_of_two_winners_the_operator_names_one(plane: Plane) -> None:
         plane.promote(None)
     plane.promote(3)
     assert plane.production == 3
+
+
+def told(plane: Plane, name: str) -> list[tuple[str, str, str | None]]:
+    """Of an experiment: what was decided, by whom and why, as the API lists it; the timeline agrees."""
+    listed = decisions.listed(plane.controller.store, experiment=name)
+    events = views.timeline(plane.controller, plane.controller.junction.experiment(name), 10)["events"]
+    assert [one["action"] for one in reversed(events)] == [one.action for one in listed]
+    streamed = ledger_events.after(plane.controller.store, 0, experiment=name)
+    assert {one.decision.decision_id for one in streamed} == {one.decision_id for one in listed}
+    return [(one.action, one.actor, one.reason) for one in listed]
+
+
+def test_each_experiment_that_was_ended_with_others_tells_of_it(plane: Plane) -> None:
+    for name, candidate, low in (("second", 2, 0), ("third", 3, 50)):
+        plane.begin(part(name, candidate, low, low + 50))
+    plane.controller.promotion.rollback("chat", ADA)
+    plane.settle()
+    for name in ("second", "third"):
+        assert told(plane, name)[0] == ("rollback", "ada", "because")
+        assert len(told(plane, name)) == 2
+
+
+def test_a_rollback_of_production_tells_what_it_would_end_and_what_it_has_ended(plane: Plane) -> None:
+    plane.promote(2, force=True)
+    for name, candidate, low in (("first", 1, 0), ("third", 3, 50)):
+        plane.begin(part(name, candidate, low, low + 50))
+    promotion = plane.controller.promotion
+    would = promotion.rollback("chat", ADA, production=True, dry_run=True)
+    done = promotion.rollback("chat", ADA, production=True)
+    assert would.decision.changed == done.decision.changed
+    assert "experiment 'third' is rolled back" in would.decision.changed
+    plane.restart()
+    for name in ("first", "third"):
+        assert told(plane, name)[0] == ("rollback", "ada", "because")
+
+
+def test_a_promotion_is_told_by_those_that_it_ends_unless_it_failed(plane: Plane) -> None:
+    for name, candidate, low in (("second", 2, 0), ("third", 3, 50)):
+        plane.begin(part(name, candidate, low, low + 50))
+    plane.controller.control.conclude("second", ADA, plane.judged("ship", "second"))
+    plane.registry.away = True
+    with pytest.raises(RegistryUnreachable):
+        plane.promote(2)
+    assert [action for action, _, _ in told(plane, "third")] == ["start"]
+    plane.registry.away = False
+    plane.promote(2)
+    assert told(plane, "third")[0] == ("promote", "ada", "because")
+    ends = {
+        name: views.experiment(plane.controller, plane.controller.junction.experiment(name))["pipeline"][-1]
+        for name in ("second", "third")
+    }
+    assert ends["second"]["permission"] is not None
+    assert ends["third"]["permission"] is None
+
+
+def test_what_other_hands_move_in_the_registry_is_told_by_what_it_ends(plane: Plane) -> None:
+    plane.begin(part("second", 2, 0, 50))
+    plane.registry.promote("chat", 3)
+    plane.controller.reconcile()
+    assert told(plane, "second")[0][:2] == ("promote", "registry")
+
+
+def test_what_is_under_way_beside_a_passing_verdict_does_not_hide_it(plane: Plane) -> None:
+    plane.begin()
+    plane.conclude("ship")
+    plane.begin(SHADOW.replace("faster", "once-more"))
+    waits = views.summary(plane.controller, plane.controller.junction.experiment("faster"))["waiting_for"]
+    assert waits.startswith("`turnout promote chat --version 2`")
+    plane.promote(2)
+    assert plane.production == 2
+    assert (plane.state("faster"), plane.state("once-more")) == ("promoted", "promoted")
+
+
+def test_what_was_rolled_back_since_hides_a_passing_verdict(plane: Plane) -> None:
+    plane.begin()
+    plane.conclude("ship")
+    plane.begin(SHADOW.replace("faster", "once-more"))
+    backing = plane.judged("roll_back", "once-more")
+    plane.controller.control.take_away("once-more", "roll_back", "rollback", ADA, backing)
+    with pytest.raises(Refused, match="was rolled back in experiment 'once-more'"):
+        plane.promote(2)
+
+
+def test_a_version_bears_in_mlflow_what_is_under_way_with_it(plane: Plane) -> None:
+    plane.begin()
+    plane.begin(SHADOW.replace("faster", "once-more"))
+    plane.controller.control.stop("once-more", ADA)
+    plane.settle()
+    assert plane.registry.model("chat").version(2).labels[STATE] == "running in faster"
+
+
+def test_a_rehearsal_of_what_is_paused_looks_where_its_units_would_go(plane: Plane) -> None:
+    plane.begin(part("second", 2, 0, 50))
+    plane.begin(part("third", 3, 50, 100))
+    for name in ("second", "third"):
+        plane.controller.control.pause(name, ADA)
+    done = plane.controller.rehearsal.rehearse("chat", ADA).decision
+    assert (done.state, done.to_version) == ("done", 1)
