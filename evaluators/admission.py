@@ -37,7 +37,8 @@ def heed_refusal(asked: str, status: int, message: str) -> None:
         return
     mend = "; set TURNOUT_API_KEY to a key that is in force" if status == _NO_KEY else ""
     refused = TokenRefused if status == _WRONG_TOKEN else RunRefused
-    raise refused(f"the proxy refuses the questions to {asked} with {status}: {message}{mend}")
+    said = message.removesuffix(".")
+    raise refused(f"the proxy refuses the questions to {asked} with {status}: {said}{mend}")
 
 
 def root_of(base_url: str) -> str:
