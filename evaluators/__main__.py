@@ -185,7 +185,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         loops = Loops(
             path=arguments.data / FILE,
             api=api,
-            access=Access(proxy_url=arguments.proxy_url, token=token, data=arguments.data),
+            access=Access(
+                proxy_url=arguments.proxy_url,
+                token=token,
+                data=arguments.data,
+                api_key=os.environ.get("TURNOUT_API_KEY"),
+            ),
             every_s=arguments.every,
         )
         asyncio.run(_run(loops))

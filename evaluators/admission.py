@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
+from evaluators.errors import RunRefused, TokenRefused
+
 #: The version that answered; without it, Turnout itself did.
 VERSION_HEADER: Final = "x-turnout-model-version"
 REQUEST_ID_HEADER: Final = "x-turnout-request-id"
+
+_NO_KEY: Final = 401
+_WRONG_TOKEN: Final = 403
+_HOPELESS: Final = frozenset((_NO_KEY, _WRONG_TOKEN, 404, 405))
 
 
 def golden_headers(token: str, *, version: int | None = None, api_key: str | None = None) -> dict[str, str]:
@@ -22,6 +28,17 @@ def golden_headers(token: str, *, version: int | None = None, api_key: str | Non
     if api_key:
         headers["authorization"] = f"Bearer {api_key}"
     return headers
+
+
+def heed_refusal(asked: str, status: int, message: str) -> None:
+    """Raises RunRefused, TokenRefused where Turnout's own answer is one that every further question would
+    meet too."""
+    if status not in _HOPELESS:
+        return
+    mend = "; set TURNOUT_API_KEY to a key that is in force" if status == _NO_KEY else ""
+    refused = TokenRefused if status == _WRONG_TOKEN else RunRefused
+    said = message.removesuffix(".")
+    raise refused(f"the proxy refuses the questions to {asked} with {status}: {said}{mend}")
 
 
 def root_of(base_url: str) -> str:

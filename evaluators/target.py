@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from evaluators.admission import REQUEST_ID_HEADER, VERSION_HEADER, golden_headers, root_of
-from evaluators.errors import RunRefused, TokenRefused
+from evaluators.admission import REQUEST_ID_HEADER, VERSION_HEADER, golden_headers, heed_refusal, root_of
+from evaluators.errors import RunRefused
 from evaluators.golden import GoldenItem
 from evaluators.pacing import Pace, Retries, Retry, Sign
 from evaluators.score import Output, ToolCall
@@ -28,8 +28,6 @@ from experiments.ledger.dialects.chat import said_in
 from experiments.ledger.exchange import Outcome
 
 _OVERLOADED: Final = frozenset((429, 503))
-_HOPELESS: Final = frozenset((401, 403, 404, 405))  # refusals that every further question would meet too
-_WRONG_TOKEN: Final = 403
 _SHOWN: Final = 300
 _SIGNS: Final[dict[Outcome | None, Sign]] = {
     "overloaded": "overloaded",
@@ -167,12 +165,7 @@ class ProxyTarget:
     def _refused(self, status: int, content: bytes) -> Outcome:
         if status in _OVERLOADED:
             return "overloaded"
-        if status in _HOPELESS:
-            refused = TokenRefused if status == _WRONG_TOKEN else RunRefused
-            raise refused(
-                f"the proxy refuses the questions to {self._model} version {self._version} "
-                f"with {status}: {_message(status, content)}"
-            )
+        heed_refusal(f"{self._model} version {self._version}", status, _message(status, content))
         return "rejected"
 
 

@@ -82,7 +82,8 @@ class Admission:
             return False
         if spec.mode == "chain" and verdict != "fail":
             return True
-        found = f"it is {verdict}" if verdict else "there is none"
+        none = "there is none (`turnout golden compare` makes it; the set's name is that of its set.yaml)"
+        found = f"it is {verdict}" if verdict else none
         raise Refused(
             f"version {candidate} of {spec.model!r} needs a passed comparison with version {control} on "
             f"the golden set {spec.gate.set!r} before it gets traffic; {found}",

@@ -100,8 +100,8 @@ class ControlClient:
             if response.is_success:
                 return document
             message, code = str(document["error"]["message"]), document["error"]["code"]
-            if not isinstance(code, str):
-                raise TypeError("a controller's codes are words")
+            if not isinstance(code, str) or code == "path_not_found":
+                raise TypeError("a controller's codes are words, and that one is the proxy's")
         except (ValueError, KeyError, TypeError):
             message = (
                 f"{self._url} does not answer as a controller does ({method} {path}: status "

@@ -340,7 +340,7 @@ def follow(
     target = TRANSITIONS.get((experiment.state, event))
     if target is None:
         raise NoSuchTransition(_refusal(experiment, event))
-    changed = replace(experiment, state=target, note=note or experiment.note)
+    changed = replace(experiment, state=target, note=note)
     if event == "admit":
         return _enter(replace(changed, started_ns=now_ns - now_ns % 1000), 0, now_ns)
     if event == "resume":

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from .control import Author, Control
 from .decision import Decision, Done
+from .errors import Conflict
 from .ledger import decisions
 from .promotion import Promotion
 from .readiness import Probe, answers
@@ -36,7 +37,9 @@ class Rehearsal:
         model = self._junction.model(name)
         would = self._promotion.rollback(name, author, dry_run=True)
         target = self._target(model)
-        endpoint = model.endpoints.get(target) if target is not None else None
+        if target is None:  # it has been rolled back already
+            raise Conflict(would.decision.changed[0], code="nothing_to_roll_back", param="model")
+        endpoint = model.endpoints.get(target)
         trouble = "it has no endpoint" if endpoint is None else self._probe(endpoint)
         began = time.monotonic()
         self._control.settlement.rehearse()

@@ -22,6 +22,7 @@ from .pipeline import pipeline
 from .recorded import selection_of
 from .routing import CatalogModel
 from .snapshot import Endpoint
+from .spec import analysis_of
 from .traces import trace_id_of
 
 Json = dict[str, Any]
@@ -128,7 +129,7 @@ def _summary(
         "units": units,
         "horizon": experiment.stage.analysis.horizon,
         "days_left": document.get("days_left") if document and experiment.has_traffic else None,
-        "guardrails": _guardrails(document),
+        "guardrails": _guardrails(experiment, document),
         "data_age_s": data_age_s,
         "note": experiment.note,
         "recorded": _window(experiment),
@@ -193,10 +194,21 @@ _LIGHTS: Final = {
 }
 
 
-def _guardrails(document: Mapping[str, Any] | None) -> list[Json]:
+def _guardrails(experiment: Experiment, document: Mapping[str, Any] | None) -> list[Json]:
+    """Each with its light; before the first verdict those that were declared, without data."""
+    if document is None:
+        declared = analysis_of(
+            experiment.spec,
+            control_version=experiment.control_version,
+            candidate_version=experiment.candidate_version,
+            stage=experiment.phase.stage,
+        )
+        found = [{"metric": one.metric.name, "role": one.role, "state": "no_data"} for one in declared.goals]
+    else:
+        found = document["metrics"]
     return [
         {"metric": metric["metric"], "state": _LIGHTS.get(metric["state"], "no_data")}
-        for metric in (document["metrics"] if document else ())
+        for metric in found
         if metric["role"] == "guardrail"
     ]
 

@@ -89,13 +89,13 @@ def _planned(declared: ExperimentSpec, stage: int, known: History) -> Plan:
 
 def _show(found: Plan) -> None:
     rate = "unknown" if found.units_a_day is None else f"{found.units_a_day:,.0f}"
-    days = "unknown" if found.days is None else f"{found.days:.1f}"
+    days = "unknown" if found.days is None else _span(found.days)
     where = "mirrored to" if found.mode == "shadow" else "on"
     share = f"{100 * found.share:g} % {where} the candidate"
     say(f"{found.experiment}, {found.mode}: horizon {found.horizon:,} units, {share}.")
     if found.entering < 1:
         rate += f" ({100 * found.entering:.3g} % of production's: the others cannot enter)"
-    say(f"Units a day: {rate}; days to the horizon: {days} (max_duration {found.max_days:.1f}).\n")
+    say(f"Units a day: {rate}; to the horizon: {days} (max_duration {_span(found.max_days)}).\n")
     table(
         (
             "metric",

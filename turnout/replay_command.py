@@ -195,7 +195,8 @@ class _Desk:
         except Stopped as stop:
             fail(str(stop))
         except KeyboardInterrupt:
-            err.print(f"Stopped. What was answered is recorded; go on with: {say_so}", markup=False)
+            told = f"Stopped. What was answered is recorded; go on with: {say_so}"
+            err.print(told, markup=False, soft_wrap=True)
             return 1
         return self._told(name, tally, list_skipped=list_skipped)
 

@@ -76,11 +76,15 @@ def _make(folder: Path) -> None:
         (folder / "logs").mkdir(exist_ok=True)
     except OSError as error:
         fail(f"the data folder {folder} cannot be made: {error.strerror}; choose another with --data", 2)
+    for needed in (folder, folder / "logs"):
+        if not os.access(needed, os.W_OK | os.X_OK):
+            fail(f"the folder {needed} cannot be written to; mend that, or choose another with --data", 2)
 
 
 def run_one(settings: Settings, name: str) -> None:
     """Become one of the processes: signals and logs are its own."""
-    _make(settings.data)
+    if name != "dashboard":  # which only reads there
+        _make(settings.data)
     program = next(program for program in programs(settings) if program.name == name)
     try:
         check_ports((program,))

@@ -22,7 +22,8 @@ TOKEN_FILE: Final = "token"
 OTHER_VARIABLES: Final = {
     "TURNOUT_JUDGE_KEY": "the API key of a judge's `api_base` in a golden set, if it asks for one",
     "TURNOUT_EMBEDDINGS_KEY": "the API key of a golden set's `embeddings_base`, if it asks for one",
-    "TURNOUT_API_KEY": "an API key for `turnout golden`, where the proxy asks for one",
+    "TURNOUT_API_KEY": "an API key for golden runs, preflights, `turnout bench` and the evaluators,"
+    " where the proxy asks for one",
     "TURNOUT_TOKEN_FILE": "where the dashboard reads the control token; `turnout` sets it itself",
     "TURNOUT_VLLM_PYTHON": "the Python `turnout serve` starts vLLM with; default: `.venv-vllm/bin/python`",
 }

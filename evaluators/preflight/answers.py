@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import httpx
 
-from evaluators.admission import VERSION_HEADER, golden_headers, root_of
+from evaluators.admission import VERSION_HEADER, golden_headers, heed_refusal, root_of
 from evaluators.preflight.probes import Probe
 from evaluators.score import ToolCall
 from experiments.ledger.exchange import Outcome
@@ -80,7 +80,7 @@ class Asker:
         await self._client.aclose()
 
     async def ask(self, probe: Probe, version: int, *, stream: bool) -> Said:
-        """The version's answer; never raises for what a proxy or an engine does."""
+        """The version's answer, however it ended. Raises RunRefused where Turnout itself refuses to ask."""
         body = probe.body(self._model) | ({"stream": True} if stream else {})
         content = json.dumps(body, ensure_ascii=False).encode()
         started = time.monotonic()
@@ -108,6 +108,8 @@ class Asker:
         except httpx.HTTPError as failure:
             return Said(outcome=None, error=f"{type(failure).__name__} after {len(taken)} bytes")
         took = (time.monotonic() - started) * 1000
+        if by is None:
+            heed_refusal(f"{self._model} version {version}", response.status_code, _message(bytes(taken)))
         if by != str(version):
             return Said(outcome=None, error=_refusal(by, version, response.status_code, bytes(taken)))
         if response.status_code != httpx.codes.OK:

@@ -55,7 +55,7 @@ class Finding:
 
 def unchecked(check: Check, why: str) -> Finding:
     """The check could not be made."""
-    return Finding(check=check, status="unchecked", sentence=f"Not checked: {why}.")
+    return Finding(check=check, status="unchecked", sentence=f"Not checked: {why.removesuffix('.')}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from evaluators.__main__ import Loops, _run
+from evaluators.__main__ import Loops, _run, main
 from evaluators.automation import Automation, OnlineRule, read_automation
 from evaluators.errors import EvaluatorUnusable, GoldenSetError, ModelRefused, ModelUnavailable
 from evaluators.ledger import UnknownVersion
@@ -190,6 +190,22 @@ async def test_a_process_that_cannot_go_on_says_why(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(Loops, "run", run)
     with pytest.raises(RuntimeError, match="a fault of ours"):
         await _run(loops(tmp_path))
+
+
+def test_where_the_proxy_asks_for_keys_the_process_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[Loops] = []
+
+    async def run(running: Loops) -> None:
+        began.append(running)
+
+    monkeypatch.setattr("evaluators.__main__._run", run)
+    monkeypatch.setenv("TURNOUT_TOKEN", "t")
+    monkeypatch.setenv("TURNOUT_API_KEY", "sk-1")
+    urls = ("--control-url", "http://127.0.0.1:1", "--proxy-url", "http://127.0.0.1:2")
+    assert main(["--data", str(tmp_path), *urls]) == 0
+    assert [running.access.api_key for running in began] == ["sk-1"]
 
 
 def test_a_file_that_could_not_be_read_once_is_read_again(

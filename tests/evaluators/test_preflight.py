@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from evaluators.errors import EvaluatorError
+from evaluators.errors import EvaluatorError, RunRefused
 from evaluators.preflight import (
     CHECKS,
     PROBES,
@@ -318,6 +318,17 @@ async def held(data: Path, control: SimulatedEngine, candidate: SimulatedEngine)
 
 def status(report: Report) -> dict[str, str]:
     return {finding.check: finding.status for finding in report.findings}
+
+
+async def test_a_key_that_the_proxy_does_not_know_concludes_nothing(tmp_path: Path) -> None:
+    """It says nothing of the versions: an inconclusive preflight would stand until one of them changes."""
+    async with SimulatedEngine(Profile(name="chat")) as engine:
+        api, table = Api(engine.url, engine.url), snapshot({1: engine.url, 2: engine.url}, keys={"0": "acme"})
+        async with running_proxy(tmp_path, table) as proxy:
+            async with Asker(base_url=f"http://127.0.0.1:{proxy.port}", model="chat", token=ADMIN) as asker:
+                sides = side(api, "chat", "production"), side(api, "chat", "candidate")
+                with pytest.raises(RunRefused, match=r"with 401: .* set TURNOUT_API_KEY to a key"):
+                    await preflight("chat", *sides, api, asker)
 
 
 async def test_an_identical_engine_passes_and_what_was_not_seen_is_said(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from experiments.api.events import _events as event_stream
 from experiments.errors import ExperimentsError
 from experiments.snapshot import Snapshot
 
-from .plane import AB, SHADOW, TOKEN, Plane
+from .plane import AB, ADA, SHADOW, TOKEN, Plane
 
 HASH = f"golden@sha256:{'0' * 64}"
 RUN, OTHER = "a" * 32, "b" * 32
@@ -296,6 +296,15 @@ def test_a_guardrail_with_too_little_data_is_not_one_without_data(plane: Plane, 
     for state, light in (("insufficient_data", "insufficient_data"), ("no_data", "no_data"), ("ok", "ok")):
         guardrail["state"] = state
         assert api.get("/api/experiments/faster").json()["guardrails"][0]["state"] == light
+
+
+def test_guardrails_that_were_declared_are_there_before_the_first_verdict(
+    plane: Plane, api: TestClient
+) -> None:
+    plane.controller.control.start(AB, "spec.yaml", ADA, draft=True)
+    assert api.get("/api/experiments").json()[0]["guardrails"] == [
+        {"metric": "error_rate", "state": "no_data"}
+    ]
 
 
 def test_the_way_of_an_experiment(plane: Plane, api: TestClient) -> None:

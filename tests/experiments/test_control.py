@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import duckdb
 import pytest
 
 from experiments import views
-from experiments.assignment import unit_id
+from experiments.assignment import point, unit_id
 from experiments.decision import Backing
 from experiments.errors import Conflict, DocumentError, NotFound, Refused, Unavailable
 from experiments.journal import Journal
@@ -242,6 +243,14 @@ def test_the_late_record_of_a_pause_is_not_written_over_that_of_the_resumption(
     assert plane.state() == "running"
 
 
+def test_a_note_says_why_it_is_in_this_state_and_ends_with_it(plane: Plane) -> None:
+    plane.begin()
+    plane.controller.control.pause("faster", ADA)
+    assert plane.controller.junction.experiment("faster").note == ADA.reason
+    plane.controller.control.resume("faster", ADA)
+    assert plane.controller.junction.experiment("faster").note is None
+
+
 def test_a_pause_that_the_journal_kept_is_not_repeated_after_the_resumption(
     plane: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -436,3 +445,12 @@ def test_who_is_held_out_is_in_no_experiment(plane: Plane) -> None:
     plane.begin(AB.replace("faster", "next") + "holdout: 30\n")
     later = {unit for unit in units if plane.snapshot.route("chat", unit).outside == "holdout"}
     assert outside < later
+
+
+def test_the_documented_query_finds_where_a_unit_lies(plane: Plane) -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/assignment.md").read_text("utf-8")
+    query = page.partition("```sql\n")[2].partition("```")[0].replace("chat-v2-canary", "faster")
+    begun, unit = plane.begin(), unit_id("ada")
+    one = f"SELECT 'r' AS request_id, 'control' AS assigned_arm, '{unit}' AS unit, 'faster' AS experiment"
+    [row] = plane.controller.store.read(f"WITH exchanges AS ({one}) {query}")
+    assert row["point"] == point(begun.salt, unit)

@@ -40,6 +40,14 @@ def test_without_a_way_back_there_is_nothing_to_rehearse(plane: Plane) -> None:
         plane.controller.rehearsal.rehearse("chat", ADA)
 
 
+def test_what_has_come_back_already_is_not_rehearsed(plane: Plane) -> None:
+    plane.promote(2, force=True)
+    plane.rollback()
+    with pytest.raises(Conflict, match="came back from version 2 already and is version 1"):
+        plane.controller.rehearsal.rehearse("chat", ADA)
+    assert "rehearse" not in {action for _, action, _ in plane.rows()}
+
+
 def test_a_rehearsal_that_is_killed_leaves_no_debt(plane: Plane) -> None:
     plane.controller.settlement._journal.add({"id": "x", "rehearsal": True})
     plane.restart()

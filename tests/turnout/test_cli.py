@@ -6,11 +6,14 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
+from experiments.client import ControlClient, ControlError
 from tests.experiments.plane import AB, Plane
 from turnout.cli import app
 from turnout.simulation import SimulatedEngine
@@ -236,6 +239,14 @@ def test_another_server_is_not_taken_for_a_controller(
     assert "does not answer as a controller" in failed("models", "list")
 
 
+def test_the_proxy_is_not_taken_for_a_controller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its errors have the same shape."""
+    client = ControlClient("http://127.0.0.1:8080")
+    said = {"error": {"message": "No such path", "type": "t", "param": None, "code": "path_not_found"}}
+    with closing(client), pytest.raises(ControlError, match="TURNOUT_CONTROL_URL"):
+        client._parsed("GET", "/api/overview", httpx.Response(404, json=said))
+
+
 @pytest.mark.parametrize("name", ["a/b", "..", "", "a\\b", "a\nb", "\udcff"])
 def test_a_name_leads_to_no_other_path(name: str) -> None:
     assert "no model's name" in failed("models", "show", name, code=2)
@@ -243,6 +254,15 @@ def test_a_name_leads_to_no_other_path(name: str) -> None:
 
 def test_a_data_folder_that_cannot_be_is_told() -> None:
     assert "--data" in failed("up", "--data", "/dev/null/x", code=2)
+
+
+@pytest.mark.parametrize("command", ["up", "proxy", "controller"])
+def test_a_data_folder_that_is_read_only_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path / "logs")
+    told = failed(command, "--data", str(tmp_path), code=2)
+    assert f"{tmp_path / 'logs'} cannot be written to" in told
 
 
 def test_a_dry_run_says_that_nothing_was_changed(plane: Plane) -> None:

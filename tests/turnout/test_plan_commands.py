@@ -62,6 +62,7 @@ def test_a_plan_has_every_stage_and_every_metric_of_it(spec: Path) -> None:
     assert found.exit_code == 0, found.output
     assert "faster, shadow: horizon 1,600 units, 20 % mirrored to the candidate." in found.output
     assert "faster, ab: horizon 4,000 units, 50 % on the candidate." in found.output
+    assert "(max_duration 7.0 d)" in found.output
     shadow, ab = found.output.split("faster, ab")
     assert "preference:judge" in shadow
     assert "no pair has been judged" in shadow
