@@ -96,7 +96,7 @@ def serving(
         "TURNOUT_TRACKING_URI": registry.tracking_uri,
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": "1",
-        "VLLM_CACHE_ROOT": str(data / "cache"),
+        "VLLM_CACHE_ROOT": str(data.parent / "vllm"),  # what the first engines found out, all others know
     }
     turnout = str(Path(sys.executable).with_name("turnout"))
     running = [
@@ -143,7 +143,7 @@ def _leftovers(data: Path) -> list[int]:
     found = []
     for environ in Path("/proc").glob("[0-9]*/environ"):
         try:
-            if f"VLLM_CACHE_ROOT={data / 'cache'}".encode() in environ.read_bytes().split(b"\0"):
+            if f"TURNOUT_DATA={data}".encode() in environ.read_bytes().split(b"\0"):
                 found.append(int(environ.parent.name))
         except OSError:
             continue  # gone, or not ours to read
