@@ -203,14 +203,25 @@ def test_a_set_without_a_difference_passes_from_54_items_on_as_the_page_says() -
     assert [decide(effect(n), 0.05) for n in (53, 54)] == ["inconclusive", "pass"]
 
 
-@pytest.mark.parametrize("value", ["2026-01-01", ".nan", ".inf", '"\\ud800"'])
-def test_a_default_check_that_is_no_json_is_a_problem_of_set_yaml(tmp_path: Path, value: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        ("2026-01-01", "default_checks"),
+        (".nan", "default_checks"),
+        (".inf", "default_checks"),
+        ('"\\ud800"', ""),
+    ],
+)
+def test_a_default_check_that_is_no_json_is_a_problem_of_set_yaml(
+    tmp_path: Path, value: str, field: str
+) -> None:
     question = {key: inner for key, inner in row("a").items() if key != "reference"}
     folder = write_set(tmp_path, [question], f"default_checks: [{{type: contains, values: [{value}]}}]\n")
     with pytest.raises(GoldenSetError) as error:
         load_golden_set(folder)
     problem = error.value.problems[0]
-    assert (problem.file, problem.field) == (str(folder / "set.yaml"), "default_checks")
+    assert (problem.file, problem.field) == (str(folder / "set.yaml"), field)
+    assert field or problem.line, "what is no text is no value of a field yet: its line says where"
 
 
 @pytest.mark.parametrize("code", ["import sys\nsys.exit(0)\n", "raise SystemExit('bye')\n"])
