@@ -25,6 +25,8 @@ PATH: Final = "/v1/chat/completions"
 _SHOWN: Final = 200
 #: More than any answer to a probe: of what does not end, no more is kept.
 _MOST_BYTES: Final = 16 * 1024 * 1024
+#: A version that was waited for in vain for so many timeouts on end is asked no more.
+_PATIENCE: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,7 @@ class Asker:
     ) -> None:
         self._model = model
         self._timeout_s = timeout_s
+        self._in_vain: dict[int, tuple[float, Said]] = {}  # seconds since a version's last answer; what came
         self._client = httpx.AsyncClient(
             base_url=root_of(base_url),
             headers=golden_headers(token, api_key=api_key),
@@ -80,7 +83,20 @@ class Asker:
         await self._client.aclose()
 
     async def ask(self, probe: Probe, version: int, *, stream: bool) -> Said:
-        """The version's answer, however it ended. Raises RunRefused where Turnout itself refuses to ask."""
+        """The version's answer, however it ended; of one that keeps silent, after a while, what it said last.
+        Raises RunRefused where Turnout itself refuses to ask."""
+        waited, last = self._in_vain.get(version, (0.0, None))
+        if last is not None and waited >= _PATIENCE * self._timeout_s:
+            return last
+        began = time.monotonic()
+        said = await self._put(probe, version, stream=stream)
+        if said.complete:
+            self._in_vain.pop(version, None)
+        else:
+            self._in_vain[version] = waited + time.monotonic() - began, said
+        return said
+
+    async def _put(self, probe: Probe, version: int, *, stream: bool) -> Said:
         body = probe.body(self._model) | ({"stream": True} if stream else {})
         content = json.dumps(body, ensure_ascii=False).encode()
         started = time.monotonic()

@@ -107,6 +107,13 @@ async def test_an_answer_without_end_is_a_lost_one(beginning: bytes, outcome: st
     assert (found.outcome, found.error) == (outcome, "no whole answer within 0.3 s")
 
 
+async def test_a_version_that_keeps_silent_is_asked_no_more() -> None:
+    with dripping(HEAD) as url:
+        async with asyncio.timeout(5), Asker(base_url=url, model="chat", token="t", timeout_s=0.2) as asker:
+            found = [await asker.ask(probe, 2, stream=False) for probe in PROBES * 10]
+    assert {one.error for one in found} == {"no whole answer within 0.2 s"}
+
+
 async def test_a_refusal_that_is_nested_too_deep_is_told_as_it_is() -> None:
     head = "400 Bad Request\r\nx-turnout-model-version: 2\r\n"
     async with answering(b'{"error":' + b"[" * 99_999, head) as url:
