@@ -33,6 +33,9 @@ def answers(asked: Sequence[Asked]) -> Finding:
     if not asked or len(unreached) == len(asked):
         why = unreached[0].candidate.error or unreached[0].control.error if unreached else "nothing was asked"
         return unchecked("answers", f"no probe was answered by both versions: {why}")
+    if not any(_answered(one.control) for one in asked):
+        why = asked[0].control.error or asked[0].control.outcome
+        return unchecked("answers", f"production answers no probe: {why}")
     lost = [one.probe.name for one in asked if _answered(one.control) and not _answered(one.candidate)]
     numbers = {"probes": len(asked), "lost": len(lost), "unreached": len(unreached)}
     if lost:

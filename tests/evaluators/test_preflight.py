@@ -218,6 +218,9 @@ def test_lost_answers_fail_and_unreachable_versions_are_inconclusive() -> None:
     silent = behaviour.answers([asked("plain", nobody, nobody)])
     assert silent.status == "unchecked"
     assert report(silent).verdict == "inconclusive"
+    broken = said(outcome="upstream_error", error="500")
+    both = behaviour.answers([asked("plain", broken, broken)])
+    assert (both.status, both.sentence) == ("unchecked", "Not checked: production answers no probe: 500.")
     assert report(lost).verdict == "fail"
     assert behaviour.prompt_tokens([asked("plain", said(), said(prompt_tokens=17))]).status == "warn"
 
