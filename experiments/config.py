@@ -27,7 +27,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from registry import names
-from registry.errors import InvalidEntry
 
 from . import quantities
 from .document import Document, check, read_document, shown
@@ -162,7 +161,7 @@ def read_config(text: str, file: str) -> Declared:
     problems += [
         document.problem(("models", name), f"the model {name!r}", "a registered model's name")
         for name in parsed.models
-        if not _is_model(name)
+        if not names.is_model_name(name)
     ]
     problems += _twice(document, "keys", "sha256", [key.sha256 for key in parsed.keys])
     problems += _twice(document, "notify", "url", [hook.url for hook in parsed.notify])
@@ -174,13 +173,6 @@ def read_config(text: str, file: str) -> Declared:
         webhooks={hook.url: hook.secret_env for hook in parsed.notify},
         registry_secret=parsed.registry.secret_env if parsed.registry else "",
     )
-
-
-def _is_model(name: str) -> bool:
-    try:
-        return bool(names.model_name(name))
-    except InvalidEntry:
-        return False
 
 
 def _twice(document: Document, where: str, field: str, values: Sequence[str]) -> Iterator[Problem]:

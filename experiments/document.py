@@ -26,6 +26,8 @@ Model = TypeVar("Model", bound=BaseModel)
 #: the square of the depth.
 MAX_CHARACTERS: Final = 200_000
 MAX_DEPTH: Final = 32
+#: What PyYAML's constructors raise at 2026-13-45, !!bool perhaps and !!timestamp soon.
+NOT_OF_ITS_KIND: Final = (ValueError, LookupError, AttributeError)
 _SHOWN: Final = 60
 
 
@@ -146,7 +148,7 @@ class _Reader:
         line, mend = node.start_mark.line + 1, "Put it in quotes if it is text"
         try:
             value = self._loader.construct_object(node)
-        except (ValueError, LookupError, AttributeError):  # 2026-13-45, !!bool perhaps, !!timestamp soon
+        except NOT_OF_ITS_KIND:
             kind = node.tag.rpartition(":")[2]
             self._add(path, line, node.value[:_SHOWN], f"what YAML takes for {kind}", mend)
             return None

@@ -134,8 +134,11 @@ class Experiment:
     @property
     def passed(self) -> bool:
         """Whether it waits for its operator with a `ship` that carries a promotion."""
-        shipped = self.state == "concluded" and self.concluded_on == "ship"
-        return shipped and self.routes and self.next_stage is None
+        return self._shipped and self.routes and self.next_stage is None
+
+    @property
+    def _shipped(self) -> bool:
+        return self.state == "concluded" and self.concluded_on == "ship"
 
     @property
     def routes(self) -> bool:
@@ -155,7 +158,7 @@ class Experiment:
         Every other conclusion gives the units back to control: nobody stays on a version that was not shown
         to be good.
         """
-        return self.state in LIVE or (self.state == "concluded" and self.concluded_on == "ship")
+        return self.state in LIVE or self._shipped
 
     @property
     def salt(self) -> str:

@@ -136,7 +136,7 @@ class Promotion:
                 self._busy.discard(model)
 
     def _shippable(self, model: CatalogModel) -> int:
-        tried = [one for one in self._junction.experiments() if one.model == model.name and one.phase.number]
+        tried = self._tried(model.name)
         passed = [one for one in tried if one.passed]
         if len({one.candidate_version for one in passed}) > 1:
             named = " and ".join(str(one.candidate_version) for one in reversed(passed))
@@ -176,10 +176,13 @@ class Promotion:
     def _latest(self, model: str, target: int) -> Experiment | None:
         """The experiment that speaks for a version: the newest, but what is under way beside one that has
         passed, a shadow or a replay, says nothing yet."""
-        experiments = [one for one in self._junction.experiments() if one.model == model]
-        tried = [one for one in experiments if one.candidate_version == target and one.phase.number]
+        tried = [one for one in self._tried(model) if one.candidate_version == target]
         spoken = next((one for one in tried if one.passed or not one.is_open), None)
         return spoken if spoken is not None and spoken.passed else next(iter(tried), None)
+
+    def _tried(self, model: str) -> list[Experiment]:
+        """What a model's versions were tried in, drafts left out; the newest first."""
+        return [one for one in self._junction.experiments() if one.model == model and one.phase.number]
 
     def _check_endpoints(self, model: CatalogModel, target: int) -> None:
         """The coming version must answer, and the former one stay warm: it is where a rollback goes.

@@ -253,7 +253,7 @@ def timeline(controller: Controller, experiment: Experiment, bucket_s: int) -> J
             "scale": (metric.get("effect") or {}).get("scale"),
             "margin": metric.get("margin"),
         }
-        for index, stage in enumerate(experiment.spec.plan)
+        for index, stage in enumerate(experiment.spec.plan[: experiment.phase.stage + 1])
         for document in trials.verdicts(controller.store, name, stage=index)
         for metric in document["metrics"]
         if (band := metric.get("band") or metric.get("effect"))

@@ -19,7 +19,6 @@ from typing import Any, Final
 from . import names
 from .connection import AlreadyThere, Connection, shown_uri
 from .errors import (
-    InvalidEntry,
     NoSuchAlias,
     NoSuchModel,
     NoSuchVersion,
@@ -80,7 +79,8 @@ class Registry:
                     page_token=page,
                 )
             )
-        return [self._with_versions(one) for one in found if _is_name(one.name)]
+        # Others may write the registry too: what has no name of ours is not ours.
+        return [self._with_versions(one) for one in found if names.is_model_name(one.name)]
 
     def model(self, name: str) -> RegisteredModel:
         """One model with all its versions; `NoSuchModel`."""
@@ -361,11 +361,3 @@ def _all_pages(search: Callable[[str | None], Any]) -> Sequence[Any]:
         page = answer.token or None
         if page is None:
             return found
-
-
-def _is_name(name: str) -> bool:
-    """Others may write the registry too: what has no name of ours is not ours."""
-    try:
-        return bool(names.model_name(name))
-    except InvalidEntry:
-        return False

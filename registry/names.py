@@ -57,6 +57,14 @@ def model_name(value: str) -> str:
     return value
 
 
+def is_model_name(value: str) -> bool:
+    """Whether `value` can name a model."""
+    try:
+        return bool(model_name(value))
+    except InvalidEntry:
+        return False
+
+
 def alias_name(value: str) -> str:
     """`value`, if it can name an alias. Numbers cannot: they name versions."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):

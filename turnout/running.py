@@ -10,7 +10,7 @@ from pathlib import Path
 
 from proxy.roster import NoSupervisor, replace_workers
 
-from .processes import Processes, ProcessFailed, check_ports, endings, free_port, programs
+from .processes import Processes, ProcessFailed, check_ports, endings, free_ports, programs
 from .settings import Settings
 from .terminal import err, fail, say
 
@@ -51,8 +51,8 @@ def run_all(settings: Settings) -> None:
 
 def with_ports(settings: Settings) -> Settings:
     """The settings with a free port for each 0: the processes must know of each other where they are."""
-    asked = {name: getattr(settings, name) for name in ("proxy_port", "control_port", "dashboard_port")}
-    return settings.model_copy(update={name: port or free_port() for name, port in asked.items()})
+    unset = [name for name in ("proxy_port", "control_port", "dashboard_port") if not getattr(settings, name)]
+    return settings.model_copy(update=dict(zip(unset, free_ports(len(unset)), strict=True)))
 
 
 def restart_workers(data: Path, timeout_s: float) -> None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as parquet
 import yaml
 
 from evaluators.formats.draft import ImportRefused
+from experiments.document import NOT_OF_ITS_KIND
 
 _MAX_BYTES: Final = 256 * 1024 * 1024
 csv.field_size_limit(max(csv.field_size_limit(), _MAX_BYTES))  # a cell may be a document
@@ -60,13 +61,7 @@ def document(path: Path) -> Any:
     """The value of a YAML (or JSON) document; tags that would make Python objects are refused."""
     try:
         return yaml.load(text_of(path), _Plain)
-    except (
-        yaml.YAMLError,
-        RecursionError,
-        ValueError,
-        LookupError,
-        AttributeError,
-    ) as error:  # !!bool perhaps
+    except (yaml.YAMLError, RecursionError, *NOT_OF_ITS_KIND) as error:
         raise ImportRefused(f"{path} is no YAML: {error!r}") from None
 
 

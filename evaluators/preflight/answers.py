@@ -16,6 +16,7 @@ from typing import Any, Final
 import httpx
 
 from evaluators.admission import VERSION_HEADER, golden_headers, heed_refusal, root_of
+from evaluators.preflight.engine import MAX_ANSWER
 from evaluators.preflight.probes import Probe
 from evaluators.score import ToolCall
 from experiments.ledger.exchange import Outcome
@@ -23,8 +24,6 @@ from experiments.ledger.transcript import Transcript, decode
 
 PATH: Final = "/v1/chat/completions"
 _SHOWN: Final = 200
-#: More than any answer to a probe: of what does not end, no more is kept.
-_MOST_BYTES: Final = 16 * 1024 * 1024
 #: A version that was waited for in vain for so many timeouts on end is asked no more.
 _PATIENCE: Final = 3
 
@@ -116,8 +115,8 @@ class Asker:
                     taken += piece
                     times.append(int((time.monotonic() - started) * 1e6))
                     ends.append(len(taken))
-                    if len(taken) > _MOST_BYTES:
-                        return Said(outcome="truncated", error=f"more than {_MOST_BYTES} bytes")
+                    if len(taken) > MAX_ANSWER:
+                        return Said(outcome="truncated", error=f"more than {MAX_ANSWER} bytes")
         except TimeoutError:
             error = f"no whole answer within {self._timeout_s:g} s"
             return Said(outcome="timeout" if by == str(version) else None, error=error)

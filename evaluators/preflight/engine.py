@@ -21,7 +21,8 @@ from evaluators.preflight.probes import TEXTS, Probe
 
 #: vLLM 0.32 keeps its render endpoints shut unless it is started so.
 _SCALE_OUT: Final = " (vLLM renders when started with --enable-scale-out)"
-_MAX_ANSWER: Final = 16 * 1024 * 1024
+#: Bytes; more than any answer that a preflight asks for: of what does not end, no more is kept.
+MAX_ANSWER: Final = 16 * 1024 * 1024
 #: No engine has more sampling parameters, none with a value of more characters.
 _MOST_SETTINGS: Final = 200
 _LONGEST_SETTING: Final = 1000
@@ -195,8 +196,8 @@ class EngineClient:
                 taken = bytearray()
                 async for piece in response.aiter_raw():
                     taken += piece
-                    if len(taken) > _MAX_ANSWER:
-                        raise NotAnswered(f"{method} {path} answers with more than {_MAX_ANSWER} bytes")
+                    if len(taken) > MAX_ANSWER:
+                        raise NotAnswered(f"{method} {path} answers with more than {MAX_ANSWER} bytes")
             found = orjson.loads(taken)
         except TimeoutError:
             self._silent = f"{method} {path}: no whole answer within {self._timeout_s:g} s"
