@@ -1,7 +1,8 @@
 """Where do models for the engine tests come from, when nothing may be downloaded?
 
-They are made on the spot: a tokenizer trained on this repository's text, Llama weights drawn from a seed.
+They are made on the spot: a tokenizer trained on PyTorch's own modules, Llama weights drawn from a seed.
 What they say is noise; that they are served, streamed, counted and cut off as real models are is the point.
+The noise is the same after every change of this repository, whose text is therefore not what trains them.
 Runs on the interpreter that has vLLM, and imports nothing of Turnout:
 
     .venv-vllm/bin/python tests/engines/tiny_models.py OUT NAME=SEED[,TRAIT]... ...
@@ -20,7 +21,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+#: Prose and code that only another version of PyTorch changes; `install.sh` pins it.
+CORPUS = Path(torch.__file__).parent / "nn" / "modules"
 END, TURN, TURN_END = "<|end|>", "<|turn|>", "<|turn-end|>"
 VOCABULARY = 2048
 LONGEST = 8192  # tokens: an answer can take ten seconds, so that a client can leave in its middle
@@ -40,12 +42,9 @@ TRAITS = {"template", "sampling", "damaged"}
 
 
 def corpus() -> Iterator[str]:
-    """The repository's own prose and code, in a fixed order."""
-    folders = ("docs", "examples", "experiments", "evaluators", "proxy", "registry", "turnout", "tests")
-    paths = [path for folder in folders for path in (REPOSITORY / folder).rglob("*")]
-    for path in sorted([*REPOSITORY.glob("*.md"), REPOSITORY / "LICENSE", *paths]):
-        if path.suffix in {".md", ".py", ".yaml", ""} and path.is_file():
-            yield path.read_text(encoding="utf-8", errors="replace")
+    """The texts of CORPUS, in a fixed order."""
+    for path in sorted(CORPUS.glob("*.py")):
+        yield path.read_text(encoding="utf-8")
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
