@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import struct
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import orjson
@@ -38,6 +38,8 @@ _ADDRESS: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
 
 #: Statuses that say what is wrong with the request: the client can mend it, so it reads why.
 _CLIENTS: Final = frozenset((400, 404, 409, 413, 422))
+#: litellm's error where it has no status; it also stands for whatever litellm did not expect.
+NO_STATUS: Final = "APIConnectionError"
 _LONGEST: Final = 500
 _LITELLM_PREFIX: Final = re.compile(r"^(?:litellm\.)?(?:\w*(?:Error|Exception)(?::|\s-)\s*)+")
 #: What litellm's own users could set; nobody can here.
@@ -62,12 +64,15 @@ def keywords(path: str, document: Mapping[str, Any]) -> dict[str, Any]:
             message = f"'{name[:100]}' is refused: this model's provider is given OpenAI's own fields only."
             raise Refusal(400, "unsupported_field", message, name[:100])
     for message in document.get("messages") or ():
+        if not isinstance(message, dict):
+            text = f"A message is {orjson.dumps(message).decode()[:100]}: expected an object."
+            raise Refusal(400, "invalid_type", text, "messages")
         _refuse_addresses(message)
     return {name: document[name] for name in allowed if document.get(name) is not None}
 
 
-def _refuse_addresses(message: Any) -> None:
-    content = message.get("content") if isinstance(message, dict) else None
+def _refuse_addresses(message: Mapping[str, Any]) -> None:
+    content = message.get("content")
     for part in content if isinstance(content, list) else ():
         if isinstance(part, dict) and part.get("type") != "text" and any(map(_ADDRESS.match, _texts(part))):
             text = "A file for this model's provider is sent in the request, as a 'data:' URL."
@@ -108,6 +113,37 @@ def _says(choice: Mapping[str, Any]) -> bool:
     return any(value for name, value in delta.items() if name != "role")
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that led to it, the last one first."""
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        yield one
+        seen.add(id(one))
+        one = one.__cause__ or one.__context__
+
+
+def fault(error: BaseException, status: int | None, *, streamed: bool) -> str | None:
+    """The code of what went wrong with the asking or the answer; None where the provider, or litellm in its
+    place, refuses. `status` is that of the answer that came (None: none did).
+
+    litellm's own word tells little: a connection that broke off has a status of 500 there, an answer that
+    cannot be read one of 422, and a request that cannot be translated is a connection error.
+    """
+    types = {base.__name__ for one in causes(error) for base in type(one).__mro__}
+    vague = type(error).__name__ == NO_STATUS or not isinstance(getattr(error, "status_code", None), int)
+    if "TransportError" in types:
+        return "upstream_unreachable" if "ConnectError" in types else "upstream_cut"
+    if status is None:
+        return "provider_not_asked" if vague else None
+    if status >= 400:
+        return None
+    if status >= 300:
+        return "upstream_redirect"
+    # A stream may still tell of a refusal, among its events.
+    return None if streamed and not vague else "upstream_garbled"
+
+
 def refusal(status: int, said: str, secrets: Iterable[str]) -> Refusal:
     """What a client reads of a provider's error: its own words where they help, and never a secret."""
     if status in (401, 403):
@@ -119,8 +155,8 @@ def refusal(status: int, said: str, secrets: Iterable[str]) -> Refusal:
         return Refusal(
             429, "provider_overloaded", "The provider takes no more requests now; try again later."
         )
-    status = status if 500 <= status < 600 else 502
-    return Refusal(status, "provider_failed", f"The provider failed with status {status}.")
+    message = f"The provider failed with status {status}."
+    return Refusal(status if 500 <= status < 600 else 502, "provider_failed", message)
 
 
 def unsupported(said: str) -> Refusal:

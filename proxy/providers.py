@@ -35,7 +35,17 @@ from .errors import Refusal
 from .heads import AnswerHead
 from .limits import Limits
 from .provider_process import EVENT_HEAD, Frames, Kind, answered, frame, json_head
-from .provider_terms import CHAT, event, keywords, packed_vector, refusal, unsupported
+from .provider_terms import (
+    CHAT,
+    NO_STATUS,
+    causes,
+    event,
+    fault,
+    keywords,
+    packed_vector,
+    refusal,
+    unsupported,
+)
 from .upstream import Receiver
 
 log = logging.getLogger("turnout.proxy")
@@ -49,7 +59,7 @@ _LATER: Final = (
 )  # fmt: skip
 #: These are spoken to by the openai package, which takes no HTTP client of litellm's: for chats, for vectors.
 _OPENAI_CLIENT: Final = (
-    "openai/", "azure/", "cerebras/", "nvidia_nim/", "perplexity/", "sambanova/", "together_ai/",
+    "openai/", "azure/", "cerebras/", "nvidia_nim/", "perplexity/", "sambanova/",
 )  # fmt: skip
 _OPENAI_CLIENT_VECTORS: Final = (
     "openai/", "azure/", "azure_ai/", "fireworks_ai/", "mistral/", "nvidia_nim/", "together_ai/",
@@ -100,7 +110,8 @@ class ProviderCall:
         self._ends = providers.loop.time() + providers.limits.total_seconds
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._got_head = False
+        self._got_head = self._streamed = False
+        self._seen = _Seen()
         self.sent = False
         self.done = False
         self.task = providers.loop.create_task(self._run())
@@ -147,10 +158,12 @@ class ProviderCall:
             given["api_key"] = key
         given["model"] = self._endpoint.served_name
         self.sent = True
+        _SEEN.set(self._seen)
         if self._path != CHAT:
             self._answer(200, await client.embed(given))
         elif document.get("stream"):
-            await self._relay(client.stream(given))
+            self._streamed = True
+            await self._relay(client.stream(given, self._seen))
         else:
             self._answer(200, await client.complete(given))
 
@@ -197,22 +210,25 @@ class ProviderCall:
             self._fail("timeout", "upstream_idle" if self._got_head else "upstream_timeout")
 
     def _failed(self, error: Exception) -> None:
-        """An error of litellm's, of a provider's, or of ours. Its text may hold a key: its type is logged."""
+        """An error of litellm's, of a provider's, or of ours. Its text may hold a key: types are logged."""
         if isinstance(error, Truncated) or self._got_head:
             self._fail("truncated" if self._got_head else "upstream_error", "upstream_cut")
             return
         name, status = type(error).__name__, getattr(error, "status_code", None)
-        log.warning("provider of %s: %s, status %s", self._endpoint.served_name, name, status)
+        types = " after ".join(dict.fromkeys(type(one).__name__ for one in causes(error)))
+        log.warning("provider of %s: %s, status %s", self._endpoint.served_name, types, status)
+        code = fault(error, self._seen.status, streamed=self._streamed)
         if name == "Timeout":
             self._fail("timeout", "upstream_timeout")
         elif name == "UnsupportedParamsError":  # litellm's word for it has several statuses
             refused = unsupported(str(getattr(error, "message", "")))
             self._answer(refused.status, refused.body())
-        elif name == "APIConnectionError" or not isinstance(status, int):
-            self._fail("upstream_error", "upstream_unreachable")
+        elif code is not None:
+            self._fail("upstream_error", code)
         else:
             secret = os.environ.get(self._endpoint.credential) if self._endpoint.credential else None
-            refused = refusal(status, str(getattr(error, "message", "")), [secret] if secret else [])
+            said = status if name != NO_STATUS and isinstance(status, int) else self._seen.status or 502
+            refused = refusal(said, str(getattr(error, "message", "")), [secret] if secret else [])
             self._answer(refused.status, refused.body())
 
     def _fail(self, outcome: Outcome, code: str) -> None:
@@ -231,6 +247,7 @@ class Client:
     def __init__(self, litellm: Any) -> None:
         self._litellm = litellm
         self._http = _once_only()
+        litellm.aclient_session = self._http.client  # of the openai package's clients as well
 
     def _options(self, given: dict[str, Any], by_openai: tuple[str, ...]) -> dict[str, Any]:
         options = {**given, "num_retries": 0, "max_retries": 0}
@@ -257,23 +274,21 @@ class Client:
             item["embedding"] = packed_vector(item["embedding"])
         return orjson.dumps(said)
 
-    async def stream(self, given: dict[str, Any]) -> AsyncIterator[bytes]:
+    async def stream(self, given: dict[str, Any], seen: _Seen) -> AsyncIterator[bytes]:
         """A chat answer as events, up to `[DONE]`. Raises Truncated where the provider's stream was cut.
 
         litellm gives a stream that broke off a finish reason of its own making. What the provider said is in
         `received_finish_reason`, but for Gemini, whose every piece litellm takes to be finished.
         """
-        gemini = _GeminiEnd()
-        _WATCHING.set(gemini)
         answer = await self._chat(given)
         try:
             async for chunk in answer:
                 said = chunk.model_dump(mode="json", exclude_none=True)
                 claimed = any(choice.get("finish_reason") for choice in said.get("choices") or ())
-                if claimed and not (answer.received_finish_reason or gemini.seen):
+                if claimed and not (answer.received_finish_reason or seen.finished):
                     raise Truncated
                 yield event(said)
-            if not (answer.received_finish_reason or gemini.seen):
+            if not (answer.received_finish_reason or seen.finished):
                 raise Truncated
         finally:
             await answer.aclose()
@@ -285,23 +300,25 @@ class Client:
         await self._litellm.close_litellm_async_clients()
 
 
-class _GeminiEnd:
-    """Has Gemini said why its answer ended? Looks at the bytes as they pass."""
+class _Seen:
+    """What the HTTP client has seen of an answer: its status, and in its bytes as they pass whether Gemini
+    has said why it ended."""
 
     _SAID: Final = re.compile(rb'(?<!\\)"finishReason"\s*:\s*"')  # inside a text the quotes are escaped
 
     def __init__(self) -> None:
-        self.seen = False
+        self.status: int | None = None
+        self.finished = False
         self._tail = b""
 
     def look(self, data: bytes) -> None:
         text = self._tail + data
-        self.seen = self.seen or self._SAID.search(text) is not None
+        self.finished = self.finished or self._SAID.search(text) is not None
         self._tail = text[-64:]
 
 
 #: Whose answer the HTTP client is fetching: set by the task that asks.
-_WATCHING: Final[ContextVar[_GeminiEnd | None]] = ContextVar("watching", default=None)
+_SEEN: Final[ContextVar[_Seen | None]] = ContextVar("seen", default=None)
 
 
 def _litellm() -> Any:
@@ -336,13 +353,13 @@ def _once_only() -> Any:
     from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
     class Watched(httpx.AsyncByteStream):
-        def __init__(self, inner: Any, end: _GeminiEnd) -> None:
+        def __init__(self, inner: Any, seen: _Seen) -> None:
             self._inner = inner
-            self._end = end
+            self._seen = seen
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
             async for data in self._inner:
-                self._end.look(data)
+                self._seen.look(data)
                 yield data
 
         async def aclose(self) -> None:
@@ -350,15 +367,19 @@ def _once_only() -> Any:
 
     class OnceOnly(AsyncHTTPHandler):  # type: ignore[misc]
         async def single_connection_post_request(self, url: str, *_: Any, **__: Any) -> Any:
-            raise httpx.ConnectError("the connection broke off; not tried again")
+            raise  # it is called where the first attempt's error is being handled
 
         async def post(self, *arguments: Any, **options: Any) -> Any:
-            answer, end = await super().post(*arguments, **options), _WATCHING.get()
-            if end is not None and options.get("stream"):
-                answer.stream = Watched(answer.stream, end)
+            answer, seen = await super().post(*arguments, **options), _SEEN.get()
+            if seen is not None and options.get("stream"):
+                answer.stream = Watched(answer.stream, seen)
             return answer
 
-    return OnceOnly(follow_redirects=False)
+    async def note(answer: httpx.Response) -> None:
+        if (seen := _SEEN.get()) is not None:
+            seen.status = answer.status_code
+
+    return OnceOnly(follow_redirects=False, event_hooks={"response": [note]})
 
 
 class Line:

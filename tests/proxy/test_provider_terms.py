@@ -52,6 +52,12 @@ def test_nothing_is_fetched_for_a_client(part: Any) -> None:
     assert refused.value.code == "address_refused"
 
 
+def test_a_message_that_is_no_object_is_the_clients_to_mend() -> None:
+    with pytest.raises(Refusal, match="A message is null") as refused:
+        keywords(CHAT, {"messages": [*HI, None]})
+    assert (refused.value.status, refused.value.code) == (400, "invalid_type")
+
+
 def test_data_and_text_with_addresses_pass() -> None:
     parts = [
         {"type": "text", "text": "https://example.com says hi"},

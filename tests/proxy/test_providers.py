@@ -308,9 +308,41 @@ async def test_nothing_is_asked_twice(
 
     async with asked(wire, drop, tmp_path, monkeypatch) as (proxy, engine):
         answer = await proxy.post(ask(stream=stream))
-        assert answer.split(b" ", 2)[1] in (b"500", b"502", b"503")
-        assert proxy.exchanges()[0].outcome in ("upstream_error", "overloaded")
+        assert answer.split(b" ", 2)[1] == b"502"
+        [record] = proxy.exchanges()
+        assert (record.outcome, record.error_code) == ("upstream_error", "upstream_cut")
         assert len(engine.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code"),
+    [
+        ("200 OK", b"<html>a gateway's own page</html>", "upstream_garbled"),
+        ("200 OK", b"null", "upstream_garbled"),
+        ("307 Temporary Redirect\r\nlocation: /elsewhere", b"", "upstream_redirect"),
+        (None, b"", "upstream_unreachable"),
+    ],
+)
+async def test_what_is_no_answer_is_neither_the_clients_fault_nor_followed(
+    wire: Wire, status: str | None, body: bytes, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asked(wire, saying(status or "", body), tmp_path, monkeypatch) as (proxy, engine):
+        if status is None:
+            monkeypatch.setenv(wire.base, "http://127.0.0.1:9")
+        assert (await proxy.post(ask())).split(b" ", 2)[1] == b"502"
+        [record] = proxy.exchanges()
+        assert (record.outcome, record.error_code) == ("upstream_error", code)
+        assert len(engine.requests) == (status is not None)
+
+
+async def test_what_cannot_be_translated_is_not_told_as_the_providers_absence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = WIRES["gemini"]
+    async with asked(wire, well(wire), tmp_path, monkeypatch) as (proxy, engine):
+        assert b"provider_not_asked" in await proxy.post(ask(messages=[{"role": "alien", "content": "hi"}]))
+        assert [record.error_code for record in proxy.exchanges()] == ["provider_not_asked"]
+        assert engine.requests == []
 
 
 ECHO = json.dumps({"error": {"message": f"no good: {KEY}"}, "message": f"no good: {KEY}"}).encode()
