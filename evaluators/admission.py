@@ -10,6 +10,9 @@ from evaluators.errors import RunRefused, TokenRefused
 VERSION_HEADER: Final = "x-turnout-model-version"
 REQUEST_ID_HEADER: Final = "x-turnout-request-id"
 
+#: Bytes, more than any answer that is of use: of what does not end, no more is read.
+MAX_ANSWER: Final = 16 * 1024 * 1024
+
 _NO_KEY: Final = 401
 _WRONG_TOKEN: Final = 403
 _HOPELESS: Final = frozenset((_NO_KEY, _WRONG_TOKEN, 404, 405))

@@ -18,7 +18,14 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from evaluators.admission import REQUEST_ID_HEADER, VERSION_HEADER, golden_headers, heed_refusal, root_of
+from evaluators.admission import (
+    MAX_ANSWER,
+    REQUEST_ID_HEADER,
+    VERSION_HEADER,
+    golden_headers,
+    heed_refusal,
+    root_of,
+)
 from evaluators.errors import RunRefused
 from evaluators.golden import GoldenItem
 from evaluators.pacing import Pace, Retries, Retry, Sign
@@ -133,7 +140,11 @@ class ProxyTarget:
                 self._session.post(self._url, data=body, allow_redirects=False) as answer,
             ):
                 seen = answer.headers
-                content = await answer.read()
+                content = bytearray()
+                async for piece in answer.content.iter_any():
+                    content += piece
+                    if len(content) > MAX_ANSWER:
+                        raise aiohttp.ClientPayloadError(f"more than {MAX_ANSWER} bytes")
         except TimeoutError:
             return failed("timeout", f"no whole answer within {self._timeout_s:g} s")
         except (aiohttp.ClientError, OSError) as error:
@@ -141,7 +152,7 @@ class ProxyTarget:
             why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             return failed("truncated" if VERSION_HEADER in seen else None, why)
         took = (time.monotonic() - started) * 1000
-        return self._read(answer.status, seen, content, took, attempt), seen.get("retry-after")
+        return self._read(answer.status, seen, bytes(content), took, attempt), seen.get("retry-after")
 
     def _read(
         self, status: int, headers: Mapping[str, str], content: bytes, took: float, attempt: int

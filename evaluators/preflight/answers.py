@@ -15,8 +15,7 @@ from typing import Any, Final
 
 import httpx
 
-from evaluators.admission import VERSION_HEADER, golden_headers, heed_refusal, root_of
-from evaluators.preflight.engine import MAX_ANSWER
+from evaluators.admission import MAX_ANSWER, VERSION_HEADER, golden_headers, heed_refusal, root_of
 from evaluators.preflight.probes import Probe
 from evaluators.score import ToolCall
 from experiments.ledger.exchange import Outcome

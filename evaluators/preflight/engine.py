@@ -16,13 +16,12 @@ from typing import Any, Final
 import httpx
 import orjson
 
+from evaluators.admission import MAX_ANSWER
 from evaluators.canonical import content_hash
 from evaluators.preflight.probes import TEXTS, Probe
 
 #: vLLM 0.32 keeps its render endpoints shut unless it is started so.
 _SCALE_OUT: Final = " (vLLM renders when started with --enable-scale-out)"
-#: Bytes; more than any answer that a preflight asks for: of what does not end, no more is kept.
-MAX_ANSWER: Final = 16 * 1024 * 1024
 #: No engine has more sampling parameters, none with a value of more characters.
 _MOST_SETTINGS: Final = 200
 _LONGEST_SETTING: Final = 1000

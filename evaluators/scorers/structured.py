@@ -19,6 +19,8 @@ from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.validators import extend
 from pydantic import Field, field_validator, model_validator
 from referencing import Registry
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
 
 from evaluators.canonical import canonical_json, same_json
 from evaluators.golden import GoldenItem, Reference
@@ -215,7 +217,7 @@ class JsonDiffOptions(Options):
 
 
 def check_schema(schema: dict[str, Any] | bool) -> None:
-    """Raise ValueError unless this is a 2020-12 schema that refers to nothing outside itself."""
+    """Raise ValueError unless this is a 2020-12 schema that refers to nothing but its own parts."""
     if isinstance(schema, dict) and schema.get("$schema", _DIALECT).rstrip("#") != _DIALECT:
         raise ValueError(f"only {_DIALECT} is spoken here, not {schema['$schema']}")
     try:
@@ -230,6 +232,21 @@ def check_schema(schema: dict[str, Any] | bool) -> None:
                 compiled(value)
             except PatternError as error:
                 raise ValueError(str(error)) from None
+    root = DRAFT202012.create_resource(schema)
+    _look_up(Registry().resolver_with_root(root), root)
+
+
+def _look_up(resolver: Any, part: Any) -> None:
+    """Raise ValueError where a reference of this part of a schema, or of one within it, leads nowhere."""
+    for keyword in ("$ref", "$dynamicRef"):
+        if isinstance(part.contents, Mapping) and keyword in part.contents:
+            reference = part.contents[keyword]
+            try:
+                resolver.lookup(reference)
+            except (Unresolvable, ValueError):  # no such part, or no such number of a list
+                raise ValueError(f"{keyword} {reference!r} leads nowhere in the schema") from None
+    for inner in part.subresources():
+        _look_up(resolver.in_subresource(inner), inner)
 
 
 def schema_errors(schema: Any, value: Any) -> list[str]:

@@ -83,6 +83,7 @@ def test_default_checks_of_the_set_apply_to_items_without_their_own(tmp_path: Pa
         (row("a", reference="seven", checks=[{"type": "numeric"}]), "checks[0]: found the reference of a numeric check is a number"),
         (row("a", checks=[{"type": "json_schema", "schema": {"type": "strin"}}]), "checks[0].schema: found not a JSON Schema 2020-12: at $.type"),
         (row("a", checks=[{"type": "json_schema", "schema": {"$ref": "http://x/y"}}]), "$ref 'http://x/y' leads outside the schema"),
+        (row("a", checks=[{"type": "json_schema", "schema": {"items": {"$ref": "#/$defs/no"}}}]), "$ref '#/$defs/no' leads nowhere in the schema"),
         (row("a", checks=[{"type": "json_schema", "schema": {"$schema": "http://json-schema.org/draft-07/schema#"}}]), "only https://json-schema.org/draft/2020-12/schema is spoken here"),
         (row("a", checks=[{"type": "contains", "values": [""]}]), "an empty text is contained in every answer"),
         (row("a", checks=[{"type": "exact", "gate": "no"}]), "checks[0].gate: found 'no', expected a valid boolean"),

@@ -8,6 +8,7 @@ from typing import Any, cast
 import orjson
 import pytest
 
+from evaluators.admission import MAX_ANSWER
 from evaluators.errors import ProxyUnreachable, ResultsLost, RunRefused
 from evaluators.golden import GoldenItem
 from evaluators.journal import Journal
@@ -56,6 +57,15 @@ async def ask(fake: FakeTurnout, folder: Path, **fields: Any) -> Output:
 
 
 # the target
+
+
+async def test_an_answer_without_an_end_is_read_up_to_a_bound(tmp_path: Path) -> None:
+    with serving(lambda question, version: Reply(text="x" * (MAX_ANSWER + 1))) as fake:
+        output = await ask(fake, tmp_path, retry=Retry(attempts=1))
+    assert (output.outcome, output.error) == (
+        "truncated",
+        f"ClientPayloadError: more than {MAX_ANSWER} bytes",
+    )
 
 
 async def test_a_question_goes_to_the_named_version_as_golden_traffic(tmp_path: Path) -> None:
