@@ -61,6 +61,9 @@ def document(path: Path) -> Any:
     """The value of a YAML (or JSON) document; tags that would make Python objects are refused."""
     try:
         return yaml.load(text_of(path), _Plain)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ImportRefused(f"{path}{line} is no YAML ({error.problem})") from None
     except (yaml.YAMLError, RecursionError, *NOT_OF_ITS_KIND) as error:
         raise ImportRefused(f"{path} is no YAML: {error!r}") from None
 
@@ -83,8 +86,9 @@ def table(path: Path) -> list[dict[str, Any]]:
         except csv.Error as error:
             raise ImportRefused(f"{path} is no table: {error}") from None
     rows = objects(path)
-    if wrong := next((row for row in rows if not isinstance(row, Mapping)), None):
-        raise ImportRefused(f"{path} holds {type(wrong).__name__} where rows (JSON objects) are expected")
+    for row in rows:
+        if not isinstance(row, Mapping):
+            raise ImportRefused(f"{path} holds {type(row).__name__} where rows (JSON objects) are expected")
     return [dict(row) for row in rows]
 
 

@@ -191,6 +191,22 @@ def test_a_file_that_nests_too_deeply_is_told(tmp_path: Path) -> None:
         import_files("openai-evals", [file], ImportOptions())
 
 
+@pytest.mark.parametrize("text", ["null", "0", '""', '{"input": "q"}\nnull\n'])
+@pytest.mark.parametrize("format_", ["inspect", "mlflow", "table"])
+def test_a_row_that_is_none_is_told(tmp_path: Path, format_: str, text: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(text, "utf-8")
+    with pytest.raises(ImportRefused, match="where rows"):
+        import_files(format_, [file], ImportOptions(fields={"input": "input"}))
+
+
+def test_what_is_no_yaml_is_told_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "promptfooconfig.yaml"
+    file.write_text("prompts: [hi]\ntests: [\n", "utf-8")
+    with pytest.raises(ImportRefused, match=r"yaml:3 is no YAML \(expected the node content"):
+        import_files("promptfoo", [file], ImportOptions())
+
+
 def of_text(tmp_path: Path, format_: str, name: str, text: str, **options: Any) -> Draft:
     path = tmp_path / name
     path.write_text(text, "utf-8")
