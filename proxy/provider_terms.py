@@ -141,7 +141,7 @@ def fault(error: BaseException, status: int | None, *, streamed: bool) -> str | 
     if status >= 300:
         return "upstream_redirect"
     # A stream may still tell of a refusal, among its events.
-    return None if streamed and not vague else "upstream_garbled"
+    return None if streamed and not vague else "provider_garbled"
 
 
 def refusal(status: int, said: str, secrets: Iterable[str]) -> Refusal:

@@ -317,7 +317,7 @@ async def test_nothing_is_asked_twice(
 @pytest.mark.parametrize(
     ("status", "body", "code"),
     [
-        ("200 OK", b"<html>a gateway's own page</html>", "upstream_garbled"),
+        ("200 OK", b"<html>a gateway's own page</html>", "provider_garbled"),
         ("307 Temporary Redirect\r\nlocation: /elsewhere", b"", "upstream_redirect"),
         (None, b"", "upstream_unreachable"),
     ],
