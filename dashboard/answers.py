@@ -370,6 +370,7 @@ class Event(Answer):
     actor: str | None = None
     reason: str | None = None
     text: str = ""
+    state: str | None = None
 
 
 class Timeline(Answer):

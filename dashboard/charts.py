@@ -267,7 +267,7 @@ def _event_lines(events: Sequence[Event], palette: Palette) -> list[alt.Chart]:
             "at": _ms(event.at),
             "when": figures.moment(event.at),
             "number": str(index),
-            "what": one_line(event.action, 40),
+            "what": one_line(event.action, 40) + (" (failed)" if event.state == "failed" else ""),
             "text": one_line(event.text, 160),
         }
         for index, event in enumerate(events, start=1)

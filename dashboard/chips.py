@@ -44,6 +44,8 @@ STATES = {
     "invalid": Chip("held: evidence invalid", ":material/report:", "orange"),
     "kept": Chip("production kept", ":material/shield:", "gray"),
 }
+#: Of an experiment that has ended.
+OVER = ("promoted", "rolled_back", "kept")
 MODES = {
     "ab": Chip("A/B", ":material/call_split:", "gray"),
     "canary": Chip("canary", ":material/trending_up:", "gray"),
@@ -84,6 +86,10 @@ FINDINGS = {
     "fail": Chip("fail", ":material/cancel:", "red"),
     "unchecked": Chip("not checked", ":material/visibility_off:", "violet"),
 }
+DEEDS = {
+    "intent": Chip("not done yet", ":material/hourglass_top:", "orange"),
+    "failed": Chip("failed", ":material/error:", "red"),
+}
 # What is unhealthy is said before what was measured: a figure from a broken experiment is no news.
 SEVERITY_ORDER = ("block", "warn", "note")
 
@@ -96,6 +102,11 @@ def chip_of(table: dict[str, Chip], state: str | None) -> Chip:
 def show(chip: Chip, prefix: str = "") -> None:
     """Draw it. `prefix` is foreign text (a metric's name) and is made inert."""
     st.badge(f"{badge(prefix)} {chip.words}" if prefix else chip.words, icon=chip.icon, color=chip.colour)
+
+
+def unfinished(state: str | None) -> Chip | None:
+    """The chip of a decision that has not been carried out, None of one that has been."""
+    return None if state in (None, "done") else chip_of(DEEDS, state)
 
 
 def verdict_chip(verdict: Verdict | None) -> Chip:
@@ -119,9 +130,15 @@ def sentence(experiment: Experiment) -> str:
     return verdict.sentence or verdict.label or chip_of(VERDICTS, verdict.kind).words
 
 
+def waiting(experiment: Experiment) -> str | None:
+    """What is waited for, where the sentence above does not say that already."""
+    awaited = experiment.waiting_for if experiment.state not in OVER else None
+    return None if awaited == sentence(experiment) else awaited
+
+
 def split(experiment: Experiment) -> str:
     """Which version gets, or got, how much: control v1 50 %, candidate v2 50 %."""
-    over = experiment.state in ("promoted", "rolled_back", "kept")
+    over = experiment.state in OVER
     parts = []
     for arm in experiment.arms:
         part = arm.weight_pct

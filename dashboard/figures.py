@@ -13,6 +13,8 @@ DASH = "–"
 MINUS = "\u2212"
 NARROW = "\u202f"
 MAX_UNIT = 16
+# In percent: no share of as many units as there are people is so small, but what floats leave of zero is.
+NOISE = 1e-8
 NULL_OF_SCALE = {"ratio": 1.0, "difference": 0.0}
 
 
@@ -39,10 +41,18 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def percent(value: float | None, decimals: int = 1) -> str:
-    """A share (0..1) in percent."""
+    """A share (0..1) in percent. What is neither nothing nor all is not rounded to it: two digits of it."""
     if value is None or not known(value):
         return DASH
+    rest = min(abs(value), abs(1.0 - value)) * 100
+    if NOISE < rest < 0.5 * 10.0**-decimals:
+        decimals = 1 - math.floor(math.log10(rest))
     return f"{value * 100:.{decimals}f}".replace("-", MINUS) + f"{NARROW}%"
+
+
+def level(value: float | None) -> str:
+    """A confidence level in percent, as it was declared: 95 %, 97.5 %, 99.5 %."""
+    return f"{value * 100:.4g}{NARROW}%" if value is not None and known(value) else DASH
 
 
 def probability(value: float | None) -> str:
@@ -180,7 +190,7 @@ def _decimals(metric: Metric) -> int:
         if end is not None
     ]
     width = max(ends) - min(ends) if ends else 0.0
-    return 1 if width <= 0 else min(4, max(0, 1 - math.floor(math.log10(width / 3))))
+    return 1 if width <= 0 else min(6, max(0, 1 - math.floor(math.log10(width / 3))))
 
 
 def null_of(effect: Effect) -> float:
@@ -208,3 +218,24 @@ def is_better(metric: Metric) -> bool | None:
         return None
     side = sides.pop()
     return None if side == 0 else (side > 0) == (metric.direction == "increase")
+
+
+def is_within(metric: Metric) -> bool:
+    """Has it been shown that the candidate is no worse than the margin? "Not seen to be worse" is less.
+
+    Of a guardrail a look judges that, with z and its bound; of all else, and between looks, every interval
+    that is shown must end before the margin.
+    """
+    if metric.margin is None or metric.direction not in ("increase", "decrease"):
+        return False
+    if metric.role == "guardrail" and metric.z is not None and metric.z_bound is not None:
+        return metric.z >= metric.z_bound
+    lower_is_better = metric.direction == "decrease"
+    ends = [
+        part.upper if lower_is_better else part.lower
+        for part in (metric.effect, metric.band)
+        if part is not None
+    ]
+    return bool(ends) and all(
+        end is not None and (end < metric.margin if lower_is_better else end > metric.margin) for end in ends
+    )

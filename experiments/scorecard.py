@@ -188,13 +188,28 @@ def _state(
 
 #: So many values, all alike, are not too few.
 _ALIKE: Final = 20
+#: In percent: no share of as many units as there are people is so small, but what floats leave of zero is.
+_NOISE: Final = 1e-8
 
 
 def percent(share: float) -> str:
-    """A share for people: 9.8 %, 0.04 %."""
-    size = abs(share) * 100.0
-    digits = 1 if size >= 1.0 or size == 0.0 else 2
-    return f"{share * 100.0:.{digits}f} %"
+    """A share for people: 9.8 %, 0.04 %, 0.0041 %; never 0 % of something, nor 100 % of less than all."""
+    in_percent = share * 100.0
+    digits = 1 if abs(in_percent) >= 1.0 or in_percent == 0.0 else 2
+    return f"{in_percent:.{_enough(in_percent, digits)}f} %"
+
+
+def _enough(in_percent: float, digits: int) -> int:
+    """The decimals with which what is neither nothing nor all is not rounded to it: then two digits of it."""
+    rest = min(abs(in_percent), abs(100.0 - abs(in_percent)))
+    hidden = _NOISE < rest < 0.5 * 10.0**-digits
+    return 1 - math.floor(math.log10(rest)) if hidden else digits
+
+
+def points(difference: float, digits: int = 2) -> str:
+    """A difference of shares in points, without the unit: -1.59, +0.0041; never 0 of something."""
+    in_points = difference * 100.0
+    return f"{in_points:+.{_enough(in_points, digits)}f}"
 
 
 def quantity(value: float, display_unit: str) -> str:
@@ -219,7 +234,7 @@ def describe(goal: Goal, found: Comparison) -> str:
             return f"{title}: every value is {control.value:g}, and what never varies has no interval{mend}"
         return f"{title}: too little data for an interval"
     effect = found.effect
-    sure = f"{effect.level * 100:.0f} % interval"
+    sure = f"{effect.level * 100:.4g} % interval"
     if goal.metric.kind == "binary":
         levels = f"{percent(candidate.value)} against {percent(control.value)}"
         span = f"{_points(effect.lower)} to {_points(effect.upper)}"
@@ -234,7 +249,7 @@ def describe(goal: Goal, found: Comparison) -> str:
 
 
 def _points(difference: float) -> str:
-    return f"{difference * 100.0:+.2f} points"
+    return f"{points(difference)} points"
 
 
 def _change(ratio: float) -> str:

@@ -189,7 +189,7 @@ _LIGHTS: Final = {
     "better": "ok",
     "equivalent": "ok",
     "crossed": "crossed",
-    "worse": "crossed",
+    "worse": "worse",
     "insufficient_data": "insufficient_data",
 }
 
@@ -265,6 +265,7 @@ def timeline(controller: Controller, experiment: Experiment, bucket_s: int) -> J
             "actor": one.actor,
             "reason": one.reason,
             "text": "; ".join(one.changed) or one.action,
+            "state": one.state,
         }
         for one in reversed(decisions.listed(controller.store, experiment=name, limit=500))
     ]

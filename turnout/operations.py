@@ -15,6 +15,7 @@ from rich.text import Text
 
 from experiments import client
 from experiments.client import ControlClient, ControlError
+from experiments.scorecard import percent, points
 
 from .books import accounting
 from .settings import Settings, SettingsError, read_settings, unknown_variables
@@ -283,7 +284,7 @@ def scorecard_row(metric: Json) -> tuple[object, ...]:
         metric["metric"], metric["role"], _value(control, metric), _value(candidate, metric),
         f"{control.get('n', 0)} / {candidate.get('n', 0)}",
         f"{control.get('missing', 0)} / {candidate.get('missing', 0)}",
-        estimate, interval, "-" if metric["margin"] is None else f"{metric['margin']:.3g}", metric["state"],
+        estimate, interval, _margin(metric), metric["state"],
     )  # fmt: skip
 
 
@@ -292,7 +293,7 @@ def _value(arm: Json, metric: Json) -> str:
     if value is None:
         return "-"
     if metric["kind"] == "binary":
-        return f"{100 * value:.1f} %"
+        return percent(value)
     return f"{value:.3g} {metric['display_unit'] or ''}".rstrip()
 
 
@@ -309,18 +310,29 @@ def effect_text(metric: Json) -> tuple[str, str]:
     effect = metric["effect"] or metric["band"]
     if effect is None or effect["estimate"] is None:
         return "-", "-"
-    ratio = (metric["effect"] or {}).get("scale") == "ratio"
-    unit = " %" if ratio else " points" if metric["kind"] == "binary" else ""
+    unit, ratio = _scale(metric)
     low, at, high = (_change(effect[key], unit, ratio) for key in ("lower", "estimate", "upper"))
     return f"{at}{unit}", f"[{low}, {high}]"
+
+
+def _margin(metric: Json) -> str:
+    """The margin in the unit of the effect that it bounds."""
+    unit, ratio = _scale(metric)
+    return "-" if metric["margin"] is None else f"{_change(metric['margin'], unit, ratio)}{unit}"
+
+
+def _scale(metric: Json) -> tuple[str, bool]:
+    """The unit in which a metric's effect is told, and whether it is a ratio."""
+    ratio = (metric["effect"] or {}).get("scale") == "ratio"
+    return " %" if ratio else " points" if metric["kind"] == "binary" else "", ratio
 
 
 def _change(value: float | None, unit: str, ratio: bool) -> str:
     if value is None:
         return "-"
-    if unit:
-        return f"{100 * (value - 1 if ratio else value):+.1f}"
-    return f"{value:+.3g}"
+    if not unit:
+        return f"{value:+.3g}"
+    return f"{100 * (value - 1):+.1f}" if ratio else points(value, digits=1)
 
 
 def change_experiment(settings: Settings, name: str, verb: str, reason: str | None, *, as_json: bool) -> None:

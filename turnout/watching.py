@@ -124,4 +124,6 @@ def headline(experiment: Json) -> str:
 
 def _decision(one: Json) -> tuple[object, ...]:
     what = "; ".join(one["changed"]) or one["action"]
+    if one["state"] != "done":
+        what = f"{one['action']} {'failed' if one['state'] == 'failed' else 'is not done yet'}: {what}"
     return one["at"][11:19], one["actor"], what, one["reason"] or one["verdict_kind"] or ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from .. import figures
+from .. import chips, figures
 from ..answers import ArmAnswer, Decision, Experiment, ModelAnswer
 from ..client import ControlApiError, Malformed, Refused, Unreachable, path
 from ..inert import label
@@ -19,7 +19,6 @@ ACTOR = "dashboard"
 # What the controller answered to a deed, kept until the dialog is closed: nobody shall confirm twice.
 DONE = "_deed_done"
 FAILED = "_deed_failed"
-OVER = ("promoted", "rolled_back", "kept")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +37,7 @@ class Deed:
 
 def deeds(one: Experiment, model: ModelAnswer | None = None) -> list[Deed]:
     """The deeds that make sense in the experiment's and its model's present state, the likeliest first."""
-    if one.state in OVER:
+    if one.state in chips.OVER:
         return [*_promote(one, model), *_take_back(one, model)]
     return [*_promote(one, model), *_release(one), *_pause(one), _stop(one)]
 
@@ -157,7 +156,7 @@ def bar(name: str) -> None:
                 deed.button,
                 icon=deed.icon,
                 key=f"do-{deed.key}",
-                type="primary" if (primary or urgent) and one.state not in OVER else "secondary",
+                type="primary" if (primary or urgent) and one.state not in chips.OVER else "secondary",
                 disabled=reason is not None,
                 help=reason or deed.meaning,
             )
@@ -295,7 +294,10 @@ def perhaps_done(error: ControlApiError) -> bool:
 
 
 def _result(answer: Mapping[str, Any]) -> None:
-    st.success("Done. It stands in the audit trail, page Decisions.", icon=":material/check_circle:")
+    if answer.get("decision_id", "") is None:  # somebody else was first
+        st.info("Nothing was done: it was so already.", icon=":material/check_circle:")
+    else:
+        st.success("Done. It stands in the audit trail, page Decisions.", icon=":material/check_circle:")
     changed = answer.get("changed")
     for sentence in changed if isinstance(changed, list) else []:
         st.text(f"· {sentence}")

@@ -93,8 +93,8 @@ def _decision(one: Decision) -> None:
             st.badge(badge(one.action.replace("_", " ") or "unknown"), icon=icon, color=colour)
             if one.forced:
                 st.badge("forced", icon=":material/warning:", color="orange")
-            if one.state is not None and one.state != "done":
-                st.badge(badge(one.state), icon=":material/hourglass_top:", color="orange")
+            if unfinished := chips.unfinished(one.state):
+                chips.show(unfinished)
         st.caption(label(one.experiment or one.model or figures.DASH, 80))
     with versions, st.container(gap=None):
         st.text(moved(one))

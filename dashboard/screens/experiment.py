@@ -133,15 +133,11 @@ def why(one: Experiment) -> list[str]:
         text = reason.text or reason.code
         if text.rstrip(".") not in chips.sentence(one):
             found.append(_line(chip.icon, text, chip.colour))
-    if one.waiting_for and one.waiting_for != chips.chip_of(chips.VERDICTS, _kind(one)).words:
-        found.append(_line(":material/hourglass_top:", f"Waiting: {one.waiting_for}", "gray"))
+    if waiting := chips.waiting(one):
+        found.append(_line(":material/hourglass_top:", f"Waiting: {waiting}", "gray"))
     if one.note and one.note != chips.sentence(one):
         found.append(_line(":material/edit_note:", f"Note: {one.note}", "gray"))
     return found
-
-
-def _kind(one: Experiment) -> str:
-    return one.verdict.kind if one.verdict is not None else ""
 
 
 def _line(icon: str, text: str, colour: chips.Colour) -> str:

@@ -158,7 +158,10 @@ def _events(events: Sequence[Event]) -> None:
             place, when, action, text = st.columns((0.3, 1.9, 1.0, 7.0), gap="small")
             place.caption(str(number))
             when.caption(figures.moment(event.at))
-            action.markdown(f"**{label(event.action, 40)}**")
+            with action, st.container(gap="xxsmall"):
+                st.markdown(f"**{label(event.action, 40)}**")
+                if unfinished := chips.unfinished(event.state):
+                    chips.show(unfinished)
             with text, st.container(gap=None):
                 st.text(event.text)
                 if said := ": ".join(part for part in (event.actor, event.reason) if part):

@@ -14,7 +14,6 @@ from ..inert import badge, label
 from ..live import STALE_AFTER_S, load, refreshed, usable
 from . import experiment, paging
 
-OVER = ("promoted", "rolled_back", "kept")
 # What a model's card tells at a glance; the cards of the experiments tell the rest.
 MAX_TOLD = 2
 MAX_VERSIONS = 6
@@ -42,7 +41,7 @@ def needs_you(one: Experiment) -> bool:
     if one.state == "concluded":
         return True
     return (
-        one.state not in OVER
+        one.state not in chips.OVER
         and one.verdict is not None
         and one.verdict.kind in ("ship", "roll_back", "invalid")
     )
@@ -64,7 +63,7 @@ def _models(models: Sequence[ModelAnswer], experiments: Sequence[Experiment]) ->
 def telling(model: ModelAnswer, experiments: Sequence[Experiment]) -> list[Experiment]:
     """The model's experiments under way, those that wait for a person first; else the last that ended."""
     mine = [one for one in experiments if one.model == model.name]
-    current = [one for one in mine if one.state not in OVER]
+    current = [one for one in mine if one.state not in chips.OVER]
     if current:
         return sorted(current, key=lambda one: (not needs_you(one), one.age_s or 0.0))
     return sorted(mine, key=lambda one: one.ended_at.timestamp() if one.ended_at else 0.0)[-1:]
@@ -110,7 +109,7 @@ def _tried(one: Experiment) -> None:
     candidate = one.candidate
     with st.container(gap=None):
         st.metric(
-            "Tried last" if one.state in OVER else "Being tried",
+            "Tried last" if one.state in chips.OVER else "Being tried",
             figures.version(candidate.version if candidate is not None else None),
         )
         st.caption(label(share(one), 120))
@@ -130,7 +129,7 @@ def share(one: Experiment) -> str:
     mode = chips.MODES[one.mode].words if one.mode in chips.MODES else one.mode
     candidate = one.candidate
     now = candidate.weight_pct if candidate is not None else None
-    part = one.candidate_pct if one.state in OVER or now is None else now
+    part = one.candidate_pct if one.state in chips.OVER or now is None else now
     if part is None:
         return mode
     part *= one.entering_pct / 100
@@ -173,8 +172,8 @@ def roles(model: ModelAnswer, version: VersionAnswer) -> list[str]:
 
 def _experiments(overview: Overview) -> None:
     experiments = overview.experiments
-    current = [one for one in experiments if one.state not in OVER]
-    ended = [one for one in experiments if one.state in OVER]
+    current = [one for one in experiments if one.state not in chips.OVER]
+    ended = [one for one in experiments if one.state in chips.OVER]
     waiting = sum(1 for one in experiments if needs_you(one))
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         st.subheader("Experiments", anchor=False, width="content")
@@ -221,11 +220,11 @@ def _card(one: Experiment) -> None:
             chips.show(chips.chip_of(chips.MODES, one.mode))
             chips.show(chips.chip_of(chips.STATES, one.state))
         st.markdown(f"**{label(chips.sentence(one), 400)}**")
-        if one.waiting_for and one.state not in OVER:
-            st.caption(label(f"Waiting: {one.waiting_for}", 300))
+        if waiting := chips.waiting(one):
+            st.caption(label(f"Waiting: {waiting}", 300))
         with st.grid(5, min_column_width=150, gap="small") as grid:
             with grid.cell():
-                chips.fact("Tried" if one.state in OVER else "Split", *split_lines(one))
+                chips.fact("Tried" if one.state in chips.OVER else "Split", *split_lines(one))
             with grid.cell():
                 _progress(one)
             with grid.cell():
@@ -233,14 +232,16 @@ def _card(one: Experiment) -> None:
             with grid.cell():
                 chips.fact("Coverage", *coverage(one))
             with grid.cell():
-                chips.fact("Ran for" if one.state in OVER else "Age", figures.span(one.age_s), freshness(one))
+                chips.fact(
+                    "Ran for" if one.state in chips.OVER else "Age", figures.span(one.age_s), freshness(one)
+                )
 
 
 def split_lines(one: Experiment) -> tuple[str, str]:
     """What the candidate gets in one line, the versions in the next."""
     names = (f"{arm.arm} {figures.version(arm.version)}" for arm in one.arms)
     versions = " · ".join((*names, *chips.entering(one)))
-    if one.state in OVER or one.mode == "shadow":
+    if one.state in chips.OVER or one.mode == "shadow":
         return share(one), versions
     weights = " / ".join(figures.weight(arm.weight_pct) for arm in one.arms) or figures.DASH
     return weights, versions
@@ -258,7 +259,7 @@ def _progress(one: Experiment) -> None:
         st.text(f"{figures.count(one.units)} of {figures.count(one.horizon)}")
         left = (
             f"about {figures.span(one.days_left * 86400)} left"
-            if one.days_left is not None and one.state not in OVER
+            if one.days_left is not None and one.state not in chips.OVER
             else ""
         )
         st.progress(min(1.0, max(0.0, one.units / one.horizon)))
@@ -268,7 +269,7 @@ def _progress(one: Experiment) -> None:
 
 def _lights(one: Experiment) -> None:
     with st.container(gap="xxsmall"):
-        st.caption("Guardrails" + (" at the end" if one.state in OVER else ""))
+        st.caption("Guardrails" + (" at the end" if one.state in chips.OVER else ""))
         if not one.guardrails:
             st.text("none declared")
         for light in one.guardrails:
@@ -293,7 +294,7 @@ def freshness(one: Experiment) -> str:
     """How old the newest row behind this card is."""
     if one.data_age_s is None:
         return "no data yet"
-    if one.state in OVER and one.ended_at is not None:
+    if one.state in chips.OVER and one.ended_at is not None:
         return f"ended {figures.moment(one.ended_at)}"
     # Of any other nothing new is looked at: it is paused, or its verdict waits for somebody.
     awaited = one.state in ("running", "invalid")

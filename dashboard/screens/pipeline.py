@@ -11,6 +11,7 @@ STEPS = {
     "passed": chips.Chip("passed", ":material/check:", "green"),
     "to_come": chips.Chip("to come", ":material/more_horiz:", "gray"),
 }
+NOT_REACHED = chips.Chip("not reached", ":material/block:", "gray")
 
 
 def draw(one: Experiment) -> None:
@@ -19,13 +20,16 @@ def draw(one: Experiment) -> None:
         return
     for place, (column, step) in enumerate(zip(st.columns(len(one.pipeline)), one.pipeline, strict=True)):
         with column, st.container(border=True, gap="xxsmall", height="stretch"):
-            _box(step, first=place == 0)
+            _box(step, first=place == 0, over=one.state in chips.OVER)
 
 
-def _box(step: Step, *, first: bool) -> None:
+def _box(step: Step, *, first: bool, over: bool) -> None:
     title = label(TITLES.get(step.stage, step.stage), 40)
     st.markdown(f"**{title}**" if first else f"→ **{title}**")
-    chips.show(STEPS.get(step.state) or chips.chip_of(chips.STATES, step.state))
+    if over and step.state == "to_come":
+        chips.show(NOT_REACHED)
+    else:
+        chips.show(STEPS.get(step.state) or chips.chip_of(chips.STATES, step.state))
     if step.verdict is not None:
         chips.show(chips.verdict_chip(step.verdict))
     if step.time_s is not None:

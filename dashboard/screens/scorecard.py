@@ -116,7 +116,7 @@ def state_chip(metric: Metric) -> chips.Chip:
     if state == "better" and figures.is_better(metric) is not True:
         state = "ok"
     if state == "ok":
-        return NOTHING_SEEN if metric.margin is None else chips.METRIC_STATES["ok"]
+        return chips.METRIC_STATES["ok"] if figures.is_within(metric) else NOTHING_SEEN
     return chips.chip_of(chips.METRIC_STATES, metric.state)
 
 
@@ -175,7 +175,7 @@ def why(metric: Metric) -> list[str]:
 
 
 def _level(part: Effect) -> str:
-    return f"{figures.percent(part.level, 0)} " if figures.known(part.level) else ""
+    return f"{figures.level(part.level)} " if figures.known(part.level) else ""
 
 
 def _plot(metric: Metric, grey: bool) -> None:

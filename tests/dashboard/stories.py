@@ -71,8 +71,11 @@ def health() -> Json:
     }
 
 
-def event(seconds: float, action: str, actor: str, reason: str | None, text: str) -> Json:
-    return {"at": ago(seconds), "action": action, "actor": actor, "reason": reason, "text": text}
+def event(
+    seconds: float, action: str, actor: str, reason: str | None, text: str, state: str = "done"
+) -> Json:
+    at = ago(seconds)
+    return {"at": at, "action": action, "actor": actor, "reason": reason, "text": text, "state": state}
 
 
 def timeline() -> Json:

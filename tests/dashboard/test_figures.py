@@ -58,6 +58,26 @@ def test_never_coloured_if_the_interval_covers_no_effect(one: float, other: floa
         assert figures.is_better(metric((low, high))) is None
 
 
+@pytest.mark.parametrize(
+    ("share", "decimals", "text"),
+    [
+        (0.0, 2, "0.00"),
+        (5e-17, 2, "0.00"),
+        (1.0, 0, "100"),
+        (0.0159, 2, "1.59"),
+        (0.00003, 2, "0.0030"),
+        (0.99996, 1, "99.9960"),
+    ],
+)
+def test_a_share_is_neither_nothing_nor_all_unless_it_is(share: float, decimals: int, text: str) -> None:
+    assert figures.percent(share, decimals) == f"{text}{N}%"
+
+
+@pytest.mark.parametrize(("level", "text"), [(0.95, "95"), (0.975, "97.5"), (0.995, "99.5")])
+def test_a_level_is_shown_as_it_was_declared(level: float, text: str) -> None:
+    assert figures.level(level) == f"{text}{N}%"
+
+
 def test_missing_is_a_dash_and_never_a_zero() -> None:
     for write in (
         figures.count,

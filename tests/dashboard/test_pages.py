@@ -6,8 +6,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import chips
-from dashboard.answers import Decision, Experiment
-from dashboard.screens import decisions, overview
+from dashboard.answers import Decision, Experiment, Metric
+from dashboard.screens import decisions, overview, scorecard
 from dashboard.start import TOKEN, TOKEN_FILE
 
 from .conftest import PAGES, STORIES, OpenPage, redraw, texts
@@ -44,6 +44,55 @@ def test_every_tab_draws_every_story(control: FakeControlApi, open_page: OpenPag
 def test_what_was_done_says_by_whom_and_why(control: FakeControlApi, open_page: OpenPage) -> None:
     said = texts(open_page("experiment", view="Over time"))
     assert all(part in said for part in ("by ada", "by controller", "guardrails hold"))
+
+
+@pytest.mark.parametrize("control", ["rich"], indirect=True)
+def test_what_was_not_done_is_not_told_as_done(control: FakeControlApi, open_page: OpenPage) -> None:
+    undone = {"intent": "not done yet", "failed": "failed"}
+    assert not any(words in texts(open_page("experiment", view="Over time")) for words in undone.values())
+    for state, words in undone.items():
+        control.story["timeline"]["events"][-1]["state"] = state
+        assert words in texts(open_page("experiment", view="Over time"))
+
+
+@pytest.mark.parametrize("control", ["rich"], indirect=True)
+def test_after_the_end_nothing_is_still_to_come(control: FakeControlApi, open_page: OpenPage) -> None:
+    over = next(one for one in control.story["experiments"] if len(one.get("pipeline") or ()) > 2)
+    for state, words in (("running", "to come"), ("rolled_back", "not reached")):
+        over["state"] = state
+        said = texts(open_page("experiment", name=over["name"]))
+        assert [one for one in ("to come", "not reached") if one in said] == [words]
+
+
+def test_what_the_verdict_says_is_not_said_again_as_what_is_waited_for() -> None:
+    def awaited(words: str, state: str = "running") -> str | None:
+        story = {**experiments()[0], "waiting_for": words, "state": state}
+        return chips.waiting(Experiment.model_validate(story))
+
+    assert awaited("a word from Ada") == "a word from Ada"
+    assert awaited("a word from Ada", state="kept") is None
+    assert awaited(experiments()[0]["verdict"]["sentence"]) is None
+
+
+@pytest.mark.parametrize(
+    ("role", "upper", "judged", "words"),
+    [
+        ("guardrail", 0.10, {"z": 0.3, "z_bound": 1.6}, "no difference seen"),
+        ("guardrail", 0.01, {"z": 1.5, "z_bound": 1.6}, "no difference seen"),
+        ("guardrail", 0.01, {"z": 1.7, "z_bound": 1.6}, "within margin"),
+        ("guardrail", 0.10, {"z": 0.3}, "no difference seen"),
+        ("guardrail", 0.01, {"z": 3.0}, "within margin"),
+        ("success", 0.10, {"z": 0.3, "z_bound": 1.6}, "no difference seen"),
+        ("success", 0.01, {"z": 0.3, "z_bound": 1.6}, "within margin"),
+    ],
+)
+def test_within_its_margin_is_said_only_where_it_was_shown(
+    role: str, upper: float, judged: dict[str, float], words: str
+) -> None:
+    found = {"metric": "error_rate", "kind": "binary", "direction": "decrease", "state": "ok", "margin": 0.02}
+    effect = {"scale": "difference", "estimate": 0.0, "lower": -0.1, "upper": upper}
+    card = Metric.model_validate({**found, "role": role, "effect": effect, "band": effect, **judged})
+    assert scorecard.state_chip(card).words == words
 
 
 @pytest.mark.parametrize("control", ["rich"], indirect=True)
@@ -288,6 +337,13 @@ def test_a_confirmed_promotion_is_sent_once_with_its_reason(
     assert real == [
         {"version": 3, "dry_run": False, "reason": "latency is better", "actor": "dashboard", "force": False}
     ]
+
+
+@pytest.mark.parametrize(("decision", "done"), [("d-1", True), (None, False)])
+def test_what_somebody_else_did_first_is_not_said_to_be_done(decision: str | None, done: bool) -> None:
+    answer = {"decision_id": decision, "changed": ["nothing to change"]}
+    app = redraw(AppTest.from_string(f"from dashboard.screens import actions\nactions._result({answer})"))
+    assert (bool(app.success), bool(app.info)) == (done, not done)
 
 
 def test_a_refused_promotion_cannot_be_confirmed(

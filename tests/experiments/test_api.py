@@ -293,7 +293,8 @@ def test_a_guardrail_with_too_little_data_is_not_one_without_data(plane: Plane, 
     plane.controller.watch.look()
     document = plane.controller.watch.latest("faster") or {}
     [guardrail] = [metric for metric in document["metrics"] if metric["role"] == "guardrail"]
-    for state, light in (("insufficient_data", "insufficient_data"), ("no_data", "no_data"), ("ok", "ok")):
+    for state, light in (("insufficient_data", "insufficient_data"), ("no_data", "no_data"), ("ok", "ok"),
+        ("worse", "worse"), ("crossed", "crossed")):  # fmt: skip
         guardrail["state"] = state
         assert api.get("/api/experiments/faster").json()["guardrails"][0]["state"] == light
 

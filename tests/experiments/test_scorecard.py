@@ -10,9 +10,10 @@ import pytest
 from scipy import stats
 
 from experiments.metrics import metric
+from experiments.scorecard import percent
 from experiments.verdict import Goal, MetricSums, conclude
 
-from .handmade import evidence, said, spec, timed
+from .handmade import evidence, failing, said, spec, timed
 
 
 class TestCards:
@@ -86,3 +87,39 @@ def test_scores_that_are_all_alike_are_said_to_be_and_what_to_ask_instead() -> N
     text = conclude(spec(goals=(goal,)), evidence(sums=alike)).metrics[0].text
     assert "every value is 1" in text
     assert "score:judge<0.5" in text
+
+
+class TestWords:
+    @pytest.mark.parametrize(
+        ("share", "text"),
+        [
+            (0.0, "0.0 %"),
+            (0.1 + 0.2 - 0.3, "0.00 %"),
+            (1.0, "100.0 %"),
+            (0.098, "9.8 %"),
+            (0.0004, "0.04 %"),
+            (0.0000413, "0.0041 %"),
+            (0.00003, "0.0030 %"),
+            (0.99996, "99.9960 %"),
+        ],
+    )
+    def test_a_share_is_neither_nothing_nor_all_unless_it_is(self, share: float, text: str) -> None:
+        assert percent(share) == text
+
+    def test_rare_failures_are_told_apart_in_words(self) -> None:
+        counts = (failing("control", 1_000_000, 20), failing("candidate", 1_000_000, 45))
+        goals = (Goal(metric=metric("error_rate"), role="guardrail"),)
+        card = conclude(spec(goals=goals), evidence(sums=counts)).metrics[0]
+        assert card.text == (
+            "errors: 0.0045 % against 0.0020 %, +0.0025 points "
+            "(95 % interval +0.00093 points to +0.0042 points)"
+        )
+
+    @pytest.mark.parametrize(
+        ("alpha", "level"), [(0.025, "97.5 %"), (0.005, "99.5 %"), (0.05 / 3, "98.33 %")]
+    )
+    def test_an_interval_says_the_level_that_was_declared(self, alpha: float, level: str) -> None:
+        counts = (failing("control", 1000, 20), failing("candidate", 1000, 45))
+        goals = (Goal(metric=metric("error_rate"), role="guardrail"),)
+        card = conclude(spec(goals=goals, alpha=alpha), evidence(sums=counts)).metrics[0]
+        assert f"({level} interval" in card.text

@@ -179,6 +179,12 @@ def test_a_promotion_is_told_by_those_that_it_ends_unless_it_failed(plane: Plane
     with pytest.raises(RegistryUnreachable):
         plane.promote(2)
     assert [action for action, _, _ in told(plane, "third")] == ["start"]
+    experiment = plane.controller.junction.experiment("second")
+    events = views.timeline(plane.controller, experiment, 10)["events"]
+    assert [(one["action"], one["state"]) for one in events[-2:]] == [
+        ("conclude", "done"),
+        ("promote", "failed"),
+    ]
     plane.registry.away = False
     plane.promote(2)
     assert told(plane, "third")[0] == ("promote", "ada", "because")

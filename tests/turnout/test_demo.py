@@ -11,7 +11,7 @@ from tests.proxy.harness import running_proxy, snapshot
 from turnout.demo.shop import Shop, read_questions
 from turnout.demo.stage import VERSIONS, DemoImpossible, fresh_folder, golden_set
 from turnout.demo.stories import AB, CANARY, SHADOW
-from turnout.operations import effect_text, metric_text
+from turnout.operations import effect_text, metric_text, scorecard_row
 from turnout.simulation import AnswerKey, Profile, SimulatedEngine
 
 
@@ -74,6 +74,22 @@ def metric(kind: str, scale: str, estimate: float, lower: float, upper: float) -
     arms = [{"arm": "control", "value": 0.1, "n": 5}, {"arm": "candidate", "value": 0.2, "n": 5}]
     effect = {"scale": scale, "estimate": estimate, "lower": lower, "upper": upper}
     return {"metric": "m", "kind": kind, "display_unit": "", "arms": arms, "effect": effect, "band": None}
+
+
+def test_a_margin_is_told_in_the_unit_of_its_effect() -> None:
+    def margin(kind: str, scale: str, value: float | None) -> object:
+        return scorecard_row({**metric(kind, scale, 1.0, 1.0, 1.0), "role": "guardrail", "state": "ok",
+                              "margin": value})[-2]  # fmt: skip
+
+    assert margin("log_mean", "ratio", 1.1) == "+10.0 %"
+    assert margin("binary", "difference", 0.02) == "+2.0 points"
+    assert margin("mean", "difference", -0.0747) == "-0.0747"
+    assert margin("mean", "difference", None) == "-"
+
+
+def test_what_is_small_is_not_told_as_nothing() -> None:
+    rare = metric("binary", "difference", 0.00002, -0.00001, 0.00005)
+    assert effect_text(rare) == ("+0.0020 points", "[-0.0010, +0.0050]")
 
 
 def test_effects_are_told_in_one_unit() -> None:

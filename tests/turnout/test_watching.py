@@ -25,7 +25,7 @@ EXPERIMENT: dict[str, Any] = {
 }  # fmt: skip
 STARTED: dict[str, Any] = {
     "decision_id": "1", "at": "2026-11-25T21:00:00.000Z", "actor": "ada", "action": "start",
-    "changed": ["it runs"], "reason": None, "verdict_kind": None,
+    "changed": ["it runs"], "reason": None, "verdict_kind": None, "state": "done",
 }  # fmt: skip
 
 
@@ -69,6 +69,7 @@ def test_each_change_is_a_line_and_the_end_is_the_end(
         "action": "rollback",
         "changed": ["it ended"],
     }
+    failed = {**STARTED, "decision_id": "3", "action": "promote", "state": "failed"}
     lines = watched(
         monkeypatch,
         capsys,
@@ -76,12 +77,14 @@ def test_each_change_is_a_line_and_the_end_is_the_end(
         (changed(), [STARTED]),
         ControlError("no controller answers", status=0, code="controller_unreachable"),
         (changed(units=11), [STARTED]),
-        (changed(state="rolled_back", ended_at="now"), [rolled, STARTED]),
+        (changed(units=11), [failed, STARTED]),
+        (changed(state="rolled_back", ended_at="now"), [rolled, failed, STARTED]),
     )
     assert lines == [
         "faster (canary on chat) is running: control v1 95 %, 10 of 100 units: no verdict yet",
         "no controller answers",
         "faster (canary on chat) is running: control v1 95 %, 11 of 100 units: no verdict yet",
+        "21:00:00 ada promote failed: it runs ",
         "21:00:00 controller it ended ",
         "faster (canary on chat) is rolled back: control v1 95 %, 10 of 100 units: no verdict yet",
     ]
