@@ -164,7 +164,12 @@ def read_config(text: str, file: str, *, lenient: bool = False) -> Declared:
         if entry.recording == "redacted" and not entry.redact
     ]
     problems += [
-        document.problem(("models", name), f"the model {name!r}", "a registered model's name")
+        document.problem(
+            ("models", name),
+            f"the model {name!r}",
+            "a registered model's name",
+            "Remove it: no model can be called so",
+        )
         for name in parsed.models
         if not names.is_model_name(name)
     ]

@@ -32,7 +32,7 @@ ONE_BODY_S: Final = 5.0
 _IN_VAIN_SHARE: Final = 0.1
 _IN_VAIN_S: Final = 10.0
 #: What an exchange has while that is spent: enough for most, and too little to fall behind by.
-_SPENT_S: Final = 0.002
+_SPENT_S: Final = 0.01
 
 
 class RedactionTooSlow(Exception):
