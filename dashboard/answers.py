@@ -331,6 +331,7 @@ class Health(Answer):
     pending: Annotated[tuple[str, ...], BeforeValidator(_sequence)] = ()
     not_routed: Annotated[tuple[str, ...], BeforeValidator(_sequence)] = ()
     config_error: str | None = None
+    troubles: Annotated[tuple[str, ...], BeforeValidator(_sequence)] = ()
     registry: RegistryState | None = None
     ledger: LedgerState | None = None
     traces: TracesState | None = None

@@ -163,11 +163,13 @@ def _configuration() -> list[str]:
         *recording,
         "",
         "`full` keeps requests and answers. `redacted` keeps them with every match of a pattern replaced"
-        " by `[redacted]`. `numbers` keeps no body. Without the file, or for a model it does not name,"
+        " by `[redacted]`; patterns have the syntax of Python's `re`, and a body that they are not through"
+        " with in five seconds is not kept (`turnout status` says so). `numbers` keeps no body. A model with"
+        " `redact` and without `recording` is `redacted`. Without the file, or for a model it does not name,"
         " everything is kept. The file is read again when it changes, or put there by `turnout apply`; a"
-        " file that is torn, empty or wrong leaves what is in force, at a restart too: `turnout status`,"
-        " the dashboard and a decision row (`configure`, `failed`) say so. `keep` and `keep_size` bound"
-        " the bodies; the rows of `exchanges` stay.\n",
+        " file that is torn, empty, wrong or gone leaves what is in force, at a restart too: `turnout"
+        " status`, the dashboard and a decision row (`configure`, `failed`) say so. `keep` and `keep_size`"
+        " bound the bodies; the rows of `exchanges` stay.\n",
         "## API keys: `keys` in the same file\n",
         "Without `keys` the proxy asks for none. `turnout key TENANT` makes a key, prints it once, and"
         " prints the entry to put under `keys`.\n",
@@ -200,7 +202,7 @@ def _configuration() -> list[str]:
 
 
 def _value(field: FieldInfo) -> str:
-    value = field.get_default(call_default_factory=True)
+    value = field.get_default(call_default_factory=True, validated_data={})
     return "" if value is None else f"`{value}`"
 
 

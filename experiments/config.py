@@ -8,15 +8,14 @@
       - {url: https://example.com/hook, secret_env: HOOK_SECRET}
     registry: {secret_env: MLFLOW_HOOK_SECRET}
 
-Read again whenever the file changes; a file that is torn, empty or wrong never replaces a good one, not even
-at a restart: the last good text is kept beside it. Without a file everything is recorded in full and kept,
-and no key is asked for.
+Read again whenever the file changes; a file that is torn, empty, wrong or gone never replaces a good one, not
+even at a restart: the last good text is kept beside it. Where no file ever was everything is recorded in full
+and kept, and no key is asked for.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +31,7 @@ from . import quantities
 from .document import Document, check, read_document, shown
 from .errors import DocumentError, Problem
 from .ledger.exchange import Recording
-from .ledger.recording import RecordingPolicy
+from .ledger.recording import RecordingPolicy, compiled
 from .replacing import replace_whole
 from .spec import Duration
 
@@ -43,8 +42,8 @@ CODE: Final = "invalid_config"
 
 def _pattern(value: object) -> object:
     try:
-        re.compile(str(value))
-    except (re.error, OverflowError, RecursionError) as error:  # repeated too often, nested too deep
+        compiled(str(value))
+    except ValueError as error:
         context = {"found": f"{shown(value)} ({error})", "expected": "a regular expression"}
         raise PydanticCustomError("turnout", "{expected}", context) from None
     return value
@@ -58,13 +57,18 @@ def _size(value: object) -> int:
         raise PydanticCustomError("turnout", "{expected}", context) from None
 
 
+def _recording(given: Mapping[str, object]) -> Recording:
+    """Whoever declares patterns wants them used."""
+    return "redacted" if given.get("redact") else "full"
+
+
 class _ModelEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    recording: Recording = Field(default="full", description="full, redacted or numbers")
     redact: list[Annotated[str, BeforeValidator(_pattern)]] = Field(
         default=[], description="a list of regular expressions"
     )
+    recording: Recording = Field(default_factory=_recording, description="full, redacted or numbers")
     keep: Duration | None = Field(default=None, description="a duration such as 30d")
     keep_size: Annotated[int, BeforeValidator(_size)] | None = Field(
         default=None, description="a size such as 5GB"
@@ -144,8 +148,9 @@ class Declared:
     registry_secret: str = ""
 
 
-def read_config(text: str, file: str) -> Declared:
-    """What the text declares. Raises DocumentError with every problem."""
+def read_config(text: str, file: str, *, lenient: bool = False) -> Declared:
+    """What the text declares. Raises DocumentError with every problem; with `lenient` only where the text
+    cannot be read otherwise: of entries that contradict each other the last one counts."""
     document = read_document(text, file)
     parsed = check(document, _File)
     problems = [
@@ -159,13 +164,18 @@ def read_config(text: str, file: str) -> Declared:
         if entry.recording == "redacted" and not entry.redact
     ]
     problems += [
-        document.problem(("models", name), f"the model {name!r}", "a registered model's name")
+        document.problem(
+            ("models", name),
+            f"the model {name!r}",
+            "a registered model's name",
+            "Remove it: no model can be called so",
+        )
         for name in parsed.models
         if not names.is_model_name(name)
     ]
     problems += _twice(document, "keys", "sha256", [key.sha256 for key in parsed.keys])
     problems += _twice(document, "notify", "url", [hook.url for hook in parsed.notify])
-    if problems:
+    if problems and not lenient:
         raise DocumentError(tuple(problems), code=CODE)
     return Declared(
         policies={name: _policy(entry) for name, entry in parsed.models.items()},
@@ -225,7 +235,7 @@ def _policy_text(policy: RecordingPolicy | None) -> str:
 def _policy(entry: _ModelEntry) -> RecordingPolicy:
     return RecordingPolicy(
         recording=entry.recording,
-        redact=tuple(re.compile(pattern) for pattern in entry.redact),
+        redact=tuple(compiled(pattern) for pattern in entry.redact),
         keep_s=entry.keep,
         keep_bytes=entry.keep_size,
     )
@@ -241,12 +251,15 @@ class _Stamp:
 class Config(Mapping[str, RecordingPolicy]):
     """The policies in force by model; a model that is not named is recorded in full.
 
-    `declared` is what is in force; `error` says why the file as it is now is not, None while it is. Raises
-    DocumentError if the file is wrong and there is no last good text: to go on would be to record what was
+    `declared` is what is in force; `error` says why the file as it is now is not, None while it is.
+
+    A text that an earlier Turnout took, and this one would not, stays in force at a restart: traffic needs
+    the controller. Where even that cannot be read, `before` stands in: what the last snapshot said. Raises
+    DocumentError if the file is wrong and nothing was in force before: to go on would be to record what was
     to be redacted, and to let in who has no key.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, before: Declared | None = None) -> None:
         self._file = file
         self._last_good = file.with_suffix(f".last-good{file.suffix}")
         self._stamp: _Stamp | None = None
@@ -254,13 +267,28 @@ class Config(Mapping[str, RecordingPolicy]):
         self.declared = Declared()
         self.error: str | None = None
         self.reload()
-        if self.error is not None:
-            try:
-                kept = self._last_good.read_text("utf-8")
-            except OSError:
-                self.declared = read_config(file.read_text("utf-8", "replace"), str(file))
-            else:
-                self._text, self.declared = kept, read_config(kept, str(self._last_good))
+        if self.error is not None or self._stamp is None:
+            self._go_on(before)
+
+    def _go_on(self, before: Declared | None) -> None:
+        """Start with what was in force, for the file is wrong or not there."""
+        lenient = True  # it was in force
+        try:
+            text = self._last_good.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            if self.error is None and isinstance(error, FileNotFoundError):
+                return  # there never was a file
+            text, lenient = self._file.read_text("utf-8", "replace"), before is not None
+        if self.error is None:
+            self._refuse(self._gone())
+        try:
+            self.declared = read_config(text, str(self._file), lenient=lenient)
+            self._text = text
+        except DocumentError:
+            if before is None:
+                raise
+            log.error("bodies that were redacted are not kept, and none is deleted, until the file is mended")
+            self.declared = before
 
     def __getitem__(self, model: str) -> RecordingPolicy:
         return self.declared.policies[model]
@@ -302,7 +330,7 @@ class Config(Mapping[str, RecordingPolicy]):
             declared = read_config(text, str(self._file))
         except FileNotFoundError:
             if self._stamp is not None and self.error is None:
-                self._refuse(f"{self._file} has gone; what it said last is still in force")
+                self._refuse(self._gone())
             self._stamp = None  # it may come back as it was
             return False
         except (DocumentError, UnicodeDecodeError) as error:
@@ -345,6 +373,12 @@ class Config(Mapping[str, RecordingPolicy]):
             making.replace(self._last_good)
         except OSError as error:
             log.warning("%s could not be written: %s", self._last_good, error)
+
+    def _gone(self) -> str:
+        return (
+            f"{self._file} has gone; what it said last is still in force. Put it back, or `models: {{}}` "
+            "in its place if nothing is to hold any more"
+        )
 
     def _refuse(self, error: str) -> None:
         if error != self.error:

@@ -20,7 +20,7 @@ from registry import Registry, RegistryError
 
 from .accounting import accounting_of
 from .adoption import Adoption
-from .config import Config
+from .config import Config, Declared
 from .control import Control
 from .enactment import Enactment
 from .errors import NotFound
@@ -29,6 +29,7 @@ from .junction import Junction
 from .ledger import decisions, traffic, trials
 from .ledger.accounts import Accounts
 from .ledger.collector import Collected, Collector
+from .ledger.recording import RecordingPolicy
 from .ledger.retention import prune
 from .ledger.standings import Standings
 from .ledger.store import Connection, Store
@@ -44,6 +45,7 @@ from .recorded import selection_of
 from .rehearsal import Rehearsal
 from .routing import catalog_of
 from .settlement import SETBACKS, Settlement
+from .snapshot import Snapshot
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -99,8 +101,8 @@ class Controller:
         self.store = Store(options.data / "ledger.duckdb")
         try:
             self.registry = registry or Registry(options.tracking_uri)
-            self.config = Config(options.data / "turnout.yaml")
             self.publication = Publication(options.data / "snapshot.json")
+            self.config = Config(options.data / "turnout.yaml", _in_force(self.publication.last))
             self.junction = Junction(
                 self.publication,
                 admin_sha256=sha256(options.token.encode()).hexdigest(),
@@ -332,6 +334,14 @@ class Controller:
         """Whether the registry answered when it was last asked."""
         since = None if self._registry_ok_at is None else round(time.monotonic() - self._registry_ok_at, 1)
         return RegistryCondition(ok=self._registry_error is None, error=self._registry_error, last_ok_s=since)
+
+
+def _in_force(last: Snapshot | None) -> Declared | None:
+    """What a snapshot holds of the settings: whose keys are good, and how much is recorded."""
+    if last is None:
+        return None
+    recordings = {name: RecordingPolicy(recording=route.recording) for name, route in last.models.items()}
+    return Declared(policies=recordings, keys=last.keys)
 
 
 def _tracing(store: Store, now_ns: Callable[[], int]) -> Tracing | None:

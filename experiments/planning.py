@@ -18,6 +18,7 @@ from .contrast import BURN_IN_ARM, BURN_IN_UNITS, DEFAULT_RELATIVE_MARGIN, DEFAU
 from .evidence import AnalysisSpec, Goal, Mode
 from .history import History, UnitTotals
 from .metrics import Direction
+from .quantities import duration_text
 from .sketch import Sketch
 from .statistics import betting, confidence_sequence, failures, group_sequential, paired, planning
 
@@ -169,8 +170,8 @@ def _warnings(
         )
     if days is not None and days > spec.max_duration_s / 86_400.0:
         found.append(
-            f"{spec.horizon:,} units take {days:.1f} days, and max_duration is "
-            f"{spec.max_duration_s / 86_400.0:.1f}: lower the horizon, or allow more time"
+            f"{spec.horizon:,} units take {duration_text(days * 86_400.0)}, and max_duration is "
+            f"{duration_text(spec.max_duration_s)}: lower the horizon, or allow more time"
         )
     assumed = [
         goal.metric.name

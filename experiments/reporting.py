@@ -41,7 +41,8 @@ def write_dossier(store: Store, experiment: Experiment, folder: Path, *, digest:
     stored = orjson.loads(kept.verdict)
     if "cut" not in stored:
         message = f"the verdict on {experiment.name!r} is of a Turnout that did not keep what it had seen"
-        raise Conflict(f"{message}: let it look again", code="not_reproducible")
+        mend = "let it look again" if experiment.state == "running" else "no report can be made of it"
+        raise Conflict(f"{message}: {mend}", code="not_reproducible")
     spec = analysis_of(
         experiment.spec,
         control_version=experiment.control_version,
@@ -65,7 +66,8 @@ def write_dossier(store: Store, experiment: Experiment, folder: Path, *, digest:
         other = [name for name, value in reached.items() if stored.get(name) != value]
         raise Conflict(
             f"from the ledger another verdict on {experiment.name!r} follows than the stored one, in "
-            f"{', '.join(other)}: was it reached by another version of Turnout?",
+            f"{', '.join(other)}: was it reached by another version of Turnout? A report is for that version "
+            "to write, on a copy of the data folder from before the upgrade",
             code="not_reproducible",
         )
     for name, content in documents(spec, evidence, looks, verdict).items():

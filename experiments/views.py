@@ -6,10 +6,11 @@ decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from .assignment import CONTROL, PPM
 from .controller import Controller
@@ -344,7 +345,21 @@ def health(controller: Controller) -> Json:
         "not_routed": list(controller.junction.left_out),
         "traces": None if controller.tracing is None else asdict(controller.tracing.progress),
         "config_error": controller.config.error,
+        "troubles": list(_troubles(controller)),
     }
+
+
+def _troubles(controller: Controller) -> Iterator[str]:
+    """What is declared and does not come about, in words that name no secret."""
+    for one in controller.notices.state():
+        if one.error is not None:
+            lost = f"; {one.given_up} events are given up" if one.given_up else ""
+            yield f"decisions are not told to {urlsplit(one.url).hostname}: {one.error}{lost}"
+    for model_name, count in controller.collector.withheld.items():
+        yield (
+            f"{count} bodies of {model_name!r} are not kept (since the controller's start): its `redact` "
+            "patterns were not through with them in time; the controller's log names the pattern"
+        )
 
 
 def overview(controller: Controller) -> Json:

@@ -10,7 +10,6 @@ import fcntl
 import io
 import json
 import os
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -128,7 +127,7 @@ def add_command(
         declared = api.get(f"/api/models/{exchange['model']}/recording")["redact"]
         lifted = lift(
             exchange,
-            patterns=[re.compile(pattern) for pattern in declared],
+            patterns=declared,
             id=id_,
             reference=reference,
             checks=_checks(checks or ()),

@@ -87,7 +87,7 @@ def show_status(settings: Settings, *, as_json: bool) -> None:
     say(f"collector: {waiting} segments waiting{late}")
     if health["losses"]:
         say(f"{health['losses']} exchanges could not be recorded", "red")
-    for sentence in (*health.get("not_routed", ()), *health.get("pending", ())):
+    for sentence in (*health.get("not_routed", ()), *health.get("pending", ()), *health.get("troubles", ())):
         say(sentence, "yellow")
     if health.get("config_error"):
         say(f"turnout.yaml is not in force, the last good one is: {health['config_error']}", "red")

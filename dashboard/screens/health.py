@@ -58,14 +58,15 @@ def complaints(health: Health) -> list[str]:
     found += [f"Not routed: {what}" for what in health.not_routed]
     if health.traces is not None and health.traces.error:
         found.append(f"{figures.count(health.traces.behind)} exchanges are untold: {health.traces.error}.")
+    found += [f"{trouble[:1].upper()}{trouble[1:]}." for trouble in health.troubles]
     if health.config_error:
         found.append(f"turnout.yaml is not read, the last good settings stay: {health.config_error}")
     if health.snapshot_saved is False:
         found.append("The newest snapshot is not on the controller's disk yet: is it full, or not writable?")
     if collector is not None and collector.quarantined:
         found.append(
-            f"{figures.count(collector.quarantined)} spool segments could not be read and were put aside "
-            "(folder spool/quarantine)."
+            f"{figures.count(collector.quarantined)} records could not be read and were put aside "
+            "(folder spool/.quarantine)."
         )
     if collector is not None and collector.torn_bytes:
         found.append(

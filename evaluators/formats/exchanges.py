@@ -8,7 +8,6 @@ counted, so that a person looks at the item before it is committed.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -17,7 +16,7 @@ from typing import Any, Final
 from evaluators.errors import EvaluatorError
 from evaluators.formats.messages import NotMessages, messages_of
 from evaluators.wellformed import mended
-from experiments.ledger.recording import REDACTED, redact_json
+from experiments.ledger.recording import REDACTED, Redaction, RedactionTooSlow, compiled
 
 NAME: Final = "trace"
 _CHAT: Final = "/v1/chat/completions"
@@ -27,11 +26,11 @@ _OWN_FIELDS: Final = frozenset(
 )  # fmt: skip
 #: What identifies people in most texts. Names do not show by their shape: that is for whoever commits.
 PERSONAL: Final = (
-    re.compile(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+"),
-    re.compile(r"(?<![\w+])\+\d[\d ()/.-]{7,18}\d(?!\w)"),
-    re.compile(r"(?<!\w)(?:\d[ -]?){12,18}\d(?!\w)"),
-    re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b"),
-    re.compile(r"\b(?:sk|pk|ghp|gho|xox[abp]|AKIA)[-_A-Za-z0-9]{12,}\b"),
+    compiled(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63})+"),
+    compiled(r"(?<![\w+])\+\d[\d ()/.-]{7,18}\d(?!\w)"),
+    compiled(r"(?<!\w)(?:\d[ -]?){12,18}\d(?!\w)"),
+    compiled(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b"),
+    compiled(r"\b(?:sk|pk|ghp|gho|xox[abp]|AKIA)[-_A-Za-z0-9]{12,}\b"),
 )
 
 
@@ -55,19 +54,14 @@ def lift(
     reference: str | None = None,
     checks: Sequence[Mapping[str, Any]] = (),
     tags: Sequence[str] = (),
-    patterns: Sequence[re.Pattern[str]] = (),
+    patterns: Sequence[str] = (),
     added: date | None = None,
 ) -> Lifted:
     """The golden item that asks the exchange's question. Without reference and checks the recorded answer is
     the reference. Raises NotAnItem."""
-    body = _body(exchange)
-    redacted = redact_json(json.dumps(body).encode(), (*patterns, *PERSONAL))
-    if redacted is None:
-        raise NotAnItem("the request cannot be redacted: it is too deep")
-    asked = json.loads(redacted)
+    asked = _redacted(_body(exchange), patterns)
     if reference is None and not checks:
-        answer = redact_json(json.dumps(exchange.get("text") or "").encode(), (*patterns, *PERSONAL))
-        reference = json.loads(answer) if answer else ""
+        reference = _redacted(exchange.get("text") or "", patterns)
         if not reference:
             raise NotAnItem("the recorded answer has no text: give --reference or --check")
     try:
@@ -103,6 +97,17 @@ def lift(
         left_out=tuple(left_out),
         redactions=json.dumps(row).count(json.dumps(REDACTED)[1:-1]),
     )
+
+
+def _redacted(said: Any, patterns: Sequence[str]) -> Any:
+    redaction = Redaction((*map(compiled, patterns), *PERSONAL))
+    try:
+        redacted = redaction.body(json.dumps(said).encode())
+    except RedactionTooSlow as error:
+        raise NotAnItem(f"the exchange cannot be redacted: {error}") from None
+    if redacted is None:
+        raise NotAnItem("the request cannot be redacted: it is too deep")
+    return json.loads(redacted)
 
 
 def _body(exchange: Mapping[str, Any]) -> dict[str, Any]:

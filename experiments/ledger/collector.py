@@ -9,7 +9,7 @@ This module knows files and transactions; what a record means is `rows` and `tra
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -20,9 +20,9 @@ import duckdb
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
-from .exchange import Record, encode
+from .exchange import ExchangeRecord, Record, encode
 from .recorded import without_repeats
-from .recording import RecordingPolicy
+from .recording import Patience, RecordingPolicy
 from .rows import MISFITS, Rows, rows_of
 from .spool import read_segment, sealed_segments
 from .store import Store
@@ -103,6 +103,12 @@ class Collector:
         self._store = store
         self._root = spool_root
         self._policies: Mapping[str, RecordingPolicy] = {} if policies is None else policies
+        self._patience = Patience()
+
+    @property
+    def withheld(self) -> Mapping[str, int]:
+        """By model, how many bodies were not kept since the start, for they could not be redacted in time."""
+        return dict(self._patience.withheld)
 
     def collect_once(self) -> Collected:
         """Take in every segment that is sealed now, and those that dead workers left open.
@@ -141,7 +147,7 @@ class Collector:
         if contents.torn_bytes:
             logger.warning("%d bytes of the segment %s are no record", contents.torn_bytes, path)
         tables, refused = self._understand(contents.records, name)
-        self._set_aside(name, b"".join(piece for record in refused for piece in _encoded(record)))
+        self._set_aside(name, refused)
         return _Segment(
             path=path,
             name=name,
@@ -159,7 +165,7 @@ class Collector:
         try:
             rows = Rows()
             for record in records:
-                rows.extend(rows_of(record, segment, self._policy(record)))
+                rows.extend(rows_of(record, segment, self._policy(record), self._patience))
             return rows.tables(), []
         except MISFITS:
             return self._one_by_one(records, segment)
@@ -172,7 +178,7 @@ class Collector:
         refused: list[Record] = []
         for record in records:
             try:
-                one = rows_of(record, segment, self._policy(record))
+                one = rows_of(record, segment, self._policy(record), self._patience)
                 one.tables()
             except MISFITS as error:
                 logger.warning("a record of the segment %s is set aside: %s", segment, error)
@@ -203,18 +209,28 @@ class Collector:
 
     def _refused(self, segment: _Segment) -> _Segment:
         """The segment without its rows: they are in the quarantine."""
-        self._set_aside(segment.name, segment.path.read_bytes())
+        self._set_aside(segment.name, read_segment(segment.path).records)
         return replace(segment, records=0, quarantined=segment.quarantined + segment.records, tables={})
 
-    def _set_aside(self, segment: str, content: bytes) -> None:
-        """Keep what could not be understood, as a segment that can be put back into the spool later.
+    def _set_aside(self, segment: str, records: Sequence[Record]) -> None:
+        """Keep what could not be understood, as a segment that can be put back into the spool later: of what
+        is not to be recorded in full without the bodies, for nobody deletes it after `keep`.
 
         The same segment always gets the same file, so doing it twice does no harm.
         """
+        content = b"".join(piece for record in records for piece in _encoded(self._permitted(record)))
         if content:
             folder = self._root / QUARANTINE
             folder.mkdir(exist_ok=True)
             (folder / f"{segment.replace('/', '-')}.seg").write_bytes(content)
+
+    def _permitted(self, record: Record) -> Record:
+        if not isinstance(record, ExchangeRecord):
+            return record
+        with suppress(TypeError):  # nothing is sure of such a record, not even that its model is a name
+            if record.recording == self._policy(record).recording == "full":
+                return record
+        return replace(record, request=b"", response=b"", clipped=True)
 
 
 def _encoded(record: Record) -> list[bytes]:

@@ -20,6 +20,10 @@ CONCERNS: Final = """
         AND list_contains(json_extract_string(detail, '$.ended[*]'), $experiment)))
 """
 
+#: When a decision came, in the order of the commits (clocks are set back); NULL before there were events.
+_CAME: Final = "(SELECT min(number) FROM events WHERE events.decision_id = decisions.decision_id)"
+_NEWEST_FIRST: Final = f'{_CAME} DESC NULLS LAST, "at" DESC, decision_id'
+
 
 def record(connection: DuckDBPyConnection, decision: Decision) -> None:
     """Write the row. A decision that is there already keeps its row, but for its state: safe to repeat."""
@@ -75,7 +79,9 @@ def state(store: Store, decision_id: str) -> DecisionState | None:
 
 def intents(store: Store) -> list[Decision]:
     """What was begun and neither finished nor given up, oldest first."""
-    rows = store.read("SELECT * FROM decisions WHERE state = 'intent' ORDER BY \"at\", decision_id")
+    rows = store.read(
+        f"SELECT * FROM decisions WHERE state = 'intent' ORDER BY {_CAME} NULLS FIRST, \"at\", decision_id"
+    )
     return [decision_of(row) for row in rows]
 
 
@@ -88,7 +94,7 @@ def listed(
         SELECT * FROM decisions
         WHERE (CAST($model AS VARCHAR) IS NULL OR model = $model)
             AND (CAST($experiment AS VARCHAR) IS NULL OR {CONCERNS})
-        ORDER BY "at" DESC, decision_id LIMIT $limit
+        ORDER BY {_NEWEST_FIRST} LIMIT $limit
         """,
         {"model": model, "experiment": experiment, "limit": limit},
     )
@@ -97,7 +103,7 @@ def listed(
 
 def latest(store: Store, action: Action) -> Decision | None:
     """The latest decision of that kind, None if there is none."""
-    rows = store.read('SELECT * FROM decisions WHERE action = ? ORDER BY "at" DESC LIMIT 1', [action])
+    rows = store.read(f"SELECT * FROM decisions WHERE action = ? ORDER BY {_NEWEST_FIRST} LIMIT 1", [action])
     return decision_of(rows[0]) if rows else None
 
 
@@ -123,10 +129,10 @@ def taken(store: Store, plan: str, since_ns: int) -> int:
 def former_production(store: Store, model: str, production: int | None) -> int | None:
     """The version that was production before this one, as far as the decisions tell."""
     rows = store.read(
-        """
+        f"""
         SELECT from_version FROM decisions
         WHERE model = ? AND action = 'promote' AND state = 'done' AND to_version = ?
-        ORDER BY "at" DESC LIMIT 1
+        ORDER BY {_NEWEST_FIRST} LIMIT 1
         """,
         [model, production],
     )
@@ -136,9 +142,10 @@ def former_production(store: Store, model: str, production: int | None) -> int |
 def verdict_hashes(store: Store, model: str) -> dict[str, str]:
     """By experiment of the model, the hash of the verdict that was last acted on."""
     rows = store.read(
-        """
-        SELECT experiment, arg_max(verdict_hash, "at") AS verdict_hash FROM decisions
-        WHERE model = ? AND experiment IS NOT NULL AND verdict_hash IS NOT NULL GROUP BY experiment
+        f"""
+        SELECT experiment, verdict_hash FROM decisions
+        WHERE model = ? AND experiment IS NOT NULL AND verdict_hash IS NOT NULL
+        QUALIFY row_number() OVER (PARTITION BY experiment ORDER BY {_NEWEST_FIRST}) = 1
         """,
         [model],
     )

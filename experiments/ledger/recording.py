@@ -3,20 +3,40 @@
 A model's recording is `full`, `redacted` (declared patterns are blotted out) or `numbers` (no body at
 all). Redaction works on what a body says, not on its bytes: a pattern can hide in JSON escapes or be
 spread over the events of a stream, so of a redacted stream only the transcript is kept.
+
+A pattern that goes back and forth without end must not hold up the collector, nor let through what it was to
+find: patterns run on the `regex` package, which has a time limit and lets other threads run meanwhile, and a
+body that they are not through with is not kept.
 """
 
 from __future__ import annotations
 
-import re
+import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
+import regex  # type: ignore[import-untyped]
 
 from .exchange import Recording
 
+logger = logging.getLogger(__name__)
+
 REDACTED: Final = "[redacted]"
 _STRICTNESS: Final[dict[Recording, int]] = {"full": 0, "redacted": 1, "numbers": 2}
+#: Seconds that an honest pattern never needs: it is through with 16 MiB in one.
+ONE_BODY_S: Final = 5.0
+#: Of what is in vain the collector bears a tenth of its time, and so many seconds at once.
+_IN_VAIN_SHARE: Final = 0.1
+_IN_VAIN_S: Final = 10.0
+#: What an exchange has while that is spent: enough for most, and too little to fall behind by.
+_SPENT_S: Final = 0.01
+
+
+class RedactionTooSlow(Exception):
+    """The patterns were not through with a body in its time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +48,7 @@ class RecordingPolicy:
     """
 
     recording: Recording = "full"
-    redact: tuple[re.Pattern[str], ...] = ()
+    redact: tuple[regex.Pattern[str], ...] = ()
     keep_s: float | None = None
     keep_bytes: int | None = None
 
@@ -38,42 +58,89 @@ def stricter(asked: Recording, now: Recording) -> Recording:
     return max(asked, now, key=_STRICTNESS.__getitem__)
 
 
-def redact_text(text: str, patterns: tuple[re.Pattern[str], ...]) -> str:
-    """Every match of every pattern replaced by `[redacted]`."""
-    for pattern in patterns:
-        text = pattern.sub(REDACTED, text)
-    return text
-
-
-def redact_json(body: bytes, patterns: tuple[re.Pattern[str], ...]) -> str | None:
-    """A JSON body with its strings and numbers redacted; None if it is no JSON, for then nothing is safe."""
+def compiled(pattern: str) -> regex.Pattern[str]:
+    """A pattern to redact by. Raises ValueError if it is no regular expression."""
     try:
-        return orjson.dumps(_redacted(orjson.loads(body), patterns)).decode()
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError):  # the last two: too deep
-        return None
+        return regex.compile(pattern)
+    except (regex.error, OverflowError, RecursionError, MemoryError) as error:  # too often, too deep
+        raise ValueError(str(error)) from None
 
 
-def redact_arguments(arguments: str, patterns: tuple[re.Pattern[str], ...]) -> str:
-    """A tool call's arguments, which are JSON inside a string: redacted as JSON if they are."""
-    inner = redact_json(arguments.encode("utf-8", "replace"), patterns)
-    return redact_text(arguments, patterns) if inner is None else inner
+class Patience:
+    """How long the patterns of a collector may run; `withheld` counts by model the bodies not kept for it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.withheld: dict[str, int] = {}
+        self._clock = clock
+        self._left, self._at = _IN_VAIN_S, clock()
+
+    def seconds(self) -> float:
+        """For the next exchange: little after so much in vain that the collector would fall behind."""
+        now = self._clock()
+        # A clock that stood still or went back has given nothing.
+        self._left = min(_IN_VAIN_S, self._left + _IN_VAIN_SHARE * max(0.0, now - self._at))
+        self._at = now
+        return ONE_BODY_S if self._left > 0 else _SPENT_S
+
+    def spend(self, seconds: float, model: str, why: RedactionTooSlow) -> None:
+        """So long it took to find out that a body cannot be kept."""
+        self._left -= seconds
+        if model not in self.withheld:
+            logger.warning("a body of %r is not kept, for it could not be redacted: %s", model, why)
+        self.withheld[model] = self.withheld.get(model, 0) + 1
 
 
-def _redacted(value: Any, patterns: tuple[re.Pattern[str], ...]) -> Any:
-    if isinstance(value, str):
-        return _redacted_string(value, patterns)
-    if isinstance(value, dict):
-        return {redact_text(key, patterns): _redacted(part, patterns) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_redacted(part, patterns) for part in value]
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        text = str(value)
-        return value if redact_text(text, patterns) == text else REDACTED
-    return value
+class Redaction:
+    """Patterns that have `seconds` for all they are put to. Its methods raise RedactionTooSlow."""
 
+    def __init__(self, patterns: tuple[regex.Pattern[str], ...], seconds: float = ONE_BODY_S) -> None:
+        self._patterns = patterns
+        self._began = time.monotonic()
+        self._seconds = seconds
 
-def _redacted_string(value: str, patterns: tuple[re.Pattern[str], ...]) -> str:
-    # JSON inside a string (tool arguments) may spell a character as an escape.
-    if value.startswith(("{", "[")) and "\\u" in value:
-        return redact_arguments(value, patterns)
-    return redact_text(value, patterns)
+    @property
+    def took(self) -> float:
+        """Seconds since its beginning."""
+        return time.monotonic() - self._began
+
+    def text(self, text: str) -> str:
+        """Every match of every pattern replaced by `[redacted]`."""
+        for pattern in self._patterns:
+            left = self._seconds - self.took
+            try:
+                if left <= 0:
+                    raise TimeoutError
+                text = pattern.sub(REDACTED, text, timeout=left)
+            except (TimeoutError, MemoryError):
+                raise RedactionTooSlow(
+                    f"{pattern.pattern!r} was not through within {self._seconds:g} s: "
+                    "avoid repeats within repeats, such as (a+)+"
+                ) from None
+        return text
+
+    def body(self, body: bytes) -> bytes | None:
+        """A JSON body with its strings and numbers redacted; None if it is no JSON, for then nothing is
+        safe."""
+        try:
+            return orjson.dumps(self._value(orjson.loads(body)))
+        except (orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError):  # the last two: too deep
+            return None
+
+    def arguments(self, arguments: str) -> str:
+        """A tool call's arguments, which are JSON inside a string: redacted as JSON if they are."""
+        inner = self.body(arguments.encode("utf-8", "replace"))
+        return self.text(arguments) if inner is None else inner.decode()
+
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, str):
+            # JSON inside a string (tool arguments) may spell a character as an escape.
+            nested = "\\" in value and value.lstrip().startswith(("{", "[", '"'))
+            return self.arguments(value) if nested else self.text(value)
+        if isinstance(value, dict):
+            return {self.text(key): self._value(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [self._value(part) for part in value]
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            text = str(value)
+            return value if self.text(text) == text else REDACTED
+        return value

@@ -6,9 +6,8 @@ a file or a clock. A record whose values do not fit the columns raises `MISFITS`
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from typing import Any, Final
 
@@ -16,8 +15,8 @@ import orjson
 import pyarrow as pa
 
 from .exchange import OUTCOMES, ExchangeRecord, FeedbackRecord, LossRecord, Record
-from .recording import RecordingPolicy, redact_arguments, redact_json, redact_text, stricter
-from .transcript import Transcript, decode
+from .recording import Patience, RecordingPolicy, Redaction, RedactionTooSlow, stricter
+from .transcript import ToolCall, Transcript, decode
 
 _LZ4: Final = pa.Codec("lz4")
 _STAMP: Final = pa.timestamp("us")
@@ -139,8 +138,11 @@ class Rows:
         return {name: _table(schema, rows) for name, (schema, rows) in named.items() if rows}
 
 
-def rows_of(record: Record, segment: str, policy: RecordingPolicy) -> Rows:
-    """The rows of one record. Raises one of `MISFITS` if it cannot be understood."""
+def rows_of(record: Record, segment: str, policy: RecordingPolicy, patience: Patience | None = None) -> Rows:
+    """The rows of one record. Raises one of `MISFITS` if it cannot be understood.
+
+    A body that could not be redacted in the time that `patience` gives has no row.
+    """
     if isinstance(record, LossRecord):
         return Rows(losses=[(record.worker, record.since_ns // 1000, record.until_ns // 1000, record.count)])
     if isinstance(record, FeedbackRecord):
@@ -164,7 +166,7 @@ def rows_of(record: Record, segment: str, policy: RecordingPolicy) -> Rows:
         outcome=record.outcome,
         clipped=record.clipped,
     )
-    body = _body_row(record, transcript, policy)
+    body = _body_row(record, transcript, policy, patience or Patience())
     return Rows(exchanges=[_exchange_row(record, transcript, segment)], bodies=[] if body is None else [body])
 
 
@@ -216,42 +218,57 @@ def _exchange_row(record: ExchangeRecord, transcript: Transcript, segment: str) 
     )
 
 
-def _body_row(record: ExchangeRecord, said: Transcript, policy: RecordingPolicy) -> Row | None:
+def _body_row(
+    record: ExchangeRecord, said: Transcript, policy: RecordingPolicy, patience: Patience
+) -> Row | None:
     mode = stricter(record.recording, policy.recording)
-    patterns = policy.redact
     # Asked to redact without being told what: then keeping nothing is the safe reading.
-    if mode == "numbers" or (mode == "redacted" and not patterns):
+    if mode == "numbers" or (mode == "redacted" and not policy.redact):
         return None
-    request: bytes | None = record.request
-    response: bytes | None = record.response
     if mode == "full":
-        prompt, text, reasoning = said.prompt, said.text, said.reasoning
-        arguments = [call.arguments for call in said.tool_calls]
-    else:
-        request, response = _redacted(record.request, patterns), _redacted(record.response, patterns)
-        prompt, text, reasoning = (
-            None if part is None else redact_text(part, patterns)
-            for part in (said.prompt, said.text, said.reasoning)
+        return _body(record, said, (record.request, record.response), redacted=False)
+    redaction = Redaction(policy.redact, patience.seconds())
+    try:
+        bodies = (redaction.body(record.request), redaction.body(record.response))
+        return _body(record, _redacted(said, redaction), bodies, redacted=True)
+    except RedactionTooSlow as error:
+        patience.spend(redaction.took, record.model, error)
+        return None
+
+
+def _redacted(said: Transcript, redaction: Redaction) -> Transcript:
+    prompt, text, reasoning = (
+        None if part is None else redaction.text(part) for part in (said.prompt, said.text, said.reasoning)
+    )
+    calls = tuple(
+        ToolCall(
+            id=redaction.text(call.id),
+            name=redaction.text(call.name),
+            arguments=redaction.arguments(call.arguments),
         )
-        arguments = [redact_arguments(call.arguments, patterns) for call in said.tool_calls]
-    calls = [
-        {"id": call.id, "name": call.name, "arguments": given}
-        for call, given in zip(said.tool_calls, arguments, strict=True)
-    ]
-    packed_request, packed_response = pack(request), pack(response)
+        for call in said.tool_calls
+    )
+    return replace(said, prompt=prompt, text=text, reasoning=reasoning, tool_calls=calls)
+
+
+def _body(
+    record: ExchangeRecord, said: Transcript, bodies: tuple[bytes | None, bytes | None], *, redacted: bool
+) -> Row:
+    calls = [asdict(call) for call in said.tool_calls]
+    request, response = (pack(body) for body in bodies)
     return (
         record.exchange_id,
         record.model,
         _stamp(record.started_ns),
-        packed_request,
-        packed_response,
-        prompt,
-        text,
-        reasoning,
+        request,
+        response,
+        said.prompt,
+        said.text,
+        said.reasoning,
         orjson.dumps(calls).decode() if calls else None,
         record.clipped,
-        mode == "redacted",
-        sum(len(part) for part in (packed_request, packed_response, text, prompt) if part),
+        redacted,
+        sum(len(part) for part in (request, response, said.text, said.prompt) if part),
     )
 
 
@@ -264,11 +281,6 @@ def _stamp(ns: int) -> int:
 
 def _ms(us: float | None) -> float | None:
     return None if us is None else us / 1000
-
-
-def _redacted(body: bytes, patterns: tuple[re.Pattern[str], ...]) -> bytes | None:
-    text = redact_json(body, patterns)
-    return None if text is None else text.encode()
 
 
 def pack(body: bytes | None) -> bytes | None:

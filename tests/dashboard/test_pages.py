@@ -377,6 +377,7 @@ def test_health_complains_about_what_is_wrong(control: FakeControlApi, open_page
         "collector": {"lag_s": 95.0},
         "registry": {"ok": False, "error": "timed out", "last_ok_s": 300.0},
         "traces": {"endpoint": "tempo:4318", "behind": 40, "error": "tempo:4318 takes no spans"},
+        "troubles": ["decisions are not told to a.example: status 500"],
     }
     said = texts(open_page("health")).replace("\\", "")
     for complaint in (
@@ -385,6 +386,7 @@ def test_health_complains_about_what_is_wrong(control: FakeControlApi, open_page
         "1 of 1 workers",
         "timed out",
         "40 exchanges are untold",
+        "Decisions are not told to a.example: status 500.",
     ):
         assert complaint in said
 

@@ -17,6 +17,7 @@ from experiments.__main__ import control_token
 from experiments.api import create_app
 from experiments.api.events import _events as event_stream
 from experiments.errors import ExperimentsError
+from experiments.ledger.recording import RedactionTooSlow
 from experiments.snapshot import Snapshot
 
 from .plane import AB, ADA, SHADOW, TOKEN, Plane
@@ -389,6 +390,22 @@ def test_the_overview_holds_what_the_first_page_shows(plane: Plane, api: TestCli
     plane.registry.away = True
     plane.settle()
     assert api.get("/api/health").json()["registry"]["ok"] is False
+
+
+def test_what_is_declared_and_does_not_come_about_is_told(plane: Plane, api: TestClient) -> None:
+    controller = plane.controller
+    assert api.get("/api/health").json()["troubles"] == []
+    hook = "notify: [{url: 'https://a.example/secret-path', secret_env: NOT_THERE}]"
+    controller.config.replace(f"models: {{chat: {{redact: ['(a+)+$']}}}}\n{hook}")
+    controller.notices.tell()
+    assert api.post("/api/experiments", json={"spec_yaml": AB}).status_code == 201
+    controller.notices.tell()
+    controller.collector._patience.spend(1.0, "chat", RedactionTooSlow("slow"))
+    told, withheld = api.get("/api/health").json()["troubles"]
+    assert "a.example" in told
+    assert "NOT_THERE" in told
+    assert "secret-path" not in told
+    assert "1 bodies of 'chat' are not kept" in withheld
 
 
 # -- golden ------------------------------------------------------------------------------------------------

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config import Config, differences, read_config
+from experiments.config import Config, Declared, differences, read_config
 from experiments.errors import DocumentError
 from experiments.junction import Junction
+from experiments.ledger.recording import RecordingPolicy
 from experiments.publication import Publication
 
 GOOD = """\
@@ -171,6 +172,67 @@ def test_a_restart_on_a_torn_file_keeps_what_was_in_force(tmp_path: Path) -> Non
     assert after.error is not None
     assert after.keys_in_force() == before.keys_in_force() != {}
     assert after.recordings() == before.recordings() != {}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"{KEYS}  - {{tenant: acme, sha256: {'ab' * 32}}}", 3),
+        (f"{KEYS}models: {{'no model': {{recording: numbers}}}}", 3),
+    ],
+)
+def test_a_text_that_was_taken_once_and_would_not_be_now_stays_in_force(
+    tmp_path: Path, text: str, line: int
+) -> None:
+    file, last_good = tmp_path / "turnout.yaml", tmp_path / "turnout.last-good.yaml"
+    write(file, text)
+    write(last_good, text)
+    config = Config(file)
+    assert config.keys_in_force() == {"ab" * 32: "acme"}
+    assert f"turnout.yaml:{line}: " in str(config.error)
+    write(file, KEYS)
+    config.reload()
+    assert config.error is None
+
+
+def test_what_cannot_be_read_at_all_is_replaced_by_what_the_proxies_have(tmp_path: Path) -> None:
+    file, last_good = tmp_path / "turnout.yaml", tmp_path / "turnout.last-good.yaml"
+    write(file, GOOD.replace("[0-9]{16}", "[0-9"))
+    write(last_good, file.read_text())
+    before = Declared(policies={"chat": RecordingPolicy(recording="redacted")}, keys={"ab" * 32: "acme"})
+    with pytest.raises(DocumentError):
+        Config(file)
+    config = Config(file, before)
+    assert config.declared == before
+    assert "turnout.yaml:2: " in str(config.error)
+
+
+def test_a_restart_without_the_file_switches_nothing_off(tmp_path: Path) -> None:
+    file = tmp_path / "turnout.yaml"
+    write(file, GOOD + KEYS)
+    before = Config(file)
+    file.unlink()
+    after = Config(file)
+    assert (after.declared, after.text) == (before.declared, before.text)
+    assert "has gone" in str(after.error)
+    write(file, "models: {}\n")
+    after.reload()
+    assert (after.error, dict(after), after.keys_in_force()) == (None, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("entry", "recording"),
+    [
+        ("{redact: ['x']}", "redacted"),
+        ("{recording: full, redact: ['x']}", "full"),
+        ("{redact: ['x'], recording: numbers}", "numbers"),
+        ("{redact: []}", "full"),
+        ("{keep: 1d}", "full"),
+    ],
+)
+def test_whoever_declares_patterns_wants_them_used(entry: str, recording: str) -> None:
+    declared = read_config(f"models: {{chat: {entry}}}", "turnout.yaml")
+    assert declared.policies["chat"].recording == recording
 
 
 def test_a_wrong_file_without_a_last_good_one_starts_nothing(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from experiments.ledger import collector as module
 from experiments.ledger.collector import QUARANTINE, Collected, Collector
 from experiments.ledger.exchange import FeedbackRecord, LossRecord, Record, encode
-from experiments.ledger.recording import RecordingPolicy
+from experiments.ledger.recording import RecordingPolicy, compiled
 from experiments.ledger.spool import SpoolWriter, read_segment
 from experiments.ledger.store import Store
 
@@ -158,6 +158,17 @@ def test_poison_is_set_aside_and_the_rest_arrives(
     assert Collector(store, spool).collect_once() == Collected()
 
 
+@pytest.mark.parametrize("recording", ["numbers", "redacted"])
+def test_what_is_set_aside_has_no_body_that_is_not_to_be_kept(
+    store: Store, spool: Path, recording: str
+) -> None:
+    write(spool, record(1, recording=recording, outcome="odd"), record(2, model=["odd"]))
+    assert Collector(store, spool).collect_once().quarantined == 2
+    [kept] = (spool / QUARANTINE).iterdir()
+    assert [one.request for one in read_segment(kept).records] == [b"", b""]  # type: ignore[union-attr]
+    assert not re.search(b"hello", kept.read_bytes())
+
+
 def test_feedback_that_is_no_number_is_set_aside(store: Store, spool: Path) -> None:
     words = FeedbackRecord(request_id="r", name="s", value="NaN", at_ns=START_NS, worker="w")  # type: ignore[arg-type]
     write(spool, record(1), words)
@@ -240,7 +251,7 @@ def test_recording_decides_what_is_kept(store: Store, spool: Path) -> None:
         record(4, model="open", recording="numbers", **stream),
         record(5, model="open", recording="redacted", **stream),
     )
-    careful = RecordingPolicy(recording="redacted", redact=(re.compile(r"\w+@[\w.]+"),))
+    careful = RecordingPolicy(recording="redacted", redact=(compiled(r"\w+@[\w.]+"),))
     policies = {"careful": careful, "silent": RecordingPolicy(recording="numbers")}
     got = Collector(store, spool, policies).collect_once()
     assert (got.exchanges, got.bodies) == (5, 2)

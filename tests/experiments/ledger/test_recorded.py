@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,7 @@ from experiments.assignment import point, unit_id
 from experiments.ledger import recorded, standings
 from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.recorded import Selection
-from experiments.ledger.recording import RecordingPolicy
+from experiments.ledger.recording import RecordingPolicy, compiled
 from experiments.ledger.store import Store
 
 from .conftest import Collect
@@ -67,7 +66,7 @@ def test_only_what_control_was_asked_live_in_the_window(store: Store, collect: C
 def test_every_selected_request_is_accounted_for(store: Store, collect: Collect) -> None:
     collect(*(asked(number) for number in range(6)))
     collect(asked(6), policies={"chat": RecordingPolicy(recording="numbers")})
-    collect(asked(7), policies={"chat": RecordingPolicy(recording="redacted", redact=(re.compile("x"),))})
+    collect(asked(7), policies={"chat": RecordingPolicy(recording="redacted", redact=(compiled("x"),))})
     collect(
         copy(1, 0),
         copy(2, 1, outcome="upstream_error", status=500),

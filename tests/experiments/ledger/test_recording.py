@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.ledger.recording import redact_arguments, redact_json, redact_text, stricter
+from experiments.ledger.recording import Patience, Redaction, RedactionTooSlow, compiled, stricter
 
-MAIL = re.compile(r"[\w.]+@[\w.]+")
-CARD = re.compile(r"\b\d{16}\b")
+MAIL = compiled(r"[\w.]+@[\w.]+")
+CARD = compiled(r"\b\d{16}\b")
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ def test_the_stricter_of_then_and_now(asked: Any, now: Any, kept: str) -> None:
 
 
 def test_text() -> None:
-    assert redact_text("a@b.c and 1234567812345678", (MAIL, CARD)) == "[redacted] and [redacted]"
+    assert Redaction((MAIL, CARD)).text("a@b.c and 1234567812345678") == "[redacted] and [redacted]"
 
 
 @pytest.mark.parametrize(
@@ -42,22 +43,24 @@ def test_text() -> None:
         b'{"ada@example.org": 1}',
         rb'{"arguments": "{\"to\": \"ada\\u0040example.org\"}"}',
         b'{"card": 1234567812345678}',
+        rb'{"arguments": " {\"to\": \"ada\\u0040example.org\"}"}',
+        rb'{"arguments": "\"ada\\u0040example.org\""}',
     ],
 )
 def test_json(body: bytes) -> None:
-    redacted = redact_json(body, (MAIL, CARD))
+    redacted = Redaction((MAIL, CARD)).body(body)
     assert redacted is not None
     assert json.loads(redacted) != json.loads(body)
-    assert not re.search("ada|example|1234567812345678", redacted)
+    assert not re.search(b"ada|example|1234567812345678", redacted)
 
 
 @pytest.mark.parametrize("body", [b"ada@example.org", b"", b"[" * 5000, b"[" * 500 + b"]" * 500])
 def test_what_cannot_be_understood_is_not_kept(body: bytes) -> None:
-    assert redact_json(body, (MAIL,)) is None
+    assert Redaction((MAIL,)).body(body) is None
 
 
 def test_arguments_that_are_no_json_are_redacted_as_text() -> None:
-    assert redact_arguments('{"to": "ada@example.org', (MAIL,)) == '{"to": "[redacted]'
+    assert Redaction((MAIL,)).arguments('{"to": "ada@example.org') == '{"to": "[redacted]'
 
 
 TREES = st.recursive(
@@ -68,6 +71,25 @@ TREES = st.recursive(
 
 @given(TREES)
 def test_what_matches_nothing_is_kept_as_it_is(tree: Any) -> None:
-    redacted = redact_json(json.dumps(tree).encode(), (re.compile("matches-nothing"),))
+    redacted = Redaction((compiled("matches-nothing"),)).body(json.dumps(tree).encode())
     assert redacted is not None
     assert json.loads(redacted) == tree
+
+
+def test_a_pattern_without_end_is_stopped_and_lets_nothing_through() -> None:
+    began = time.monotonic()
+    with pytest.raises(RedactionTooSlow, match=r"\(a\+\)\+"):
+        Redaction((compiled("(a+)+$"),), 0.1).text("a" * 4000 + "!")
+    assert time.monotonic() - began < 5
+
+
+def test_where_much_was_in_vain_little_is_given_until_time_has_passed() -> None:
+    now = 0.0
+    patience = Patience(lambda: now)
+    generous = patience.seconds()
+    for _ in range(4):
+        patience.spend(5, "chat", RedactionTooSlow("slow"))
+    assert patience.seconds() < generous / 100
+    assert patience.withheld == {"chat": 4}
+    now = 1000
+    assert patience.seconds() == generous

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from experiments.ledger import recording
 from experiments.ledger.exchange import ExchangeRecord
-from experiments.ledger.recording import RecordingPolicy
+from experiments.ledger.recording import Patience, RecordingPolicy, compiled
 from experiments.ledger.rows import BODIES, EXCHANGES, MISFITS, Row, pack, rows_of, unpack
 
 from .samples import START_NS, chat_answer, chat_request, record
 
-MAIL = re.compile(r"[\w.]+@[\w.]+")
+MAIL = compiled(r"[\w.]+@[\w.]+")
 
 
 @given(st.binary(max_size=3000))
@@ -53,6 +53,16 @@ def test_redacted_bodies_hold_nothing_that_matches() -> None:
     body |= {name: unpack(body[name]) for name in ("request", "response")}
     assert body["response"]
     assert "ada" not in repr(body)
+
+
+def test_what_could_not_be_redacted_in_time_is_not_kept_and_its_numbers_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recording, "ONE_BODY_S", 0.05)
+    exchange, patience = record(1, request=chat_request("a" * 4000 + "!")), Patience()
+    policy = RecordingPolicy(recording="redacted", redact=(compiled("(a+)+$"),))
+    rows = rows_of(exchange, "s", policy, patience)
+    assert (len(rows.exchanges), rows.bodies, patience.withheld) == (1, [], {exchange.model: 1})
 
 
 @pytest.mark.parametrize(
