@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from time import monotonic
 from typing import Protocol
 
 
 class Waiter(Protocol):
-    """What may wait for something. `due` is an instant of the loop's clock, infinity while there is none."""
+    """What may wait for something. `due` is an instant of `time.monotonic`, infinity while there is none."""
 
     due: float
 
@@ -30,7 +31,7 @@ class Deadlines:
 
     def _look(self) -> None:
         self._timer = self._loop.call_later(self._tick, self._look)
-        now = self._loop.time()
+        now = monotonic()
         horizon = now + self._tick
         for waiter in [waiter for waiter in self._waiters if waiter.due <= horizon]:
             waiter.overdue(now)

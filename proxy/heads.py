@@ -226,10 +226,8 @@ class KnownHeads(Generic[_Head]):
         """Head and body of the one message that the data may be, if its head is the last one once more."""
         at = self._body
         size = len(data) - at
-        if self._least <= size <= self._most_bytes and data[:at] == b"%b%d%b" % (
-            self._before,
-            size,
-            self._after,
+        if self._least <= size <= self._most_bytes and data[:at] == b"".join(
+            (self._before, str(size).encode(), self._after)
         ):
             return self._last, data[at:]  # type: ignore[return-value]  # there once one is expected
         return None

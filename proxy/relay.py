@@ -55,7 +55,7 @@ _UNREACHED: Final = {
 
 
 @lru_cache(maxsize=1024)
-def _marks(snapshot: int, version: int | None, experiment: str | None, arm: str | None) -> bytes:
+def _origin_lines(snapshot: int, version: int | None, experiment: str | None, arm: str | None) -> bytes:
     """The header lines that say where an answer comes from."""
     lines = b"x-turnout-snapshot: %d\r\n" % snapshot
     if version is not None:
@@ -70,9 +70,9 @@ class Relay:
     """A primary exchange between its client and the engines. Receives from both, writes to both."""
 
     __slots__ = (
-        "_answered", "_ask", "_breaker", "_call", "_client", "_ending", "_endpoint", "_fallback", "_head",
-        "_id", "_noted", "_origin", "_outcome", "_recorded", "_recording", "_request", "_rest", "_snapshot",
-        "_stripper", "_tenant", "_unit", "_worker", "record",
+        "_answered", "_ask", "_began", "_breaker", "_call", "_client", "_ending", "_endpoint", "_fallback",
+        "_head", "_id", "_marks", "_noted", "_origin", "_outcome", "_recorded", "_recording", "_request",
+        "_rest", "_snapshot", "_stripper", "_tenant", "_unit", "_worker", "record",
     )  # fmt: skip
 
     #: There from the moment that the request is on its way to an engine, or refused.
@@ -91,6 +91,8 @@ class Relay:
         self._call: Outgoing | None = None
         self._fallback: Endpoint | None = None
         self._head: AnswerHead | None = None
+        self._began: int | None = None  # the answer, by `time.monotonic_ns`
+        self._marks = b""  # the header lines that say where the answer comes from, once they are made
         self._rest = b""  # of the body: what is to be delivered once the record is written
         self._ending: EndOfStream | None = None
         self._stripper: wire.UsageStripper | None = None
@@ -153,6 +155,7 @@ class Relay:
             record.served_arm, record.served_version = "control", self._endpoint.version
             record.arm_outcome, record.error_code = "shed", OPEN
             self._worker.breakers.probe(shed_by, endpoint, self._ask, self._request)
+        self._marks = self._marked()  # the engine has its request: nobody waits for this
 
     def _note(self, route: Route) -> None:
         """The record of a request that is on its way. By position: names cost as much as all else here."""
@@ -230,7 +233,8 @@ class Relay:
             if raw is None:
                 route = table.route(None)
             else:
-                unit, route = table.assign(raw[: self._worker.limits.unit_characters])
+                most = self._worker.limits.unit_characters
+                unit, route = table.assign(raw if len(raw) <= most else raw[:most])
         if route.exclude is not None:
             rules, excluded = route.exclude
             if self._kept_out(rules, ask):
@@ -270,7 +274,7 @@ class Relay:
         """Note what the head says. False: it is not for the client, control is asked instead."""
         record = self.record
         record.status = status = head.status
-        record.first_byte_us = (monotonic_ns() - self._request.started) // 1000
+        self._began = monotonic_ns()
         record.content_type = head.content_type
         if status >= 400:
             self._outcome = outcome = outcome_of(status)
@@ -287,8 +291,9 @@ class Relay:
         if self._accepts(head):
             self._rest = body
             worker = self._worker
-            keep_whole(self.record, body, worker.limits.recorded_bytes)
-            worker.conclude(self._settled(self._outcome, None), self)
+            record = self._settled(self._outcome, None)
+            keep_whole(record, body, worker.limits.recorded_bytes)
+            worker.conclude(record, self)
 
     def body(self, data: bytes) -> None:
         came = monotonic_ns()
@@ -360,8 +365,8 @@ class Relay:
         self._tell_breaker(outcome)
         record.arm_outcome, record.attempts = outcome, 2
         record.served_arm, record.served_version = "control", fallback.version
-        self._outcome = "complete"
-        record.status, record.first_byte_us, record.content_type = 0, None, ""
+        self._outcome, self._began, self._marks = "complete", None, b""
+        record.status, record.content_type = 0, ""
         self._send(fallback)
         return True
 
@@ -414,7 +419,10 @@ class Relay:
         record.outcome = outcome
         if code is not None:
             record.error_code = code
-        record.duration_us = (monotonic_ns() - self._request.started) // 1000
+        started = self._request.started
+        if self._began is not None:
+            record.first_byte_us = (self._began - started) // 1000
+        record.duration_us = (monotonic_ns() - started) // 1000
         return record
 
     def _append(self, outcome: Outcome, code: str | None) -> None:
@@ -426,9 +434,13 @@ class Relay:
 
     def _headers(self, lines: bytes = b"") -> bytes:
         """An answer's own header lines, and behind them Turnout's."""
+        return lines + (self._marks or self._marked())
+
+    def _marked(self) -> bytes:
+        """The header lines that say what the exchange is called and where its answer comes from."""
         record = self.record
-        marks = _marks(record.snapshot, record.served_version, record.experiment, record.served_arm)
-        return b"%bx-turnout-request-id: %b\r\n%b" % (lines, record.request_id.encode(), marks)
+        origin = _origin_lines(record.snapshot, record.served_version, record.experiment, record.served_arm)
+        return b"x-turnout-request-id: %b\r\n%b" % (record.request_id.encode(), origin)
 
     def _refuse(self, refusal: Refusal) -> None:
         if self._call is not None:

@@ -12,6 +12,7 @@ import logging
 import os
 import ssl
 from dataclasses import replace
+from time import monotonic
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -55,7 +56,7 @@ class Replica:
         self.limits = limits
         self.heads = heads or KnownHeads()
         self.outstanding = 0
-        #: by the loop's clock: until then others are asked, if there are others
+        #: by `time.monotonic`: until then others are asked, if there are others
         self.resting_until = 0.0
         self._failures = 0  # to connect, since it last could be
         self._tell_again = 0.0
@@ -124,11 +125,11 @@ class Replica:
 
     def rest(self, seconds: float) -> None:
         """Leave it alone for a while, as long as there are others."""
-        self.resting_until = asyncio.get_running_loop().time() + seconds
+        self.resting_until = monotonic() + seconds
 
     def complain(self, what: str, *details: object) -> None:
         """Tell the log what is wrong with it, but not for each request."""
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         if now >= self._tell_again:
             self._tell_again = now + _SILENT_SECONDS
             log.warning("the engine at %s " + what, self.url, *details)

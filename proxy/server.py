@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from time import monotonic_ns, time_ns
+from time import monotonic, monotonic_ns, time_ns
 from typing import Any, Final
 
 import httptools
@@ -29,6 +29,8 @@ _AHEAD: Final = 256 << 10
 _LINGER_SECONDS: Final = 2.0
 #: Above this an answer's head and body are not joined for one write.
 _JOINED: Final = 64 << 10
+#: How the chunks of a stream begin: events are small, so theirs are made once.
+_CHUNKS: Final = tuple(b"%x\r\n" % size for size in range(1024))
 #: Answers without a body, whose readers look for none.
 _BODILESS: Final = (204, 304)
 
@@ -335,7 +337,7 @@ class ClientConnection(asyncio.Protocol):
     def _between(self) -> None:
         """Between two answers: on to the next request, or as much patience as the client's state deserves."""
         if not (self._paused or self._waiting or self._in_message):
-            self.due = self._loop.time() + self._limits.keep_alive_seconds
+            self.due = monotonic() + self._limits.keep_alive_seconds
             self._otherwise = None
         elif self._paused:
             self._await_reader(self._transport.get_write_buffer_size())
@@ -368,7 +370,7 @@ class ClientConnection(asyncio.Protocol):
         self._wait(self._limits.stalled_reader_seconds, look)
 
     def _wait(self, seconds: float, otherwise: Callable[[], None] | None = None) -> None:
-        self.due = self._loop.time() + seconds
+        self.due = monotonic() + seconds
         self._otherwise = otherwise
 
     def overdue(self, now: float) -> None:
@@ -424,7 +426,7 @@ class ClientConnection(asyncio.Protocol):
         connection = b"" if self._unsaid else b"connection: keep-alive\r\n"
         if not self._keep_alive:
             connection = b"connection: close\r\n"
-        self._pending = b"%b%b%b%b\r\n" % (status_line(status), headers, framing, connection)
+        self._pending = b"".join((status_line(status), headers, framing, connection, b"\r\n"))
 
     def answer(self, status: int, headers: bytes, body: bytes) -> None:
         """A whole answer, in one write unless it is long."""
@@ -443,10 +445,13 @@ class ClientConnection(asyncio.Protocol):
         """A piece of the body; the head goes out with the first."""
         if self._closing or not data:
             return
+        pending, self._pending = self._pending, b""
         if self._chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        if self._pending:
-            data, self._pending = self._pending + data, b""
+            size = len(data)
+            begin = _CHUNKS[size] if size < len(_CHUNKS) else b"%x\r\n" % size
+            data = b"".join((pending, begin, data, b"\r\n"))
+        elif pending:
+            data = pending + data
         self._transport.write(data)
 
     def end(self, data: bytes = b"") -> None:
@@ -474,7 +479,7 @@ class ClientConnection(asyncio.Protocol):
         elif self._paused or self._waiting or self._in_message:
             self._between()
         else:
-            self.due = self._loop.time() + self._limits.keep_alive_seconds
+            self.due = monotonic() + self._limits.keep_alive_seconds
             self._otherwise = None
 
     def _leave(self) -> None:

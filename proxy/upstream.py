@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final, Protocol
 
 from experiments.ledger.exchange import Outcome
@@ -81,7 +82,7 @@ class Call:
         self._head = head
         self._body = body
         self.receiver = receiver
-        now = upstreams.loop.time()
+        now = monotonic()
         self._ends = now + upstreams.limits.total_seconds
         self.due = now + upstreams.first_byte_seconds
         self.got_head = False
@@ -92,7 +93,7 @@ class Call:
         self._connecting: asyncio.Task[None] | None = None
         self._waited = 0.0  # for replicas that took no connection
         self._waiting_since = 0.0  # for the client to read on
-        self._came = 0.0  # the last of the body, by the loop's clock
+        self._came = 0.0  # the last of the body, by `time.monotonic`
 
     @property
     def sent(self) -> bool:
@@ -115,14 +116,14 @@ class Call:
         return tuple(replica for replica in replicas if replica not in self._tried)
 
     async def _connect(self, replica: Replica) -> None:
-        began = self._upstreams.loop.time()
+        began = monotonic()
         try:
             connection = await replica.connect()
         except Exception as error:
             if not isinstance(error, OSError | ValueError):
                 log.exception("a defect in connecting to %s", replica.url)
             self._connecting = None
-            self._waited += self._upstreams.loop.time() - began
+            self._waited += monotonic() - began
             self._unreached(replica, error)
         else:
             self._connecting = None
@@ -144,7 +145,9 @@ class Call:
         self._connection = connection
         body = self._body
         opening = replica.openings.get(self._path) or replica.opening(self._path)
-        connection.run(self, b"%b%bcontent-length: %d\r\n\r\n%b" % (opening, self._head, len(body), body))
+        size = str(len(body)).encode()
+        parts = opening, self._head, b"content-length: ", size, b"\r\n\r\n", body
+        connection.run(self, b"".join(parts))
 
     def cancel(self) -> None:
         """Nobody wants the answer: the engine learns it at once by the closed connection. Safe to repeat."""
@@ -153,7 +156,7 @@ class Call:
 
     def pause(self) -> None:
         """Read no more from the engine until `resume`."""
-        self._waiting_since = self._upstreams.loop.time()
+        self._waiting_since = monotonic()
         self.due = min(self._waiting_since + self._upstreams.limits.stalled_reader_seconds, self._ends)
         if self._connection is not None and not self.done:
             self._connection.pause()
@@ -168,7 +171,7 @@ class Call:
         if not self._waiting_since:
             upstreams = self._upstreams
             patience = upstreams.limits.idle_seconds if self.got_head else upstreams.limits.first_byte_seconds
-            due = upstreams.loop.time() + patience
+            due = monotonic() + patience
             self.due = due if due < self._ends else self._ends
 
     # from the connection
@@ -193,7 +196,7 @@ class Call:
         self.receiver.head(head)
 
     def body(self, data: bytes) -> None:
-        self._came = self._upstreams.loop.time()  # often; `overdue` works out what follows for `due`
+        self._came = monotonic()  # often; `overdue` works out what follows for `due`
         if data and not self.done:
             self.receiver.body(data)
 
@@ -311,7 +314,7 @@ class Upstreams:
     def least_loaded(self, replicas: tuple[Replica, ...]) -> Replica:
         """The replica with the fewest outstanding requests; ties take turns. One that rests, because it took
         no connection or had too much to do, is asked when all of them rest."""
-        now = self.loop.time()
+        now = monotonic()
         replicas = tuple(replica for replica in replicas if replica.resting_until <= now) or replicas
         self._turn += 1
         shift = self._turn % len(replicas)

@@ -9,7 +9,7 @@ No I/O here.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from json import JSONDecoder
 from typing import Any, Final
@@ -59,7 +59,8 @@ Span = tuple[int, int]
 class Ask:
     """What the proxy needs to know of a body; `document` is the parse, `body` the client's bytes.
 
-    `spans` are where the values of the fields lie that may change, once a walk has found them.
+    `hides_usage`: the token counts of a stream are asked for on Turnout's own account, and kept from the
+    client. `spans` are where the values of the fields lie that may change, once a walk has found them.
     """
 
     path: str
@@ -67,6 +68,7 @@ class Ask:
     document: dict[str, Any]
     model: str
     stream: bool
+    hides_usage: bool
     spans: Mapping[str, Span] | None = None
 
     @property
@@ -78,17 +80,6 @@ class Ask:
     def continues(self) -> bool:
         """Whether it goes on from what was stored where it was answered before: nobody else has that."""
         return bool(self.document.get("previous_response_id") or self.document.get("conversation"))
-
-    @property
-    def wants_usage(self) -> bool:
-        """Whether the client itself asked for the event with the token counts."""
-        options = self.document.get("stream_options")
-        return isinstance(options, dict) and options.get("include_usage") is True
-
-    @property
-    def hides_usage(self) -> bool:
-        """Whether the token counts are asked for on Turnout's own account, and kept from the client."""
-        return self.stream and APIS[self.path].counts_on_request and not self.wants_usage
 
 
 def _wrong(code: str, message: str, param: str | None = None) -> Refusal:
@@ -106,20 +97,23 @@ def parse(path: str, body: bytes, limits: Limits) -> Ask:
         raise _wrong("malformed_json", message) from None
     if not isinstance(document, dict):
         raise _wrong("malformed_json", f"The body is {_kind(document)}: expected a JSON object.")
-    model, streams = _check_fields(APIS[path], document, limits)
+    api = APIS[path]
+    model, streams = _check_fields(api, document, limits)
+    hides_usage = streams and api.counts_on_request
+    options = document.get("stream_options")
+    if options and options.get("include_usage") is True:
+        hides_usage = False  # the client itself asked for the event
     # What is ambiguous is refused before anything is sent, also where this endpoint needs no replacement.
     if _plain(body, "model") and ("stream_options" not in document or _plain(body, "stream_options")):
-        return Ask(path, body, document, model, streams)
-    return Ask(path, body, document, model, streams, _walk(body, document))
+        return Ask(path, body, document, model, streams, hides_usage)
+    return Ask(path, body, document, model, streams, hides_usage, _walk(body, document))
 
 
 def _check_fields(api: Api, document: dict[str, Any], limits: Limits) -> tuple[str, bool]:
     """The model, and whether the answer may be events. Raises Refusal."""
     if len(document) > limits.json_fields:
         raise _wrong("too_many_items", f"The body has {len(document)} fields: at most {limits.json_fields}.")
-    unusual = set(document) - _USUAL
-    if unusual:
-        _check_unusual(unusual, document, limits)
+    _check_unusual(document, limits)
     model = document.get("model")
     if not isinstance(model, str) or not model:
         found = "is missing" if model is None else f"is {_kind(model)}"
@@ -131,16 +125,17 @@ def _check_fields(api: Api, document: dict[str, Any], limits: Limits) -> tuple[s
     return model, stream is True and api.streams
 
 
-def _check_unusual(unusual: set[str], document: dict[str, Any], limits: Limits) -> None:
+def _check_unusual(document: dict[str, Any], limits: Limits) -> None:
     strange: list[str] = []
-    for field in unusual:
+    for field, value in document.items():
+        if field in _USUAL:
+            continue
         cap = _CAPS.get(field)
         if cap is not None:
-            value = document[field]
-            if type(value) is not int or not cap[0] <= value <= getattr(limits, cap[1]):
+            if type(value) is not int or not cap[0] <= value <= cap[1](limits):
                 _check_cost(field, value, limits)
         elif field in _LISTS:
-            _check_cost(field, document[field], limits)
+            _check_cost(field, value, limits)
         else:
             strange.append(field)
     if strange:
@@ -207,17 +202,17 @@ def _check_content(api: Api, document: dict[str, Any], limits: Limits) -> None:
 
 #: Fields by which a small request can cost an engine much: the least value, and the limit that caps it.
 #: A count of -1, by which vLLM means its whole vocabulary, is below the least.
-_CAPS: Final[Mapping[str, tuple[int, str]]] = {
-    "n": (1, "choices"),
-    "best_of": (1, "choices"),
-    "max_tokens": (0, "output_tokens"),
-    "max_completion_tokens": (0, "output_tokens"),
-    "max_output_tokens": (0, "output_tokens"),
-    "logprobs": (0, "logprobs"),
-    "top_logprobs": (0, "logprobs"),
-    "prompt_logprobs": (0, "logprobs"),
+_CAPS: Final[Mapping[str, tuple[int, Callable[[Limits], int]]]] = {
+    "n": (1, lambda limits: limits.choices),
+    "best_of": (1, lambda limits: limits.choices),
+    "max_tokens": (0, lambda limits: limits.output_tokens),
+    "max_completion_tokens": (0, lambda limits: limits.output_tokens),
+    "max_output_tokens": (0, lambda limits: limits.output_tokens),
+    "logprobs": (0, lambda limits: limits.logprobs),
+    "top_logprobs": (0, lambda limits: limits.logprobs),
+    "prompt_logprobs": (0, lambda limits: limits.logprobs),
 }
-_LISTS: Final[Mapping[str, str]] = {"stop": "stops", "stop_token_ids": "stops", "stop_sequences": "stops"}
+_LISTS: Final = frozenset(("stop", "stop_token_ids", "stop_sequences"))
 _COSTLY: Final = frozenset((*_CAPS, *_LISTS))
 #: Of these there must not be another that differs in case only.
 _TOLD_APART: Final = _COSTLY | {"model", "stream", "stream_options"}
@@ -238,17 +233,17 @@ _USUAL: Final = frozenset((
 
 def _check_cost(field: str, value: Any, limits: Limits) -> None:
     if field in _LISTS:
-        most = getattr(limits, _LISTS[field])
-        if isinstance(value, list) and len(value) > most:
+        if isinstance(value, list) and len(value) > limits.stops:
+            most = limits.stops
             raise _wrong("too_many_items", f"'{field}' has {len(value)} items: at most {most}.", field)
         return
     if value is None or (field == "logprobs" and isinstance(value, bool)):
         return  # `logprobs` is a switch for chats and a number for completions
-    least, limit = _CAPS[field]
+    least, cap = _CAPS[field]
+    most = cap(limits)
     if isinstance(value, bool) or not isinstance(value, int):
         raise _wrong("invalid_type", f"'{field}' is {_kind(value)}: expected a whole number.", field)
-    if not least <= value <= getattr(limits, limit):
-        most = getattr(limits, limit)
+    if not least <= value <= most:
         raise _wrong("out_of_range", f"'{field}' is {value}: expected {least} to {most}.", field)
 
 
@@ -274,7 +269,9 @@ def engine_body(ask: Ask, served_name: str) -> bytes:
             start = ask.body.index(b"{") + 1
             edits.append(((start, start), b'"stream_options":{"include_usage":true},'))
     body = ask.body
-    for (low, high), value in sorted(edits, reverse=True):  # from the end, so that the spans stay true
+    if len(edits) > 1:
+        edits.sort(reverse=True)  # from the end, so that the spans stay true
+    for (low, high), value in edits:
         body = body[:low] + value + body[high:]
     return body
 
@@ -314,7 +311,8 @@ def _plain(body: bytes, name: str) -> bool:
     if _BACKSLASH in body and b"\\u00" in body:
         once = _SPELT[name].search(body)
         return once is not None and _SPELT[name].search(body, once.end()) is None
-    return body.count(_QUOTED[name]) == 1
+    at = body.find(_QUOTED[name])
+    return at >= 0 and body.find(_QUOTED[name], at + 1) < 0
 
 
 def _span(ask: Ask, name: str) -> Span:
