@@ -80,12 +80,9 @@ class ClientConnection(asyncio.Protocol):
         self._in_message = False
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
-        self._header_count = 0
-        self._head_bytes = 0
-        self._head_done = False
-        self._admitted = False
+        self._header_count = self._head_bytes = self._body_bytes = 0
+        self._head_done = self._admitted = False
         self._body: list[bytes] = []
-        self._body_bytes = 0
 
     # asyncio.Protocol
 
@@ -434,8 +431,8 @@ class ClientConnection(asyncio.Protocol):
             return
         size = len(body)
         if size < _JOINED and status not in _BODILESS and self._unsaid and not self._application.draining:
-            answer = b"%b%bcontent-length: %d\r\n\r\n%b" % (status_line(status), headers, size, body)
-            self._transport.write(answer)
+            answer = status_line(status), headers, b"content-length: ", str(size).encode(), b"\r\n\r\n", body
+            self._transport.write(b"".join(answer))
             self._done()
             return
         self.start(status, headers, size)
@@ -476,11 +473,8 @@ class ClientConnection(asyncio.Protocol):
         if not self._keep_alive or self._application.leaving:
             self._closing = True
             self._leave()
-        elif self._paused or self._waiting or self._in_message:
-            self._between()
         else:
-            self.due = monotonic() + self._limits.keep_alive_seconds
-            self._otherwise = None
+            self._between()
 
     def _leave(self) -> None:
         """Close; where the client may still be sending, let it read the answer before the reset comes."""

@@ -67,14 +67,14 @@ class SpoolWriter:
 
     def append_all(self, records: Sequence[Record]) -> None:
         """Write records that are ready at the same time, if possible at once."""
+        if len(records) == 1:
+            self.append(records[0])
+            return
         encoded = [encode(record) for record in records]
-        if len(encoded) > 1:
-            parts = [part for each in encoded for part in each]
-            if sum(map(len, parts)) <= _TOGETHER_BYTES and self._append(
-                [b"".join(parts)], len(encoded), lost=0
-            ):
-                return
-        for each in encoded:  # one record, much at once, or a full disk that may have room for some
+        parts = [part for each in encoded for part in each]
+        if sum(map(len, parts)) <= _TOGETHER_BYTES and self._append([b"".join(parts)], len(encoded), lost=0):
+            return
+        for each in encoded:  # much at once, or a full disk that may have room for some
             self._append(each, 1)
 
     def _append(self, parts: list[bytes], records: int, *, lost: int = 1) -> bool:
