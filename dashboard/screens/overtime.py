@@ -6,7 +6,7 @@ import altair as alt
 import streamlit as st
 
 from .. import charts, chips, figures
-from ..answers import EffectAt, Event, Experiment, Metric, Timeline
+from ..answers import EffectAt, Event, Experiment, Metric, Timeline, TrafficBucket
 from ..client import path
 from ..inert import label
 from ..live import Loaded, load, refreshed, usable
@@ -118,12 +118,14 @@ def _traffic(timeline: Timeline, bucket_s: int) -> None:
     palette = charts.PALETTES[chips.page_theme()]
     requests = charts.over_time(timeline.traffic, timeline.events, palette, "requests", bucket_s)
     if requests is None:
-        st.info("No traffic has been recorded for this experiment yet.", icon=":material/hourglass_empty:")
+        none = "No traffic has been recorded for this experiment yet."
+        if timeline.traffic:
+            none = "No copy has been sent yet: the tab Accounting says why."
+        st.info(none, icon=":material/hourglass_empty:")
         return
     st.altair_chart(requests, key="traffic")
-    total = sum(bucket.requests for bucket in timeline.traffic)
     st.caption(
-        f"{figures.count(total)} requests, one bucket is {figures.span(bucket_s)} wide. "
+        f"{total(timeline.traffic)}, one bucket is {figures.span(bucket_s)} wide. "
         "Numbered lines: what was done, listed below."
     )
     left, right = st.columns(2, gap="medium")
@@ -139,6 +141,16 @@ def _traffic(timeline: Timeline, bucket_s: int) -> None:
             "Time to first token",
             "ttft",
         )
+
+
+def total(traffic: Sequence[TrafficBucket]) -> str:
+    """What the stacked bars hold: requests, of a shadow the copies that were sent, or some of both."""
+    shadowed = {bucket.phase for bucket in traffic if bucket.mirrored}
+    counted = {"requests": 0, "copies": 0}
+    for bucket in traffic:
+        if not bucket.mirrored:
+            counted["copies" if bucket.phase in shadowed else "requests"] += bucket.requests
+    return " and ".join(f"{figures.count(n)} {what}" for what, n in counted.items() if n) or "0 requests"
 
 
 def _small(chart: alt.LayerChart | None, title: str, key: str) -> None:

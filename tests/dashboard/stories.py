@@ -92,6 +92,7 @@ def timeline() -> Json:
                     "at": at,
                     "arm": arm,
                     "phase": 1 + (step >= 25) + (step >= 50),
+                    "mirrored": False,
                     "requests": requests,
                     "failures": min(requests, int(random_.random() < 0.4)),
                     "p50_ttft_ms": ttft + random_.gauss(0, 9),
