@@ -486,3 +486,18 @@ def test_a_golden_run_that_is_over_is_read_once_and_one_that_cannot_be_read_is_s
     control.unreadable = "/golden/runs/run%204"
     said = texts(redraw(app))
     assert "The run of v4 cannot be shown now" in said
+
+
+@pytest.mark.parametrize("control", ["rich"], indirect=True)
+def test_a_comparison_is_found_also_when_others_came_after_it(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    one = control.story["comparisons"][0]
+    control.story["comparisons"] = [
+        {**one, "set_name": f"nr{n}", "at": f"2026-11-{n + 1:02}T00:00:00Z"} for n in range(7)
+    ]
+    app = open_page("golden")
+    assert "set nr6" in texts(app)
+    assert "set nr0" not in texts(app)
+    app.session_state["comparisons-page"] = 2
+    assert "set nr0" in texts(app.run())
