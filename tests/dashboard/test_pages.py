@@ -501,3 +501,16 @@ def test_a_comparison_is_found_also_when_others_came_after_it(
     assert "set nr0" not in texts(app)
     app.session_state["comparisons-page"] = 2
     assert "set nr0" in texts(app.run())
+
+
+@pytest.mark.parametrize("control", ["rich"], indirect=True)
+def test_what_was_done_is_drawn_to_its_end_also_after_hundreds_of_decisions(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    one = control.story["timeline"]["events"][0]
+    control.story["timeline"]["events"] = [{**one, "text": f"deed {n} was done"} for n in range(500)]
+    app = open_page("experiment", view="Over time")
+    assert "deed 499 was done" in texts(app)
+    assert texts(app).count("was done") < 100
+    app.session_state["events-faster-chat"] = 20
+    assert "deed 0 was done" in texts(app.run())
