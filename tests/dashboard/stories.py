@@ -65,6 +65,7 @@ def health() -> Json:
         "pending": [],
         "not_routed": [],
         "config_error": None,
+        "troubles": [],
         "registry": {"ok": True, "error": None, "last_ok_s": 2.0},
         "ledger": {"path": "turnout-data/ledger.duckdb", "bytes": 48_300_032, "exchanges": 18_204},
         "traces": None,
