@@ -348,6 +348,8 @@ class TrafficBucket(Answer):
     at: Instant
     arm: str | None = None
     phase: int | None = None
+    #: Users' requests that are counted a second time, as the candidate's copies.
+    mirrored: bool = False
     requests: int = 0
     failures: int | None = None
     p50_ttft_ms: float | None = None

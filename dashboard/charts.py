@@ -305,7 +305,12 @@ def over_time(
     bucket_s: int,
     height: int = 200,
 ) -> alt.LayerChart | None:
-    """Requests (stacked), failed share or median TTFT per arm and bucket. None: nothing to draw."""
+    """Requests (stacked), failed share or median TTFT per arm and bucket. None: nothing to draw.
+
+    A request that was mirrored is in the stack as its copy, once.
+    """
+    if what == "requests":
+        traffic = [bucket for bucket in traffic if not bucket.mirrored]
     rows = [row for row in (_bucket(bucket, what) for bucket in traffic) if row["value"] is not None]
     if not rows:
         return None

@@ -26,7 +26,7 @@ from .verdict import Verdict, conclude
 T = TypeVar("T")
 
 CODE: Final = "code.json"
-_PACKAGES: Final = ("turnout", "numpy", "scipy", "duckdb")
+_PACKAGES: Final = ("turnout-llm", "numpy", "scipy", "duckdb")
 
 
 class DossierError(Exception):

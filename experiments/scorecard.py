@@ -188,6 +188,8 @@ def _state(
 
 #: So many values, all alike, are not too few.
 _ALIKE: Final = 20
+#: In any unit: no level and no difference of two is so small, but what floats leave of zero is.
+_NOTHING: Final = 1e-10
 #: In percent: no share of as many units as there are people is so small, but what floats leave of zero is.
 _NOISE: Final = 1e-8
 
@@ -212,9 +214,15 @@ def points(difference: float, digits: int = 2) -> str:
     return f"{in_points:+.{_enough(in_points, digits)}f}"
 
 
-def quantity(value: float, display_unit: str) -> str:
-    """A level for people, with its unit."""
+def quantity(value: float, display_unit: str, least: float = math.inf) -> str:
+    """A level for people, with its unit: 0.97, 249 ms, 0.00040 USD; never 0 of something.
+
+    `least` is a difference beside it that is to be seen in the digits as well: two of its own.
+    """
     digits = 0 if abs(value) >= 100.0 else 1 if abs(value) >= 10.0 else 2
+    for told in (abs(value), abs(least)):
+        if _NOTHING < told < 0.5 * 10.0**-digits:
+            digits = 1 - math.floor(math.log10(told))
     return f"{value:,.{digits}f}{' ' + display_unit if display_unit else ''}"
 
 
@@ -240,7 +248,8 @@ def describe(goal: Goal, found: Comparison) -> str:
         span = f"{_points(effect.lower)} to {_points(effect.upper)}"
         return f"{title}: {levels}, {_points(effect.estimate)} ({sure} {span})"
     unit = goal.metric.display_unit
-    levels = f"{quantity(candidate.value, unit)} against {quantity(control.value, unit)}"
+    apart = candidate.value - control.value if effect.scale == "difference" else math.inf
+    levels = f"{quantity(candidate.value, unit, apart)} against {quantity(control.value, unit, apart)}"
     if effect.scale == "ratio":
         span = f"{_change(effect.lower)} to {_change(effect.upper)}"
         return f"{title}: {levels}, {_change(effect.estimate)} ({sure} {span})"

@@ -226,8 +226,10 @@ def experiment(controller: Controller, found: Experiment) -> Json:
         }
         for phase in trials.phases(controller.store, found.name)
     ]
+    # All of a model's requests are gone through for it: that is left to the looks.
+    not_copied = ((document or {}).get("accounting") or {}).get("not_copied")
     return {
-        **_summary(controller, found, document, controller.accounting(found)),
+        **_summary(controller, found, document, controller.accounting(found) | {"not_copied": not_copied}),
         "spec_yaml": found.spec_yaml,
         "phases": phases,
         "pipeline": pipeline(controller.store, found, controller.junction.now_ns()),

@@ -53,7 +53,7 @@ def _totals(books: Accounting, mirrored: bool) -> None:
     if mirrored:  # a shadow decides over no request: it has copies
         tiles = [
             ("Copies", assigned, "sent, or shed with a reason"),
-            ("Not copied", books.not_copied, "not sampled, or kept out by a rule"),
+            ("Not copied", books.not_copied, "by the last look: not sampled, or kept out by a rule"),
             *tiles[3:],
         ]
     with st.grid(len(tiles), min_column_width=130, border=True, gap="small") as grid:

@@ -8,18 +8,22 @@ from typing import Any
 import streamlit as st
 
 from .. import charts, chips, figures
+from .. import results as shapes
 from ..answers import GoldenComparison, GoldenResult, GoldenRun, GoldenRunResults
 from ..client import path
 from ..inert import label, one_line
 from ..live import Loaded, load, refreshed, usable
 from ..worddiff import word_diff
-from . import judges, preferences
+from . import judges, paging, preferences
 from .panes import ADDED, MAX_SHOWN, REMOVED, pane
 
 # More items than this make a grid nobody reads; what fails is shown first.
 MAX_ITEMS = 60
 MAX_RUNS = 8
 MAX_NEWLY_FAILING = 20
+# One that waits for labels must be found also when others came after it.
+PER_PAGE = 5
+COMPARISONS_PAGE = "comparisons-page"
 
 
 def page() -> None:
@@ -58,7 +62,7 @@ def body() -> None:
 def _comparisons(comparisons: Sequence[GoldenComparison]) -> None:
     st.subheader("Comparisons", anchor=False)
     newest = sorted(comparisons, key=lambda one: one.at.timestamp() if one.at else 0.0, reverse=True)
-    for one in newest[:5]:
+    for one in paging.part(newest, COMPARISONS_PAGE, PER_PAGE):
         with st.container(border=True, gap="xsmall"):
             with st.container(horizontal=True, vertical_alignment="center", gap="small"):
                 chips.show(chips.chip_of(chips.GOLDEN, one.verdict))
@@ -79,6 +83,7 @@ def _comparisons(comparisons: Sequence[GoldenComparison]) -> None:
             _newly_failing(one)
             preferences.show(one)
             judges.show(one)
+    paging.turn(COMPARISONS_PAGE, len(newest), PER_PAGE)
 
 
 def _newly_failing(one: GoldenComparison) -> None:
@@ -156,6 +161,17 @@ def states(results: Iterable[GoldenResult]) -> dict[str, tuple[str, int]]:
     return {item: (_state(scores), len(scores)) for item, scores in by_item.items()}
 
 
+def decisive(one: GoldenRunResults) -> list[GoldenResult]:
+    """The results without those of checks that only inform (`gate: false`): no comparison counts them."""
+    informing = {
+        check.get("evaluator")
+        for check in shapes.mappings(one.run.summary.get("evaluators"))
+        if check.get("gate") is False
+    }
+    deciding = [result for result in one.results if result.evaluator not in informing]
+    return deciding or list(one.results)
+
+
 def _state(scores: Sequence[bool | None]) -> str:
     if any(score is False for score in scores):
         return "fails"
@@ -205,7 +221,7 @@ def grid_rows(runs: Sequence[GoldenRunResults], against: dict[int, int]) -> tupl
 
     `against`: version -> the version that it is compared with; a version without one, with that before it.
     """
-    by_version = {one.run.version or 0: states(one.results) for one in runs}
+    by_version = {one.run.version or 0: states(decisive(one)) for one in runs}
     versions = sorted(by_version)
     control = {two: one for one, two in pairwise(versions)} | against
     table: dict[str, dict[int, tuple[str, int]]] = defaultdict(dict)

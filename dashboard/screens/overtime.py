@@ -6,10 +6,11 @@ import altair as alt
 import streamlit as st
 
 from .. import charts, chips, figures
-from ..answers import EffectAt, Event, Experiment, Metric, Timeline
+from ..answers import EffectAt, Event, Experiment, Metric, Timeline, TrafficBucket
 from ..client import path
 from ..inert import label
 from ..live import Loaded, load, refreshed, usable
+from . import paging
 
 BUCKETS = {"auto": 0, "1 s": 1, "10 s": 10, "1 min": 60, "10 min": 600, "1 h": 3600}
 WIDTHS_S = (1, 2, 5, 10, 30, 60, 300, 600, 1800, 3600, 21_600)
@@ -17,6 +18,8 @@ WIDTHS_S = (1, 2, 5, 10, 30, 60, 300, 600, 1800, 3600, 21_600)
 MAX_BUCKETS = 120
 GLANCE_BUCKETS = 40
 GLANCE_HEIGHT = 160
+# All of it is drawn anew every few seconds: hundreds of rows would never be drawn to their end.
+PER_PAGE = 25
 
 
 def tab(name: str) -> None:
@@ -67,7 +70,7 @@ def live(name: str, bucket_s: int) -> None:
         return
     _effects(name, timeline)
     _traffic(timeline, bucket_s)
-    _events(timeline.events)
+    _events(name, timeline.events)
 
 
 def _effects(name: str, timeline: Timeline) -> None:
@@ -118,12 +121,14 @@ def _traffic(timeline: Timeline, bucket_s: int) -> None:
     palette = charts.PALETTES[chips.page_theme()]
     requests = charts.over_time(timeline.traffic, timeline.events, palette, "requests", bucket_s)
     if requests is None:
-        st.info("No traffic has been recorded for this experiment yet.", icon=":material/hourglass_empty:")
+        none = "No traffic has been recorded for this experiment yet."
+        if timeline.traffic:
+            none = "No copy has been sent yet: the tab Accounting says why."
+        st.info(none, icon=":material/hourglass_empty:")
         return
     st.altair_chart(requests, key="traffic")
-    total = sum(bucket.requests for bucket in timeline.traffic)
     st.caption(
-        f"{figures.count(total)} requests, one bucket is {figures.span(bucket_s)} wide. "
+        f"{total(timeline.traffic)}, one bucket is {figures.span(bucket_s)} wide. "
         "Numbered lines: what was done, listed below."
     )
     left, right = st.columns(2, gap="medium")
@@ -141,6 +146,16 @@ def _traffic(timeline: Timeline, bucket_s: int) -> None:
         )
 
 
+def total(traffic: Sequence[TrafficBucket]) -> str:
+    """What the stacked bars hold: requests, of a shadow the copies that were sent, or some of both."""
+    shadowed = {bucket.phase for bucket in traffic if bucket.mirrored}
+    counted = {"requests": 0, "copies": 0}
+    for bucket in traffic:
+        if not bucket.mirrored:
+            counted["copies" if bucket.phase in shadowed else "requests"] += bucket.requests
+    return " and ".join(f"{figures.count(n)} {what}" for what, n in counted.items() if n) or "0 requests"
+
+
 def _small(chart: alt.LayerChart | None, title: str, key: str) -> None:
     st.markdown(f"**{title}**")
     if chart is None:
@@ -149,12 +164,13 @@ def _small(chart: alt.LayerChart | None, title: str, key: str) -> None:
     st.altair_chart(chart, key=key)
 
 
-def _events(events: Sequence[Event]) -> None:
+def _events(name: str, events: Sequence[Event]) -> None:
     if not events:
         return
     st.subheader("What was done", anchor=False)
+    newest, shown = [*enumerate(events, start=1)][::-1], f"events-{name}"
     with st.container(border=True, gap="xxsmall"):
-        for number, event in enumerate(events, start=1):
+        for number, event in paging.part(newest, shown, PER_PAGE):
             place, when, action, text = st.columns((0.3, 1.9, 1.0, 7.0), gap="small")
             place.caption(str(number))
             when.caption(figures.moment(event.at))
@@ -166,3 +182,4 @@ def _events(events: Sequence[Event]) -> None:
                 st.text(event.text)
                 if said := ": ".join(part for part in (event.actor, event.reason) if part):
                     st.caption(label(f"by {said}", 300))
+    paging.turn(shown, len(events), PER_PAGE)

@@ -20,14 +20,15 @@ from .store import Row, Store, rows_in, rows_so_far
 _FAILURES: Final = sorted(FAILURES)
 
 #: The exchanges of an experiment with the arm they count for; the primaries of a shadow are its control, at
-#: the time of their copy (of a replay, they were recorded earlier).
+#: the time and in the phase of their copy (of a replay, they were recorded earlier).
 _ROWS: Final = """
     WITH counted AS (
-        SELECT assigned_arm AS arm, * FROM exchanges
+        SELECT assigned_arm AS arm, false AS mirrored, * FROM exchanges
         WHERE experiment = $experiment AND origin IN ('live', 'replay')
         UNION ALL
-        SELECT 'control', p.* REPLACE (s.started_at AS started_at) FROM exchanges p JOIN (
-            SELECT pair_id, min(started_at) AS started_at FROM exchanges
+        SELECT 'control', true, p.* REPLACE (s.started_at AS started_at, s.phase AS phase)
+        FROM exchanges p JOIN (
+            SELECT pair_id, min(started_at) AS started_at, min(phase) AS phase FROM exchanges
             WHERE experiment = $experiment AND role = 'shadow' GROUP BY pair_id) s
         ON s.pair_id = p.exchange_id AND p.role = 'primary')
 """
@@ -55,11 +56,14 @@ def take_in(store: Store, books: Mapping[str, Accounts]) -> dict[str, int]:
 
 
 def timeline(store: Store, experiment: str, *, bucket_s: int = 10) -> list[Row]:
-    """Per bucket, arm and phase: "at" (the bucket's begin), requests, failures and the medians in ms."""
+    """Per bucket, arm and phase: "at" (the bucket's begin), requests, failures and the medians in ms.
+
+    `mirrored`: these requests are counted a second time, as the candidate's copies.
+    """
     return store.read(
         _ROWS
         + """
-        SELECT make_timestamp(epoch_us(started_at) // $width * $width) AS "at", arm, phase,
+        SELECT make_timestamp(epoch_us(started_at) // $width * $width) AS "at", arm, phase, mirrored,
             count(*) AS requests,
             count(*) FILTER (WHERE list_contains($failures, coalesce(arm_outcome, outcome))) AS failures,
             median(ttft_ms) FILTER (WHERE outcome IN ('complete', 'length')) AS p50_ttft_ms,

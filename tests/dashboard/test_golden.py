@@ -48,6 +48,15 @@ def test_newly_failing_items_come_first() -> None:
     assert [row["version"] for row in rows if row["state"] == "fails newly"] == ["v2"]
 
 
+def test_a_check_that_only_informs_fails_no_item() -> None:
+    checks = [{"evaluator": "exact", "gate": True}, {"evaluator": "tone", "gate": False}]
+    both = (result("a", 1.0), GoldenResult(item_id="a", evaluator="tone", status="scored", value=0.0))
+    run = GoldenRunResults(run=GoldenRun(run_id="1", version=1, summary={"evaluators": checks}), results=both)
+    assert [row["state"] for row in grid_rows([run], {})[0]] == ["passes"]
+    alone = run.model_copy(update={"results": both[1:]})
+    assert [row["state"] for row in grid_rows([alone], {})[0]] == ["fails"]
+
+
 def test_newly_is_measured_against_the_version_that_it_was_compared_with() -> None:
     runs = [
         GoldenRunResults(run=GoldenRun(run_id=str(version), version=version), results=(result("a", value),))

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
+from experiments import views
 from experiments.dossier import DossierError, replay
 from experiments.errors import Conflict, NotFound
 from experiments.ledger import trials
@@ -183,6 +184,17 @@ def test_a_verdict_is_reached_again_from_its_folder_also_when_the_ledger_has_mov
     ]
 
 
+def test_the_view_of_a_shadow_says_how_many_requests_were_not_copied(plane: Plane) -> None:
+    plane.begin(SHADOW)
+    traffic(plane, 1)
+    look(plane)
+    seen = plane.controller.watch.seen("faster")
+    assert seen is not None
+    books = views.experiment(plane.controller, plane.controller.junction.experiment("faster"))["accounting"]
+    assert books["not_copied"] == seen.document["accounting"]["not_copied"]
+    assert books["not_copied"] is not None
+
+
 def test_looks_keep_their_order_and_reports_their_bytes_under_a_clock_that_was_set_back(
     plane: Plane, tmp_path: Path
 ) -> None:
@@ -293,6 +305,7 @@ def test_the_page_says_the_verdict_and_draws_it(written: Path) -> None:
     page = (written / "report.md").read_text()
     assert "# faster: Keep running" in page
     assert "latency.p95" in page
+    assert " None" not in page.split("## By which code")[1]
     assert "![effects](effects.svg)" in page
     assert (written / "effects.svg").read_text().startswith("<svg")
 

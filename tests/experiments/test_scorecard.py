@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from experiments.metrics import metric
-from experiments.scorecard import percent
+from experiments.scorecard import percent, quantity
 from experiments.verdict import Goal, MetricSums, conclude
 
 from .handmade import evidence, failing, said, spec, timed
@@ -114,6 +114,31 @@ class TestWords:
             "errors: 0.0045 % against 0.0020 %, +0.0025 points "
             "(95 % interval +0.00093 points to +0.0042 points)"
         )
+
+    @pytest.mark.parametrize(
+        ("value", "apart", "text"),
+        [
+            (0.0, math.inf, "0.00 USD"),
+            (0.1 + 0.2 - 0.3, math.inf, "0.00 USD"),
+            (0.000412, math.inf, "0.00041 USD"),
+            (0.97, math.inf, "0.97 USD"),
+            (0.97, 0.1 + 0.2 - 0.3, "0.97 USD"),
+            (0.9124, -0.0003, "0.91240 USD"),
+            (12.5, 0.004, "12.5000 USD"),
+            (1234.0, 7.0, "1,234 USD"),
+        ],
+    )
+    def test_a_level_has_the_digits_that_it_needs(self, value: float, apart: float, text: str) -> None:
+        assert quantity(value, "USD", apart) == text
+
+    def test_small_scores_are_told_apart_in_words(self) -> None:
+        rows = [
+            replace(timed(arm, 2500, mean, sd=0.0001), metric="score:price", observed=2500)
+            for arm, mean in (("control", 0.0004), ("candidate", 0.0006))
+        ]
+        goals = (Goal(metric=metric("score:price"), role="exploratory"),)
+        card = conclude(spec(goals=goals), evidence(sums=tuple(rows))).metrics[0]
+        assert "score 'price': 0.00060 against 0.00040, +0.0002 (" in card.text
 
     @pytest.mark.parametrize(
         ("alpha", "level"), [(0.025, "97.5 %"), (0.005, "99.5 %"), (0.05 / 3, "98.33 %")]

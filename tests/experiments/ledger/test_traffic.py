@@ -60,7 +60,8 @@ def test_the_control_of_a_shadow_is_what_was_mirrored(store: Store, collect: Col
         record(3, pair_id="x", outcome="shed", status=0, **shadow),
     )
     rows = traffic.timeline(store, "e")
-    assert [(row["arm"], row["requests"]) for row in rows] == [("candidate", 1), ("control", 1)]
+    found = [(row["arm"], row["phase"], row["requests"], row["mirrored"]) for row in rows]
+    assert found == [("candidate", 1, 1, False), ("control", 1, 1, True)]
 
 
 def test_one_exchange_with_its_body(store: Store, collect: Collect) -> None:
