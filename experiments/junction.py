@@ -65,7 +65,7 @@ class Junction:
             return name in self._experiments
 
     def promoted(self, model: str, version: int | None) -> list[Experiment]:
-        """The experiment whose promotion made a version production, the latest if there are several; or none."""
+        """The experiment whose promotion made a version production (the latest, if several did), or none."""
         found = (
             one
             for one in self.experiments()

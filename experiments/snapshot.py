@@ -286,8 +286,8 @@ class Snapshot:
         written = document.get("format") if isinstance(document, dict) else None
         if type(written) is not int or not OLDEST <= written <= FORMAT:
             raise SnapshotError(
-                f"format: expected {OLDEST} to {FORMAT}, got {str(written)[:20]}; was this written by another "
-                "version of Turnout? Controller and proxies must be of the same one"
+                f"format: expected {OLDEST} to {FORMAT}, got {str(written)[:20]}; was this written by "
+                "another version of Turnout? Controller and proxies must be of the same one"
             )
         try:
             endpoints = [endpoint_of(entry) for entry in document["endpoints"]]
