@@ -163,8 +163,10 @@ def _configuration() -> list[str]:
         *recording,
         "",
         "`full` keeps requests and answers. `redacted` keeps them with every match of a pattern replaced"
-        " by `[redacted]`; patterns have the syntax of Python's `re`, and a body that they are not through"
-        " with in five seconds is not kept (`turnout status` says so). `numbers` keeps no body. A model with"
+        " by `[redacted]`, and where an answer broke off, also what may be the beginning of one. Patterns"
+        " have the syntax of Python's `re`, their repeats at most 20,000 pieces when written out; a body"
+        " that they are not through with in five seconds is not kept (`turnout status` says so). `numbers`"
+        " keeps no body. A model with"
         " `redact` and without `recording` is `redacted`. Without the file, or for a model it does not name,"
         " everything is kept. The file is read again when it changes, or put there by `turnout apply`; a"
         " file that is torn, empty, wrong or gone leaves what is in force, at a restart too: `turnout"

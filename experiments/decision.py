@@ -43,7 +43,7 @@ class Decision:
     """One row of the audit. `changed` says in sentences what is different now; times are unix nanoseconds.
 
     `model` is empty where a decision concerns no single model. `detail["ended"]` names the experiments that
-    a move of the whole model ends, so that each of them can tell of it.
+    a move of the whole model ends, and the one whose promotion it takes back, so that each can tell of it.
     """
 
     decision_id: str = field(default_factory=new_id)

@@ -64,6 +64,15 @@ class Junction:
         with self.lock:
             return name in self._experiments
 
+    def promoted(self, model: str, version: int | None) -> list[Experiment]:
+        """The experiment whose promotion made a version production (the latest, if several did), or none."""
+        found = (
+            one
+            for one in self.experiments()
+            if (one.model, one.candidate_version, one.state) == (model, version, "promoted")
+        )
+        return sorted(found, key=lambda one: one.ended_ns or 0)[-1:]
+
     def open_on(self, model: str) -> list[Experiment]:
         """The model's experiments that have not ended, oldest first."""
         with self.lock:

@@ -211,7 +211,8 @@ class Promotion:
                 ended.append(follow(one, "promote", now))
             elif one.control_version != target:
                 ended.append(follow(one, "stop", now, note=f"version {target} became production"))
-        return ended
+        again = self._junction.promoted(model.name, target)
+        return ended + [replace(one, note=None) for one in again if one.note]
 
     def _carry_out(self, decision: Decision, began: float) -> Done:
         assert decision.to_version is not None
@@ -425,6 +426,9 @@ class Promotion:
                 return None
             ended = self._endings_after_rollback(model, target)
             changed = moved(model, target, ended)
+            note = f"version {model.production} was taken back: production went back to version {target}"
+            undone = self._junction.promoted(model.name, model.production)
+            ended += [replace(one, note=note) for one in undone]
             if dry_run:
                 return self._would("rollback", model.name, changed)
             decision = Decision(

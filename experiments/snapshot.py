@@ -32,7 +32,10 @@ from .entries import (
 )
 from .ledger.exchange import Outside, Recording
 
-FORMAT: Final = 1
+#: What is written. Raised with every field that an older proxy would have to act on, so that it names the
+#: cause; snapshots of `OLDEST` on are read, for the last good one on disk is of before the upgrade.
+FORMAT: Final = 2
+OLDEST: Final = 1
 
 
 class RouteError(LookupError):
@@ -280,8 +283,12 @@ class Snapshot:
             document = orjson.loads(raw)
         except ValueError as error:
             raise SnapshotError(f"not JSON ({error}): the file is torn or empty") from None
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise SnapshotError(f"format: expected {FORMAT}; was this written by another version of Turnout?")
+        written = document.get("format") if isinstance(document, dict) else None
+        if type(written) is not int or not OLDEST <= written <= FORMAT:
+            raise SnapshotError(
+                f"format: expected {OLDEST} to {FORMAT}, got {str(written)[:20]}; was this written by "
+                "another version of Turnout? Controller and proxies must be of the same one"
+            )
         try:
             endpoints = [endpoint_of(entry) for entry in document["endpoints"]]
             models = [model_of(entry) for entry in document["models"]]

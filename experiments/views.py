@@ -6,7 +6,9 @@ decides nothing.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -27,6 +29,9 @@ from .spec import analysis_of
 from .traces import trace_id_of
 
 Json = dict[str, Any]
+
+#: Bytes that two workers' open segments, a commit and a checkpoint of the ledger may need at once.
+_NEARLY_FULL: Final = 64 << 20
 
 
 def at(value: datetime | int | None) -> str | None:
@@ -353,6 +358,14 @@ def health(controller: Controller) -> Json:
 
 def _troubles(controller: Controller) -> Iterator[str]:
     """What is declared and does not come about, in words that name no secret."""
+    folder, left = controller.store.path.parent, _NEARLY_FULL
+    with suppress(OSError):
+        left = shutil.disk_usage(folder).free
+    if left < _NEARLY_FULL:
+        yield (
+            f"{folder} has {left >> 20} MiB left: once it is full, requests are still answered and none is "
+            "recorded until there is room again"
+        )
     for one in controller.notices.state():
         if one.error is not None:
             lost = f"; {one.given_up} events are given up" if one.given_up else ""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import math
 import resource
 from dataclasses import dataclass, fields, replace
 from typing import Final
@@ -16,6 +15,8 @@ log = logging.getLogger("turnout.proxy")
 
 #: The environment variable that sets limits: `body_bytes=67108864, first_byte_seconds=1800`.
 VARIABLE: Final = "TURNOUT_LIMITS"
+#: More is no limit of anything, and overflows what counts with it.
+_LARGEST: Final = 10**15
 #: Descriptors that are not connections: the spool, the log, the snapshot, clients that are being refused.
 _OTHER_FILES: Final = 128
 
@@ -100,9 +101,9 @@ def _quantity(name: str, value: str, kind: type) -> float:
         number = float(value) if kind is float else int(value)
     except ValueError:
         number = 0
-    if not number > 0 or not math.isfinite(number):
+    if not 0 < number <= _LARGEST:
         expected = "a number of seconds above 0" if kind is float else "a whole number above 0"
-        raise LimitError(f"{name}: expected {expected}, not {value!r}")
+        raise LimitError(f"{name}: expected {expected} and at most {_LARGEST:,}, not {value[:60]!r}")
     return number
 
 

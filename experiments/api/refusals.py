@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ from ..ledger.store import DatabaseError
 
 log = logging.getLogger("turnout.api")
 
+#: Full, over a quota, read-only, or a file over its limit.
+_DISK: Final = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG))
 _TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _CODES: Final = {401: "unauthorized", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 
@@ -59,6 +62,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ExperimentsError, _experiments)
     app.add_exception_handler(RegistryError, _registry)
     app.add_exception_handler(DatabaseError, _ledger)
+    app.add_exception_handler(OSError, _system)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _fault)
@@ -83,6 +87,16 @@ async def _ledger(request: Request, error: Exception) -> JSONResponse:
     log.error("the ledger refused %s %s: %s", request.method, request.url.path, error)
     message = f"the ledger cannot be used now: {str(error).splitlines()[0]}"
     return refusal(503, "ledger_unavailable", message)
+
+
+async def _system(request: Request, error: Exception) -> JSONResponse:
+    """A disk that takes nothing is the operator's to mend, and no fault of the code."""
+    assert isinstance(error, OSError)
+    if error.errno not in _DISK:
+        return await _fault(request, error)
+    log.error("%s %s needs room on disk: %s", request.method, request.url.path, error)
+    message = f"the controller cannot write what this takes into its data folder: {error.strerror}"
+    return refusal(503, "no_room", message)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 import regex  # type: ignore[import-untyped]
 
+from ..repeats import check_repeats
 from .exchange import Recording
 
 logger = logging.getLogger(__name__)
@@ -28,11 +30,19 @@ REDACTED: Final = "[redacted]"
 _STRICTNESS: Final[dict[Recording, int]] = {"full": 0, "redacted": 1, "numbers": 2}
 #: Seconds that an honest pattern never needs: it is through with 16 MiB in one.
 ONE_BODY_S: Final = 5.0
+#: Where a text breaks off, so much of its end is looked through for what may be the beginning of a match.
+_LONGEST_BEGINNING: Final = 4096
 #: Of what is in vain the collector bears a tenth of its time, and so many seconds at once.
 _IN_VAIN_SHARE: Final = 0.1
 _IN_VAIN_S: Final = 10.0
 #: What an exchange has while that is spent: enough for most, and too little to fall behind by.
 _SPENT_S: Final = 0.01
+#: A character as JSON spells it.
+_ESCAPE: Final = regex.compile(r'\\(?:u[0-9a-fA-F]{4}|["\\/bfnrt])')
+
+
+def _unescaped(found: regex.Match[str]) -> str:
+    return str(orjson.loads(f'"{found[0]}"'))
 
 
 class RedactionTooSlow(Exception):
@@ -59,7 +69,8 @@ def stricter(asked: Recording, now: Recording) -> Recording:
 
 
 def compiled(pattern: str) -> regex.Pattern[str]:
-    """A pattern to redact by. Raises ValueError if it is no regular expression."""
+    """A pattern to redact by. Raises ValueError if it is no regular expression, or too large."""
+    check_repeats(pattern)
     try:
         return regex.compile(pattern)
     except (regex.error, OverflowError, RecursionError, MemoryError) as error:  # too often, too deep
@@ -103,20 +114,38 @@ class Redaction:
         """Seconds since its beginning."""
         return time.monotonic() - self._began
 
-    def text(self, text: str) -> str:
-        """Every match of every pattern replaced by `[redacted]`."""
+    def text(self, text: str, *, cut: bool = False) -> str:
+        """Every match of every pattern replaced by `[redacted]`. Of a text that was `cut`, its end too where
+        that may be the beginning of a match."""
         for pattern in self._patterns:
-            left = self._seconds - self.took
-            try:
-                if left <= 0:
-                    raise TimeoutError
+            with self._in_time(pattern) as left:
                 text = pattern.sub(REDACTED, text, timeout=left)
-            except (TimeoutError, MemoryError):
-                raise RedactionTooSlow(
-                    f"{pattern.pattern!r} was not through within {self._seconds:g} s: "
-                    "avoid repeats within repeats, such as (a+)+"
-                ) from None
-        return text
+        if not cut:
+            return text
+        # Of the earliest: what another pattern has blotted out already must not hide what stands before it.
+        beginning = min(self._beginning(pattern, text) for pattern in self._patterns)
+        return text if beginning == len(text) else text[:beginning] + REDACTED
+
+    def _beginning(self, pattern: regex.Pattern[str], text: str) -> int:
+        """Where what may become a match when more comes begins; the text's length if nowhere."""
+        start = max(0, len(text) - _LONGEST_BEGINNING)
+        with self._in_time(pattern) as left:
+            matches = pattern.finditer(text, start, partial=True, timeout=left)
+            return next((match.start() for match in matches if match.partial), len(text))
+
+    @contextmanager
+    def _in_time(self, pattern: regex.Pattern[str]) -> Iterator[float]:
+        """The seconds that are left."""
+        left = self._seconds - self.took
+        try:
+            if left <= 0:
+                raise TimeoutError
+            yield left
+        except (TimeoutError, MemoryError):
+            raise RedactionTooSlow(
+                f"{pattern.pattern!r} was not through within {self._seconds:g} s: "
+                "avoid repeats within repeats, such as (a+)+"
+            ) from None
 
     def body(self, body: bytes) -> bytes | None:
         """A JSON body with its strings and numbers redacted; None if it is no JSON, for then nothing is
@@ -126,10 +155,15 @@ class Redaction:
         except (orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError):  # the last two: too deep
             return None
 
-    def arguments(self, arguments: str) -> str:
+    def arguments(self, arguments: str, *, cut: bool = False) -> str:
         """A tool call's arguments, which are JSON inside a string: redacted as JSON if they are."""
         inner = self.body(arguments.encode("utf-8", "replace"))
-        return self.text(arguments) if inner is None else inner.decode()
+        if inner is not None:
+            return inner.decode()
+        plain = _ESCAPE.sub(_unescaped, arguments)
+        if plain != arguments and self.text(plain, cut=cut) != plain:
+            return REDACTED  # where in the text it stands only whole JSON could tell
+        return self.text(arguments, cut=cut)
 
     def _value(self, value: Any) -> Any:
         if isinstance(value, str):

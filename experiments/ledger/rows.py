@@ -20,6 +20,10 @@ from .transcript import ToolCall, Transcript, decode
 
 _LZ4: Final = pa.Codec("lz4")
 _STAMP: Final = pa.timestamp("us")
+#: A prompt is shown, not analysed: more characters of it are cut off.
+PROMPT_CAP: Final = 4000
+#: How a stream ends that says all that it had to say.
+_WHOLE: Final = frozenset(("complete", "length"))
 _LATEST_NS: Final = 7_258_118_400 * 10**9  # the year 2200
 
 EXCHANGES: Final = pa.schema(
@@ -230,24 +234,27 @@ def _body_row(
     redaction = Redaction(policy.redact, patience.seconds())
     try:
         bodies = (redaction.body(record.request), redaction.body(record.response))
-        return _body(record, _redacted(said, redaction), bodies, redacted=True)
+        cut = record.clipped or said.outcome not in _WHOLE
+        return _body(record, _redacted(said, redaction, cut=cut), bodies, redacted=True)
     except RedactionTooSlow as error:
         patience.spend(redaction.took, record.model, error)
         return None
 
 
-def _redacted(said: Transcript, redaction: Redaction) -> Transcript:
-    prompt, text, reasoning = (
-        None if part is None else redaction.text(part) for part in (said.prompt, said.text, said.reasoning)
+def _redacted(said: Transcript, redaction: Redaction, *, cut: bool) -> Transcript:
+    """What was said, redacted; `cut`: the answer broke off."""
+    text, reasoning = (
+        None if part is None else redaction.text(part, cut=cut) for part in (said.text, said.reasoning)
     )
     calls = tuple(
         ToolCall(
-            id=redaction.text(call.id),
-            name=redaction.text(call.name),
-            arguments=redaction.arguments(call.arguments),
+            id=redaction.text(call.id, cut=cut),
+            name=redaction.text(call.name, cut=cut),
+            arguments=redaction.arguments(call.arguments, cut=cut),
         )
         for call in said.tool_calls
     )
+    prompt = None if said.prompt is None else redaction.text(said.prompt)
     return replace(said, prompt=prompt, text=text, reasoning=reasoning, tool_calls=calls)
 
 
@@ -256,19 +263,22 @@ def _body(
 ) -> Row:
     calls = [asdict(call) for call in said.tool_calls]
     request, response = (pack(body) for body in bodies)
+    prompt = said.prompt
+    if prompt is not None and len(prompt) > PROMPT_CAP:  # after it was redacted: half a match is none
+        prompt = prompt[:PROMPT_CAP] + "…"
     return (
         record.exchange_id,
         record.model,
         _stamp(record.started_ns),
         request,
         response,
-        said.prompt,
+        prompt,
         said.text,
         said.reasoning,
         orjson.dumps(calls).decode() if calls else None,
         record.clipped,
         redacted,
-        sum(len(part) for part in (request, response, said.text, said.prompt) if part),
+        sum(len(part) for part in (request, response, said.text, prompt) if part),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Final
 import orjson
 
 from ..evidence import Cut
+from . import accounts
 from .accounts import Accounts
 from .exchange import FAILURES
 from .rows import unpack
@@ -45,8 +46,7 @@ def take_in(store: Store, books: Mapping[str, Accounts]) -> dict[str, int]:
     with store.reading() as cursor:
         cursor.begin()
         cut = Cut(exchanges=rows_so_far(cursor))
-        for accounts in books.values():
-            accounts.take_in(cursor, cut)
+        accounts.take_in(cursor, books.values(), cut)
         lost = {
             row["name"]: int(row["lost"])
             for row in rows_in(cursor.execute(_LOST, {"experiments": list(books)}))

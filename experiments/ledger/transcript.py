@@ -25,8 +25,6 @@ from .exchange import Outcome
 from .sse import Event, events_in
 
 Turn = Literal["first", "later"]
-#: A prompt is shown, not analysed: more than this of it is cut off.
-PROMPT_CAP: Final = 4000
 _GZIP: Final = b"\x1f\x8b"
 #: Ends a stream of chat/completions, and is no payload anywhere.
 _DONE: Final = b"[DONE]"
@@ -252,6 +250,4 @@ def _asked(dialect: Dialect, request: bytes) -> tuple[str | None, Turn | None]:
             turn = "later" if dialect.later(payload) else "first"
     with suppress(*MISREAD):
         prompt = dialect.asked(payload)
-    if isinstance(prompt, str) and len(prompt) > PROMPT_CAP:
-        prompt = prompt[:PROMPT_CAP] + "…"
     return prompt, turn

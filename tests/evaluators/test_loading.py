@@ -76,6 +76,7 @@ def test_default_checks_of_the_set_apply_to_items_without_their_own(tmp_path: Pa
         (row("a", weight=0), "items.jsonl:1: weight: found 0, expected greater than 0"),
         (row("a", reference=None), "items.jsonl:1: checks: found none, expected at least one check"),
         (row("a", checks=[{"type": "regx"}]), "items.jsonl:1: checks[0]: found no scorer is called 'regx'; there are bleu, choice"),
+        (row("a", checks=[{"type": "regex", "pattern": "((a{999}){999}){999}"}]), "checks[0].pattern: found '((a{999}){999}){999}' is too large: its repeats"),
         (row("a", checks=[{"type": "regex", "pattern": "("}]), "checks[0].pattern: found '(' is no regular expression: missing )"),
         (row("a", checks=[{"type": "regex", "pattern": "a", "patern": "a"}]), "checks[0].patern: found an unknown field, expected one of pattern, flags, whole. Did you mean 'pattern'?"),
         (row("a", checks=[{"type": "regex", "pattern": "a", "flags": "q"}]), "checks[0].flags: found flags are of imsx, not 'q'"),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import orjson
 import pytest
@@ -406,6 +410,21 @@ def test_what_is_declared_and_does_not_come_about_is_told(plane: Plane, api: Tes
     assert "NOT_THERE" in told
     assert "secret-path" not in told
     assert "1 bodies of 'chat' are not kept" in withheld
+
+
+def test_a_disk_that_is_full_is_told_before_and_after(
+    plane: Plane, api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3 << 20))
+    (told,) = api.get("/api/health").json()["troubles"]
+    assert "has 3 MiB left" in told
+    api.post("/api/experiments", json={"spec_yaml": AB})
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("experiments.api.experiments.write_dossier", Mock(side_effect=full))
+    error = refused(api.get("/api/experiments/faster/report"), 503, "no_room")
+    assert "No space left on device" in error["message"]
+    monkeypatch.setattr("experiments.api.experiments.write_dossier", Mock(side_effect=OSError(5, "torn")))
+    refused(api.get("/api/experiments/faster/report"), 500, "internal_error")
 
 
 # -- golden ------------------------------------------------------------------------------------------------

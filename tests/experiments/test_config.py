@@ -45,6 +45,7 @@ def test_what_is_said_is_what_holds() -> None:
         (GOOD.replace("numbers", "number"), "models.code.recording", 3),
         (GOOD.replace("[0-9]{16}", "[0-9"), "models.chat.redact[0]", 2),
         (GOOD.replace("[0-9]{16}", "a{99999999999}"), "models.chat.redact[0]", 2),
+        (GOOD.replace("[0-9]{16}", "(((a{1000}){1000}){1000}){1000}"), "models.chat.redact[0]", 2),
         (GOOD.replace("[0-9]{16}", 3000 * "(" + 3000 * ")"), "models.chat.redact[0]", 2),
         (GOOD.replace("30d", "30"), "models.chat.keep", 2),
         (GOOD.replace("30d", "1000000d"), "models.chat.keep", 2),

@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from experiments.errors import Conflict, NotFound, Refused
-from experiments.ledger import decisions
+from experiments.ledger import decisions, trials
 from experiments.routing import CatalogModel
 from registry import RegistryUnreachable
 
@@ -253,6 +253,27 @@ def test_production_goes_back_to_the_former_version_and_no_further(plane: Plane)
     assert "already" in again.decision.changed[0]
     plane.settle()
     assert plane.production == 2
+
+
+def test_an_experiment_tells_that_what_it_promoted_was_taken_back(plane: Plane) -> None:
+    shipped(plane)
+    plane.promote()
+    name = plane.controller.junction.experiment("faster").name
+    assert plane.controller.junction.experiment("faster").note is None
+    done = plane.rollback()
+    plane.settle()
+    assert done.decision.changed == ("production of 'chat': version 2 -> 1",)
+    assert (plane.state(), plane.controller.junction.experiment("faster").note) == (
+        "promoted",
+        "version 2 was taken back: production went back to version 1",
+    )
+    told = decisions.listed(plane.controller.store, experiment=name)
+    assert [one.action for one in told][:2] == ["rollback", "promote"]
+    assert (
+        trials.load(plane.controller.store)[name].note == plane.controller.junction.experiment("faster").note
+    )
+    plane.promote(2, force=True)
+    assert (plane.state(), plane.controller.junction.experiment("faster").note) == ("promoted", None)
 
 
 def test_there_may_be_nothing_to_go_back_to(plane: Plane) -> None:

@@ -76,7 +76,10 @@ def damaged(change) -> bytes:
     ("change", "says"),
     [
         (lambda d: d.pop("models"), "'models' is missing"),
-        (lambda d: d.update(format=99), "format"),
+        (lambda d: d.update(format=99), "format: expected 1 to 2, got 99; .* Controller and proxies must be"),
+        (lambda d: d.update(format="2"), "format"),
+        (lambda d: d.update(format=True), "format"),
+        (lambda d: d.pop("format"), "format"),
         (lambda d: d.update(version="7"), "version: expected a whole number"),
         (lambda d: d["models"][0].update(production=5), "version 5 of 'chat' has no endpoint"),
         (lambda d: d["models"][0].update(surprise=1), "surprise"),
@@ -106,6 +109,15 @@ def damaged(change) -> bytes:
 def test_what_cannot_be_acted_on_is_refused_with_the_field(change, says: str) -> None:
     with pytest.raises(SnapshotError, match=says):
         Snapshot.from_json(damaged(change))
+
+
+def test_what_an_earlier_turnout_left_on_disk_is_read() -> None:
+    table = snapshot(URLS, candidate_ppm=500_000)
+    document = orjson.loads(table.to_json())
+    document["format"] = 1
+    for model in document["models"]:
+        model["split"] = next(iter(model.pop("splits")), None)
+    assert Snapshot.from_json(orjson.dumps(document)) == table
 
 
 def test_every_torn_file_is_refused() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Any, get_args
+from unittest.mock import Mock
 
 from experiments.accounting import Accounting, accounting_of
 from experiments.evidence import Cut
 from experiments.ledger import traffic
-from experiments.ledger.accounts import Accounts
+from experiments.ledger.accounts import Accounts, take_in
 from experiments.ledger.exchange import FAILURES, ExchangeRecord, LossRecord, Outcome, Outside
-from experiments.ledger.store import Store, instant
+from experiments.ledger.store import Store, instant, rows_so_far
 
 from .conftest import Collect
 from .samples import START_NS, record
@@ -89,6 +90,22 @@ def test_read_bit_by_bit_and_out_of_order_the_books_are_the_same(store: Store, c
     with store.reading() as cursor:
         accounts.take_in(cursor, Cut())  # an older cut takes nothing away
     assert accounting_of(accounts.found(), lost=0) == books(store)
+
+
+def test_the_rows_are_read_once_for_many_experiments(store: Store, collect: Collect) -> None:
+    names = [f"e{number}" for number in range(5)]
+    collect(*(record(number, **CONTROL | {"experiment": name}) for number, name in enumerate(names, 1)))
+    shelf = {name: Accounts(name) for name in names[:4]}
+    traffic.take_in(store, shelf)
+    collect(*(record(number, **CANDIDATE | {"experiment": name}) for number, name in enumerate(names, 11)))
+    shelf["e4"] = Accounts("e4")  # begins from nothing, beside those that have read
+    with store.reading() as cursor:
+        asked = Mock(wraps=cursor)
+        take_in(asked, shelf.values(), Cut(exchanges=rows_so_far(cursor)))
+    assert asked.execute.call_count == 2
+    for accounts in shelf.values():
+        assert accounting_of(accounts.found(), lost=0).eligible == 2
+        assert [one.place for one in accounts.found()] == ["candidate", "control"]
 
 
 def test_rows_of_before_there_were_numbers_are_counted_and_miss_nothing(

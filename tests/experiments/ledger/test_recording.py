@@ -63,6 +63,19 @@ def test_arguments_that_are_no_json_are_redacted_as_text() -> None:
     assert Redaction((MAIL,)).arguments('{"to": "ada@example.org') == '{"to": "[redacted]'
 
 
+def test_where_a_text_was_cut_no_beginning_of_a_match_is_left() -> None:
+    spaced = compiled(r"(?:\d{4} ?){4}")
+    assert Redaction((MAIL, spaced)).text("the card 1234 5678 123", cut=True) == "the card [redacted]"
+    assert Redaction((CARD,)).text("the card 12345678123", cut=True) == "the card [redacted]"
+    assert Redaction((CARD,)).text("the card 12345678123") == "the card 12345678123"
+    assert Redaction((CARD,)).text("no card.", cut=True) == "no card."
+
+
+def test_escapes_hide_nothing_in_json_that_broke_off() -> None:
+    assert Redaction((MAIL,)).arguments(r'{"to": "ada\u0040example.org", "te') == "[redacted]"
+    assert Redaction((MAIL,)).arguments(r'{"a": "x\ny", "te') == r'{"a": "x\ny", "te'
+
+
 TREES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

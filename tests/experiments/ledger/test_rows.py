@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from experiments.ledger import recording
 from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.recording import Patience, RecordingPolicy, compiled
-from experiments.ledger.rows import BODIES, EXCHANGES, MISFITS, Row, pack, rows_of, unpack
+from experiments.ledger.rows import BODIES, EXCHANGES, MISFITS, PROMPT_CAP, Row, pack, rows_of, unpack
 
-from .samples import START_NS, chat_answer, chat_request, record
+from .samples import START_NS, chat_answer, chat_request, delta, record, sse
 
 MAIL = compiled(r"[\w.]+@[\w.]+")
 
@@ -53,6 +53,28 @@ def test_redacted_bodies_hold_nothing_that_matches() -> None:
     body |= {name: unpack(body[name]) for name in ("request", "response")}
     assert body["response"]
     assert "ada" not in repr(body)
+
+
+def test_a_prompt_is_redacted_before_it_is_cut() -> None:
+    asked = "x " * (PROMPT_CAP // 2 - 4) + "1234567812345678 and more"
+    policy = RecordingPolicy(recording="redacted", redact=(compiled("[0-9]{16}"),))
+    for kind, end in ((RecordingPolicy(), "12345678…"), (policy, "[redacte…")):
+        body = body_of(record(1, request=chat_request(asked)), kind)
+        assert body is not None
+        assert (len(body["prompt"]), body["prompt"][-9:]) == (PROMPT_CAP + 1, end)
+
+
+@pytest.mark.parametrize(
+    "ending", [{"clipped": True}, {"outcome": "client_gone"}, {"outcome": "timeout"}, {}], ids=str
+)
+def test_of_an_answer_that_broke_off_no_beginning_of_a_match_is_kept(ending: dict[str, Any]) -> None:
+    call = {"index": 0, "id": "c", "function": {"name": "pay", "arguments": '{"card": "123456781234'}}
+    stream = sse(delta("your card is 123456"), delta("781234", tool_calls=[call]))
+    exchange = record(1, response=stream, content_type="text/event-stream", **ending)
+    body = body_of(exchange, RecordingPolicy(recording="redacted", redact=(compiled("[0-9]{16}"),)))
+    assert body is not None
+    assert body["text"] == "your card is [redacted]"
+    assert "1234" not in repr(body)
 
 
 def test_what_could_not_be_redacted_in_time_is_not_kept_and_its_numbers_are(
