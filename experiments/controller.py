@@ -24,6 +24,7 @@ from .config import Config, Declared
 from .control import Control
 from .enactment import Enactment
 from .errors import NotFound
+from .golden_log import GoldenLog
 from .journal import Journal
 from .junction import Junction
 from .ledger import decisions, traffic, trials
@@ -119,6 +120,7 @@ class Controller:
             self.promotion = Promotion(self.control, self.registry, probe=probe)
             self.rehearsal = Rehearsal(self.control, self.promotion, probe=probe)
             self.reconciliation = Reconciliation(self.control, self.registry, self.promotion)
+            self.golden_log = GoldenLog(self.store, self.registry)
             tally, self.standings = Tally(self.store), Standings(self.store)
             self.watch = Watch(
                 self.control,
@@ -256,6 +258,7 @@ class Controller:
             self.reconciliation.recover()
             self.reconciliation.reconcile()
             self.reconciliation.label()
+            self.golden_log.catch_up()
         except RegistryError as error:
             if self._registry_error is None:
                 log.warning("the registry does not answer, the last known versions stay: %s", error)

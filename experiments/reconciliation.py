@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from registry import NoSuchModel, RegisteredModel, Registry, RegistryError
+from registry import NoSuchModel, RegisteredModel, Registry, RegistryError, RegistryUnreachable
 
 from .control import Author, Control, ended_by, moved
 from .decision import REGISTRY, Decision
-from .labels import differences, wanted
-from .ledger import decisions, golden, trials
+from .labels import Labels, differences, tags_of, wanted
+from .ledger import decisions, evaluations, golden, trials
 from .ledger.store import Connection
 from .lifecycle import Experiment
 from .promotion import Promotion
@@ -35,6 +35,7 @@ class Reconciliation:
         self._settlement = control.settlement
         self._registry = registry
         self._promotion = promotion
+        self._unlabelled: dict[tuple[str, int], str] = {}  # and why, as it was told
 
     def adopt(self, model: CatalogModel, version: int) -> None:
         """Take up, without writing, that production is to be this version: it is owed to the registry."""
@@ -207,9 +208,22 @@ class Reconciliation:
                 continue
             hashes = decisions.verdict_hashes(self._store, model.name)
             tried = [one for one in self._junction.experiments() if one.model == model.name]
-            known = wanted(model, tried, hashes, golden.latest_sets(self._store, model.name))
+            compared = tags_of(
+                evaluations.latest_preflights(self._store, model.name),
+                golden.latest_comparisons(self._store, model.name),
+            )
+            sets = golden.latest_sets(self._store, model.name)
+            known = wanted(model, tried, hashes, sets, compared)
             for version, labels in differences(model.entry, known).items():
-                try:
-                    self._registry.label(model.name, version, labels)
-                except RegistryError as error:
-                    log.warning("version %d of %s is not labelled: %s", version, model.name, error)
+                self._label(model.name, version, labels)
+
+    def _label(self, model: str, version: int, labels: Labels) -> None:
+        try:
+            self._registry.label(model, version, labels)
+            self._unlabelled.pop((model, version), None)
+        except RegistryUnreachable:
+            raise  # nor will it answer for the next one, and each waits for it
+        except RegistryError as error:
+            if self._unlabelled.get((model, version)) != str(error):
+                log.warning("version %d of %s is not labelled: %s", version, model, error)
+            self._unlabelled[model, version] = str(error)

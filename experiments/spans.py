@@ -4,7 +4,8 @@ The names are those of its conventions for generative AI; what only Turnout know
 how it ended) stands beside them as `turnout.*`. Neither what was said nor who said it leaves the ledger.
 Where spans go, and which, is said by OpenTelemetry's own variables; without an endpoint nothing is told.
 How far it has come is in the ledger: a backend that is away misses nothing that it takes within an hour, and
-after a crash a span may come twice, with the same id. Traffic and the collector wait for none of this.
+after a crash a span may come twice, with the same id. What it refuses for good (400, 413) is sought in ever
+smaller batches, left out and counted. Traffic and the collector wait for none of this.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf
@@ -40,8 +42,16 @@ TOO_LATE_S: Final = 3600
 #: Between attempts that fail, in seconds, from one on twice as long each time.
 LONGEST_PAUSE_S: Final = 300
 
+#: The backend will never take it (OTLP over HTTP, "failures that are not retryable"): it is not for a
+#: missing permission or a wrong address, which somebody may mend.
+_FOR_GOOD: Final = frozenset((400, 413))
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+#: They name who makes the session in place of us: then nobody tells us a status.
+_OWN_SESSION: Final = (
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
+)
 #: https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans: what the request asks for.
 _OPERATIONS: Final = {
     "/v1/chat/completions": "chat",
@@ -56,7 +66,8 @@ _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How telling fares: spans `told`, exchanges `skipped` because they were too late, and rows `behind`."""
+    """How telling fares: spans `told`, exchanges `skipped` because they were too late or the backend refuses
+    their spans, and rows `behind`."""
 
     endpoint: str
     told: int = 0
@@ -75,10 +86,13 @@ class Tracing:
         *,
         endpoint: str,
         now_ns: Callable[[], int],
+        answered: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._store = store
         self._exporter = exporter
         self._now_ns = now_ns
+        self._answered = answered  # the status of the backend's last answer, None if it is not known
+        self._batch = BATCH
         self._clock = time.monotonic
         # Only for what it reads from the environment: the resource and the sampler.
         self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
@@ -92,24 +106,36 @@ class Tracing:
             self._advance(exported.end(self._store))
         while self._clock() >= self._not_before:
             number = self._next or 0
-            rows = exported.since(self._store, number, BATCH)
+            rows = exported.since(self._store, number, self._batch)
             if not rows:
                 self.progress = replace(self.progress, behind=0)
                 return
             oldest_ns = self._now_ns() - TOO_LATE_S * 10**9
             fresh = [row for row in rows if _ended_ns(row) >= oldest_ns]
             spans = [span for row in fresh if (span := self._span(row)) is not None]
-            if spans and self._exporter.export(spans) is not SpanExportResult.SUCCESS:
-                self._put_off()
-                return
+            told = len(spans)
+            if spans and not self._takes(spans):
+                if self._answered() not in _FOR_GOOD or not self._takes([]):
+                    self._put_off()
+                    return
+                if len(rows) > 1:
+                    self._batch = len(rows) // 2
+                    continue
+                log.warning("the span of exchange %s is refused and left out", rows[0]["exchange_id"])
+                fresh, told = [], 0
             self._pause_s = 1.0
+            self._batch = min(2 * self._batch, BATCH)
             self._advance(number + len(rows))
             self.progress = replace(
                 self.progress,
-                told=self.progress.told + len(spans),
+                told=self.progress.told + told,
                 skipped=self.progress.skipped + len(rows) - len(fresh),
                 error=None,
             )
+
+    def _takes(self, spans: list[ReadableSpan]) -> bool:
+        """Whether the backend takes these; none at all are taken by any that is there."""
+        return self._exporter.export(spans) is SpanExportResult.SUCCESS
 
     def close(self) -> None:
         """Break off what is being sent; it is sent again after the next start."""
@@ -171,10 +197,27 @@ def of_environment(store: Store, now_ns: Callable[[], int]) -> Tracing | None:
         log.error("spans are told by http/protobuf only (port 4318 by custom), not by %s: none are", protocol)
         return None
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # only where needed
+    from requests import Response, Session
 
+    answers: deque[int] = deque(maxlen=1)
+
+    def note(answer: Response, *_: object, **__: object) -> None:
+        answers.append(answer.status_code)
+
+    session = None
+    if not any(os.environ.get(name) for name in _OWN_SESSION):
+        session = Session()
+        session.hooks["response"].append(note)
     host = urlsplit(endpoint).netloc.rpartition("@")[2] or endpoint  # a password is nobody's to read
     log.info("exchanges are told as spans to %s", host)
-    return Tracing(store, OTLPSpanExporter(), endpoint=host, now_ns=now_ns)
+    exporter = OTLPSpanExporter(session=session)
+    return Tracing(
+        store,
+        exporter,
+        endpoint=host,
+        now_ns=now_ns,
+        answered=lambda: answers[-1] if answers else None,
+    )
 
 
 def _ended_ns(row: Row) -> int:

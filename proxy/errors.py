@@ -15,19 +15,7 @@ from typing import Final
 
 import orjson
 
-_TYPES: Final = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "invalid_request_error",
-    405: "invalid_request_error",
-    408: "invalid_request_error",
-    413: "invalid_request_error",
-    415: "invalid_request_error",
-    417: "invalid_request_error",
-    429: "rate_limit_error",
-    431: "invalid_request_error",
-}
+_TYPES: Final = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 class Refusal(Exception):
@@ -42,9 +30,10 @@ class Refusal(Exception):
 
     def body(self) -> bytes:
         """The JSON body in OpenAI's shape, which with its outer `type` is Anthropic's as well."""
+        other = "invalid_request_error" if self.status < 500 else "server_error"
         error = {
             "message": self.message,
-            "type": _TYPES.get(self.status, "server_error"),
+            "type": _TYPES.get(self.status, other),
             "param": self.param,
             "code": self.code,
         }

@@ -16,7 +16,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import IntEnum
 from typing import Any, Final, get_args
 
@@ -44,10 +44,11 @@ _ENDING_SECONDS: Final = 5.0
 EVENT_HEAD: Final = answer_head(200, [(b"content-type", b"text/event-stream; charset=utf-8")])
 
 
-def json_head(status: int, size: int) -> AnswerHead:
-    """The head of a provider's whole answer, with a body of so many bytes."""
+def json_head(status: int, size: int, retry_after: bytes = b"") -> AnswerHead:
+    """The head of a provider's whole answer, with a body of so many bytes, and in how many seconds to ask
+    again (empty: it is not said)."""
     lines = [(b"content-type", b"application/json"), (b"content-length", str(size).encode())]
-    return answer_head(status, lines)
+    return answer_head(status, [*lines, (b"retry-after", retry_after)] if retry_after else lines)
 
 
 class Kind(IntEnum):
@@ -67,7 +68,7 @@ class Kind(IntEnum):
 
 #: call, kind, length of what follows
 _FRAME: Final = struct.Struct("<IBI")
-_STATUS: Final = struct.Struct("<H")
+_ANSWER: Final = struct.Struct("<HI")  # the status, and the length of the header lines
 
 
 def frame(call: int, kind: Kind, payload: bytes = b"") -> bytes:
@@ -75,9 +76,9 @@ def frame(call: int, kind: Kind, payload: bytes = b"") -> bytes:
     return _FRAME.pack(call, kind, len(payload)) + payload
 
 
-def answered(status: int, body: bytes) -> bytes:
+def answered(head: AnswerHead, body: bytes) -> bytes:
     """The payload of an ANSWER."""
-    return _STATUS.pack(status) + body
+    return b"".join((_ANSWER.pack(head.status, len(head.lines)), head.lines, body))
 
 
 class Frames:
@@ -162,8 +163,9 @@ class RemoteCall:
             if kind is Kind.END:
                 self.receiver.end(b"")
             else:
-                [status], body = _STATUS.unpack_from(payload), payload[_STATUS.size :]
-                self.receiver.answer(json_head(status, len(body)), body)
+                status, size = _ANSWER.unpack_from(payload)
+                lines, body = payload[_ANSWER.size :][:size], payload[_ANSWER.size + size :]
+                self.receiver.answer(replace(json_head(status, len(body)), lines=lines), body)
 
 
 class ProviderProcess(asyncio.Protocol):

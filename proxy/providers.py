@@ -66,6 +66,8 @@ _OPENAI_CLIENT_VECTORS: Final = (
 )  # fmt: skip
 
 
+#: Statuses whose `retry-after` a client is told: the provider has too much to do, or is away for a while.
+_BUSY: Final = frozenset((429, 503, 529))
 #: What still runs when the worker is gone gets so long to close its connections.
 _LEAVING_SECONDS: Final = 2.0
 
@@ -196,10 +198,10 @@ class ProviderCall:
 
     # to the receiver
 
-    def _answer(self, status: int, body: bytes) -> None:
+    def _answer(self, status: int, body: bytes, retry_after: bytes = b"") -> None:
         if not self.done:
             self.done = self._got_head = True
-            self._receiver.answer(json_head(status, len(body)), body)
+            self._receiver.answer(json_head(status, len(body), retry_after), body)
 
     def _overdue(self) -> None:
         if self._providers.loop.time() >= self._ends:
@@ -229,7 +231,7 @@ class ProviderCall:
             secret = os.environ.get(self._endpoint.credential) if self._endpoint.credential else None
             said = status if name != NO_STATUS and isinstance(status, int) else self._seen.status or 502
             refused = refusal(said, str(getattr(error, "message", "")), [secret] if secret else [])
-            self._answer(refused.status, refused.body())
+            self._answer(refused.status, refused.body(), self._seen.retry_after if said in _BUSY else b"")
 
     def _fail(self, outcome: Outcome, code: str) -> None:
         if not self.done:
@@ -281,18 +283,24 @@ class Client:
         `received_finish_reason`, but for Gemini, whose every piece litellm takes to be finished.
         """
         answer = await self._chat(given)
+        waiting = b""  # what says nothing yet (Gemini's id and prompt) begins no answer
+        begun = False
         try:
             async for chunk in answer:
                 said = chunk.model_dump(mode="json", exclude_none=True)
                 claimed = any(choice.get("finish_reason") for choice in said.get("choices") or ())
                 if claimed and not (answer.received_finish_reason or seen.finished):
                     raise Truncated
-                yield event(said)
+                waiting += event(said)
+                begun = begun or bool(said.get("choices"))
+                if begun:
+                    yield waiting
+                    waiting = b""
             if not (answer.received_finish_reason or seen.finished):
                 raise Truncated
         finally:
             await answer.aclose()
-        yield b"data: [DONE]\n\n"
+        yield waiting + b"data: [DONE]\n\n"
 
     async def close(self) -> None:
         """Close the connections."""
@@ -301,13 +309,14 @@ class Client:
 
 
 class _Seen:
-    """What the HTTP client has seen of an answer: its status, and in its bytes as they pass whether Gemini
-    has said why it ended."""
+    """What the HTTP client has seen of an answer: its status, when to ask again (seconds, empty: not said),
+    and in its bytes as they pass whether Gemini has said why it ended."""
 
     _SAID: Final = re.compile(rb'(?<!\\)"finishReason"\s*:\s*"')  # inside a text the quotes are escaped
 
     def __init__(self) -> None:
         self.status: int | None = None
+        self.retry_after = b""
         self.finished = False
         self._tail = b""
 
@@ -378,6 +387,8 @@ def _once_only() -> Any:
     async def note(answer: httpx.Response) -> None:
         if (seen := _SEEN.get()) is not None:
             seen.status = answer.status_code
+            after = answer.headers.get("retry-after", "")
+            seen.retry_after = after.encode() if after.isascii() and after.isdigit() else b""
 
     return OnceOnly(follow_redirects=False, event_hooks={"response": [note]})
 
@@ -389,7 +400,7 @@ class Line:
         self._host, self._number = host, number
 
     def answer(self, head: AnswerHead, body: bytes) -> None:
-        self._last(Kind.ANSWER, answered(head.status, body))
+        self._last(Kind.ANSWER, answered(head, body))
 
     def head(self, head: AnswerHead) -> None:
         self._host.tell(self._number, Kind.HEAD)

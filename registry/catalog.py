@@ -42,6 +42,8 @@ from .records import (
 )
 
 GOLDEN_EXPERIMENT: Final = "turnout-golden"
+#: On a run in MLflow: which golden run it is, by its id in the ledger (32 hexadecimal digits).
+GOLDEN_RUN: Final = "turnout.golden.run"
 #: MLflow wants a source. For a version without one, and for a path on a server that takes none, it gets this.
 _NO_SOURCE: Final = "turnout:///version"
 _PAGE: Final = 100
@@ -214,31 +216,43 @@ class Registry:
         params: Mapping[str, object],
         metrics: Mapping[str, float | None],
         tags: Mapping[str, str] | None = None,
+        *,
+        lasted_ms: tuple[int, int] | None = None,
+        latest: bool = True,
     ) -> str:
         """A golden run as a finished MLflow run that names the version; returns its run id.
 
-        A metric that is None or not a number is left out: no data is not zero. `NoSuchVersion`.
+        Safe to repeat where `tags` name the run (`GOLDEN_RUN`): what was cut off is gone on with.
+        `lasted_ms` is when it began and ended (unix milliseconds), None: now. `latest`: the version is to
+        name it. A metric that is None or not a number is left out: no data is not zero. `NoSuchVersion`.
         """
         number = self.version(model, version).version
         from mlflow.entities import Metric, Param  # after the first question, which set mlflow's switches
 
-        own = {"turnout.model": model, "turnout.version": str(number), "mlflow.runName": name}
-        now = time_ns() // 1_000_000
+        began, ended = lasted_ms or (time_ns() // 1_000_000,) * 2
+        own = {**(tags or {}), "turnout.model": model, "turnout.version": str(number), "mlflow.runName": name}
         points = [
-            Metric(key, value, now, 0)
+            Metric(names.tracked_name(key), value, ended, 0)  # the same, when it is written a second time
             for key, value in metrics.items()
             if value is not None and math.isfinite(value)
         ]
-        settings = [Param(key, str(value)[:_LONGEST_PARAM]) for key, value in params.items()]
+        settings = [
+            Param(names.tracked_name(key), str(value)[:_LONGEST_PARAM]) for key, value in params.items()
+        ]
         experiment = self._golden_experiment()
         with self._mlflow.asking(f"log golden run {name!r} of version {number} of model {model!r}") as client:
-            run_id = str(client.create_run(experiment, tags=dict(tags or {}) | own).info.run_id)
-            for start in range(0, max(len(points), 1), _MOST_METRICS):
-                client.log_batch(run_id, metrics=points[start : start + _MOST_METRICS])
-            for start in range(0, len(settings), _PAGE):
-                client.log_batch(run_id, params=settings[start : start + _PAGE])
-            client.set_terminated(run_id, "FINISHED")
-            client.set_model_version_tag(model, str(number), "turnout.golden_run", run_id)
+            run = _begun(client, experiment, own.get(GOLDEN_RUN))
+            if run is None:
+                run = client.create_run(experiment, start_time=began, tags=own)
+            run_id = str(run.info.run_id)
+            if run.info.status != "FINISHED":
+                for start in range(0, max(len(points), 1), _MOST_METRICS):
+                    client.log_batch(run_id, metrics=points[start : start + _MOST_METRICS])
+                for start in range(0, len(settings), _PAGE):
+                    client.log_batch(run_id, params=settings[start : start + _PAGE])
+                client.set_terminated(run_id, "FINISHED", ended)
+            if latest:
+                client.set_model_version_tag(model, str(number), "turnout.golden_run", run_id)
         return run_id
 
     # -- inside ------------------------------------------------------------------------------------------
@@ -318,12 +332,22 @@ class Registry:
         with self._mlflow.asking("find the MLflow experiment of golden runs") as client:
             found = client.get_experiment_by_name(GOLDEN_EXPERIMENT)
             if found is not None:
+                if found.lifecycle_stage == "deleted":  # it takes no runs, and no other may have its name
+                    client.restore_experiment(found.experiment_id)
                 return str(found.experiment_id)
         try:
             with self._mlflow.asking("create the MLflow experiment of golden runs") as client:
                 return str(client.create_experiment(GOLDEN_EXPERIMENT))
         except AlreadyThere:  # another process was faster
             return self._golden_experiment()
+
+
+def _begun(client: Any, experiment: str, golden_run: str | None) -> Any | None:
+    """The run in MLflow of a golden run, None if there is none yet."""
+    if golden_run is None:
+        return None
+    named = f"tags.`{GOLDEN_RUN}` = '{golden_run}'"
+    return next(iter(client.search_runs([experiment], filter_string=named, max_results=1)), None)
 
 
 def _version(entry: Any, aliases: Mapping[str, int]) -> ModelVersion:

@@ -23,11 +23,13 @@ from .errors import NotFound, RegistryError, RegistryRefused, RegistryUnreachabl
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-#: Not the operator's to choose: deserialising a pickle runs it, and nobody agreed to being counted.
+#: Not the operator's to choose: deserialising a pickle runs it, nobody agreed to being counted, and what is
+#: printed stands in logs.
 _FIXED: Final = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the tracking URI's user and password among it
 }
 #: MLflow's own (120 s, seven retries with doubling pauses) let a caller wait for minutes.
 #: They may be set from outside.

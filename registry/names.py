@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from ipaddress import IPv6Address
 from typing import Final
 from urllib.parse import urlsplit
@@ -41,6 +42,10 @@ _TAKEN_ALIASES: Final = re.compile(r"latest|v?[0-9]+")
 _ENGINE_CREDENTIAL: Final = re.compile(r"ENGINE_(?:[A-Z0-9_]{0,48}_)?API_KEY")
 _CREDENTIAL: Final = re.compile(r"[A-Z][A-Z0-9_]{0,63}_API_KEY")
 _LONGEST_VALUE: Final = 5000
+#: What MLflow takes as the name of a metric or a parameter: a relative path of words.
+_TRACKED: Final = re.compile(r"(?!\.{1,2}(?:/|$))[\w. :-]+(?:/(?!\.{1,2}(?:/|$))[\w. :-]+)*")
+_UNTRACKED: Final = re.compile(r"[^\w. :-]")
+_LONGEST_TRACKED: Final = 250  # characters
 _MOST_REPLICAS: Final = 256
 
 
@@ -214,3 +219,13 @@ def free_tags(tags: Mapping[str, str]) -> dict[str, str]:
         if not isinstance(value, str) or len(value) > _LONGEST_VALUE:
             raise InvalidEntry(f"tag {shown(key)}: expected a text of at most {_LONGEST_VALUE} characters")
     return dict(tags)
+
+
+def tracked_name(value: str) -> str:
+    """`value` as MLflow takes it for a metric or a parameter. What it does not take is replaced, and a hash
+    of the whole keeps two names apart.
+    """
+    if len(value) <= _LONGEST_TRACKED and _TRACKED.fullmatch(value):
+        return value
+    digest = sha256(value.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{_UNTRACKED.sub('_', value)[: _LONGEST_TRACKED - 9]}-{digest}"

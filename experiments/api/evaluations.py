@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from registry import RegistryError
-
 from .. import views
 from ..admission import version_of
 from ..controller import Controller
+from ..labels import preflight_tag
 from ..ledger import evaluations
 from ..ledger.store import instant
 from .appending import append
 from .bodies import ExchangeScores, GateState, Preflight, Version
 from .gate import Known, require_token
 from .refusals import documented
-
-log = logging.getLogger("turnout.api")
+from .tagging import tag
 
 router = APIRouter(prefix="/api", tags=["evaluations"])
 
@@ -43,8 +40,7 @@ def record(body: Preflight, controller: Known, response: Response) -> dict[str, 
         lambda connection: evaluations.save_preflight(connection, body.model_dump(), at=now)
     )
     if new:
-        words = f"{body.verdict} against version {body.control_version}"
-        _tag(controller, body.model, body.candidate_version, {"preflight": words})
+        tag(controller, body.model, body.candidate_version, preflight_tag(body.model_dump()))
     else:
         response.status_code = 200
     return views.row(evaluations.preflights(controller.store, preflight_id=body.preflight_id)[0])
@@ -147,12 +143,3 @@ def spent(
 def _ago(controller: Controller, hours: float) -> datetime:
     now = instant(controller.junction.now_ns()).replace(tzinfo=UTC)
     return (now - timedelta(hours=hours)).replace(tzinfo=None)
-
-
-def _tag(controller: Controller, model: str, version: int, tags: dict[str, str]) -> None:
-    """Best effort: what is in the ledger counts."""
-    try:
-        for key, value in tags.items():
-            controller.registry.tag_version(model, version, key, value)
-    except RegistryError as error:
-        log.warning("tags of %s version %s are not in MLflow: %s", model, version, error)

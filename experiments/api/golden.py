@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
-
-from registry import RegistryError
 
 from .. import views
 from ..admission import version_of
 from ..controller import Controller
 from ..errors import Conflict, NotFound
+from ..labels import golden_tag
 from ..ledger import golden
-from ..ledger.store import Connection, Row, instant
+from ..ledger.store import Row, instant
 from .appending import append
 from .bodies import Comparison, Finish, NewRun, Results, Version
 from .gate import Known, require_token
 from .refusals import documented
-
-log = logging.getLogger("turnout.api")
+from .tagging import tag
 
 router = APIRouter(prefix="/api/golden", tags=["golden"])
 
@@ -89,37 +86,8 @@ def finish(run_id: str, body: Finish, controller: Known) -> dict[str, Any]:
     found = known_run(controller, run_id)
     # What has been logged stays: the numbers of a run that is gone on with are not those of its end.
     if found["status"] == "complete" and found["mlflow_run_id"] is None:
-        _log_run(controller, found)
+        controller.golden_log.ended(run_id)
     return views.golden_run(known_run(controller, run_id))
-
-
-def _log_run(controller: Controller, run: Row) -> None:
-    """MLflow's copy. Best effort: the ledger has the run, and finishing it again tries again."""
-    metrics = {
-        str(name): float(value)
-        for name, value in (run["summary"].get("metrics") or {}).items()
-        if isinstance(value, (int, float))
-    }
-    try:
-        mlflow_run = controller.registry.log_golden_run(
-            run["model"],
-            run["version"],
-            name=f"golden {run['set_name']}",
-            params={"set_hash": run["set_hash"], **(run["parameters"] or {})},
-            metrics=metrics,
-            tags={
-                "turnout.golden.set": run["set_name"],
-                "turnout.golden.hash": run["set_hash"],
-                "turnout.golden.run": run["run_id"],
-            },
-        )
-
-        def note(connection: Connection) -> None:
-            golden.set_mlflow_run(connection, run["run_id"], mlflow_run)
-
-        controller.store.write(note)
-    except RegistryError as error:
-        log.warning("golden run %s is in the ledger, but not in MLflow: %s", run["run_id"], error)
 
 
 @router.get("/runs", summary="Golden runs, the newest first")
@@ -159,16 +127,8 @@ def compare(body: Comparison, controller: Known, response: Response) -> dict[str
     if not new:
         response.status_code = 200
     else:
-        _tag_version(controller, body)
+        tag(controller, body.model, body.candidate_version, golden_tag(body.model_dump()))
     return views.row(golden.comparisons(controller.store, comparison_id=body.comparison_id)[0])
-
-
-def _tag_version(controller: Controller, body: Comparison) -> None:
-    words = f"{body.verdict} against version {body.control_version} ({body.set_hash})"
-    try:
-        controller.registry.tag_version(body.model, body.candidate_version, f"golden.{body.set_name}", words)
-    except RegistryError as error:
-        log.warning("comparison %s is in the ledger, but not in MLflow: %s", body.comparison_id, error)
 
 
 @router.get("/comparisons", summary="Comparisons, the newest first")

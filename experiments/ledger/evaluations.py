@@ -64,6 +64,17 @@ def save_preflight(connection: DuckDBPyConnection, preflight: Mapping[str, Any],
     return bool(found)
 
 
+def latest_preflights(store: Store, model: str) -> list[Row]:
+    """Of each version of the model that had a preflight, the last one, in brief."""
+    return store.read(
+        """
+        SELECT candidate_version, control_version, verdict FROM preflights WHERE model = ?
+        QUALIFY row_number() OVER (PARTITION BY candidate_version ORDER BY "at" DESC, preflight_id) = 1
+        """,
+        [model],
+    )
+
+
 def preflights(
     store: Store,
     *,

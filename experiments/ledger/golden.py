@@ -66,6 +66,24 @@ def set_mlflow_run(connection: DuckDBPyConnection, run_id: str, mlflow_run_id: s
     connection.execute("UPDATE golden_runs SET mlflow_run_id = ? WHERE run_id = ?", [mlflow_run_id, run_id])
 
 
+def unlogged(store: Store) -> list[str]:
+    """The runs that are complete and of which no run in MLflow is known, the oldest first."""
+    rows = store.read(
+        "SELECT run_id FROM golden_runs WHERE status = 'complete' AND mlflow_run_id IS NULL"
+        " ORDER BY started_at, run_id"
+    )
+    return [row["run_id"] for row in rows]
+
+
+def is_latest(store: Store, run: Row) -> bool:
+    """Whether no run of the same version that is complete began after this one."""
+    later = """
+        SELECT 1 FROM golden_runs
+        WHERE model = ? AND version = ? AND status = 'complete' AND started_at > ? LIMIT 1
+    """
+    return not store.read(later, [run["model"], run["version"], run["started_at"]])
+
+
 def add_results(connection: DuckDBPyConnection, run_id: str, results: Sequence[Mapping[str, Any]]) -> int:
     """Append results; how many were new. One that is there already stays as it is."""
     rows = [
@@ -202,3 +220,16 @@ def latest_sets(store: Store, model: str) -> dict[int, str]:
         [model],
     )
     return {row["version"]: row["golden"] for row in rows}
+
+
+def latest_comparisons(store: Store, model: str) -> list[Row]:
+    """Of each version of the model that was compared on a golden set, the last comparison, in brief."""
+    return store.read(
+        """
+        SELECT candidate_version, control_version, set_name, set_hash, verdict FROM golden_comparisons
+        WHERE model = ?
+        QUALIFY row_number() OVER (
+            PARTITION BY candidate_version, set_name ORDER BY "at" DESC, comparison_id) = 1
+        """,
+        [model],
+    )

@@ -11,10 +11,11 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Backend:
-    """Takes OTLP over HTTP; `status` is what it answers."""
+    """Takes OTLP over HTTP; `status` is what it answers, 400 to what holds an exchange of `refuses`."""
 
     def __init__(self) -> None:
         self.status = 200
+        self.refuses: set[str] = set()
         self.headers: list[dict[str, str]] = []
         self.requests: list[ExportTraceServiceRequest] = []
         backend = self
@@ -22,10 +23,12 @@ class Backend:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                if backend.status == 200:
+                refused = any(name.encode() in body for name in backend.refuses)
+                status = 400 if refused and backend.status == 200 else backend.status
+                if status == 200:
                     backend.headers.append({name.lower(): value for name, value in self.headers.items()})
                     backend.requests.append(ExportTraceServiceRequest.FromString(body))
-                self.send_response(backend.status)
+                self.send_response(status)
                 self.send_header("content-length", "0")
                 self.end_headers()
 

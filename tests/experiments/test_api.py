@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,15 +15,18 @@ from unittest.mock import Mock
 
 import orjson
 import pytest
+from mlflow import MlflowClient
 from mlflow.webhooks.delivery import _generate_hmac_signature
 from starlette.testclient import TestClient
 
+from experiments import golden_log
 from experiments.__main__ import control_token
 from experiments.api import create_app
 from experiments.api.events import _events as event_stream
 from experiments.errors import ExperimentsError
 from experiments.ledger.recording import RedactionTooSlow
 from experiments.snapshot import Snapshot
+from registry import RegistryUnreachable
 
 from .plane import AB, ADA, SHADOW, TOKEN, Plane
 
@@ -494,8 +498,6 @@ def test_mlflow_has_the_numbers_of_the_whole_run_and_not_of_where_it_was_stopped
 def test_an_mlflow_that_is_away_fails_no_golden_run(
     plane: Plane, api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from registry import RegistryUnreachable
-
     def away(*_: object, **__: object) -> str:
         raise RegistryUnreachable("away")
 
@@ -505,6 +507,87 @@ def test_an_mlflow_that_is_away_fails_no_golden_run(
         patch.setattr(plane.registry, "log_golden_run", away)
         assert api.post(f"/api/golden/runs/{RUN}/finish", json=finish).json()["mlflow_run_id"] is None
     assert api.post(f"/api/golden/runs/{RUN}/finish", json=finish).json()["mlflow_run_id"]
+
+
+def test_a_golden_run_that_ended_while_mlflow_was_away_is_logged_when_it_answers(
+    plane: Plane, api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> str:
+        raise RegistryUnreachable("away")
+
+    finish = {"status": "complete", "summary": SUMMARY}
+    with monkeypatch.context() as patch:
+        patch.setattr(plane.registry, "log_golden_run", away)
+        for run_id in (RUN, OTHER):
+            plane.now_ns += 10**9
+            begin(api, run_id)
+            api.post(f"/api/golden/runs/{run_id}/finish", json=finish)
+        plane.controller.reconcile()
+        assert not plane.controller.registry_condition().ok
+    for _ in range(2):
+        plane.controller.reconcile()
+    last, first = (run["mlflow_run_id"] for run in api.get("/api/golden/runs").json())
+    client = MlflowClient(plane.registry.tracking_uri, plane.registry.tracking_uri)
+    there = client.search_runs([client.get_experiment_by_name("turnout-golden").experiment_id])
+    assert {run.info.run_id for run in there} == {first, last}
+    assert len(there) == 2
+    assert client.get_model_version("chat", "2").tags["turnout.golden_run"] == last
+
+
+def test_a_slow_mlflow_holds_up_no_golden_run(
+    plane: Plane, api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(golden_log, "PATIENCE_S", 0.05)
+    keep, answers, calls = plane.registry.log_golden_run, threading.Event(), []
+
+    def slow(*words: Any, **more: Any) -> str:
+        calls.append(words)
+        answers.wait(30)
+        return keep(*words, **more)
+
+    monkeypatch.setattr(plane.registry, "log_golden_run", slow)
+    begin(api)
+    finish = {"status": "complete", "summary": SUMMARY}
+    for _ in range(2):  # a client that gave up asks again
+        assert api.post(f"/api/golden/runs/{RUN}/finish", json=finish).json()["mlflow_run_id"] is None
+    answers.set()
+    plane.controller.reconcile()  # waits for those that are under way
+    assert api.get("/api/golden/runs").json()[0]["mlflow_run_id"]
+    assert len(calls) == 1
+
+
+def test_a_golden_run_of_a_version_that_has_gone_is_tried_no_more(plane: Plane, api: TestClient) -> None:
+    with plane.registry._mlflow.asking("delete version 2") as client:
+        client.delete_model_version("chat", "2")
+    begin(api)
+    api.post(f"/api/golden/runs/{RUN}/finish", json={"status": "complete", "summary": SUMMARY})
+    plane.controller.reconcile()
+    assert plane.controller.registry_condition().ok
+    assert plane.controller.golden_log._refused == {RUN}
+
+
+def test_what_was_found_while_mlflow_was_away_is_tagged_when_it_answers(
+    plane: Plane, api: TestClient
+) -> None:
+    begin(api, OTHER, version=1)
+    begin(api, set_name="s" * 100)
+    body = {
+        "comparison_id": "c" * 32, "set_name": "s" * 100, "set_hash": HASH, "model": "chat",
+        "control_run": OTHER, "candidate_run": RUN, "control_version": 1, "candidate_version": 2,
+        "verdict": "fail", "result": {},
+    }  # fmt: skip
+    preflight = {
+        "preflight_id": "d" * 32, "model": "chat", "control_version": 1, "candidate_version": 2,
+        "verdict": "pass", "result": {},
+    }  # fmt: skip
+    plane.registry.away = True
+    assert api.post("/api/golden/comparisons", json=body).status_code == 201
+    assert api.post("/api/preflights", json=preflight).status_code == 201
+    plane.registry.away = False
+    plane.controller.reconcile()
+    tags = plane.registry.version("chat", 2).tags
+    assert tags["golden." + "s" * 100] == f"fail against version 1 ({HASH})"
+    assert tags["preflight"] == "pass against version 1"
 
 
 def test_a_comparison_opens_the_gate_and_is_tagged_on_the_version(plane: Plane, api: TestClient) -> None:

@@ -6,6 +6,8 @@ import pytest
 from mlflow import MlflowClient
 
 from experiments.errors import Refused
+from registry import RegistryRefused, RegistryUnreachable
+from registry.records import STATE
 
 from .plane import AB, CHAIN, SHADOW, Plane
 
@@ -101,3 +103,37 @@ def test_an_endpoint_that_was_taken_away_sends_the_units_back_to_production(plan
     plane.settle()
     assert not plane.candidate_has_traffic
     assert "version 2 of 'chat' has no endpoint" in plane.controller.junction.left_out[0]
+
+
+def test_a_registry_that_falls_silent_while_versions_are_labelled_is_waited_for_once(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def silent(model: str, version: int, labels: object) -> None:
+        asked.append(version)
+        raise RegistryUnreachable("MLflow does not answer")
+
+    monkeypatch.setattr(plane.registry, "label", silent)
+    with plane.registry._mlflow.asking("forget the labels") as client:
+        for version in ("1", "2", "3"):
+            client.set_model_version_tag("chat", version, STATE, "unknown")
+    plane.controller.reconcile()
+    assert len(asked) == 1
+    assert not plane.controller.registry_condition().ok
+
+
+def test_labels_that_are_refused_are_told_once(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read_only(model: str, version: int, labels: object) -> None:
+        raise RegistryRefused(f"no writing to version {version}")
+
+    monkeypatch.setattr(plane.registry, "label", read_only)
+    plane.begin()
+    caplog.clear()
+    for _ in range(3):
+        plane.controller.reconcile()
+    assert [text for text in caplog.messages if "is not labelled" in text] == [
+        "version 2 of chat is not labelled: no writing to version 2"
+    ]

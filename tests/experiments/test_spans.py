@@ -202,6 +202,23 @@ def test_a_backend_that_is_away_misses_nothing(ledger: Ledger, backend: Backend)
     assert (tracing.progress.told, tracing.progress.behind, tracing.progress.error) == (BATCH + 3, 0, None)
 
 
+def test_spans_that_are_refused_for_good_hold_up_no_others(ledger: Ledger, backend: Backend) -> None:
+    records = [record(number) for number in range(BATCH + 40)]
+    bad = {records[number].exchange_id for number in (0, 1, 77, BATCH + 39)}
+    backend.refuses = bad
+    tracing = ledger.told(*records)
+    told = [attributes(span)["turnout.exchange_id"] for span in backend.spans]
+    assert told == [one.exchange_id for one in records if one.exchange_id not in bad]
+    assert (tracing.progress.told, tracing.progress.skipped, tracing.progress.error) == (len(told), 4, None)
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 503])
+def test_what_somebody_may_mend_costs_no_span(ledger: Ledger, backend: Backend, status: int) -> None:
+    backend.status = status
+    tracing = ledger.told(record(1))
+    assert (tracing.progress.told, tracing.progress.skipped, tracing.progress.behind) == (0, 0, 1)
+
+
 @pytest.mark.filterwarnings("default")
 def test_a_restart_goes_on_where_it_was_and_leaves_out_what_is_too_late(
     ledger: Ledger, backend: Backend

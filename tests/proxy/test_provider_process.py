@@ -24,7 +24,7 @@ from proxy.provider_process import Frames, Kind, ProviderProcess, RemoteCall, fr
 
 from .harness import Engine, Proxy, ask, post, running_proxy, snapshot
 from .provider_wires import TEXT, WIRES
-from .test_providers import point_at, provider, well
+from .test_providers import point_at, provider, saying, well
 
 WIRE = WIRES["anthropic"]
 
@@ -111,6 +111,15 @@ async def test_it_answers_it_is_killed_and_there_is_another(
         last = pid(proxy)
     with pytest.raises(ProcessLookupError):  # it has ended with its worker, and was waited for
         os.kill(last, 0)
+
+
+async def test_when_to_ask_again_comes_through_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(saying("429 Busy\r\nretry-after: 7", b"{}"))
+    async with asked(engine, tmp_path, monkeypatch) as proxy:
+        answer = await proxy.post(ask())
+        assert answer.startswith(b"HTTP/1.1 429 ")
+        assert b"\r\nretry-after: 7\r\n" in answer
+        assert answer.endswith(b'"code":"provider_overloaded"}}')
 
 
 async def test_one_that_hangs_is_ended_and_its_calls_with_it(

@@ -29,7 +29,7 @@ from registry import names
 
 from .harness import Engine, Proxy, ask, json_answer, post, running_proxy, snapshot
 from .provider_tools import ARGUMENTS, EMBEDDERS, TOOL, TOOL_CALLS, TOOLS, VECTORS
-from .provider_wires import TEXT, WIRES, Wire, asks_for_stream, write_stream
+from .provider_wires import TEXT, WIRES, Wire, asks_for_stream, sse, write_stream
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
@@ -373,6 +373,46 @@ async def test_errors_are_in_openais_shape_and_hold_no_key(
         assert record.outcome == outcome
         assert KEY not in repr(record) + answer.decode() + caplog.text
         assert len(engine.requests) == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_when_to_ask_again_is_the_providers_to_say(
+    wire: Wire, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = saying(f"{status} Busy\r\nretry-after: 7", ECHO)
+    async with asked(wire, busy, tmp_path, monkeypatch) as (proxy, _):
+        for stream in (False, True):
+            answer = await proxy.post(ask(stream=stream))
+            assert answer.split(b" ", 2)[1] == str(status).encode()
+            assert b"\r\nretry-after: 7\r\n" in answer
+
+
+@pytest.mark.parametrize("status", [409, 422])
+async def test_what_the_client_can_mend_is_no_servers_error(
+    status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asked(WIRES["openai"], saying(f"{status} No", ECHO), tmp_path, monkeypatch) as (proxy, _):
+        assert b'"type":"invalid_request_error"' in await proxy.post(ask())
+
+
+async def test_control_answers_for_a_provider_that_breaks_off_before_it_says_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = WIRES["gemini"]
+
+    async def cut(request: bytes, writer: asyncio.StreamWriter) -> None:
+        await write_stream(writer, wire, sse({"responseId": "x"}))
+
+    failing, control = Engine(cut), Engine(well(WIRES["openai"]))
+    async with failing.running(), control.running():
+        point_at(wire, failing, monkeypatch)
+        plain = snapshot({1: control.url, 2: failing.url}, candidate_ppm=1_000_000)
+        table = replace(plain, endpoints={**plain.endpoints, ("chat", 2): provider(wire, 2)})
+        async with running_proxy(tmp_path, table) as proxy:
+            assert TEXT.split()[0].encode() in await proxy.post(ask(stream=True))
+            [record] = proxy.exchanges()
+            assert (record.served_version, record.outcome) == (1, "complete")
+            assert record.arm_outcome == "upstream_error"
 
 
 async def test_a_field_that_could_redirect_never_reaches_litellm(

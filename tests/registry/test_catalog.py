@@ -23,6 +23,7 @@ from registry import (
     Registry,
     RegistryUnreachable,
 )
+from registry.catalog import GOLDEN_RUN
 
 
 def endpoint(port: int = 9001, name: str = "chat") -> EndpointSpec:
@@ -274,6 +275,48 @@ def test_a_golden_run_is_a_finished_run_that_names_its_version(registry: Registr
     assert again != run_id
     with pytest.raises(NoSuchVersion):
         registry.log_golden_run("chat", 2, "golden support", params={}, metrics={})
+
+
+def test_a_golden_run_that_was_cut_off_is_gone_on_with_and_never_there_twice(
+    registry: Registry, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.register("chat", endpoint())
+    run = {"params": {"repeats": 3}, "metrics": {"pass_rate": 0.5}, "tags": {GOLDEN_RUN: "a" * 32}}
+
+    def cut(*_: object, **__: object) -> None:
+        raise ConnectionResetError
+
+    for step in ("log_batch", "set_terminated", "set_model_version_tag"):
+        with monkeypatch.context() as patch:
+            patch.setattr(MlflowClient, step, cut)
+            with pytest.raises(RegistryUnreachable):
+                registry.log_golden_run("chat", 1, "golden", **run, lasted_ms=(1000, 2000))
+    run_id = registry.log_golden_run("chat", 1, "golden", **run, lasted_ms=(1000, 2000))
+    client = MlflowClient(database, database)
+    [made] = client.search_runs([client.get_experiment_by_name("turnout-golden").experiment_id])
+    assert (made.info.run_id, made.info.status) == (run_id, "FINISHED")
+    assert (made.info.start_time, made.info.end_time) == (1000, 2000)
+    assert len(client.get_metric_history(run_id, "pass_rate")) == 1
+
+
+def test_names_that_mlflow_does_not_take_are_logged_as_it_takes_them(
+    registry: Registry, database: str
+) -> None:
+    registry.register("chat", endpoint())
+    odd = {"mean.Höflichkeit (1-5)": 0.25, "mean.Höflichkeit [1-5]": 0.75, "m" * 300: 1.0, "a/../b": 0.0}
+    run_id = registry.log_golden_run("chat", 1, "golden", params={"Ton?": "kühl"}, metrics=odd)
+    found = MlflowClient(database, database).get_run(run_id).data
+    assert sorted(found.metrics.values()) == [0.0, 0.25, 0.75, 1.0]
+    assert any(name.startswith("mean.Höflichkeit _1-5_-") for name in found.metrics)
+    assert list(found.params.values()) == ["kühl"]
+
+
+def test_golden_runs_go_on_where_their_experiment_was_deleted(registry: Registry, database: str) -> None:
+    registry.register("chat", endpoint())
+    registry.log_golden_run("chat", 1, "golden", params={}, metrics={})
+    client = MlflowClient(database, database)
+    client.delete_experiment(client.get_experiment_by_name("turnout-golden").experiment_id)
+    assert registry.log_golden_run("chat", 1, "golden", params={}, metrics={})
 
 
 # -- the first question ---------------------------------------------------------------------------------

@@ -30,7 +30,9 @@ def server(database: str, tmp_path: Path) -> Iterator[MlflowServer]:
 
 
 @pytest.mark.slow
-def test_an_mlflow_server_does_all_that_sqlite_does_until_it_is_stopped(server: MlflowServer) -> None:
+def test_an_mlflow_server_does_all_that_sqlite_does_until_it_is_stopped(
+    server: MlflowServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     registry = Registry(server.url)
     endpoint = EndpointSpec(replicas=("http://127.0.0.1:9001",), served_name="chat")
     # A path as source: a server takes none, so it is kept beside.
@@ -41,6 +43,7 @@ def test_an_mlflow_server_does_all_that_sqlite_does_until_it_is_stopped(server: 
     assert registry.promote("chat", 2) == Move(former=1, current=2, changed=False)
     assert registry.rollback("chat") == Move(former=2, current=1, changed=True)
     assert registry.log_golden_run("chat", 2, "golden", params={"n": 1}, metrics={"pass_rate": 1.0})
+    assert capsys.readouterr().out == ""  # MLflow's own word names the address, with a password in it
     assert [(model.name, model.production) for model in registry.models()] == [("chat", 1)]
     with pytest.raises(NoSuchModel):
         registry.model("other")
