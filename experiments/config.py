@@ -31,7 +31,8 @@ from . import quantities
 from .document import Document, check, read_document, shown
 from .errors import DocumentError, Problem
 from .ledger.exchange import Recording
-from .ledger.recording import RecordingPolicy, compiled
+from .ledger.recording import RecordingPolicy
+from .patterns import compiled
 from .replacing import replace_whole
 from .spec import Duration
 

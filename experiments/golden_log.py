@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Final
 
-from registry import Registry, RegistryError, RegistryUnreachable
+from registry import GOLDEN_RUN, Registry, RegistryError, RegistryUnreachable
 
 from .errors import ExperimentsError
 from .ledger import golden
@@ -79,7 +79,7 @@ class GoldenLog:
                 tags={
                     "turnout.golden.set": run["set_name"],
                     "turnout.golden.hash": run["set_hash"],
-                    "turnout.golden.run": run_id,
+                    GOLDEN_RUN: run_id,
                 },
                 lasted_ms=(nanoseconds(run["started_at"]) // 10**6, nanoseconds(run["ended_at"]) // 10**6),
                 latest=golden.is_latest(self._store, run),

@@ -3,7 +3,7 @@
 The only package that imports mlflow (when it is first asked, not before), and it reads metadata only.
 """
 
-from .catalog import Registry
+from .catalog import GOLDEN_RUN, Registry
 from .errors import (
     InvalidEntry,
     NoSuchAlias,
@@ -19,6 +19,7 @@ from .names import PRODUCTION, models_uri
 from .records import EndpointSpec, ModelVersion, Move, RegisteredModel
 
 __all__ = [
+    "GOLDEN_RUN",
     "PRODUCTION",
     "EndpointSpec",
     "InvalidEntry",

@@ -16,7 +16,8 @@ from typing import Any, Final
 from evaluators.errors import EvaluatorError
 from evaluators.formats.messages import NotMessages, messages_of
 from evaluators.wellformed import mended
-from experiments.ledger.recording import REDACTED, Redaction, RedactionTooSlow, compiled
+from experiments.ledger.recording import REDACTED, Redaction, RedactionTooSlow
+from experiments.patterns import compiled
 
 NAME: Final = "trace"
 _CHAT: Final = "/v1/chat/completions"

@@ -12,7 +12,7 @@ from typing import Final
 
 import regex  # type: ignore[import-untyped]
 
-from experiments.repeats import TooLarge, check_repeats
+from experiments import patterns
 
 MAX_PATTERN: Final = 2_000  # characters: longer ones are data, not patterns
 MAX_TEXT: Final = 1_000_000  # characters: no answer of a model is longer
@@ -40,11 +40,10 @@ def compiled(pattern: str, flags: str = "") -> regex.Pattern[str]:
     for flag in flags:
         value |= FLAGS[flag]
     try:
-        check_repeats(pattern)
-        return regex.compile(pattern, value)
-    except TooLarge as error:
+        return patterns.compiled(pattern, value)
+    except patterns.TooLarge as error:
         raise PatternError(f"{pattern!r} is too large: {error}") from None
-    except (regex.error, RecursionError, OverflowError) as error:
+    except ValueError as error:
         raise PatternError(f"{pattern!r} is no regular expression: {error}") from None
 
 

@@ -21,7 +21,6 @@ from typing import Any, Final
 import orjson
 import regex  # type: ignore[import-untyped]
 
-from ..repeats import check_repeats
 from .exchange import Recording
 
 logger = logging.getLogger(__name__)
@@ -66,15 +65,6 @@ class RecordingPolicy:
 def stricter(asked: Recording, now: Recording) -> Recording:
     """Of what was in force when the exchange ran and what is in force now, the one that keeps less."""
     return max(asked, now, key=_STRICTNESS.__getitem__)
-
-
-def compiled(pattern: str) -> regex.Pattern[str]:
-    """A pattern to redact by. Raises ValueError if it is no regular expression, or too large."""
-    check_repeats(pattern)
-    try:
-        return regex.compile(pattern)
-    except (regex.error, OverflowError, RecursionError, MemoryError) as error:  # too often, too deep
-        raise ValueError(str(error)) from None
 
 
 class Patience:

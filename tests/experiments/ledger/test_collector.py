@@ -18,9 +18,10 @@ import pytest
 from experiments.ledger import collector as module
 from experiments.ledger.collector import QUARANTINE, Collected, Collector
 from experiments.ledger.exchange import FeedbackRecord, LossRecord, Record, encode
-from experiments.ledger.recording import RecordingPolicy, compiled
+from experiments.ledger.recording import RecordingPolicy
 from experiments.ledger.spool import SpoolWriter, read_segment
 from experiments.ledger.store import Store
+from experiments.patterns import compiled
 
 from .conftest import Collect
 from .samples import START_NS, chat_request, chat_stream, even_chunks, record

@@ -12,8 +12,9 @@ from experiments.assignment import point, unit_id
 from experiments.ledger import recorded, standings
 from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.recorded import Selection
-from experiments.ledger.recording import RecordingPolicy, compiled
+from experiments.ledger.recording import RecordingPolicy
 from experiments.ledger.store import Store
+from experiments.patterns import compiled
 
 from .conftest import Collect
 from .samples import START_NS, chat_request, record

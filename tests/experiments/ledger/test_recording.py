@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.ledger.recording import Patience, Redaction, RedactionTooSlow, compiled, stricter
+from experiments.ledger.recording import Patience, Redaction, RedactionTooSlow, stricter
+from experiments.patterns import compiled
 
 MAIL = compiled(r"[\w.]+@[\w.]+")
 CARD = compiled(r"\b\d{16}\b")

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from experiments.ledger import recording
 from experiments.ledger.exchange import ExchangeRecord
-from experiments.ledger.recording import Patience, RecordingPolicy, compiled
+from experiments.ledger.recording import Patience, RecordingPolicy
 from experiments.ledger.rows import BODIES, EXCHANGES, MISFITS, PROMPT_CAP, Row, pack, rows_of, unpack
+from experiments.patterns import compiled
 
 from .samples import START_NS, chat_answer, chat_request, delta, record, sse
 

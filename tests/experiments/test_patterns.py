@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.ledger.recording import compiled
-from experiments.repeats import TooLarge, check_repeats
+from experiments.patterns import TooLarge, check_repeats, compiled
 
 
 @pytest.mark.parametrize(
