@@ -174,7 +174,7 @@ class _Probe:
     def head(self, head: AnswerHead) -> None:
         self._status = head.status
 
-    def body(self, data: bytes) -> None:
+    def body(self, data: bytes, came: int, chunks: bytes = b"") -> None:
         pass
 
     def end(self, data: bytes) -> None:

@@ -32,7 +32,7 @@ class EndOfStream:
 
     def within(self, data: bytes) -> bool:
         """Whether the end is in this piece, also if it began in an earlier one."""
-        if self._held == b"\n" and data.endswith(b"\n") and data.find(self._mark) < 0:
+        if self._held == b"\n" and data[-1:] == b"\n" and data.find(self._mark) < 0:
             return False  # whole lines, none of which is of interest
         text = self._held + data
         if self._named:

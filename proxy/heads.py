@@ -1,9 +1,9 @@
 """Which header lines cross the proxy, and which heads has it seen before?
 
-Heads repeat: a client's differ by the length of the body, an engine's mostly by that as well. One that
-llhttp has accepted is kept by its bytes without the digits of `content-length`; when the same bytes come
-again, the answer to every question about them is known. Nothing here reads framing that llhttp has not
-read first. No I/O.
+Heads repeat: a client's differ by the length of the body, an engine's by that and by the second of its
+`date`. One that llhttp has accepted is kept by its bytes without these; when the same bytes come again, the
+answer to every question about them is known. Nothing here reads a head of a kind that llhttp has not read
+first. No I/O.
 """
 
 from __future__ import annotations
@@ -147,7 +147,8 @@ def named(connection: bytes) -> frozenset[bytes]:
 class AnswerHead:
     """An engine's status and headers. `lines` go to the client; `length` is the body's, where it is told.
 
-    `is_stream`: the body is server-sent events.
+    `is_stream`: the body is server-sent events. `date` is the one date in the lines; empty if they have none,
+    or several.
     """
 
     status: int
@@ -155,6 +156,12 @@ class AnswerHead:
     content_type: str
     length: int | None = None
     is_stream: bool = False
+    date: bytes = b""
+
+    def at(self, date: bytes) -> AnswerHead:
+        """The same at another time, of a head that has a date."""
+        lines = self.lines.replace(b"date: " + self.date, b"date: " + date)
+        return AnswerHead(self.status, lines, self.content_type, self.length, self.is_stream, date)
 
 
 def answer_head(status: int, headers: Headers) -> AnswerHead:
@@ -171,7 +178,11 @@ def answer_head(status: int, headers: Headers) -> AnswerHead:
         if name not in ending and not name.startswith(b"x-turnout-"):
             lines.append(b"%b: %b\r\n" % (name, value))
     is_stream = content_type.lower().startswith("text/event-stream")
-    return AnswerHead(status, b"".join(lines), content_type, length, is_stream)
+    crossing = b"".join(lines)
+    date = next((value for name, value in headers if name == b"date"), b"")
+    if crossing.count(b"date: ") != 1 or b"date: %b\r\n" % date not in crossing:
+        date = b""
+    return AnswerHead(status, crossing, content_type, length, is_stream, date)
 
 
 #: A message that came in one piece: its head without the digits of the length, and its body.
@@ -181,6 +192,9 @@ Framed = tuple[bytes, bytes]
 #: A longer head is not kept.
 _LONGEST: Final = 4096
 _LENGTH: Final = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,8})\r\n")
+#: The one form in which a server may write it (RFC 9110 §5.6.7).
+_FIXDATE: Final = rb"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
+_DATE: Final = re.compile(rb"\r\n[Dd]ate: (%b)\r\n" % _FIXDATE)
 
 
 def framed(data: bytes) -> Framed | None:
@@ -198,10 +212,10 @@ def framed(data: bytes) -> Framed | None:
     return data[:low] + data[high:end], data[end:]
 
 
-def raw_head(data: bytes) -> bytes | None:
-    """The head with which the data begins; None if it is not whole, or too long to be kept."""
+def raw_head(data: bytes) -> bytes:
+    """The head with which the data begins; nothing if it is not whole, or too long to be kept."""
     end = data.find(b"\r\n\r\n", 0, _LONGEST) + 4
-    return data[:end] if end >= 4 else None
+    return data[:end] if end >= 4 else b""
 
 
 _Head = TypeVar("_Head", RequestHead, AnswerHead)
@@ -237,15 +251,11 @@ class KnownHeads(Generic[_Head]):
         if message is None:
             return None
         template, body = message
-        head = self._known.get(template)
+        head = self._again(template)
         if head is None:
             return None
         self._expect(data, len(data) - len(body), head)
         return head, body
-
-    def known(self, raw: bytes) -> _Head | None:
-        """What is known of a head without a length, by all of its bytes."""
-        return self._known.get(raw)
 
     def _expect(self, data: bytes, end: int, head: _Head) -> None:
         length = _LENGTH.search(data, 0, end)
@@ -255,13 +265,73 @@ class KnownHeads(Generic[_Head]):
             self._least, self._most_bytes = 10 ** (high - low - 1), 10 ** (high - low) - 1
             self._last = head
 
+    def _again(self, template: bytes) -> _Head | None:
+        return self._known.get(template)
+
     def learn(self, template: bytes, head: _Head) -> None:
         """Remember a head that was parsed as the whole message `template` came from."""
-        if len(self._known) >= self._most:
-            self._known.clear()
-        self._known[template] = head
+        self._keep(self._known, template, head)
+
+    def _keep(self, known: dict[bytes, _Head], template: bytes, head: _Head) -> None:
+        if len(known) >= self._most:
+            known.clear()
+        known[template] = head
 
     def clear(self) -> None:
         """Forget all of them."""
         self._known.clear()
         self._expect_none()
+
+
+class KnownAnswers(KnownHeads[AnswerHead]):
+    """What llhttp made of engines' heads, whatever the second at which they were written."""
+
+    def __init__(self, most: int = 512) -> None:
+        super().__init__(most)
+        self._streams: dict[bytes, AnswerHead] = {}
+        self._raw = b""  # the head of a stream that was met last
+        self._stream: AnswerHead | None = None
+
+    def stream(self, data: bytes) -> tuple[AnswerHead, bytes] | None:
+        """The head of a stream in chunks with which the data begins, and its bytes; None: it is not known."""
+        raw = self._raw
+        if raw and data.startswith(raw):
+            return self._stream, raw  # type: ignore[return-value]  # there once its bytes are
+        raw = raw_head(data)
+        head = _dated(self._streams, raw) if raw else None
+        if head is None:
+            return None
+        self._raw, self._stream = raw, head
+        return head, raw
+
+    def learn_stream(self, raw: bytes, head: AnswerHead) -> None:
+        """Remember the head of an answer in chunks, after which the connection stays."""
+        undated, date = _undated(raw)
+        if head.date == date:
+            self._keep(self._streams, undated, head)
+
+    def learn(self, template: bytes, head: AnswerHead) -> None:
+        undated, date = _undated(template)
+        if head.date == date:
+            super().learn(undated, head)
+
+    def _again(self, template: bytes) -> AnswerHead | None:
+        return _dated(self._known, template)
+
+
+def _undated(raw: bytes) -> tuple[bytes, bytes]:
+    """A head without the value of its date, and that; empty, if it has none in the form of all dates."""
+    match = _DATE.search(raw)
+    if match is None:
+        return raw, b""
+    low, high = match.span(1)
+    return raw[:low] + raw[high:], raw[low:high]
+
+
+def _dated(known: dict[bytes, AnswerHead], raw: bytes) -> AnswerHead | None:
+    """What is known of a head, with the date that it has this time."""
+    undated, date = _undated(raw)
+    head = known.get(undated)
+    if head is None or head.date == date:
+        return head
+    return head.at(date) if head.date and date else None

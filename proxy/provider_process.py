@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from enum import IntEnum
+from time import monotonic_ns
 from typing import Any, Final, get_args
 
 import orjson
@@ -154,7 +155,7 @@ class RemoteCall:
         elif kind is Kind.BODY:
             if not self._paused:  # else the client is waited for, also by what was on its way already
                 self.due = self._process.patience(self._process.limits.idle_seconds)
-            self.receiver.body(payload)
+            self.receiver.body(payload, monotonic_ns())
         elif kind is Kind.FAILED:
             outcome, code = orjson.loads(payload)
             assert outcome in get_args(Outcome)

@@ -23,6 +23,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from contextvars import ContextVar
+from time import monotonic_ns
 from typing import Any, Final
 
 import orjson
@@ -178,7 +179,7 @@ class ProviderCall:
                 if not self._got_head:
                     self._got_head = True
                     self._receiver.head(EVENT_HEAD)
-                self._receiver.body(data)
+                self._receiver.body(data, monotonic_ns())
         finally:
             await events.aclose()  # type: ignore[attr-defined]
         self.done = True
@@ -405,7 +406,7 @@ class Line:
     def head(self, head: AnswerHead) -> None:
         self._host.tell(self._number, Kind.HEAD)
 
-    def body(self, data: bytes) -> None:
+    def body(self, data: bytes, came: int, chunks: bytes = b"") -> None:
         self._host.tell(self._number, Kind.BODY, data)
 
     def end(self, data: bytes) -> None:

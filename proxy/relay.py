@@ -295,8 +295,7 @@ class Relay:
             keep_whole(record, body, worker.limits.recorded_bytes)
             worker.conclude(record, self)
 
-    def body(self, data: bytes) -> None:
-        came = monotonic_ns()
+    def body(self, data: bytes, came: int, chunks: bytes = b"") -> None:
         kept = self._recorded
         if not kept and self._ending is not None and self._ending.within(data):
             self._keep(data, came)
@@ -305,7 +304,7 @@ class Relay:
         piece = data if self._stripper is None else self._stripper.feed(data)
         if not self._answered and piece:
             self._begin()
-        self._client.write(piece)
+        self._client.write(piece, chunks if piece is data else b"")
         if not kept:
             self._keep(data, came)
 

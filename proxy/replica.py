@@ -1,8 +1,9 @@
 """How is one connection to a replica of an endpoint kept, used again, and read?
 
 What arrives is handed to the call that the connection serves at the moment. A head that llhttp has accepted
-once is recognised by its bytes (`heads`); everything else is the parser's. Which replica is asked, how long
-it may take and what follows from a failure is for `upstream` to say.
+once is recognised by its bytes (`heads`), and so are whole chunks behind it (`chunks`); everything else is
+the parser's. Which replica is asked, how long it may take and what follows from a failure is for `upstream`
+to say.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import os
 import ssl
 from dataclasses import replace
 from time import monotonic
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import httptools
 
-from .heads import AnswerHead, Framed, KnownHeads, answer_head, framed, raw_head
+from .chunks import unchunked
+from .heads import AnswerHead, Framed, KnownAnswers, answer_head, framed, raw_head
 from .limits import Limits
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class _GarbledError(ValueError):
 class Replica:
     """One base URL: where to connect, what is idle, how much is outstanding."""
 
-    def __init__(self, url: str, limits: Limits, heads: KnownHeads[AnswerHead] | None = None) -> None:
+    def __init__(self, url: str, limits: Limits, heads: KnownAnswers | None = None) -> None:
         self.url = url
         parts = urlsplit(url)
         secure = parts.scheme == "https"
@@ -54,7 +55,7 @@ class Replica:
         self.authority = parts.netloc.encode()
         self.ssl = ssl.create_default_context() if secure else None
         self.limits = limits
-        self.heads = heads or KnownHeads()
+        self.heads = heads or KnownAnswers()
         self.outstanding = 0
         #: by `time.monotonic`: until then others are asked, if there are others
         self.resting_until = 0.0
@@ -146,7 +147,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_answering", "_framed", "_head", "_headers", "_interim", "_newcomer", "_parser",
-        "_pieces", "_quiet", "_raw_head", "_reading", "call", "fresh", "on_body", "replica", "transport",
+        "_pieces", "_raw_head", "_unparsed", "call", "fresh", "on_body", "replica", "transport",
     )  # fmt: skip
 
     def __init__(self, replica: Replica) -> None:
@@ -157,12 +158,11 @@ class Connection(asyncio.Protocol):
         self._pieces: list[bytes] = []  # of the body, in one read
         self.on_body = self._pieces.append
         self._parser: Any = httptools.HttpResponseParser(self)
-        self._quiet: Any = None  # a parser that does not tell of heads
-        self._reading: Any = self._parser  # the one of the two that reads this answer
         self._headers: list[tuple[bytes, bytes]] = []
         self._head: AnswerHead | None = None
         self._newcomer: Framed | None = None  # what is being parsed, if its head may be worth remembering
-        self._raw_head: bytes | None = None  # the head of what is being parsed, if it came whole
+        self._raw_head = b""  # the head of what is being parsed, if it came whole
+        self._unparsed = b""  # the head of an answer in chunks, while none of it is the parser's
         self._framed = False
         self._interim = False
         self._answering = False
@@ -198,69 +198,82 @@ class Connection(asyncio.Protocol):
         if call is None:  # bytes nobody asked for: the connection cannot be trusted any more
             self.close()
             return
-        if not self._answering:
-            self._answering = True
+        try:
             if self._recognised(data, call):
                 return
-        try:
-            self._reading.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(
-                error.__context__, _GarbledError
-            ):
-                log.error("an answer could not be relayed", exc_info=error.__context__)
-            else:
-                self.replica.complain("does not answer in HTTP/1.1: %s", error.__context__ or error)
+            if self._unparsed:  # behind whole chunks, the parser would be where it is behind the head
+                data, self._unparsed = self._unparsed + data, b""
+            self._parser.feed_data(data)
             if self.call is call:
-                self.call = None
-                self.close()
-                call.broken("upstream_garbled")
-            return
+                call.body(self._body())
+        except Exception as error:
+            self._give_up(call, error)
+
+    def _give_up(self, call: Call, error: Exception) -> None:
+        """An answer cannot be handed on: it is no HTTP/1.1, or that is a defect of ours."""
+        cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
+        told = self.call is not call  # what of it could be told
+        if isinstance(cause, (_GarbledError, httptools.HttpParserError, httptools.HttpParserUpgrade)):
+            self.replica.complain("does not answer in HTTP/1.1: %s", cause)
+        else:
+            log.error("an answer could not be relayed", exc_info=cause)
+            told = False
         if self.call is call:
-            call.body(self._body())
+            self.call = None
+            self.close()
+        if not told:
+            call.broken("upstream_garbled")
 
     def _recognised(self, data: bytes, call: Call) -> bool:
-        """Take an answer that came in one piece and whose head is known; False: it is for the parser."""
+        """Take what needs no parser; False: it is for the parser, and so is the rest of this answer."""
+        if self._answering:
+            return bool(self._unparsed) and self._whole_chunks(data, 0, call)
+        self._answering = True
         heads = self.replica.heads
         known = heads.expected(data)
         if known is None:
-            self._raw_head = raw = raw_head(data)
-            stream = None if raw is None else heads.known(raw)
+            stream = heads.stream(data)
             if stream is not None:
-                self._read_quietly(stream)
-                return False
-            self._reading = self._parser
+                head, raw = stream
+                return self._begun(head, raw, data, call)
             self._newcomer = framed(data)
             known = heads.find(data, self._newcomer)
             if known is None:
+                self._raw_head = raw_head(data)
                 return False
             self._newcomer = None
         self.call = None
         self._release()
-        try:
-            call.answered(*known)
-        except Exception:
-            log.exception("an answer could not be relayed")
-            call.broken("upstream_garbled")
+        head, body = known
+        call.answered(head, body)
         return True
 
-    def _read_quietly(self, head: AnswerHead) -> None:
-        """An answer in chunks whose head is known: it is parsed as well, but need not be told of again."""
-        if self._quiet is None:
-            told = SimpleNamespace(
-                on_message_begin=self.on_message_begin,
-                on_headers_complete=self._tell_head,
-                on_body=self.on_body,
-                on_message_complete=self.on_message_complete,
-            )
-            self._quiet = httptools.HttpResponseParser(told)
-        self._reading = self._quiet
-        self._head, self._interim = head, False
+    def _begun(self, head: AnswerHead, raw: bytes, data: bytes, call: Call) -> bool:
+        """Take the known head of a stream, and what has come behind it."""
+        self._framed = True
+        call.head(head)
+        if self.call is not call:
+            return True
+        self._unparsed = raw
+        if not self._whole_chunks(data, len(raw), call):
+            self._unparsed = b""  # the parser gets it with the rest
+            return False
+        return True
 
-    def _tell_head(self) -> None:
-        call, head = self.call, self._head
-        if call is not None and head is not None:
-            call.head(head)
+    def _whole_chunks(self, data: bytes, at: int, call: Call) -> bool:
+        """Take what has come from `at` on of a body in chunks, if it is whole ones."""
+        read = unchunked(data, at)
+        if read is None:
+            return False
+        body, ended = read
+        if ended:
+            self._unparsed = b""
+            self.call = None
+            self._release()
+            call.finish(body)
+        else:
+            call.body(body, data[at:])
+        return True
 
     def _release(self) -> None:
         """Keep the connection for the next call, if this one has ended well."""
@@ -285,7 +298,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._headers = []
-        self._framed = self._reading is self._quiet  # a head that it does not tell of is that of chunks
+        self._framed = False
         if self.call is None:  # an answer nobody asked for would become the next caller's
             self.close()
 
@@ -306,18 +319,20 @@ class Connection(asyncio.Protocol):
                     raise _GarbledError(f"transfer-encoding {value.decode('latin-1')!r} was not asked for")
             self._head = head = answer_head(status, self._headers)
             self._remember_stream(head)
-            self.call.head(head)
-        self._raw_head = None
+            if not self.call.got_head:  # when it was recognised
+                self.call.head(head)
+        self._raw_head = b""
 
     def _remember_stream(self, head: AnswerHead) -> None:
         """What the parser has said of the head of a stream holds whenever these bytes come again."""
         raw, lines = self._raw_head, len(self._headers) + 2
         if (
-            raw is not None
+            raw
             and (head.status, head.length, self._framed) == (200, None, True)
+            and self._parser.should_keep_alive()
             and raw.count(b"\r\n") == raw.count(b"\n") == lines  # they are this head, and no other
         ):
-            self.replica.heads.learn(raw, head)
+            self.replica.heads.learn_stream(raw, head)
 
     def _body(self) -> bytes:
         """What of the body has come since this was asked last."""
@@ -331,7 +346,7 @@ class Connection(asyncio.Protocol):
         if call is None or head is None or self._interim:
             return
         self.call = self._head = None
-        keep_alive = self._reading.should_keep_alive()
+        keep_alive = self._parser.should_keep_alive()
         message, self._newcomer = self._newcomer, None
         if message and keep_alive and head.status not in _BARE and head.length == len(message[1]):
             self.replica.heads.learn(message[0], replace(head, length=None))  # of the next one it is another

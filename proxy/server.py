@@ -18,6 +18,7 @@ from typing import Any, Final
 import httptools
 
 from .application import Application, Request, Responder
+from .chunks import beginning
 from .errors import Refusal, internal_error, status_line
 from .heads import LISTS, Framed, RequestHead, framed, framing_fault, named, path_of, single
 
@@ -29,8 +30,6 @@ _AHEAD: Final = 256 << 10
 _LINGER_SECONDS: Final = 2.0
 #: Above this an answer's head and body are not joined for one write.
 _JOINED: Final = 64 << 10
-#: How the chunks of a stream begin: events are small, so theirs are made once.
-_CHUNKS: Final = tuple(b"%x\r\n" % size for size in range(1024))
 #: Answers without a body, whose readers look for none.
 _BODILESS: Final = (204, 304)
 
@@ -129,8 +128,10 @@ class ClientConnection(asyncio.Protocol):
             if known is None:
                 self._newcomer = framed(data)
                 known = heads.find(data, self._newcomer)
-            if known is not None and self._taken(*known):
-                return
+            if known is not None:
+                head, body = known  # no call with a star: that is a way of its own through the interpreter
+                if self._taken(head, body):
+                    return
         while data and not self._closing:
             data = self._read(data)
 
@@ -438,17 +439,14 @@ class ClientConnection(asyncio.Protocol):
         self.start(status, headers, size)
         self.end(body)
 
-    def write(self, data: bytes) -> None:
-        """A piece of the body; the head goes out with the first."""
+    def write(self, data: bytes, chunks: bytes = b"") -> None:
+        """A piece of the body; the head goes out with the first. `chunks`: the same in chunks, if it is."""
         if self._closing or not data:
             return
-        pending, self._pending = self._pending, b""
         if self._chunked:
-            size = len(data)
-            begin = _CHUNKS[size] if size < len(_CHUNKS) else b"%x\r\n" % size
-            data = b"".join((pending, begin, data, b"\r\n"))
-        elif pending:
-            data = pending + data
+            data = chunks or b"".join((beginning(len(data)), data, b"\r\n"))
+        if self._pending:
+            data, self._pending = self._pending + data, b""
         self._transport.write(data)
 
     def end(self, data: bytes = b"") -> None:
@@ -456,7 +454,7 @@ class ClientConnection(asyncio.Protocol):
         if self._closing:
             return
         if self._chunked:
-            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+            data = b"%b%b\r\n0\r\n\r\n" % (beginning(len(data)), data) if data else b"0\r\n\r\n"
         if self._pending:
             data, self._pending = self._pending + data, b""
         if data:

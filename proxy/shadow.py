@@ -248,9 +248,9 @@ class Copy:
         if self.breaker is not None and outcome_of(head.status) == "complete":
             self.breaker.begun(self)
 
-    def body(self, data: bytes) -> None:
+    def body(self, data: bytes, came: int, chunks: bytes = b"") -> None:
         self._shadows.hold(self, len(data))
-        self._recording.add(data, monotonic_ns())
+        self._recording.add(data, came)
         if self._shadows.bytes > self._worker.limits.shadow_bytes:
             self.abandon("worker_bytes")
         elif self.allowance.bytes > self.mirror.max_bytes:

@@ -12,14 +12,14 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, monotonic_ns
 from typing import Any, Final, Protocol
 
 from experiments.ledger.exchange import Outcome
 from experiments.snapshot import LITELLM, Endpoint
 
 from .deadlines import Deadlines, tick_for
-from .heads import AnswerHead, KnownHeads
+from .heads import AnswerHead, KnownAnswers
 from .limits import Limits
 from .replica import Connection, Replica
 
@@ -31,11 +31,15 @@ _RECOVERING_SECONDS: Final = 1.0
 
 
 class Receiver(Protocol):
-    """Who gets the answer: `head`, `body` for each read, `end` with the rest; or `answer`, all at once."""
+    """Who gets the answer: `head`, `body` for each read, `end` with the rest; or `answer`, all at once.
+
+    `came`: when it did, by `time.monotonic_ns`. `chunks` are the body as it was framed, if that is whole
+    chunks, and a client may have them as they are.
+    """
 
     def answer(self, head: AnswerHead, body: bytes) -> None: ...
     def head(self, head: AnswerHead) -> None: ...
-    def body(self, data: bytes) -> None: ...
+    def body(self, data: bytes, came: int, chunks: bytes = b"") -> None: ...
     def end(self, data: bytes) -> None: ...
     def failed(self, outcome: Outcome, code: str) -> None: ...
 
@@ -93,7 +97,7 @@ class Call:
         self._connecting: asyncio.Task[None] | None = None
         self._waited = 0.0  # for replicas that took no connection
         self._waiting_since = 0.0  # for the client to read on
-        self._came = 0.0  # the last of the body, by `time.monotonic`
+        self._came = 0  # the last of the body, by `time.monotonic_ns`
 
     @property
     def sent(self) -> bool:
@@ -195,10 +199,10 @@ class Call:
         self._progressed()
         self.receiver.head(head)
 
-    def body(self, data: bytes) -> None:
-        self._came = monotonic()  # often; `overdue` works out what follows for `due`
+    def body(self, data: bytes, chunks: bytes = b"") -> None:
+        self._came = came = monotonic_ns()  # often; `overdue` works out what follows for `due`
         if data and not self.done:
-            self.receiver.body(data)
+            self.receiver.body(data, came, chunks)
 
     def answered(self, head: AnswerHead, body: bytes) -> None:
         """The whole answer at once; the connection is no longer this call's."""
@@ -267,7 +271,7 @@ class Call:
         """Whether the body has got on since the deadline was set; there is a later one then."""
         if not self.got_head or self._waiting_since or self.due == self._ends:
             return False
-        due = min(self._came + self._upstreams.limits.idle_seconds, self._ends)
+        due = min(self._came / 1e9 + self._upstreams.limits.idle_seconds, self._ends)
         later = due > self.due
         if later:
             self.due = due
@@ -282,7 +286,7 @@ class Upstreams:
         self.first_byte_seconds = min(limits.first_byte_seconds, limits.total_seconds)
         self.loop = asyncio.get_running_loop()
         self.calls: set[Call] = set()
-        self._heads: KnownHeads[AnswerHead] = KnownHeads()
+        self._heads = KnownAnswers()
         self._replicas: dict[str, Replica] = {}
         self._pools: dict[tuple[str, ...], tuple[Replica, ...]] = {}
         self._tasks: set[asyncio.Task[None]] = set()

@@ -406,7 +406,7 @@ class UsageStripper:
 
     def feed(self, chunk: bytes) -> bytes:
         """What may go to the client now."""
-        if not self._held and not self._passing and chunk.find(b"usage") < 0 and chunk.endswith(b"\n\n"):
+        if not self._held and not self._passing and chunk.find(b"usage") < 0 and chunk[-2:] == b"\n\n":
             return chunk
         seen = max(0, len(self._held) - 3)  # an event's end may have been cut in two
         text = self._held + chunk

@@ -12,8 +12,9 @@ from .conftest import MODEL, Stack
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or importing it asks the network for prices
 litellm = pytest.importorskip("litellm")
 
-#: pydantic's remarks on classes of litellm's
+#: pydantic's remarks on classes of litellm's, and the event loop that it leaves open
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:Item '.*' on TypedDict class 'ChatCompletion:UserWarning:pydantic"),
     pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning:litellm"),
 ]

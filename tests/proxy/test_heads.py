@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import orjson
 import pytest
 
+from proxy.chunks import unchunked
 from proxy.heads import AnswerHead, KnownHeads, RequestHead, answer_head, framed, path_of
 from proxy.limits import Limits
 from proxy.replica import Connection, Replica
@@ -215,12 +218,17 @@ class Heard:
         assert self.head_of is None, "an answer has one head"
         self.head_of, self.got_head = head, True
 
-    def body(self, data: bytes) -> None:
+    def body(self, data: bytes, chunks: bytes = b"") -> None:  # a call's, which has a clock
+        assert not chunks or unchunked(chunks) == (data, False)
         self.data += data
 
     def finish(self, data: bytes) -> None:
         self.data += data
         self.ended = "whole"
+
+    def answered(self, head: AnswerHead, body: bytes) -> None:
+        self.head(head)
+        self.finish(body)
 
     def broken(self, code: str) -> None:
         self.ended = code
@@ -240,6 +248,8 @@ class Wire:
     def abort(self) -> None:
         self.closed = True
 
+    def write(self, data: bytes) -> None: ...
+
     def get_write_buffer_size(self) -> int:
         return 0
 
@@ -252,7 +262,8 @@ def connection(replica: Replica) -> Any:
 
 def heard(made: Any, *pieces: bytes) -> Heard:
     """What a call hears of an answer that comes in these pieces."""
-    call = made.call = Heard()
+    call = Heard()
+    made.run(call, b"")
     for piece in pieces:
         made.data_received(piece)
     return call
@@ -270,11 +281,11 @@ async def test_a_stream_whose_head_is_known_is_read_as_the_first_was() -> None:
     first = heard(made, raw)
     assert first.ended == "whole"
     assert first.data == b"data: 1\ndata: 2\n"
-    assert len(replica.heads._known) == 1
+    assert len(replica.heads._streams) == 1
     for cut in range(1, len(raw)):
         again = heard(made, raw[:cut], raw[cut:])
         assert (again.data, again.ended, again.head_of) == (first.data, "whole", first.head_of)
-    assert len(replica.heads._known) == 1
+    assert len(replica.heads._streams) == 1
     assert heard(connection(replica), raw).head_of is first.head_of, "another connection knows it as well"
     assert not made.transport.closed
 
@@ -293,6 +304,107 @@ async def test_after_the_known_head_of_a_stream_faults_are_still_seen() -> None:
     more = connection(replica)
     assert heard(more, opening + EVENTS + opening).ended == "whole"
     assert more.transport.closed, "nobody asked for a second answer"
+
+
+class NoParser:
+    """In a parser's place, where nothing is left to parse."""
+
+    def feed_data(self, data: bytes) -> None:
+        raise AssertionError(data)
+
+
+def dated(opening: bytes, second: int, name: bytes = b"date") -> bytes:
+    return opening + b"%b: Fri, 27 Nov 2026 22:07:%02d GMT\r\n" % (name, second)
+
+
+@pytest.mark.parametrize("name", [b"date", b"Date"])
+async def test_a_known_head_is_known_at_any_other_second(name: bytes) -> None:
+    replica = Replica("http://127.0.0.1:1", Limits())
+    made = connection(replica)
+    whole = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n"
+    for second in (1, 2, 2, 3):
+        stream = heard(made, dated(STREAM, second, name) + b"\r\n" + EVENTS[:13], EVENTS[13:])
+        assert (stream.data, stream.ended) == (b"data: 1\ndata: 2\n", "whole")
+        answer = heard(made, dated(whole, second, name) + b"\r\n{}")
+        assert (answer.data, answer.ended) == (b"{}", "whole")
+        for call in (stream, answer):
+            assert call.head_of is not None
+            assert b"date: Fri, 27 Nov 2026 22:07:%02d GMT\r\n" % second in call.head_of.lines
+            assert call.head_of.lines.count(b"date") == 1
+        made._parser = NoParser()
+
+
+async def test_a_date_of_another_form_is_not_taken_for_one() -> None:
+    """What was cut out for the comparison must not be what another head has there."""
+    replica = Replica("http://127.0.0.1:1", Limits())
+    assert heard(connection(replica), dated(STREAM, 1) + b"\r\n" + EVENTS).ended == "whole"
+    for other in (b"", b"yesterday", b"Fri, 27 Nov 2026 22:07:01 CET", b"Fri,  27 Nov 2026 22:07:01 GMT"):
+        call = heard(connection(replica), STREAM + b"date: %b\r\n\r\n" % other + EVENTS)
+        assert call.head_of is not None
+        assert call.head_of.lines.endswith(b"date: %b\r\n" % other)
+
+
+@pytest.mark.parametrize("more", [b"date: x\r\n", b"connection: date\r\n", b"x-date: y\r\n"])
+async def test_a_head_with_more_than_one_date_or_none_for_the_client_is_the_parsers(more: bytes) -> None:
+    replica = Replica("http://127.0.0.1:1", Limits())
+    lines = set()
+    for second in (1, 2):
+        call = heard(connection(replica), dated(STREAM, second) + more + b"\r\n" + EVENTS)
+        assert call.ended == "whole"
+        assert call.head_of is not None
+        lines.add(call.head_of.lines.replace(b":0%d GMT" % second, b""))
+    assert len(lines) == 1
+    assert not replica.heads._streams
+
+
+async def test_a_stream_cut_anywhere_reads_the_same_by_known_heads_and_by_the_parser() -> None:
+    rng = Random(7)
+    replica = Replica("http://127.0.0.1:1", Limits())
+    heard(connection(replica), STREAM + b"\r\n" + EVENTS)
+    for _ in range(3000):
+        body, raw = b"", STREAM + b"\r\n"
+        cuts = [len(raw)] if rng.random() < 0.5 else []
+        for _ in range(rng.randrange(6)):
+            piece = rng.choice(
+                (b"data: x\n\n", b"\r\n", b"0\r\n\r\n", b"7\r\n", b"y" * rng.randrange(1, 6000))
+            )
+            size = rng.choice((b"%x", b"%x", b"%x", b"%x", b"%X", b"0%x", b"%x;a=b")) % len(piece)
+            raw += size + b"\r\n" + piece + b"\r\n"
+            cuts.append(len(raw))
+            body += piece
+        raw += b"0\r\n" + rng.choice((b"", b"", b"", b"x-trailer: 1\r\n")) + b"\r\n"
+        if rng.random() < 0.3:
+            cuts += [rng.randrange(len(raw)) for _ in range(2)]
+        marks = [0, *sorted(cut for cut in cuts if rng.random() < 0.7), len(raw)]
+        made = connection(Replica("http://127.0.0.1:1", Limits(), replica.heads))
+        call = heard(made, *(raw[at:to] for at, to in pairwise(marks) if at < to))
+        assert (call.data, call.ended, made.transport.closed) == (body, "whole", False)
+        assert heard(made, STREAM + b"\r\n" + EVENTS).ended == "whole"
+
+
+async def test_a_defect_behind_an_answer_is_told_to_whoever_waits_for_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """In each way that an answer can come: nobody is left waiting."""
+
+    class Defective(Heard):
+        def body(self, data: bytes, chunks: bytes = b"") -> None:
+            self.finish(data)
+
+        def finish(self, data: bytes) -> None:
+            raise RuntimeError("a defect")
+
+    replica = Replica("http://127.0.0.1:1", Limits())
+    whole = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
+    for raw in (STREAM + b"\r\n" + EVENTS, STREAM + b"\r\n8\r\ndata: 1\n\r\n", whole):
+        for _ in range(2):  # by the parser, then as what is known
+            made = connection(replica)
+            call = Defective()
+            made.run(call, b"")
+            made.data_received(raw)
+            assert call.ended == "upstream_garbled"
+            heard(connection(replica), raw)
+    assert sum("could not be relayed" in line.message for line in caplog.records) == 6
 
 
 async def test_what_a_known_head_says_of_the_connection_holds() -> None:
@@ -327,7 +439,7 @@ async def test_the_connection_tells_streams_and_whole_answers_apart() -> None:
 async def test_only_the_plain_head_of_a_stream_is_remembered(raw: bytes) -> None:
     replica = Replica("http://127.0.0.1:1", Limits())
     heard(connection(replica), raw + EVENTS)
-    assert not replica.heads._known
+    assert not replica.heads._streams
 
 
 SPAN = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

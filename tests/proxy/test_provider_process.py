@@ -141,14 +141,14 @@ async def test_a_client_that_is_slow_to_read_is_no_reason_to_end_it() -> None:
     """Pieces that were on their way when the client was to be waited for do not shorten its time."""
 
     class Slow:
-        def body(self, data: bytes) -> None:
+        def body(self, data: bytes, came: int, chunks: bytes = b"") -> None:
             call.pause()
 
     process = ProviderProcess(Limits(idle_seconds=10, stalled_reader_seconds=60))
     call = RemoteCall(process, 1, b"", Slow())  # type: ignore[arg-type]
     now = asyncio.get_running_loop().time()
     call.hear(Kind.BODY, b"data: 1\n\n")
-    call.receiver.body = lambda data: None  # type: ignore[method-assign]
+    call.receiver.body = lambda *_: None  # type: ignore[method-assign]
     call.hear(Kind.BODY, b"data: 2\n\n")
     assert call.due > now + 60
     call.resume()

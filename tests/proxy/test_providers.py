@@ -502,7 +502,7 @@ async def test_a_slow_reader_is_waited_for(tmp_path: Path, monkeypatch: pytest.M
         def head(self, *_: object) -> None:
             heard.append("head")
 
-        def body(self, data: bytes) -> None:
+        def body(self, data: bytes, came: int, chunks: bytes = b"") -> None:
             heard.append("body")
 
         def end(self, data: bytes) -> None:
