@@ -42,7 +42,7 @@ def test_a_candidate_as_good_as_production_passes(items: str) -> None:
     with serving(right) as fake:
         result = invoke(fake, "compare", items, "--model", "chat", "--candidate", "candidate")
     assert result.exit_code == 0, result.output
-    assert "Pass: 100.0% of 60 items pass" in result.stdout
+    assert "Pass: 100.0 % of 60 items pass" in result.stdout
     [saved] = fake.comparisons
     assert (saved["verdict"], saved["control_version"], saved["candidate_version"]) == ("pass", 1, 2)
     assert {run["status"] for run in fake.runs.values()} == {"complete"}
@@ -53,7 +53,7 @@ def test_a_worse_candidate_fails_and_is_shown_item_by_item(items: str) -> None:
     with serving(candidate_fails_a_third) as fake:
         result = invoke(fake, "compare", items, "-m", "chat", "-c", "2", "--control", "1")
     assert result.exit_code == 1
-    assert "Fail: 66.7% of 60 items pass with the candidate, 100.0% with the control" in result.stdout
+    assert "Fail: 66.7 % of 60 items pass with the candidate, 100.0 % with the control" in result.stdout
     assert "q3" in result.stdout
     assert "... and 10 more (--all lists them)" in result.stdout
 
@@ -147,7 +147,7 @@ def test_a_run_says_how_it_went_and_gates_on_the_sets_floor(tmp_path: Path) -> N
         good = invoke(fake, "run", str(folder), "-m", "chat", "-v", "production")
         bad = invoke(fake, "run", str(folder), "-m", "chat", "-v", "candidate", "--json")
     assert good.exit_code == 0
-    assert "Pass: 60 of 60 answers passed (100.0%), at or above the floor of 90.0%." in good.stdout
+    assert "Pass: 60 of 60 answers passed (100.0 %), at or above the floor of 90.0 %." in good.stdout
     assert bad.exit_code == 1
     told = json.loads(bad.stdout)
     assert (told["version"], told["passed"], told["gate"]) == (2, 40, "fail")
