@@ -62,7 +62,7 @@ def body() -> None:
         )
         return
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        more = f" (the newest {LIMIT})" if len(decisions) >= LIMIT else ""
+        more = paging.newest(len(decisions), LIMIT)
         forced = sum(1 for one in decisions if one.forced)
         st.caption(
             f"{figures.count(len(decisions))} decisions{more}, {figures.count(forced)} of them forced",

@@ -23,6 +23,8 @@ MAX_RUNS = 8
 MAX_NEWLY_FAILING = 20
 # One that waits for labels must be found also when others came after it.
 PER_PAGE = 5
+# What is asked for: the newest. A comparison with all that it quotes is large, a run in the list is not.
+RUNS, COMPARISONS = 500, 100
 COMPARISONS_PAGE = "comparisons-page"
 
 
@@ -34,7 +36,9 @@ def page() -> None:
 @refreshed
 def body() -> None:
     """Comparisons, newly failing items of the chosen one, the grid and the runs."""
-    loaded: Loaded[tuple[GoldenRun, ...]] = load(tuple[GoldenRun, ...], path("golden", "runs"))
+    loaded: Loaded[tuple[GoldenRun, ...]] = load(
+        tuple[GoldenRun, ...], path("golden", "runs"), {"limit": RUNS}
+    )
     runs = usable(loaded, "The golden runs")
     if runs is None:
         return
@@ -45,7 +49,7 @@ def body() -> None:
         )
         return
     asked: Loaded[tuple[GoldenComparison, ...]] = load(
-        tuple[GoldenComparison, ...], path("golden", "comparisons")
+        tuple[GoldenComparison, ...], path("golden", "comparisons"), {"limit": COMPARISONS}
     )
     comparisons = usable(asked, "The comparisons")
     if comparisons:
@@ -84,6 +88,8 @@ def _comparisons(comparisons: Sequence[GoldenComparison]) -> None:
             preferences.show(one)
             judges.show(one)
     paging.turn(COMPARISONS_PAGE, len(newest), PER_PAGE)
+    if older := paging.newest(len(newest), COMPARISONS):
+        st.caption(f"{figures.count(len(newest))} comparisons{older}")
 
 
 def _newly_failing(one: GoldenComparison) -> None:
@@ -122,7 +128,8 @@ def _change(change: dict[str, Any]) -> None:
             st.caption("Got")
             st.code(got or figures.DASH, language=None, wrap_lines=True)
             return
-        sides = (("Passes", difference.control, REMOVED), ("Fails", difference.candidate, ADDED))
+        # Green passes and red fails, as in the grid.
+        sides = (("Passes", difference.control, ADDED), ("Fails", difference.candidate, REMOVED))
         for column, (title, stretches, colour) in zip(st.columns(2, gap="medium"), sides, strict=True):
             with column:
                 st.caption(title)
@@ -233,7 +240,7 @@ def grid_rows(runs: Sequence[GoldenRunResults], against: dict[int, int]) -> tupl
     ranked = sorted(table, key=lambda item: (*_rank(table[item]), item))[:MAX_ITEMS]
     rows = [
         {
-            "item": one_line(item, 60),
+            "item": one_line(item),
             "version": figures.version(version),
             "state": table[item][version][0],
             "against": figures.version(control.get(version)),
@@ -243,7 +250,7 @@ def grid_rows(runs: Sequence[GoldenRunResults], against: dict[int, int]) -> tupl
         for item in ranked
         if version in table[item]
     ]
-    order = {one_line(item, 60): place for place, item in enumerate(ranked)}
+    order = {one_line(item): place for place, item in enumerate(ranked)}
     # The chart takes the order of items from the rows: a version may lack some of them.
     return sorted(rows, key=lambda row: (order[row["item"]], int(row["version"].lstrip("v") or 0))), len(
         table
@@ -277,6 +284,8 @@ def _runs(runs: Sequence[GoldenRun]) -> None:
         for run in runs
     ]
     st.dataframe(rows, hide_index=True)
+    if older := paging.newest(len(runs), RUNS):
+        st.caption(f"{figures.count(len(runs))} runs{older}")
 
 
 def _took(run: GoldenRun) -> str:

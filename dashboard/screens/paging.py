@@ -19,6 +19,11 @@ def part(items: Sequence[T], place: str, per_page: int) -> Sequence[T]:
     return items[(page - 1) * per_page : page * per_page]
 
 
+def newest(found: int, limit: int) -> str:
+    """What is said beside a count where only the newest `limit` were asked for: there may be older ones."""
+    return f" (the newest {limit})" if found >= limit else ""
+
+
 def turn(place: str, total: int, per_page: int) -> None:
     """What turns the page; nothing where all stands on one."""
     if total > per_page:

@@ -10,10 +10,13 @@ from ..answers import Preflight
 from ..client import path
 from ..inert import label
 from ..live import Loaded, load, refreshed, usable
+from . import paging
 
 # What stands against the candidate is read first, what could not be looked at before what is well.
 ORDER = ("fail", "warn", "unchecked", "note", "ok")
-MAX_SHOWN = 5
+PER_PAGE = 5
+LIMIT = 100
+PAGE = "preflights-page"
 
 
 def page() -> None:
@@ -23,8 +26,8 @@ def page() -> None:
 
 @refreshed
 def body() -> None:
-    """The newest preflights, each with its findings."""
-    loaded: Loaded[tuple[Preflight, ...]] = load(tuple[Preflight, ...], path("preflights"))
+    """The preflights, the newest first, each with its findings."""
+    loaded: Loaded[tuple[Preflight, ...]] = load(tuple[Preflight, ...], path("preflights"), {"limit": LIMIT})
     found = usable(loaded, "The preflights")
     if found is None:
         return
@@ -35,10 +38,11 @@ def body() -> None:
             icon=":material/flight_takeoff:",
         )
         return
-    for one in found[:MAX_SHOWN]:
+    for one in paging.part(found, PAGE, PER_PAGE):
         _preflight(one, opened=one is found[0])
-    if len(found) > MAX_SHOWN:
-        st.caption(f"and {figures.count(len(found) - MAX_SHOWN)} older")
+    paging.turn(PAGE, len(found), PER_PAGE)
+    if older := paging.newest(len(found), LIMIT):
+        st.caption(f"{figures.count(len(found))} preflights{older}")
 
 
 def _preflight(one: Preflight, *, opened: bool) -> None:

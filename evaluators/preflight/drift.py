@@ -22,12 +22,14 @@ def replicas(control: Mapping[str, EngineFacts], candidate: Mapping[str, EngineF
     """Do all replicas of a version read alike? By address. Where the candidate's do not, users would meet two
     models under one name; of production's own it is a warning, for the candidate is held against one of them.
     """
-    found = [(who, *_apart(facts)) for who, facts in (("production", control), ("the candidate", candidate))]
-    known = [facts for facts in (*control.values(), *candidate.values()) if facts.fingerprint({}) is not None]
+    sides = (("production", control), ("the candidate", candidate))
+    found = [(who, *_apart(facts)) for who, facts in sides]
+    # A provider has no replica, and so none that is silent.
+    mute = [who for who, facts in sides if facts and not _known(facts)]
     apart = {who: others for who, others, _ in found if others}
     silent = [replica for _, _, unknown in found for replica in unknown]
     told = [f"{who}: {'; '.join(others.values())}" for who, others in apart.items()]
-    if not known:
+    if not _known(control) and not _known(candidate):
         return unchecked("replicas", "no engine says how it reads")
     if told or silent:
         quiet = [f"nothing is known of {', '.join(silent)}"] if silent else []
@@ -37,13 +39,15 @@ def replicas(control: Mapping[str, EngineFacts], candidate: Mapping[str, EngineF
             sentence=f"Not all replicas read alike: {'; '.join([*told, *quiet])}.",
             items=tuple(sorted({*silent, *(replica for others in apart.values() for replica in others)})),
         )
+    if mute:
+        return unchecked("replicas", f"no engine of {mute[0]} says how it reads")
     count = f"{len(control)} of production, {len(candidate)} of the candidate"
     return Finding(check="replicas", status="ok", sentence=f"All replicas read alike ({count}).")
 
 
 def _apart(facts: Mapping[str, EngineFacts]) -> tuple[dict[str, str], list[str]]:
     """The replicas that read otherwise than the first that is known, with what; and those unknown."""
-    known = {replica: one for replica, one in facts.items() if one.fingerprint({}) is not None}
+    known = _known(facts)
     if not known:
         return {}, []
     first, *others = known
@@ -53,6 +57,11 @@ def _apart(facts: Mapping[str, EngineFacts]) -> tuple[dict[str, str], list[str]]
         if (differing := _differing(known[first], known[replica]))
     }
     return apart, [replica for replica in facts if replica not in known]
+
+
+def _known(facts: Mapping[str, EngineFacts]) -> dict[str, EngineFacts]:
+    """The replicas that said anything of how they read."""
+    return {replica: one for replica, one in facts.items() if one.fingerprint({}) is not None}
 
 
 def _differing(one: EngineFacts, other: EngineFacts) -> list[str]:

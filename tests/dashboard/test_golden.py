@@ -4,8 +4,12 @@ import pytest
 
 from dashboard import figures
 from dashboard.answers import GoldenComparison, GoldenResult, GoldenRun, GoldenRunResults
-from dashboard.screens.golden import controls, grid_rows, passed, states, summary
+from dashboard.screens.golden import COMPARISONS, RUNS, controls, grid_rows, passed, states, summary
 from dashboard.screens.judges import judge_rows
+from dashboard.screens.panes import ADDED
+
+from .conftest import OpenPage, texts
+from .fake_control_api import FakeControlApi
 
 
 def result(item: str, value: float | None, status: str = "scored", label: str | None = None) -> GoldenResult:
@@ -46,6 +50,13 @@ def test_newly_failing_items_come_first() -> None:
     assert items == 4
     assert len(rows) == 8
     assert [row["version"] for row in rows if row["state"] == "fails newly"] == ["v2"]
+
+
+def test_items_whose_long_names_begin_alike_are_told_apart() -> None:
+    names = [f"{'multi-hop-question-answering-' * 3}{number}" for number in range(3)]
+    results = tuple(result(name, 1.0) for name in names)
+    rows, items = grid_rows([GoldenRunResults(run=GoldenRun(run_id="1", version=1), results=results)], {})
+    assert (items, [row["item"] for row in rows]) == (3, names)
 
 
 def test_a_check_that_only_informs_fails_no_item() -> None:
@@ -91,3 +102,49 @@ def test_a_summary_says_what_is_missing() -> None:
 def test_a_comparison_of_another_shape_breaks_no_table_of_judges(result: dict[str, object]) -> None:
     rows = judge_rows(GoldenComparison(result=result))
     assert all(row["Kappa"] == figures.DASH for row in rows)
+
+
+@pytest.mark.parametrize("control", ["rich"], indirect=True)
+def test_a_comparison_is_found_also_when_others_came_after_it(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    one = control.story["comparisons"][0]
+    control.story["comparisons"] = [
+        {**one, "set_name": f"nr{n}", "at": f"2026-11-{n + 1:02}T00:00:00Z"} for n in range(7)
+    ]
+    app = open_page("golden")
+    assert "set nr6" in texts(app)
+    assert "set nr0" not in texts(app)
+    app.session_state["comparisons-page"] = 2
+    assert "set nr0" in texts(app.run())
+
+
+def test_what_passes_is_green_and_what_fails_is_red_as_in_the_grid(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    marked = [str(block.value) for block in open_page("golden").get("html") if "<mark" in str(block.value)]
+    colours = [("green" if ADDED in text else "red") for text in marked]
+    assert colours == ["green", "red"] * (len(colours) // 2)
+    assert "within 30 days." in marked[0]  # which the passing answer has beyond the other
+
+
+def test_a_list_that_has_no_end_says_how_much_of_it_is_shown(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    assert "(the newest" not in texts(open_page("golden"))
+    for name, limit in (("runs", RUNS), ("comparisons", COMPARISONS)):
+        control.story[name] = (control.story[name] * limit)[:limit]
+    app = open_page("golden")
+    assert f"{COMPARISONS} comparisons (the newest {COMPARISONS})" in texts(app).replace("\\", "")
+    assert f"{RUNS} runs (the newest {RUNS})" in texts(app).replace("\\", "")
+    assert any(f"/golden/runs?limit={RUNS}" in route for route in control.asked), control.asked
+
+
+def test_every_preflight_is_found_page_by_page(control: FakeControlApi, open_page: OpenPage) -> None:
+    one = control.story["preflights"][0]
+    control.story["preflights"] = [{**one, "model": f"nr{n}"} for n in range(12)]
+    app = open_page("preflight")
+    assert "nr0 " in texts(app)
+    assert "nr11 " not in texts(app)
+    app.session_state["preflights-page"] = 3
+    assert "nr11 " in texts(app.run())

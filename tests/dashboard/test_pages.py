@@ -489,21 +489,6 @@ def test_a_golden_run_that_is_over_is_read_once_and_one_that_cannot_be_read_is_s
 
 
 @pytest.mark.parametrize("control", ["rich"], indirect=True)
-def test_a_comparison_is_found_also_when_others_came_after_it(
-    control: FakeControlApi, open_page: OpenPage
-) -> None:
-    one = control.story["comparisons"][0]
-    control.story["comparisons"] = [
-        {**one, "set_name": f"nr{n}", "at": f"2026-11-{n + 1:02}T00:00:00Z"} for n in range(7)
-    ]
-    app = open_page("golden")
-    assert "set nr6" in texts(app)
-    assert "set nr0" not in texts(app)
-    app.session_state["comparisons-page"] = 2
-    assert "set nr0" in texts(app.run())
-
-
-@pytest.mark.parametrize("control", ["rich"], indirect=True)
 def test_what_was_done_is_drawn_to_its_end_also_after_hundreds_of_decisions(
     control: FakeControlApi, open_page: OpenPage
 ) -> None:

@@ -424,6 +424,9 @@ NOTHING = EngineFacts(engine="vllm", missing={"/tokenize": "POST /tokenize: Conn
         ({"a": facts()}, {"b": NOTHING, "c": facts(), "d": OTHER}, "fail", "nothing is known of b"),
         ({"a": facts()}, {"b": facts(), "c": NOTHING}, "warn", "nothing is known of c"),
         ({"a": NOTHING}, {"b": NOTHING, "c": NOTHING}, "unchecked", "no engine says"),
+        ({"a": facts()}, {"b": NOTHING}, "unchecked", "no engine of the candidate says how it reads"),
+        ({"a": NOTHING}, {"b": facts()}, "unchecked", "no engine of production says how it reads"),
+        ({"a": facts()}, {}, "ok", "0 of the candidate"),  # a provider
     ],
 )
 def test_replicas_of_one_version_are_to_read_alike(
