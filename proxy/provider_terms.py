@@ -32,6 +32,14 @@ _FIELDS: Final[Mapping[str, frozenset[str]]] = {
     EMBEDDINGS: frozenset(("input", "dimensions", "encoding_format", "user")),
 }
 # fmt: on
+#: What these fields do where they are left out: it asks for nothing, and some providers refuse the field.
+_LEFT_OUT: Final[Mapping[str, Any]] = {
+    "n": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "logprobs": False,
+    "logit_bias": {},
+}
 #: Of use to Turnout (a session, a unit) or to OpenAI's own storage: they end here, and change no answer.
 _ENDING_HERE: Final = frozenset(("model", "metadata", "store", "prompt_cache_key", "safety_identifier"))
 _ADDRESS: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
@@ -68,7 +76,8 @@ def keywords(path: str, document: Mapping[str, Any]) -> dict[str, Any]:
             text = f"A message is {orjson.dumps(message).decode()[:100]}: expected an object."
             raise Refusal(400, "invalid_type", text, "messages")
         _refuse_addresses(message)
-    return {name: document[name] for name in allowed if document.get(name) is not None}
+    asked = {name: document[name] for name in allowed if document.get(name) is not None}
+    return {name: value for name, value in asked.items() if name not in _LEFT_OUT or value != _LEFT_OUT[name]}
 
 
 def _refuse_addresses(message: Mapping[str, Any]) -> None:
@@ -159,9 +168,12 @@ def refusal(status: int, said: str, secrets: Iterable[str]) -> Refusal:
     return Refusal(status if 500 <= status < 600 else 502, "provider_failed", message)
 
 
-def unsupported(said: str) -> Refusal:
-    """What a client reads where litellm knows that a provider's model does not take a field."""
-    return Refusal(400, "unsupported_field", scrubbed(said, ()))
+def unsupported(said: str, fields: Iterable[str]) -> Refusal:
+    """What a client reads where litellm knows that a provider's model does not take one of these fields."""
+    text = scrubbed(said, ())
+    words = re.findall(r"\w+", text)
+    named = min((name for name in fields if name in words), key=words.index, default=None)
+    return Refusal(400, "unsupported_field", text, named)
 
 
 def scrubbed(said: str, secrets: Iterable[str]) -> str:

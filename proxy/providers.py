@@ -224,7 +224,7 @@ class ProviderCall:
         if name == "Timeout":
             self._fail("timeout", "upstream_timeout")
         elif name == "UnsupportedParamsError":  # litellm's word for it has several statuses
-            refused = unsupported(str(getattr(error, "message", "")))
+            refused = unsupported(str(getattr(error, "message", "")), orjson.loads(self._body))
             self._answer(refused.status, refused.body())
         elif code is not None:
             self._fail("upstream_error", code)

@@ -195,10 +195,13 @@ def test_a_long_text_loses_its_middle_and_the_criterion_stands_behind_it(tmp_pat
         (JudgeChoice(model="chat"), Subject(model="chat", version=7, endpoint="e7")),
         (JudgeChoice(model="other"), Subject(model="other", version=1, endpoint="e2")),
         (JudgeChoice(provider="openai/x", api_base="http://127.0.0.1:9/v1/"), None),
+        (JudgeChoice(provider="gemini/g"), None),
+        (JudgeChoice(model="other"), Subject(model="other", version=1, endpoint="e1", provider="gemini/g")),
     ],
 )
 def test_no_model_judges_itself(choice: JudgeChoice, judge: Subject | None) -> None:
-    candidate = Subject(model="chat", version=2, endpoint="e2", addresses=("http://127.0.0.1:9",))
+    served = ("http://127.0.0.1:9",)
+    candidate = Subject(model="chat", version=2, endpoint="e2", addresses=served, provider="gemini/g")
     with pytest.raises(RunRefused, match="the judge must be another model"):
         refuse_self(choice, judge, [candidate])
 
@@ -207,6 +210,8 @@ def test_another_model_may_judge() -> None:
     candidate = Subject(model="chat", version=2, endpoint="e2", addresses=("http://127.0.0.1:9",))
     refuse_self(JudgeChoice(model="other"), Subject(model="other", version=1, endpoint="e1"), [candidate])
     refuse_self(JudgeChoice(provider="openai/gpt-4.1-mini"), None, [candidate])
+    elsewhere = JudgeChoice(provider="openai/x", api_base="http://127.0.0.1:8")
+    refuse_self(elsewhere, None, [Subject(model="chat", version=3, endpoint="e3", provider="openai/x")])
 
 
 # the cache

@@ -97,9 +97,7 @@ async def asked(
     async with engine.running():
         point_at(wire, engine, monkeypatch)
         plain = snapshot({1: engine.url})
-        table = Snapshot(
-            version=1, published_ns=1, models=plain.models, endpoints={("chat", 1): provider(wire)}
-        )
+        table = replace(plain, endpoints={("chat", 1): provider(wire)})
         async with running_proxy(data, table, limits) as proxy:
             yield proxy, engine
 
@@ -272,6 +270,9 @@ async def test_a_provider_can_be_a_shadow(tmp_path: Path, monkeypatch: pytest.Mo
         point_at(wire, dark, monkeypatch)
         plain = snapshot({1: control.url, 2: dark.url}, share_ppm=1_000_000)
         table = replace(plain, endpoints={**plain.endpoints, ("chat", 2): provider(wire, 2)})
+        route = table.models["chat"]
+        outranked = [replace(mirror, priority=1000) for mirror in route.mirrors]  # an engine's own field
+        table = replace(table, models={"chat": replace(route, mirrors=tuple(outranked))})
         async with running_proxy(tmp_path, table) as proxy:
             for stream in (False, True):
                 assert TEXT.split()[0].encode() in await proxy.post(ask(stream=stream))
