@@ -11,6 +11,8 @@ import re
 import struct
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from math import ceil
 from typing import Any, Final
 
 import orjson
@@ -140,6 +142,8 @@ def fault(error: BaseException, status: int | None, *, streamed: bool) -> str | 
     cannot be read one of 422, and a request that cannot be translated is a connection error.
     """
     types = {base.__name__ for one in causes(error) for base in type(one).__mro__}
+    if "Oversized" in types:
+        return "provider_oversized"
     vague = type(error).__name__ == NO_STATUS or not isinstance(getattr(error, "status_code", None), int)
     if "TransportError" in types:
         return "upstream_unreachable" if "ConnectError" in types else "upstream_cut"
@@ -151,6 +155,40 @@ def fault(error: BaseException, status: int | None, *, streamed: bool) -> str | 
         return "upstream_redirect"
     # A stream may still tell of a refusal, among its events.
     return None if streamed and not vague else "provider_garbled"
+
+
+class Seen:
+    """What the HTTP client has seen of an answer: its status, when to ask again (seconds, empty: not said),
+    and in its bytes as they pass whether Gemini has said why it ended. `streamed`: events were asked for; of
+    any other answer at most so many bytes are taken."""
+
+    _SAID: Final = re.compile(rb'(?<!\\)"finishReason"\s*:\s*"')  # inside a text the quotes are escaped
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.streamed = False
+        self.status: int | None = None
+        self.retry_after = b""
+        self.finished = False
+        self._tail = b""
+
+    def look(self, data: bytes) -> None:
+        text = self._tail + data
+        self.finished = self.finished or self._SAID.search(text) is not None
+        self._tail = text[-64:]
+
+
+def seconds_to_wait(said: str, date: str | None) -> bytes:
+    """A `retry-after` in whole seconds, whether it says them or an instant (held against the answer's own
+    `date`, since clocks differ); empty for what is neither."""
+    if said.isascii() and said.isdigit():
+        return said.encode()
+    try:
+        then = parsedate_to_datetime(said).timestamp()
+        now = parsedate_to_datetime(date or "").timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return b""
+    return str(max(0, ceil(then - now))).encode()
 
 
 def refusal(status: int, said: str, secrets: Iterable[str]) -> Refusal:

@@ -7,6 +7,7 @@ to the same schema.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -148,11 +149,12 @@ class _Calls:
         self._client = httpx.AsyncClient(
             base_url=base_url,
             headers=dict(headers),
-            timeout=httpx.Timeout(timeout_s),
+            timeout=None,  # a call is timed as a whole
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
             trust_env=False,
         )
         self._attempts = Attempts(concurrency, retry)
+        self._timeout_s = timeout_s
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -160,7 +162,11 @@ class _Calls:
     async def post(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
         async def once() -> httpx.Response:
             try:
-                response = await self._client.post(path, json=body)
+                async with asyncio.timeout(self._timeout_s):  # httpx's own starts anew with each byte
+                    response = await self._client.post(path, json=body)
+            except TimeoutError as error:
+                why = f"{self._client.base_url}{path}: no whole answer in {self._timeout_s:g} s"
+                raise Again(why, "failed") from error
             except httpx.HTTPError as error:
                 raise Again(f"{self._client.base_url}{path}: {error!r}", "failed") from error
             if response.status_code in _AGAIN:

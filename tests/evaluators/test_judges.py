@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from evaluators.score import Output, PairScore, Score
 from evaluators.scorers import EvalContext
 from evaluators.scorers.pairwise import Pairwise, PairwiseOptions
 from evaluators.scoring import score_output
+from tests.dripping import HEAD, dripping
 
 from .attacks import ORDER, RIGHT, Gullible, attacks
 from .fakes import TOKEN, Reply, serving
@@ -316,6 +318,14 @@ async def test_a_judge_that_gives_no_answer_is_unavailable(reply: Reply) -> None
     with serving(lambda question, version: reply) as fake:
         async with proxied(fake.url) as judge:
             with pytest.raises(ModelUnavailable):
+                await judge.reply([{"role": "user", "content": "q"}], schema={}, seed=1)
+
+
+async def test_a_judge_that_drips_is_given_up_as_a_whole() -> None:
+    with dripping(HEAD) as url:
+        judge = ProxiedJudge(base_url=url, model="m", version=1, token=TOKEN, retry=QUICK, timeout_s=0.3)
+        async with asyncio.timeout(5), judge:
+            with pytest.raises(ModelUnavailable, match=r"no whole answer in 0\.3 s"):
                 await judge.reply([{"role": "user", "content": "q"}], schema={}, seed=1)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import json
 import logging
 import struct
@@ -386,6 +387,33 @@ async def test_when_to_ask_again_is_the_providers_to_say(
             answer = await proxy.post(ask(stream=stream))
             assert answer.split(b" ", 2)[1] == str(status).encode()
             assert b"\r\nretry-after: 7\r\n" in answer
+
+
+async def test_when_to_ask_again_may_be_an_instant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the provider's own clock, which may be wrong."""
+    lines = "date: Fri, 27 Nov 2020 10:00:00 GMT\r\nretry-after: Fri, 27 Nov 2020 10:01:30 GMT"
+    busy = saying(f"429 Busy\r\n{lines}", ECHO)
+    async with asked(WIRES["anthropic"], busy, tmp_path, monkeypatch) as (proxy, _):
+        assert b"\r\nretry-after: 90\r\n" in await proxy.post(ask())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+async def test_an_answer_without_end_is_read_so_far_and_no_farther(
+    wire: Wire, packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = json.dumps(wire.answer()).encode().replace(b"Der ", b"Der " * 25_000)
+
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        body, extra = (gzip.compress(whole), b"content-encoding: gzip\r\n") if packed else (whole, b"")
+        writer.write(json_answer(body, extra=extra))
+
+    for most, expected in ((50_000, "upstream_error"), (200_000, "complete")):
+        limits = Limits(provider_bytes=most)
+        async with asked(wire, answer, tmp_path / str(most), monkeypatch, limits) as (proxy, _):
+            found = await proxy.post(ask())
+            assert (b"provider_oversized" in found) == (expected == "upstream_error")
+            [record] = proxy.exchanges()
+            assert record.outcome == expected
 
 
 @pytest.mark.parametrize("status", [409, 422])
