@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from .terminal import err, fail, no_room
+from .terminal import NO_ROOM, err, fail, no_room
 
 #: Commands that live elsewhere: module, attribute, and the line that `turnout --help` shows.
 _ELSEWHERE: Final = {
@@ -354,6 +354,8 @@ def main() -> None:
     try:
         app()
     except OSError as error:
+        if error.errno not in NO_ROOM:  # a defect: its traceback says where
+            raise
         try:
             no_room(error, 1)
         except typer.Exit as end:
