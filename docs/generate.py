@@ -163,7 +163,8 @@ def _configuration() -> list[str]:
         *recording,
         "",
         "`full` keeps requests and answers. `redacted` keeps them with every match of a pattern replaced"
-        " by `[redacted]`, and where an answer broke off, also what may be the beginning of one. Patterns"
+        " by `[redacted]`, and where an answer broke off, at `max_tokens` too, also what may be the beginning"
+        " of one; of such an answer, as of every stream, what was said is kept and not its bytes. Patterns"
         " have the syntax of Python's `re`, their repeats at most 20,000 pieces when written out; a body"
         " that they are not through with in five seconds is not kept (`turnout status` says so). `numbers`"
         " keeps no body. A model with"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 from evaluators.errors import RunRefused, TokenRefused
@@ -16,6 +17,20 @@ MAX_ANSWER: Final = 16 * 1024 * 1024
 _NO_KEY: Final = 401
 _WRONG_TOKEN: Final = 403
 _HOPELESS: Final = frozenset((_NO_KEY, _WRONG_TOKEN, 404, 405))
+
+#: They make an answer repeatable as far as a model can be; one that does not take them is asked without.
+_REPEATABLE: Final = frozenset(("seed", "temperature"))
+
+
+def not_taken(status: int, body: bytes) -> str | None:
+    """Which of the fields `seed` and `temperature` this refusal of a question is about; None: neither."""
+    if status not in (400, 422):
+        return None
+    try:
+        field = json.loads(body)["error"]["param"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return field if isinstance(field, str) and field in _REPEATABLE else None
 
 
 def golden_headers(token: str, *, version: int | None = None, api_key: str | None = None) -> dict[str, str]:

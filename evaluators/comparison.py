@@ -180,15 +180,14 @@ def _reasons(
     """What is worth knowing beside the decision."""
     reasons = []
     if changed:
-        text = f"{len(changed)} items changed since a run and are not compared: {_some(changed)}."
+        text = f"{len(changed):,} items changed since a run and are not compared: {_some(changed)}."
         reasons.append(Reason(code="changed_items", severity="warn", text=text))
     outcomes = summarise(golden, control).outcomes
     unanswered = sum(n for outcome, n in outcomes.items() if outcome not in ("complete", "length"))
     total = sum(outcomes.values())
     if total and unanswered / total > _OUTAGE:
-        text = (
-            f"version {control.version} (control) left {unanswered} of {total} questions without an answer."
-        )
+        left = f"left {unanswered:,} of {total:,} questions without an answer"
+        text = f"version {control.version} (control) {left}."
         reasons.append(Reason(code="control_failing", severity="warn", text=text))
     if control.repeats != candidate.repeats:
         text = f"the runs have {control.repeats} and {candidate.repeats} repeats; means are compared."
@@ -197,7 +196,7 @@ def _reasons(
 
 
 def _some(names: Sequence[str], shown: int = 5) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
 
 

@@ -20,6 +20,7 @@ from evaluators.labels.correction import Correction
 from evaluators.metrics import MetricRow
 from evaluators.pairing import Pair, imputed
 from evaluators.summary import ITEMS, Gate, Summary
+from experiments.scorecard import percent, points, quantity
 from experiments.statistics.multiplicity import holm
 from experiments.verdict import Reason
 
@@ -141,8 +142,8 @@ def conclude(
     if policy.min_pass_rate is not None and own.gate == "fail":
         return blocked("fail", "below_floor", own.sentence.removeprefix("Fail: "))
     if first is not None and coverage < policy.coverage_floor:
-        needed = f"{policy.coverage_floor:.0%} are needed"
-        text = f"{coverage:.1%} of the answers are scored in both versions, {needed}."
+        needed = f"{percent(policy.coverage_floor)} are needed"
+        text = f"{percent(coverage)} of the answers are scored in both versions, {needed}."
         return blocked("inconclusive", "coverage", text)
     decision = decide_all([one.bar() for one in gauges], policy.alpha)
     extremes = {decide_all([one.bar(worst) for one in gauges], policy.alpha) for worst in (True, False)}
@@ -177,8 +178,8 @@ def _lacks(found: Correction) -> str | None:
         return None
     size = max(found.needed, found.drawn)
     return (
-        f"the judge of {found.evaluator} gates once people have labelled {size} drawn items, of which "
-        f"{size - found.labelled} are missing: turnout golden label"
+        f"the judge of {found.evaluator} gates once people have labelled {size:,} drawn items, of which "
+        f"{size - found.labelled:,} are missing: turnout golden label"
     )
 
 
@@ -192,7 +193,9 @@ def _undecided(gauges: Sequence[Gauge], reasons: list[Reason]) -> tuple[Gate, st
     unit = "items" if first.correction is None else "labelled items"
     more = max(known) if known and len(known) == len(needs) else None
     advice = (
-        f"needs about {more} more {unit}" if more is not None else f"no number of such {unit} would decide it"
+        f"needs about {more:,} more {unit}"
+        if more is not None
+        else f"no number of such {unit} would decide it"
     )
     text = f"{_numbers(first)}; the margin of {_points(first.margin)} lies inside the interval; {advice}."
     reasons.append(Reason(code="underpowered", severity="block", text=text))
@@ -215,21 +218,24 @@ def _numbers(one: Gauge) -> str:
     estimate, lower, upper = (
         _points(end, sign=True) for end in (effect.estimate, effect.lower, effect.upper)
     )
-    interval = f"difference {estimate} ({100 * effect.level:.4g}% interval {lower} to {upper})"
+    interval = f"difference {estimate} ({100 * effect.level:.4g} % interval {lower} to {upper})"
     if one.correction is not None:
         return f"{row.evaluator}: {interval} by {_source(one.correction)}{_opinion(row)}"
     if row.evaluator != ITEMS:
-        return f"{row.evaluator}: mean {row.candidate:.3f} against {row.control:.3f}, {interval}"
+        candidate, control = (
+            quantity(mean, "", abs(effect.estimate)) for mean in (row.candidate or 0.0, row.control or 0.0)
+        )
+        return f"{row.evaluator}: mean {candidate} against {control}, {interval}"
     return (
-        f"{row.candidate:.1%} of {row.n} items pass with the candidate, {row.control:.1%} with the "
-        f"control, {interval}"
+        f"{percent(row.candidate or 0.0)} of {row.n:,} items pass with the candidate, "
+        f"{percent(row.control or 0.0)} with the control, {interval}"
     )
 
 
 def _source(found: Correction) -> str:
     if found.labelled == found.open:
-        return f"people's labels of all {found.open} items whose answers differ"
-    return f"{found.labelled} labelled items and the judge's {found.items}"
+        return f"people's labels of all {found.open:,} items whose answers differ"
+    return f"{found.labelled:,} labelled items and the judge's {found.items:,}"
 
 
 def _opinion(row: MetricRow) -> str:
@@ -237,4 +243,5 @@ def _opinion(row: MetricRow) -> str:
 
 
 def _points(share: float, *, sign: bool = False) -> str:
-    return f"{100 * share:{'+' if sign else ''}.1f} points"
+    told = points(share, 1)
+    return f"{told if sign else told.removeprefix('+')} points"

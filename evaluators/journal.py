@@ -66,9 +66,12 @@ class Journal:
         }
 
     def write(self, item: GoldenItem, repeat: int, output: Output) -> None:
-        """Keep an answer."""
+        """Keep an answer. Raises OSError, with the file's name."""
         line = {"item_id": item.id, "item_hash": item.hash, "repeat": repeat, "output": output}
-        os.write(self._fd, orjson.dumps(line) + b"\n")
+        try:
+            os.write(self._fd, orjson.dumps(line) + b"\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
 
     def clear(self) -> None:
         """Everything is stored: forget it."""

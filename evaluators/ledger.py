@@ -24,6 +24,7 @@ from evaluators.models import Services
 from evaluators.results import ResultRow
 from evaluators.summary import RunResults, Summary
 from experiments.client import path_part
+from experiments.entries import LITELLM
 
 _BATCH: Final = 400
 _MOST_BYTES: Final = 16 * 1024 * 1024
@@ -43,12 +44,14 @@ class UnknownVersion(EvaluatorError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """Which version is asked, and a hash of where it is served: another endpoint is another subject."""
+    """Which version is asked, and a hash of where it is served: another endpoint is another subject.
+    `provider` is the model in litellm's spelling where a provider serves it."""
 
     model: str
     version: int
     endpoint: str
     addresses: tuple[str, ...] = ()
+    provider: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +91,13 @@ class GoldenLedger:
         for version in versions:
             if reference in (str(version["version"]), *version.get("aliases", ())):
                 endpoint = version.get("endpoint")
+                served = endpoint or {}
                 return Subject(
                     model=model,
                     version=int(version["version"]),
                     endpoint=content_hash(endpoint),
-                    addresses=tuple((endpoint or {}).get("replicas") or ()),
+                    addresses=tuple(served.get("replicas") or ()),
+                    provider=served["served_name"] if served.get("engine") == LITELLM else None,
                 )
         if reference == "production" and view.get("production") is not None:
             return self.subject(model, str(view["production"]))

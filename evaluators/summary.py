@@ -17,6 +17,7 @@ from typing import Any, Literal
 from evaluators.golden import Check, GoldenItem, GoldenSet, ItemScore
 from evaluators.judges.health import JudgeHealth, Verdict, judge_health
 from evaluators.results import ResultRow
+from experiments.scorecard import percent
 
 Gate = Literal["pass", "fail", "inconclusive"]
 
@@ -227,20 +228,25 @@ def _judge(golden: GoldenSet, planned: int, scored: int, passed: float) -> tuple
             "Inconclusive: no item passes or fails by itself; judges count where two versions are compared.",
         )
     if not scored or scored / planned < policy.coverage_floor:
-        floor = f"{policy.coverage_floor:.0%}"
+        floor = percent(policy.coverage_floor)
         return (
             "inconclusive",
-            f"Inconclusive: {missing} of {planned} answers have no score, {floor} are needed.",
+            f"Inconclusive: {missing:,} of {planned:,} answers have no score, {floor} are needed.",
         )
-    rate = f"{passed:g} of {scored} answers passed ({passed / scored:.1%})"
+    rate = f"{counted(passed)} of {scored:,} answers passed ({percent(passed / scored)})"
     if policy.min_pass_rate is None:
         return "pass", f"{rate}; the set declares no floor."
-    floor = f"the floor of {policy.min_pass_rate:.1%}"
+    floor = f"the floor of {percent(policy.min_pass_rate)}"
     if passed / planned >= policy.min_pass_rate:
         return "pass", f"Pass: {rate}, at or above {floor}."
     if (passed + missing) / planned < policy.min_pass_rate:
         return "fail", f"Fail: {rate}, below {floor}."
-    return "inconclusive", f"Inconclusive: {rate}, and the {missing} missing decide about {floor}."
+    return "inconclusive", f"Inconclusive: {rate}, and the {missing:,} missing decide about {floor}."
+
+
+def counted(passed: float) -> str:
+    """How many passed, or what they are worth together: 9,999 or 12.5."""
+    return f"{round(passed, 2):,.12g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

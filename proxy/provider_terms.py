@@ -11,6 +11,8 @@ import re
 import struct
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from math import ceil
 from typing import Any, Final
 
 import orjson
@@ -32,6 +34,14 @@ _FIELDS: Final[Mapping[str, frozenset[str]]] = {
     EMBEDDINGS: frozenset(("input", "dimensions", "encoding_format", "user")),
 }
 # fmt: on
+#: What these fields do where they are left out: it asks for nothing, and some providers refuse the field.
+_LEFT_OUT: Final[Mapping[str, Any]] = {
+    "n": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "logprobs": False,
+    "logit_bias": {},
+}
 #: Of use to Turnout (a session, a unit) or to OpenAI's own storage: they end here, and change no answer.
 _ENDING_HERE: Final = frozenset(("model", "metadata", "store", "prompt_cache_key", "safety_identifier"))
 _ADDRESS: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
@@ -68,7 +78,8 @@ def keywords(path: str, document: Mapping[str, Any]) -> dict[str, Any]:
             text = f"A message is {orjson.dumps(message).decode()[:100]}: expected an object."
             raise Refusal(400, "invalid_type", text, "messages")
         _refuse_addresses(message)
-    return {name: document[name] for name in allowed if document.get(name) is not None}
+    asked = {name: document[name] for name in allowed if document.get(name) is not None}
+    return {name: value for name, value in asked.items() if name not in _LEFT_OUT or value != _LEFT_OUT[name]}
 
 
 def _refuse_addresses(message: Mapping[str, Any]) -> None:
@@ -131,6 +142,8 @@ def fault(error: BaseException, status: int | None, *, streamed: bool) -> str | 
     cannot be read one of 422, and a request that cannot be translated is a connection error.
     """
     types = {base.__name__ for one in causes(error) for base in type(one).__mro__}
+    if "Oversized" in types:
+        return "provider_oversized"
     vague = type(error).__name__ == NO_STATUS or not isinstance(getattr(error, "status_code", None), int)
     if "TransportError" in types:
         return "upstream_unreachable" if "ConnectError" in types else "upstream_cut"
@@ -142,6 +155,40 @@ def fault(error: BaseException, status: int | None, *, streamed: bool) -> str | 
         return "upstream_redirect"
     # A stream may still tell of a refusal, among its events.
     return None if streamed and not vague else "provider_garbled"
+
+
+class Seen:
+    """What the HTTP client has seen of an answer: its status, when to ask again (seconds, empty: not said),
+    and in its bytes as they pass whether Gemini has said why it ended. `streamed`: events were asked for; of
+    any other answer at most so many bytes are taken."""
+
+    _SAID: Final = re.compile(rb'(?<!\\)"finishReason"\s*:\s*"')  # inside a text the quotes are escaped
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.streamed = False
+        self.status: int | None = None
+        self.retry_after = b""
+        self.finished = False
+        self._tail = b""
+
+    def look(self, data: bytes) -> None:
+        text = self._tail + data
+        self.finished = self.finished or self._SAID.search(text) is not None
+        self._tail = text[-64:]
+
+
+def seconds_to_wait(said: str, date: str | None) -> bytes:
+    """A `retry-after` in whole seconds, whether it says them or an instant (held against the answer's own
+    `date`, since clocks differ); empty for what is neither."""
+    if said.isascii() and said.isdigit():
+        return said.encode()
+    try:
+        then = parsedate_to_datetime(said).timestamp()
+        now = parsedate_to_datetime(date or "").timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return b""
+    return str(max(0, ceil(then - now))).encode()
 
 
 def refusal(status: int, said: str, secrets: Iterable[str]) -> Refusal:
@@ -159,9 +206,12 @@ def refusal(status: int, said: str, secrets: Iterable[str]) -> Refusal:
     return Refusal(status if 500 <= status < 600 else 502, "provider_failed", message)
 
 
-def unsupported(said: str) -> Refusal:
-    """What a client reads where litellm knows that a provider's model does not take a field."""
-    return Refusal(400, "unsupported_field", scrubbed(said, ()))
+def unsupported(said: str, fields: Iterable[str]) -> Refusal:
+    """What a client reads where litellm knows that a provider's model does not take one of these fields."""
+    text = scrubbed(said, ())
+    words = re.findall(r"\w+", text)
+    named = min((name for name in fields if name in words), key=words.index, default=None)
+    return Refusal(400, "unsupported_field", text, named)
 
 
 def scrubbed(said: str, secrets: Iterable[str]) -> str:

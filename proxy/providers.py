@@ -16,7 +16,6 @@ import gc
 import importlib
 import logging
 import os
-import re
 import signal
 import socket
 import sys
@@ -39,12 +38,14 @@ from .provider_process import EVENT_HEAD, Frames, Kind, answered, frame, json_he
 from .provider_terms import (
     CHAT,
     NO_STATUS,
+    Seen,
     causes,
     event,
     fault,
     keywords,
     packed_vector,
     refusal,
+    seconds_to_wait,
     unsupported,
 )
 from .upstream import Receiver
@@ -113,8 +114,8 @@ class ProviderCall:
         self._ends = providers.loop.time() + providers.limits.total_seconds
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._got_head = self._streamed = False
-        self._seen = _Seen()
+        self._got_head = False
+        self._seen = Seen(providers.limits.provider_bytes)
         self.sent = False
         self.done = False
         self.task = providers.loop.create_task(self._run())
@@ -165,7 +166,7 @@ class ProviderCall:
         if self._path != CHAT:
             self._answer(200, await client.embed(given))
         elif document.get("stream"):
-            self._streamed = True
+            self._seen.streamed = True
             await self._relay(client.stream(given, self._seen))
         else:
             self._answer(200, await client.complete(given))
@@ -220,11 +221,11 @@ class ProviderCall:
         name, status = type(error).__name__, getattr(error, "status_code", None)
         types = " after ".join(dict.fromkeys(type(one).__name__ for one in causes(error)))
         log.warning("provider of %s: %s, status %s", self._endpoint.served_name, types, status)
-        code = fault(error, self._seen.status, streamed=self._streamed)
+        code = fault(error, self._seen.status, streamed=self._seen.streamed)
         if name == "Timeout":
             self._fail("timeout", "upstream_timeout")
         elif name == "UnsupportedParamsError":  # litellm's word for it has several statuses
-            refused = unsupported(str(getattr(error, "message", "")))
+            refused = unsupported(str(getattr(error, "message", "")), orjson.loads(self._body))
             self._answer(refused.status, refused.body())
         elif code is not None:
             self._fail("upstream_error", code)
@@ -238,6 +239,10 @@ class ProviderCall:
         if not self.done:
             self.done = True
             self._receiver.failed(outcome, code)
+
+
+class Oversized(Exception):
+    """The provider's answer has more bytes than the proxy holds."""
 
 
 class Truncated(Exception):
@@ -277,7 +282,7 @@ class Client:
             item["embedding"] = packed_vector(item["embedding"])
         return orjson.dumps(said)
 
-    async def stream(self, given: dict[str, Any], seen: _Seen) -> AsyncIterator[bytes]:
+    async def stream(self, given: dict[str, Any], seen: Seen) -> AsyncIterator[bytes]:
         """A chat answer as events, up to `[DONE]`. Raises Truncated where the provider's stream was cut.
 
         litellm gives a stream that broke off a finish reason of its own making. What the provider said is in
@@ -309,26 +314,8 @@ class Client:
         await self._litellm.close_litellm_async_clients()
 
 
-class _Seen:
-    """What the HTTP client has seen of an answer: its status, when to ask again (seconds, empty: not said),
-    and in its bytes as they pass whether Gemini has said why it ended."""
-
-    _SAID: Final = re.compile(rb'(?<!\\)"finishReason"\s*:\s*"')  # inside a text the quotes are escaped
-
-    def __init__(self) -> None:
-        self.status: int | None = None
-        self.retry_after = b""
-        self.finished = False
-        self._tail = b""
-
-    def look(self, data: bytes) -> None:
-        text = self._tail + data
-        self.finished = self.finished or self._SAID.search(text) is not None
-        self._tail = text[-64:]
-
-
 #: Whose answer the HTTP client is fetching: set by the task that asks.
-_SEEN: Final[ContextVar[_Seen | None]] = ContextVar("seen", default=None)
+_SEEN: Final[ContextVar[Seen | None]] = ContextVar("seen", default=None)
 
 
 def _litellm() -> Any:
@@ -357,13 +344,23 @@ def _what_comes_later() -> None:
             importlib.import_module(name)
 
 
+async def _read(answer: Any, most: int) -> None:
+    """Take an answer of httpx as a whole, unpacked. Raises Oversized where it has more than so many bytes."""
+    taken = bytearray()
+    async for piece in answer.aiter_bytes():
+        taken += piece
+        if len(taken) > most:
+            raise Oversized
+    answer._content = bytes(taken)  # where httpx keeps what was read
+
+
 def _once_only() -> Any:
     """litellm's HTTP client without its second attempt and without redirects; it lets streams be watched."""
     import httpx
     from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
     class Watched(httpx.AsyncByteStream):
-        def __init__(self, inner: Any, seen: _Seen) -> None:
+        def __init__(self, inner: Any, seen: Seen) -> None:
             self._inner = inner
             self._seen = seen
 
@@ -387,9 +384,10 @@ def _once_only() -> Any:
 
     async def note(answer: httpx.Response) -> None:
         if (seen := _SEEN.get()) is not None:
-            seen.status = answer.status_code
-            after = answer.headers.get("retry-after", "")
-            seen.retry_after = after.encode() if after.isascii() and after.isdigit() else b""
+            seen.status, said = answer.status_code, answer.headers
+            seen.retry_after = seconds_to_wait(said.get("retry-after", ""), said.get("date"))
+            if not (seen.streamed and answer.is_success):
+                await _read(answer, seen.most)
 
     return OnceOnly(follow_redirects=False, event_hooks={"response": [note]})
 

@@ -46,6 +46,7 @@ _UNREACHED: Final = {
     "upstream_redirect": (502, "The engine behind this model is not at the address that is registered."),
     "upstream_garbled": (502, "The engine behind this model does not answer in HTTP/1.1."),
     "provider_garbled": (502, "The provider of this model gave no answer that can be read."),
+    "provider_oversized": (502, "The provider of this model gave a larger answer than Turnout holds."),
     "provider_not_asked": (
         502,
         "This request could not be put to the model's provider: a field of it, or a credential, is not as it "

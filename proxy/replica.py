@@ -251,6 +251,7 @@ class Connection(asyncio.Protocol):
     def _begun(self, head: AnswerHead, raw: bytes, data: bytes, call: Call) -> bool:
         """Take the known head of a stream, and what has come behind it."""
         self._framed = True
+        self._head, self._interim = head, False
         call.head(head)
         if self.call is not call:
             return True
@@ -268,7 +269,7 @@ class Connection(asyncio.Protocol):
         body, ended = read
         if ended:
             self._unparsed = b""
-            self.call = None
+            self.call = self._head = None
             self._release()
             call.finish(body)
         else:
@@ -309,6 +310,8 @@ class Connection(asyncio.Protocol):
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self.call is not None and self.call.got_head:
+            return  # it was recognised, and told
         status = self._parser.get_status_code()
         self._interim = 100 <= status < 200
         if self.call is not None and not self._interim:
@@ -319,8 +322,7 @@ class Connection(asyncio.Protocol):
                     raise _GarbledError(f"transfer-encoding {value.decode('latin-1')!r} was not asked for")
             self._head = head = answer_head(status, self._headers)
             self._remember_stream(head)
-            if not self.call.got_head:  # when it was recognised
-                self.call.head(head)
+            self.call.head(head)
         self._raw_head = b""
 
     def _remember_stream(self, head: AnswerHead) -> None:

@@ -14,7 +14,7 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from experiments.ledger.exchange import ExchangeRecord, Outcome
-from experiments.snapshot import Endpoint, Mirror, Snapshot
+from experiments.snapshot import LITELLM, Endpoint, Mirror, Snapshot
 
 from . import wire
 from .allowance import Allowance
@@ -104,7 +104,9 @@ class Shadows:
         record: ExchangeRecord,
         ended: Callable[[ExchangeRecord], object],
     ) -> Copy:
-        body = copy_body(ask, endpoint.served_name, mirror.priority)
+        # a provider has no such field, and would refuse every copy
+        priority = None if endpoint.engine == LITELLM else mirror.priority
+        body = copy_body(ask, endpoint.served_name, priority)
         head = copy_head(request.head.forwarded)
         allowance = self._allowances.setdefault(mirror.experiment, Allowance())
         copy = Copy(self, self._worker, record, mirror, allowance, len(ask.body), request.started, ended)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperGroup
 
-from .terminal import err, fail
+from .terminal import err, fail, no_room
 
 #: Commands that live elsewhere: module, attribute, and the line that `turnout --help` shows.
 _ELSEWHERE: Final = {
@@ -351,7 +351,13 @@ def main() -> None:
     except UnicodeEncodeError:  # its bytes came through as half characters, which nothing behind it takes
         err.print("an argument is no text in UTF-8", style="red")
         sys.exit(2)
-    app()
+    try:
+        app()
+    except OSError as error:
+        try:
+            no_room(error, 1)
+        except typer.Exit as end:
+            sys.exit(end.exit_code)
 
 
 if __name__ == "__main__":

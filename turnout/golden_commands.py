@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, closing, contextmanager
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ from experiments.client import ControlClient, ControlError
 from turnout.golden_report import Progress, print_comparison, print_summary
 from turnout.operations import refusal
 from turnout.settings import Settings, SettingsError, read_settings
+from turnout.terminal import concluding_with
 
 EXIT_CODES: Final[dict[Gate, int]] = {"pass": 0, "fail": 1, "inconclusive": 2}
 NOTHING_CONCLUDED: Final = 3
@@ -47,7 +49,7 @@ _USAGE_ERROR: Final = 2  # typer's own code for it, which here means inconclusiv
 
 
 class GoldenCommand(TyperCommand):
-    """A command whose usage errors exit with 3: 2 is a verdict here."""
+    """A command whose usage errors exit with 3, and whose faults do: 1 and 2 are verdicts here."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
@@ -56,6 +58,17 @@ class GoldenCommand(TyperCommand):
             if getattr(error, "exit_code", None) == _USAGE_ERROR:
                 error.exit_code = NOTHING_CONCLUDED  # type: ignore[attr-defined]
             raise
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, OSError):
+            raise
+        except Exception as error:
+            if hasattr(error, "exit_code"):
+                raise
+            traceback.print_exc()
+            raise typer.Exit(NOTHING_CONCLUDED) from None
 
 
 golden = typer.Typer(
@@ -127,11 +140,12 @@ def run_command(
         effort = Effort(repeats=repeats, resume=not fresh, limits=limits, journal=desk.journal)
         finished = uvloop.run(desk.one(golden_set, subject, effort))
         write_junit(junit_file, golden_set, model, finished)
-    if as_json:
-        _print_json({"run_id": finished.run.run_id, "version": subject.version, **finished.summary.to_json()})
-    else:
-        print_summary(Console(), golden_set, subject, finished)
-    raise typer.Exit(EXIT_CODES[finished.summary.gate])
+    with concluding_with(EXIT_CODES[finished.summary.gate], NOTHING_CONCLUDED):
+        if as_json:
+            told = {"run_id": finished.run.run_id, "version": subject.version}
+            _print_json({**told, **finished.summary.to_json()})
+        else:
+            print_summary(Console(), golden_set, subject, finished)
 
 
 @golden.command("compare", cls=GoldenCommand)
@@ -175,15 +189,15 @@ def compare_command(
         desk.ledger.save(model, comparison, runs[0].run, runs[1].run)
         hand_out(desk.ledger, golden_set, runs[0].results, runs[1].results)
         write_junit(junit_file, golden_set, model, runs[1], comparison)
-    if as_json:
-        _print_json(comparison.to_json())
-    else:
-        print_comparison(Console(), comparison, runs, show_all=show_all)
-        if any(reason.code == "judge_unlabelled" for reason in comparison.reasons):
+    with concluding_with(EXIT_CODES[comparison.verdict], NOTHING_CONCLUDED):
+        if as_json:
+            _print_json(comparison.to_json())
+        else:
+            print_comparison(Console(), comparison, runs, show_all=show_all)
+        if not as_json and any(reason.code == "judge_unlabelled" for reason in comparison.reasons):
             against = [] if control == "production" else ["--control", control]
             words = ["turnout", "golden", "label", set_, "--model", model, "--candidate", candidate, *against]
             typer.echo(shlex.join(words))
-    raise typer.Exit(EXIT_CODES[comparison.verdict])
 
 
 @contextmanager

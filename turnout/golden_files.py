@@ -27,6 +27,7 @@ from evaluators.loading import ITEMS_FILE, load_golden_set
 from evaluators.results import ResultRow
 from experiments.client import path_part
 from turnout.golden_commands import (
+    NOTHING_CONCLUDED,
     ControlOption,
     GoldenCommand,
     JsonOption,
@@ -37,6 +38,7 @@ from turnout.golden_commands import (
     golden,
     set_path,
 )
+from turnout.terminal import concluding_with
 
 _SHOWN: Final = 30
 _REFUSED: Final = 1
@@ -77,8 +79,8 @@ def import_command(
         if not dry_run:
             names = ", ".join(path.name for path in files)
             write_set(out, draft, description=f"Imported from {names} ({format_}).")
-    _tell(draft, None if dry_run else out, as_json=as_json)
-    raise typer.Exit(_REFUSED if draft.refused else 0)
+    with concluding_with(_REFUSED if draft.refused else 0, NOTHING_CONCLUDED):
+        _tell(draft, None if dry_run else out, as_json=as_json)
 
 
 @golden.command("export", cls=GoldenCommand)

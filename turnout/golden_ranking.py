@@ -18,8 +18,10 @@ from rich.table import Table
 
 from evaluators.errors import EvaluatorError
 from evaluators.ranking import Ranking, Standing, rank
+from evaluators.summary import Gate
 from turnout.golden_commands import (
     EXIT_CODES,
+    NOTHING_CONCLUDED,
     ControlOption,
     GoldenCommand,
     JsonOption,
@@ -29,6 +31,7 @@ from turnout.golden_commands import (
     concluding,
 )
 from turnout.golden_files import golden
+from turnout.terminal import concluding_with
 
 
 @golden.command("rank", cls=GoldenCommand)
@@ -59,12 +62,13 @@ def rank_command(
                 f"no judge has compared pairs on {name!r} as it is now: give its items a pairwise check, and"
                 " run `turnout golden compare`"
             )
-    if as_json:
-        typer.echo(json.dumps([asdict(one) for one in rankings], indent=2))
-    else:
-        for one in rankings:
-            _print(Console(), model, one)
-    raise typer.Exit(EXIT_CODES["inconclusive" if any(one.problem for one in rankings) else "pass"])
+    gate: Gate = "inconclusive" if any(one.problem for one in rankings) else "pass"
+    with concluding_with(EXIT_CODES[gate], NOTHING_CONCLUDED):
+        if as_json:
+            typer.echo(json.dumps([asdict(one) for one in rankings], indent=2))
+        else:
+            for one in rankings:
+                _print(Console(), model, one)
 
 
 def _print(console: Console, model: str, ranking: Ranking) -> None:

@@ -22,7 +22,8 @@ from evaluators.ledger import Subject
 from evaluators.preferences import JudgedPair, Preferences, PreferenceTally
 from evaluators.results import ResultRow
 from evaluators.runs import FinishedRun
-from evaluators.summary import ITEMS, Gate, Summary
+from evaluators.summary import ITEMS, Gate, Summary, counted
+from experiments.scorecard import percent, points
 from experiments.statistics.pairwise import position_bias_p
 
 from .judge_report import print_correction, print_judges
@@ -90,13 +91,13 @@ def print_summary(console: Console, golden: GoldenSet, subject: Subject, finishe
     table = Table("check", "scored", "passed", "rate", "missing", "")
     for tally in summary.evaluators:
         missing = tally.planned - tally.scored - tally.skipped
-        rate = "-" if tally.pass_rate is None else f"{tally.pass_rate:.1%}"
+        rate = "-" if tally.pass_rate is None else percent(tally.pass_rate)
         gate = "" if tally.gate else "does not gate"
-        table.add_row(tally.evaluator, f"{tally.scored}", f"{tally.passed:g}", rate, f"{missing}", gate)
+        table.add_row(tally.evaluator, f"{tally.scored:,}", counted(tally.passed), rate, f"{missing:,}", gate)
     table.add_section()
-    rate = "-" if summary.pass_rate is None else f"{summary.pass_rate:.1%}"
+    rate = "-" if summary.pass_rate is None else percent(summary.pass_rate)
     table.add_row(
-        "[bold]answers[/]", f"{summary.scored}", f"{summary.passed:g}", rate, f"{summary.missing}", ""
+        "[bold]answers[/]", f"{summary.scored:,}", counted(summary.passed), rate, f"{summary.missing:,}", ""
     )
     console.print(table)
     print_judges(console, summary.judges)
@@ -117,9 +118,8 @@ def print_comparison(
     ways = ", ".join(f"version {run.run.version}: {run.way}" for run in runs)
     console.print(f"{comparison.set_hash} ({ways})", style="dim", highlight=False)
     level = 1 - comparison.policy.alpha
-    table = Table(
-        "check", f"v{control}", f"v{candidate}", "difference", f"{level:.0%} interval", "lost", "gained", "n"
-    )
+    interval = f"{100 * level:.4g} % interval"
+    table = Table("check", f"v{control}", f"v{candidate}", "difference", interval, "lost", "gained", "n")
     for row in comparison.metrics:
         table.add_row(*_cells(row))
     table.add_section()
@@ -137,7 +137,7 @@ def print_comparison(
         if reason.severity == "warn":
             console.print(f"Warning: {escape(reason.text)}", style="yellow", highlight=False)
     if comparison.missing:
-        console.print(f"Missing in a run: {comparison.missing} of {comparison.planned} items.")
+        console.print(f"Missing in a run: {comparison.missing:,} of {comparison.planned:,} items.")
     console.print(escape(comparison.sentence), style=f"bold {_STYLES[comparison.verdict]}", highlight=False)
 
 
@@ -186,16 +186,19 @@ def _preferred(found: PreferenceTally) -> str:
 
 def _cells(row: MetricRow) -> list[str]:
     name = "all checks of an item" if row.evaluator == ITEMS else row.evaluator
-    rates = ["-" if rate is None else f"{rate:.1%}" for rate in (row.control, row.candidate)]
+    rates = ["-" if rate is None else percent(rate) for rate in (row.control, row.candidate)]
     difference, interval = "-", "-"
     if row.effect is not None:
-        difference = f"{100 * row.effect.estimate:+.1f}"
-        interval = f"{100 * row.effect.lower:+.1f} to {100 * row.effect.upper:+.1f}"
-    return [name, *rates, difference, interval, f"{row.only_control}", f"{row.only_candidate}", f"{row.n}"]
+        difference, lower, upper = (
+            points(end, 1) for end in (row.effect.estimate, row.effect.lower, row.effect.upper)
+        )
+        interval = f"{lower} to {upper}"
+    counts = (f"{count:,}" for count in (row.only_control, row.only_candidate, row.n))
+    return [name, *rates, difference, interval, *counts]
 
 
 def _outcomes(summary: Summary) -> str:
-    return ", ".join(f"{count} {outcome}" for outcome, count in summary.outcomes.items()) or "none"
+    return ", ".join(f"{count:,} {outcome}" for outcome, count in summary.outcomes.items()) or "none"
 
 
 def against(change: Change) -> Text:

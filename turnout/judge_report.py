@@ -13,6 +13,7 @@ from rich.text import Text
 from evaluators.judges.health import JudgeHealth
 from evaluators.labels.agreement import Agreement
 from evaluators.labels.correction import Correction
+from experiments.scorecard import percent, points
 
 from .terminal import plain
 
@@ -43,23 +44,23 @@ def print_correction(console: Console, found: Correction, alpha: float) -> None:
     if found.effect is None:
         return
     effect = found.effect
-    ends = f"{100 * effect.lower:+.1f} to {100 * effect.upper:+.1f}"
+    ends = f"{points(effect.lower, 1)} to {points(effect.upper, 1)}"
     again = f", for it is look {found.declarations}" if effect.level > 1 - alpha + 1e-9 else ""
     _say(
         console,
-        f"  Corrected difference {100 * effect.estimate:+.1f} points, {100 * effect.level:.4g}% interval "
+        f"  Corrected difference {points(effect.estimate, 1)} points, {100 * effect.level:.4g} % interval "
         f"{ends}{again} ({effect.method}).",
     )
 
 
 def _agreement(found: Agreement) -> str:
     one, other = found.raters
-    text = f"{one} and {other} agree on {found.raw:.0%} of {found.n} answers"
+    text = f"{one} and {other} agree on {percent(found.raw or 0.0)} of {found.n:,} answers"
     if found.kappa is None:
         return f"{text}; kappa is not defined where one grade is all there is."
     if found.lower is None or found.upper is None:
         return f"{text}, kappa {found.kappa:.2f}."
-    return f"{text}, kappa {found.kappa:.2f} (95% interval {found.lower:.2f} to {found.upper:.2f})."
+    return f"{text}, kappa {found.kappa:.2f} (95 % interval {found.lower:.2f} to {found.upper:.2f})."
 
 
 def _say(console: Console, text: str) -> None:

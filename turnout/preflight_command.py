@@ -24,6 +24,7 @@ from evaluators.preflight.artefacts import changed_settings, of_folder
 from experiments.client import ControlClient
 from turnout.golden_commands import (
     EXIT_CODES,
+    NOTHING_CONCLUDED,
     ApiKeyOption,
     ControlOption,
     GoldenCommand,
@@ -35,6 +36,7 @@ from turnout.golden_commands import (
     concluding,
     set_path,
 )
+from turnout.terminal import concluding_with
 
 _STYLES: Final = {"ok": "green", "note": "dim", "warn": "yellow", "fail": "red", "unchecked": "magenta"}
 _VERDICTS: Final = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
@@ -86,11 +88,11 @@ def preflight_command(
         report = asyncio.run(_watched(asker, api, model, sides, probes, changed_settings(*folders)))
         report = report.accepting(accept or ())
         record(api, report)
-    if as_json:
-        typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
-    else:
-        print_report(Console(), report)
-    raise typer.Exit(EXIT_CODES[report.verdict])
+    with concluding_with(EXIT_CODES[report.verdict], NOTHING_CONCLUDED):
+        if as_json:
+            typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+        else:
+            print_report(Console(), report)
 
 
 def _sides(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
 import orjson
@@ -11,6 +13,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if sys.stdout is None:  # closed by whoever started us
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115  as long as the process
 
 #: Piped output is read by people later: it is not squeezed into the 80 columns of no terminal.
 _PIPED_WIDTH = 120
@@ -38,8 +43,34 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 
 def emit(document: Any) -> None:
-    """JSON for machines, on stdout."""
+    """JSON for machines, on stdout. Raises OSError."""
     sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def concluding_with(code: int, unwritten: int = 1) -> Iterator[None]:
+    """Print the result in this block, then end with `code`: a verdict is none other because its reader left
+    early (`| head`). Where there is no room for it, that is said, and the code is `unwritten`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # rich makes the second of the first
+        _nothing_more_on_stdout()
+    except OSError as error:
+        no_room(error, unwritten)
+    raise typer.Exit(code)
+
+
+def no_room(error: OSError, code: int) -> NoReturn:
+    """End because something could not be written: a file if the error names one, else stdout."""
+    _nothing_more_on_stdout()
+    fail(f"{error.filename or 'stdout'} cannot be written: {error.strerror or error}", code)
+
+
+def _nothing_more_on_stdout() -> None:
+    """What waits to be written would fail once more at the end, with an exit code of its own."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:

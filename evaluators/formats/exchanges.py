@@ -62,9 +62,7 @@ def lift(
     the reference. Raises NotAnItem."""
     asked = _redacted(_body(exchange), patterns)
     if reference is None and not checks:
-        reference = _redacted(exchange.get("text") or "", patterns)
-        if not reference:
-            raise NotAnItem("the recorded answer has no text: give --reference or --check")
+        reference = _redacted(_answer(exchange), patterns)
     try:
         messages = messages_of(asked["messages"])
     except NotMessages as error:
@@ -111,9 +109,18 @@ def _redacted(said: Any, patterns: Sequence[str]) -> Any:
     return json.loads(redacted)
 
 
+def _answer(exchange: Mapping[str, Any]) -> str:
+    """What the model said, if that was all it had to say: the beginning of an answer is no reference."""
+    if exchange.get("clipped") or exchange.get("outcome") != "complete":
+        why = "kept in part only" if exchange.get("clipped") else f"not whole ({exchange.get('outcome')})"
+        raise NotAnItem(f"the recorded answer is {why}: give --reference or --check")
+    text = exchange.get("text")
+    if not text:
+        raise NotAnItem("the recorded answer has no text: give --reference or --check")
+    return str(text)
+
+
 def _body(exchange: Mapping[str, Any]) -> dict[str, Any]:
-    if exchange.get("clipped"):
-        raise NotAnItem("the ledger has only the beginning of the request")
     raw = exchange.get("request")
     if not raw:
         raise NotAnItem(

@@ -73,7 +73,7 @@ def _read_samples(path: Path, class_name: str, options: ImportOptions, draft: Dr
     if check_of is None:
         why = f"the class {class_name} is a program; {', '.join(sorted(_CLASSES))} have a check of ours"
         draft.refuse(ALL, "class", f"{why}. Give one with --scorer, or checks of your own with --check")
-    for number, sample in enumerate(reading.objects(path), start=1):
+    for number, sample in reading.numbered(path):
         draft.read += 1
         fallback = f"{path.stem}-{number}"
         if not isinstance(sample, Mapping):

@@ -20,7 +20,7 @@ from evaluators.formats.draft import ALL, Draft, ImportRefused
 from evaluators.formats.messages import NotMessages, messages_of
 from evaluators.formats.options import ImportOptions
 from evaluators.formats.promptfoo_asserts import checks_of, csv_assertion
-from evaluators.formats.templates import TemplateRefused, filled
+from evaluators.formats.templates import TemplateRefused, fill, filled
 
 NAME: Final = "promptfoo"
 _MOST_ITEMS: Final = 100_000
@@ -28,6 +28,11 @@ _CONFIG: Final = frozenset(("prompts", "tests", "defaultTest", "description", "$
 _TEST: Final = frozenset(("vars", "assert", "description", "metadata"))
 ShapeT = TypeVar("ShapeT", dict[str, Any], list[Any])
 _EXPECTED: Final = re.compile(r"__expected\d*")
+#: A prompt that names a file; older configurations leave `file://` out.
+_FILE: Final = re.compile(
+    r"file://.*|[^\s{}]+\.(?:txt|md|json|jsonl|csv|j2|ya?ml|py|[cm]?[jt]s)(?::\w+)?", re.DOTALL
+)
+_TEXTS: Final = (".txt", ".json", ".md", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +56,7 @@ def read(paths: Sequence[Path], options: ImportOptions) -> Draft:
                 raise ImportRefused(
                     f"{path} has variables but no prompt: give one with --prompt 'Answer: {{{{question}}}}'"
                 )
-            _add_all(draft, [options.prompt], _csv_tests(path, draft), {}, options)
+            _add_all(path, draft, [options.prompt], _csv_tests(path, draft), {}, options)
         else:
             _read_config(path, draft, options)
     return draft
@@ -75,15 +80,16 @@ def _read_config(path: Path, draft: Draft, options: ImportOptions) -> None:
         "vars": _shaped(draft, ALL, "defaultTest.vars", defaults.get("vars"), {}),
         "assert": _shaped(draft, ALL, "defaultTest.assert", defaults.get("assert"), []),
     }
-    for name in defaults.keys() - _TEST:
+    for name in defaults.keys() - {"vars", "assert"}:
         draft.refuse(ALL, f"defaultTest.{name}", "is not imported")
     prompts = [options.prompt] if options.prompt else list(_prompts(path, config.get("prompts"), draft))
     if not prompts:
         raise ImportRefused(f"{path} has no prompt that can be read; give one with --prompt")
-    _add_all(draft, prompts, _tests(path, config["tests"], draft), defaults, options)
+    _add_all(path, draft, prompts, _tests(path, config["tests"], draft), defaults, options)
 
 
 def _add_all(
+    path: Path,
     draft: Draft,
     prompts: Sequence[Any],
     tests: Iterator[_Test],
@@ -92,6 +98,9 @@ def _add_all(
 ) -> None:
     for test in tests:
         base = {**defaults.get("vars", {}), **test.variables}
+        if empty := [name for name, value in base.items() if value == []]:
+            draft.read += 1
+            draft.refuse(test.name, f"vars.{empty[0]}", "not imported: an empty list stands for no question")
         combined = ((raw, *one) for raw in _expanded(base) for one in enumerate(prompts, start=1))
         for raw, number, prompt in combined:
             draft.read += 1
@@ -99,8 +108,10 @@ def _add_all(
                 raise ImportRefused(f"more than {_MOST_ITEMS} combinations of tests, variables and prompts")
             item = draft.new_id(f"{test.name}-p{number}" if len(prompts) > 1 else test.name, "test")
             try:
-                variables = _rendered(raw)
+                variables = _rendered(raw, path)
                 asked = filled(prompt, variables)
+                if isinstance(asked, int | float):  # a prompt that is nothing but a number's slot
+                    asked = fill(prompt, variables)
                 if isinstance(asked, str):
                     asked = test.prefix + asked + test.suffix
                 messages = messages_of(asked, system=options.system)
@@ -129,21 +140,34 @@ def _expanded(variables: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {**variables, **dict(zip(names, values, strict=True))}
 
 
-def _rendered(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables may use each other, one level deep. Raises TemplateRefused."""
-    return {name: filled(value, variables) for name, value in variables.items()}
+def _rendered(variables: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Variables may be texts in files, and use each other, one level deep. Raises TemplateRefused."""
+    found = {name: _from_file(name, value, path) for name, value in variables.items()}
+    return {name: filled(value, found) for name, value in found.items()}
+
+
+def _from_file(name: str, value: Any, path: Path) -> Any:
+    if not isinstance(value, str) or not value.startswith("file://"):
+        return value
+    local = _below(path, value)
+    if local is None or local.suffix.lower() not in _TEXTS:
+        raise TemplateRefused(f"the variable {name} is in {value}, no text below the configuration's folder")
+    return reading.text_of(local).strip()
 
 
 def _prompts(path: Path, declared: Any, draft: Draft) -> Iterator[Any]:
     for index, prompt in enumerate(declared if isinstance(declared, list) else [declared]):
-        raw = prompt.get("raw") if isinstance(prompt, Mapping) else prompt
         where = f"prompts[{index}]"
+        given = prompt if isinstance(prompt, Mapping) else {"raw": prompt}
+        for name in given.keys() - {"raw", "id", "label", "display"}:
+            draft.refuse(ALL, f"{where}.{name}", "is not imported")
+        raw = given.get("raw", given.get("id"))
         if isinstance(raw, list):
             yield raw
         elif not isinstance(raw, str):
             draft.refuse(ALL, where, "is neither a text nor a file of one")
-        elif raw.startswith("file://"):
-            found = _text(path, raw, draft, where)
+        elif _FILE.fullmatch(raw.strip()):
+            found = _text(path, raw.strip(), draft, where)
             if found is not None:
                 yield from (_chat(one) for one in re.split(r"(?m)^---\s*$", found) if one.strip())
         else:
@@ -250,7 +274,7 @@ def _file(path: Path, reference: str, draft: Draft, where: str) -> Any:
 
 def _text(path: Path, reference: str, draft: Draft, where: str) -> str | None:
     local = _below(path, reference)
-    if local is None or local.suffix.lower() not in (".txt", ".json", ".md", ""):
+    if local is None or local.suffix.lower() not in _TEXTS:
         draft.refuse(ALL, where, f"{reference} is no text below the configuration's folder")
         return None
     return reading.text_of(local)

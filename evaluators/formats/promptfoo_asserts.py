@@ -15,9 +15,11 @@ from evaluators.formats.templates import TemplateRefused, filled
 
 _READ: Final = frozenset(("type", "value", "threshold", "metric", "weight"))
 _CSV: Final = re.compile(
-    r"(?P<type>not-[a-z-]+|[a-z][a-z0-9-]*)(?:\((?P<threshold>\d+(?:\.\d*)?|\.\d+)\))?:(?P<value>.*)",
+    r"(?P<type>(?:not-)?[a-z][a-z0-9-]*(?:[:][a-z-]+)?)(?:\((?P<threshold>\d+(?:\.\d*)?|\.\d+)\))?(?::(?P<value>.*))?",
     re.DOTALL,
 )
+#: What cells may be headed by beside the names of assertions.
+_FORMER: Final = {"fn": "javascript", "eval": "javascript", "grade": "llm-rubric"}
 _JUDGED: Final = frozenset(("llm-rubric", "g-eval", "model-graded-closedqa"))
 Lost = tuple[str, str]
 
@@ -51,14 +53,15 @@ def checks_of(
 def csv_assertion(cell: str) -> dict[str, Any]:
     """The assertion in an `__expected` cell: `type: value`, `type(threshold): value`, or a value to equal."""
     cell = cell.strip()
-    if cell in ("is-json", "contains-json", "is-refusal", "not-is-json", "not-is-refusal"):
-        return {"type": cell}
     found = _CSV.fullmatch(cell)
-    if not found or found["type"].removeprefix("not-") not in _CHECKS.keys() | _JUDGED | _REFUSED.keys():
+    kind = _FORMER.get(found["type"], found["type"]) if found else ""
+    if not found or kind.removeprefix("not-") not in _CHECKS.keys() | _JUDGED | _REFUSED.keys() | _OTHERS:
         return {"type": "equals", "value": cell}
-    assertion: dict[str, Any] = {"type": found["type"], "value": found["value"].strip()}
-    if found["type"].removeprefix("not-").endswith(("-any", "-all")):
-        assertion["value"] = [part.strip() for part in assertion["value"].split(",")]
+    assertion: dict[str, Any] = {"type": kind}
+    if value := (found["value"] or "").strip():
+        assertion["value"] = value
+        if kind.removeprefix("not-").endswith(("-any", "-all")):
+            assertion["value"] = [part.strip() for part in value.split(",")]
     return assertion | ({"threshold": float(found["threshold"])} if found["threshold"] else {})
 
 
@@ -139,3 +142,39 @@ _REFUSED: Final[dict[str, str]] = {
     "select-best": "compares the answers of several providers; `turnout golden compare` does that",
     "assert-set": "has a threshold: part of its checks would do",
 }
+#: The other assertions of promptfoo: in a cell they are no text that the answer should equal.
+_OTHERS: Final = frozenset(
+    (
+        "bleu",
+        "classifier",
+        "contains-html",
+        "contains-sql",
+        "contains-xml",
+        "conversation-relevance",
+        "finish-reason",
+        "gleu",
+        "guardrails",
+        "is-html",
+        "is-sql",
+        "is-valid-function-call",
+        "is-valid-openai-function-call",
+        "is-valid-openai-tools-call",
+        "is-xml",
+        "meteor",
+        "model-graded-factuality",
+        "moderation",
+        "perplexity",
+        "perplexity-score",
+        "pi",
+        "rouge-l",
+        "rouge-n",
+        "rouge-s",
+        "search-rubric",
+        "skill-used",
+        "tool-call-f1",
+        "trace-error-spans",
+        "trace-span-count",
+        "trace-span-duration",
+        "word-count",
+    )
+)

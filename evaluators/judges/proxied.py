@@ -7,13 +7,14 @@ to the same schema.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import httpx
 
-from evaluators.admission import VERSION_HEADER, golden_headers, root_of
+from evaluators.admission import VERSION_HEADER, golden_headers, not_taken, root_of
 from evaluators.errors import ModelRefused, ModelUnavailable
 from evaluators.judges.asking import structured_output
 from evaluators.judges.attempts import Again, Attempts
@@ -48,6 +49,7 @@ class ProxiedJudge:
         headers = golden_headers(token, version=version, api_key=api_key)
         self._calls = _Calls(root_of(base_url), headers, concurrency, timeout_s, retry)
         self._structured = True
+        self._not_taken: set[str] = set()
 
     async def __aenter__(self) -> ProxiedJudge:
         return self
@@ -68,11 +70,9 @@ class ProxiedJudge:
         }
         started = time.monotonic()
         structured = self._structured
-        response = await self._calls.post(
-            "/v1/chat/completions", {**body, **(structured_output(schema) if structured else {})}
-        )
+        response = await self._put({**body, **(structured_output(schema) if structured else {})})
         if structured and response.status_code in _NOT_THIS:
-            response = await self._calls.post("/v1/chat/completions", body)
+            response = await self._put(body)
             # Only if it answers now was it the field: else it is this question, and the next is another.
             self._structured = response.status_code != 200
         if response.status_code in _NOT_THIS:
@@ -83,6 +83,16 @@ class ProxiedJudge:
         if by != str(self._version):
             raise ModelUnavailable(f"version {by} answered in place of the judge {self.identity}")
         return _reply(response, (time.monotonic() - started) * 1000, self.identity)
+
+    async def _put(self, body: Mapping[str, Any]) -> httpx.Response:
+        """The answer to this question, without what its model is known not to take."""
+        asked = {name: value for name, value in body.items() if name not in self._not_taken}
+        response = await self._calls.post("/v1/chat/completions", asked)
+        field = not_taken(response.status_code, response.content)
+        if field not in asked:
+            return response
+        self._not_taken.add(field)
+        return await self._put(body)
 
 
 class HttpEmbedder:
@@ -139,11 +149,12 @@ class _Calls:
         self._client = httpx.AsyncClient(
             base_url=base_url,
             headers=dict(headers),
-            timeout=httpx.Timeout(timeout_s),
+            timeout=None,  # a call is timed as a whole
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
             trust_env=False,
         )
         self._attempts = Attempts(concurrency, retry)
+        self._timeout_s = timeout_s
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -151,7 +162,11 @@ class _Calls:
     async def post(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
         async def once() -> httpx.Response:
             try:
-                response = await self._client.post(path, json=body)
+                async with asyncio.timeout(self._timeout_s):  # httpx's own starts anew with each byte
+                    response = await self._client.post(path, json=body)
+            except TimeoutError as error:
+                why = f"{self._client.base_url}{path}: no whole answer in {self._timeout_s:g} s"
+                raise Again(why, "failed") from error
             except httpx.HTTPError as error:
                 raise Again(f"{self._client.base_url}{path}: {error!r}", "failed") from error
             if response.status_code in _AGAIN:

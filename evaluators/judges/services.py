@@ -86,13 +86,19 @@ async def open_services(
 
 
 def refuse_self(choice: JudgeChoice, judge: Subject | None, subjects: Sequence[Subject]) -> None:
-    """Raise RunRefused when the judge is one of the subjects, of their model, or served at their address."""
+    """Raise RunRefused when the judge is one of the subjects, of their model, or served at their address or
+    as the same model of a provider."""
+    theirs = choice.provider if choice.api_base is None else None
+    if judge is not None:
+        theirs = judge.provider
     for subject in subjects:
         why = None
         if judge is not None and judge.model == subject.model:
             why = f"{judge.model} is the model under test"
         elif judge is not None and judge.endpoint == subject.endpoint:
             why = f"{judge.model} version {judge.version} is served where the model under test is"
+        elif theirs is not None and theirs == subject.provider:
+            why = f"{theirs} is version {subject.version} of {subject.model}, which is under test"
         elif choice.api_base is not None and _place(choice.api_base) in map(_place, subject.addresses):
             why = f"{choice.api_base} serves version {subject.version}, which is under test"
         if why is not None:

@@ -15,7 +15,14 @@ from typing import Any, Final
 
 import httpx
 
-from evaluators.admission import MAX_ANSWER, VERSION_HEADER, golden_headers, heed_refusal, root_of
+from evaluators.admission import (
+    MAX_ANSWER,
+    VERSION_HEADER,
+    golden_headers,
+    heed_refusal,
+    not_taken,
+    root_of,
+)
 from evaluators.preflight.probes import Probe
 from evaluators.score import ToolCall
 from experiments.ledger.exchange import Outcome
@@ -66,6 +73,7 @@ class Asker:
     ) -> None:
         self._model = model
         self._timeout_s = timeout_s
+        self._not_taken: set[tuple[int, str]] = set()  # fields that a version refuses, found by asking
         self._in_vain: dict[int, tuple[float, Said]] = {}  # seconds since a version's last answer; what came
         self._client = httpx.AsyncClient(
             base_url=root_of(base_url),
@@ -96,6 +104,7 @@ class Asker:
 
     async def _put(self, probe: Probe, version: int, *, stream: bool) -> Said:
         body = probe.body(self._model) | ({"stream": True} if stream else {})
+        body = {name: value for name, value in body.items() if (version, name) not in self._not_taken}
         content = json.dumps(body, ensure_ascii=False).encode()
         started = time.monotonic()
         taken = bytearray()
@@ -126,6 +135,9 @@ class Asker:
             heed_refusal(f"{self._model} version {version}", response.status_code, _message(bytes(taken)))
         if by != str(version):
             return Said(outcome=None, error=_refusal(by, version, response.status_code, bytes(taken)))
+        if (field := not_taken(response.status_code, bytes(taken))) in body:
+            self._not_taken.add((version, field))
+            return await self._put(probe, version, stream=stream)
         if response.status_code != httpx.codes.OK:
             return Said(
                 outcome="upstream_rejected" if response.status_code < 500 else "upstream_error",

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query, Request
 
 from .. import views
-from ..errors import NotFound
+from ..errors import ExperimentsError, NotFound
 from ..ledger import decisions, traffic
+from ..ledger.exchange import Outcome
 from .gate import Known
 from .refusals import documented
 
 router = APIRouter(prefix="/api", tags=["records"])
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+def _only_known(request: Request) -> None:
+    """Refuses a parameter that there is not: what is no filter would find everything."""
+    known = [parameter.alias for parameter in request.scope["route"].dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            message = f"no parameter {name!r} here: there are {', '.join(known)}"
+            raise ExperimentsError(message, code="unknown_parameter", param=name)
 
 
 @router.get("/overview", summary="Models, experiments and health in one answer")
@@ -27,7 +37,11 @@ def health(controller: Known) -> dict[str, Any]:
     return views.health(controller)
 
 
-@router.get("/decisions", summary="Who did what, on which verdict; the newest first")
+@router.get(
+    "/decisions",
+    summary="Who did what, on which verdict; the newest first",
+    dependencies=[Depends(_only_known)],
+)
 def list_decisions(
     controller: Known, model: str | None = None, experiment: str | None = None, limit: Limit = 100
 ) -> list[dict[str, Any]]:
@@ -35,14 +49,20 @@ def list_decisions(
     return [views.decision(one) for one in found]
 
 
-@router.get("/exchanges", summary="Exchanges without their bodies, the newest first")
+@router.get(
+    "/exchanges",
+    summary="Exchanges without their bodies, the newest first",
+    description="Page with `before`: by `offset` rows that come in meanwhile show some twice.",
+    dependencies=[Depends(_only_known)],
+)
 def list_exchanges(
     controller: Known,
     model: str | None = None,
     experiment: str | None = None,
     arm: str | None = None,
-    outcome: str | None = None,
+    outcome: Outcome | None = None,
     trace_id: Annotated[str | None, Query(pattern="^[0-9a-f]{32}$")] = None,
+    before: Annotated[str | None, Query(description="the last exchange of the page before")] = None,
     limit: Limit = 50,
     offset: Annotated[int, Query(ge=0, lt=2**31)] = 0,
 ) -> list[dict[str, Any]]:
@@ -53,6 +73,7 @@ def list_exchanges(
         arm=arm,
         outcome=outcome,
         trace_id=trace_id,
+        before=before,
         limit=limit,
         offset=offset,
     )

@@ -22,8 +22,8 @@ _LZ4: Final = pa.Codec("lz4")
 _STAMP: Final = pa.timestamp("us")
 #: A prompt is shown, not analysed: more characters of it are cut off.
 PROMPT_CAP: Final = 4000
-#: How a stream ends that says all that it had to say.
-_WHOLE: Final = frozenset(("complete", "length"))
+#: How an answer ends that is whole on the wire, but not all that the model had to say.
+_STOPPED: Final = frozenset(("content_filter", "refusal", "incomplete"))
 _LATEST_NS: Final = 7_258_118_400 * 10**9  # the year 2200
 
 EXCHANGES: Final = pa.schema(
@@ -233,8 +233,10 @@ def _body_row(
         return _body(record, said, (record.request, record.response), redacted=False)
     redaction = Redaction(policy.redact, patience.seconds())
     try:
-        bodies = (redaction.body(record.request), redaction.body(record.response))
-        cut = record.clipped or said.outcome not in _WHOLE
+        cut = record.clipped or said.outcome != "complete" or said.finish_reason in _STOPPED
+        # Which of its texts break off the answer does not tell; the transcript knows.
+        response = None if cut and said.choices else redaction.body(record.response)
+        bodies = (redaction.body(record.request), response)
         return _body(record, _redacted(said, redaction, cut=cut), bodies, redacted=True)
     except RedactionTooSlow as error:
         patience.spend(redaction.took, record.model, error)

@@ -7,10 +7,12 @@ the numbers mean for a decision is not decided here.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Final
 
 import orjson
 
+from ..errors import NotFound
 from ..evidence import Cut
 from . import accounts
 from .accounts import Accounts
@@ -103,13 +105,16 @@ def exchanges(
     arm: str | None = None,
     outcome: str | None = None,
     trace_id: str | None = None,
+    before: str | None = None,
     limit: int = 50,
     offset: int = 0,
 ) -> list[Row]:
     """Exchanges without their bodies, newest first. `arm` is the assigned arm; None means any.
 
-    `trace_id`: of the client's trace, or of one that is called as the request is.
+    `trace_id`: of the client's trace, or of one that is called as the request is. `before`: those that come
+    after the exchange of that id, whatever came in meanwhile. Raises NotFound if there is none.
     """
+    began = None if before is None else _began(store, before)
     return store.read(
         """
         SELECT * FROM exchanges
@@ -120,6 +125,8 @@ def exchanges(
             AND (CAST($trace_id AS VARCHAR) IS NULL
                 OR coalesce(substr(traceparent, 4, 32),
                     replace(if(origin = 'replay', exchange_id, request_id), '-', '')) = $trace_id)
+            AND (CAST($before AS VARCHAR) IS NULL
+                OR started_at < $began OR (started_at = $began AND exchange_id > $before))
         ORDER BY started_at DESC, exchange_id LIMIT $limit OFFSET $offset
         """,
         {
@@ -128,10 +135,20 @@ def exchanges(
             "arm": arm,
             "outcome": outcome,
             "trace_id": trace_id,
+            "before": before,
+            "began": began,
             "limit": limit,
             "offset": offset,
         },
     )
+
+
+def _began(store: Store, exchange_id: str) -> datetime:
+    rows = store.read("SELECT started_at FROM exchanges WHERE exchange_id = ?", [exchange_id])
+    if not rows:
+        raise NotFound(f"no exchange {exchange_id!r} to go on from", code="unknown_exchange", param="before")
+    began: datetime = rows[0]["started_at"]
+    return began
 
 
 def condition(store: Store) -> Row:

@@ -101,6 +101,16 @@ def test_worse_but_within_the_declared_margin_passes_and_says_so(tmp_path: Path)
     assert "It is worse, but within what is tolerated." in found.sentence
 
 
+def test_a_rate_is_never_rounded_to_all_or_nothing_and_thousands_are_set_apart(tmp_path: Path) -> None:
+    golden = numbered(tmp_path, 4000, "min_pass_rate: 0.9999\n")
+    result = versus(golden, passing(4000), passing(4000, failing=1))
+    assert result.sentence == "Fail: 3,999 of 4,000 answers passed (99.975 %), below the floor of 99.990 %."
+    golden = numbered(tmp_path, 4000)
+    result = versus(golden, passing(4000), passing(4000, failing=1))
+    assert "99.975 % of 4,000 items pass with the candidate, 100.0 % with the control" in result.sentence
+    assert "difference -0.025 points" in result.sentence
+
+
 def test_the_sets_own_floor_fails_a_candidate_that_is_as_bad_as_production(tmp_path: Path) -> None:
     golden = numbered(tmp_path, 100, "min_pass_rate: 0.9\n")
     found = versus(golden, passing(100, failing=20), passing(100, failing=20))

@@ -29,6 +29,7 @@ def exchange(**fields: Any) -> dict[str, Any]:
         "request": json.dumps(body),
         "text": "It left today; I wrote to kim@example.org.",
         "clipped": False,
+        "outcome": "complete",
     }
     return found | fields
 
@@ -46,6 +47,8 @@ def test_what_identifies_people_is_blotted_out_and_counted() -> None:
 
 def test_a_reference_or_a_check_takes_the_place_of_the_recorded_answer() -> None:
     assert lift(exchange(), reference="today").row["reference"] == "today"
+    broken = exchange(outcome="length", clipped=True)
+    assert lift(broken, reference="today").row["reference"] == "today"
     assert "reference" not in lift(exchange(), checks=[{"type": "contains", "values": ["today"]}]).row
 
 
@@ -53,7 +56,9 @@ def test_a_reference_or_a_check_takes_the_place_of_the_recorded_answer() -> None
     ("fields", "why"),
     [
         ({"request": None}, "numbers only"),
-        ({"clipped": True}, "beginning"),
+        ({"clipped": True}, "kept in part only: give --reference"),
+        ({"outcome": "length"}, r"not whole \(length\): give --reference"),
+        ({"outcome": "client_gone"}, "not whole"),
         ({"request": "no json"}, "no JSON"),
         ({"request": "[" * 100_000}, "no JSON"),
         ({"path": "/v1/messages"}, "to /v1/messages is no chat completion"),

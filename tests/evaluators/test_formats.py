@@ -304,3 +304,91 @@ def test_a_check_that_needs_a_judge_is_taken_for_the_set_to_name_one(
     assert len(loaded) < 5
     assert len(draft.rows) == 50
     assert [check["type"] for check in draft.rows[0]["checks"]] == ["exact", "judge"], "set.yaml names it"
+
+
+def table_of(tmp_path: Path, content: bytes, name: str = "a.csv") -> Draft:
+    (tmp_path / name).write_bytes(content)
+    options = ImportOptions(fields={"input": "question", "reference": "answer"})
+    return import_files("table", [tmp_path / name], options)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'question,answer\n"q\n1",a1\nq2,"a2\nq3,a3\nq4,a4\n', r"a\.csv:4 .*unexpected end of data"),
+        (b"question,answer,answer\nq1,a1,b1\n", r"a\.csv:1 has the column 'answer' twice"),
+        (b"question,answer\nq1,a1\nq2,caf\xe9\n", r"a\.csv:3 is no text in UTF-8 \(byte 0xe9\)"),
+        (b'question,answer\n"q\n1",a1,more\n', r"a\.csv:2 has more cells"),
+    ],
+)
+def test_a_table_that_would_lose_cells_is_refused_with_its_line(
+    tmp_path: Path, content: bytes, told: str
+) -> None:
+    with pytest.raises(ImportRefused, match=told):
+        table_of(tmp_path, content)
+
+
+def test_a_table_as_a_spreadsheet_writes_it_is_read(tmp_path: Path) -> None:
+    draft = table_of(tmp_path, b'\xef\xbb\xbfquestion,answer,,\r\n"q\r\n1","say ""a""",,\r\n')
+    assert [(row["input"]["messages"][0]["content"], row["reference"]) for row in draft.rows] == [
+        ("q\n1", ['say "a"'])
+    ]
+
+
+def test_json_is_told_with_the_line_of_its_fault(tmp_path: Path) -> None:
+    with pytest.raises(ImportRefused, match=r"a\.json:3 is no JSON"):
+        of_text(tmp_path, "openai-hosted", "a.json", '{"a": [1,\n 2\n 3]}')
+    lines = '{"input": "a", "ideal": "b"}\n\n{"input": "c", "ideal": "d"}\n'
+    with pytest.raises(ImportRefused, match=r"a\.jsonl:4 is no JSON"):
+        of_text(tmp_path, "openai-evals", "a.jsonl", lines + '{"input":\n')
+    draft = of_text(tmp_path, "openai-evals", "a.jsonl", lines)
+    assert [row["source"]["line"] for row in draft.rows] == [1, 3]
+
+
+def test_yaml_is_read_as_the_other_tool_reads_it(tmp_path: Path) -> None:
+    config = """
+prompts: ['{{v}}']
+defaultTest: {assert: [{type: contains, value: x}]}
+tests:
+  - vars: {v: [12:30, yes, off, 010, 0x1F, 1_000, 1.5, 1e3, true, ~]}
+"""
+    draft = of_text(tmp_path, "promptfoo", "a.yaml", config)
+    asked = [row["input"]["messages"][0]["content"] for row in draft.rows]
+    assert asked[:7] == ["12:30", "yes", "off", "10", "31", "1000", "1.5"], draft.refused
+    with pytest.raises(ImportRefused, match=r"a\.yaml:4 is no YAML \(the key 'assert' is there twice"):
+        of_text(tmp_path, "promptfoo", "a.yaml", "prompts: [x]\ntests:\n- assert: []\n  assert: []\n")
+
+
+def test_what_a_promptfoo_configuration_has_in_files_is_read_or_told(tmp_path: Path) -> None:
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "p.txt").write_text("Read {{doc}}")
+    (tmp_path / "doc.txt").write_text("the document\n")
+    config = """
+prompts: [prompts/p.txt, prompts/gone.txt, {raw: 'Sum up {{doc}}', config: {temperature: 0}}]
+defaultTest: {metadata: {team: a}}
+tests:
+  - {vars: {doc: file://doc.txt}, assert: [{type: contains, value: x}]}
+  - {vars: {doc: file://doc.png}, assert: [{type: contains, value: x}]}
+  - {vars: {doc: []}, assert: [{type: contains, value: x}]}
+"""
+    draft = of_text(tmp_path, "promptfoo", "a.yaml", config)
+    asked = [row["input"]["messages"][0]["content"] for row in draft.rows]
+    assert asked == ["Read the document", "Sum up the document"]
+    told = [str(refusal) for refusal in draft.refused]
+    for part in (
+        "gone.txt is no text",
+        "prompts[2].config",
+        "defaultTest.metadata",
+        "file://doc.png",
+        "vars.doc",
+    ):
+        assert any(part in line for line in told), (part, told)
+
+
+def test_a_cell_that_is_an_assertion_is_no_text_to_equal(tmp_path: Path) -> None:
+    cells = "q,__expected\na,fn: output.length > 3\nb,grade: is kind\nc,latency(1000)\nd,is-xml\ne,Note: x\n"
+    draft = of_text(tmp_path, "promptfoo", "a.csv", cells, prompt="{{q}}")
+    assert [row["checks"][0]["type"] for row in draft.rows] == ["judge", "latency", "exact"]
+    told = [str(refusal) for refusal in draft.refused]
+    for part in ("runs code", "is-xml"):
+        assert any(part in line for line in told), (part, told)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from evaluators.score import Output, PairScore, Score
 from evaluators.scorers import EvalContext
 from evaluators.scorers.pairwise import Pairwise, PairwiseOptions
 from evaluators.scoring import score_output
+from tests.dripping import HEAD, dripping
 
 from .attacks import ORDER, RIGHT, Gullible, attacks
 from .fakes import TOKEN, Reply, serving
@@ -195,10 +197,13 @@ def test_a_long_text_loses_its_middle_and_the_criterion_stands_behind_it(tmp_pat
         (JudgeChoice(model="chat"), Subject(model="chat", version=7, endpoint="e7")),
         (JudgeChoice(model="other"), Subject(model="other", version=1, endpoint="e2")),
         (JudgeChoice(provider="openai/x", api_base="http://127.0.0.1:9/v1/"), None),
+        (JudgeChoice(provider="gemini/g"), None),
+        (JudgeChoice(model="other"), Subject(model="other", version=1, endpoint="e1", provider="gemini/g")),
     ],
 )
 def test_no_model_judges_itself(choice: JudgeChoice, judge: Subject | None) -> None:
-    candidate = Subject(model="chat", version=2, endpoint="e2", addresses=("http://127.0.0.1:9",))
+    served = ("http://127.0.0.1:9",)
+    candidate = Subject(model="chat", version=2, endpoint="e2", addresses=served, provider="gemini/g")
     with pytest.raises(RunRefused, match="the judge must be another model"):
         refuse_self(choice, judge, [candidate])
 
@@ -207,6 +212,8 @@ def test_another_model_may_judge() -> None:
     candidate = Subject(model="chat", version=2, endpoint="e2", addresses=("http://127.0.0.1:9",))
     refuse_self(JudgeChoice(model="other"), Subject(model="other", version=1, endpoint="e1"), [candidate])
     refuse_self(JudgeChoice(provider="openai/gpt-4.1-mini"), None, [candidate])
+    elsewhere = JudgeChoice(provider="openai/x", api_base="http://127.0.0.1:8")
+    refuse_self(elsewhere, None, [Subject(model="chat", version=3, endpoint="e3", provider="openai/x")])
 
 
 # the cache
@@ -311,6 +318,14 @@ async def test_a_judge_that_gives_no_answer_is_unavailable(reply: Reply) -> None
     with serving(lambda question, version: reply) as fake:
         async with proxied(fake.url) as judge:
             with pytest.raises(ModelUnavailable):
+                await judge.reply([{"role": "user", "content": "q"}], schema={}, seed=1)
+
+
+async def test_a_judge_that_drips_is_given_up_as_a_whole() -> None:
+    with dripping(HEAD) as url:
+        judge = ProxiedJudge(base_url=url, model="m", version=1, token=TOKEN, retry=QUICK, timeout_s=0.3)
+        async with asyncio.timeout(5), judge:
+            with pytest.raises(ModelUnavailable, match=r"no whole answer in 0\.3 s"):
                 await judge.reply([{"role": "user", "content": "q"}], schema={}, seed=1)
 
 

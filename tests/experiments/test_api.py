@@ -386,6 +386,14 @@ def test_pairs_and_exchanges_of_an_experiment_without_traffic_are_empty(api: Tes
     assert api.get("/api/exchanges?experiment=faster").json() == []
 
 
+def test_a_filter_that_is_none_is_refused_and_does_not_find_everything(api: TestClient) -> None:
+    refused(api.get("/api/exchanges?experimnet=faster"), 400, "unknown_parameter")
+    refused(api.get("/api/decisions?since=2026-01-01"), 400, "unknown_parameter")
+    refused(api.get("/api/exchanges?outcome=failed"), 400, "invalid_request")
+    refused(api.get("/api/exchanges?before=nope"), 404, "unknown_exchange")
+    assert api.get("/api/exchanges?outcome=client_gone&limit=5&offset=0").json() == []
+
+
 def test_the_overview_holds_what_the_first_page_shows(plane: Plane, api: TestClient) -> None:
     api.post("/api/experiments", json={"spec_yaml": AB})
     overview = api.get("/api/overview").json()

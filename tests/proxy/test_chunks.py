@@ -41,6 +41,9 @@ def test_one_chunk_of_any_usual_size_is_read(size: int) -> None:
 def test_the_last_chunk_ends_it() -> None:
     assert unchunked(b"0\r\n\r\n") == (b"", True)
     assert unchunked(chunk(b"a") + b"0\r\n\r\n") == (b"a", True)
+    assert unchunked(chunk(b"a") + chunk(b"b" * 4095) + b"0\r\n\r\n") == (b"a" + b"b" * 4095, True)
+    assert unchunked(chunk(b"abc") * 4) == (b"abc" * 4, False)
+    assert unchunked(chunk(b"abc") * 4 + b"0\r\n\r\n") == (b"abc" * 4, True)
     assert unchunked(chunk(b"0\r\n\r\n")) == (b"0\r\n\r\n", False)
     assert unchunked(chunk(b"0\r\n\r\n") + b"0\r\n\r\n") == (b"0\r\n\r\n", True)
     assert unchunked(b"") == (b"", False)
@@ -55,7 +58,7 @@ def test_the_last_chunk_ends_it() -> None:
         b"1", b"1\r", b"1\r\n", b"1\r\na", b"1\r\na\r", b"1\r\na\rx", b"1\r\nab\r\n", b"01\r\na\r\n",
         b"A\r\n0123456789\r\n", b"1;x=y\r\na\r\n", b" 1\r\na\r\n", b"+1\r\na\r\n", b"0x1\r\na\r\n",
         b"-1\r\n\r\n", b"1\na\n", b"\r\n", b"\r\na\r\n", b"0\r\n", b"0\r\nx: y\r\n\r\n", b"00\r\n\r\n",
-        b"noa\r\n", b"0\r\n\r\nHTTP/1.1 200 OK\r\n", b"1\r\na\r\n0\r\n\r\n0\r\n\r\n", chunk(b"a") * 2,
+        b"noa\r\n", b"0\r\n\r\nHTTP/1.1 200 OK\r\n", b"1\r\na\r\n0\r\n\r\n0\r\n\r\n", chunk(b"a") * 5,
         chunk(b"a") + b"1\r\n", b"no\r\n", b"no\r\n\r\n", b"no" + b"x" * 19, chunk(b"x" * 4096),
         b"1\r\na\n\r",
     ],

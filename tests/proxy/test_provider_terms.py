@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import Refusal
-from proxy.provider_terms import CHAT, EMBEDDINGS, event, keywords, refusal, scrubbed
+from proxy.provider_terms import CHAT, EMBEDDINGS, event, keywords, refusal, scrubbed, unsupported
 from proxy.steering import ROUTING_FIELDS
 
 HI = [{"role": "user", "content": "hi"}]
@@ -18,6 +18,27 @@ def test_openais_fields_pass_and_turnouts_end_here() -> None:
     document = {"model": "chat", "messages": HI, "temperature": 0.5, "user": "ada", "stop": None}
     document |= {"metadata": {"session_id": "s"}, "store": True, "prompt_cache_key": "k"}
     assert keywords(CHAT, document) == {"messages": HI, "temperature": 0.5, "user": "ada"}
+
+
+def test_what_asks_for_nothing_is_refused_by_nobody() -> None:
+    nothing = {"n": 1, "presence_penalty": 0.0, "frequency_penalty": 0, "logprobs": False, "logit_bias": {}}
+    assert keywords(CHAT, {"model": "chat", "messages": HI, **nothing}) == {"messages": HI}
+    something = {"n": 2, "presence_penalty": 0.5, "logprobs": True, "logit_bias": {"1": 1}}
+    assert keywords(CHAT, {"messages": HI, **something}) == {"messages": HI, **something}
+
+
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ("anthropic does not support parameters: ['seed'], for model=claude-sonnet-4-5.", "seed"),
+        ("O-series models don't support temperature=0. Only temperature=1 is supported.", "temperature"),
+        ("bedrock does not support parameters: ['n', 'seed']", "n"),
+        ("It cannot.", None),
+    ],
+)
+def test_the_field_that_a_model_does_not_take_is_named(said: str, field: str | None) -> None:
+    refused = unsupported(said, {"messages": HI, "seed": 1, "temperature": 0, "n": 2})
+    assert (refused.code, refused.param) == ("unsupported_field", field)
 
 
 @pytest.mark.parametrize(

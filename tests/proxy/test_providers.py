@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import json
 import logging
 import struct
@@ -97,9 +98,7 @@ async def asked(
     async with engine.running():
         point_at(wire, engine, monkeypatch)
         plain = snapshot({1: engine.url})
-        table = Snapshot(
-            version=1, published_ns=1, models=plain.models, endpoints={("chat", 1): provider(wire)}
-        )
+        table = replace(plain, endpoints={("chat", 1): provider(wire)})
         async with running_proxy(data, table, limits) as proxy:
             yield proxy, engine
 
@@ -272,6 +271,9 @@ async def test_a_provider_can_be_a_shadow(tmp_path: Path, monkeypatch: pytest.Mo
         point_at(wire, dark, monkeypatch)
         plain = snapshot({1: control.url, 2: dark.url}, share_ppm=1_000_000)
         table = replace(plain, endpoints={**plain.endpoints, ("chat", 2): provider(wire, 2)})
+        route = table.models["chat"]
+        outranked = [replace(mirror, priority=1000) for mirror in route.mirrors]  # an engine's own field
+        table = replace(table, models={"chat": replace(route, mirrors=tuple(outranked))})
         async with running_proxy(tmp_path, table) as proxy:
             for stream in (False, True):
                 assert TEXT.split()[0].encode() in await proxy.post(ask(stream=stream))
@@ -385,6 +387,33 @@ async def test_when_to_ask_again_is_the_providers_to_say(
             answer = await proxy.post(ask(stream=stream))
             assert answer.split(b" ", 2)[1] == str(status).encode()
             assert b"\r\nretry-after: 7\r\n" in answer
+
+
+async def test_when_to_ask_again_may_be_an_instant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the provider's own clock, which may be wrong."""
+    lines = "date: Fri, 27 Nov 2020 10:00:00 GMT\r\nretry-after: Fri, 27 Nov 2020 10:01:30 GMT"
+    busy = saying(f"429 Busy\r\n{lines}", ECHO)
+    async with asked(WIRES["anthropic"], busy, tmp_path, monkeypatch) as (proxy, _):
+        assert b"\r\nretry-after: 90\r\n" in await proxy.post(ask())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+async def test_an_answer_without_end_is_read_so_far_and_no_farther(
+    wire: Wire, packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = json.dumps(wire.answer()).encode().replace(b"Der ", b"Der " * 25_000)
+
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        body, extra = (gzip.compress(whole), b"content-encoding: gzip\r\n") if packed else (whole, b"")
+        writer.write(json_answer(body, extra=extra))
+
+    for most, expected in ((50_000, "upstream_error"), (200_000, "complete")):
+        limits = Limits(provider_bytes=most)
+        async with asked(wire, answer, tmp_path / str(most), monkeypatch, limits) as (proxy, _):
+            found = await proxy.post(ask())
+            assert (b"provider_oversized" in found) == (expected == "upstream_error")
+            [record] = proxy.exchanges()
+            assert record.outcome == expected
 
 
 @pytest.mark.parametrize("status", [409, 422])

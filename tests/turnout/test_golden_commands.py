@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,7 @@ from xml.etree import ElementTree as Xml
 import pytest
 from typer.testing import CliRunner, Result
 
+from evaluators.ledger import GoldenLedger
 from tests.evaluators.fakes import TOKEN, FakeTurnout, Reply, serving
 from tests.evaluators.sets import row, write_set
 from turnout.golden_commands import golden
@@ -42,7 +47,7 @@ def test_a_candidate_as_good_as_production_passes(items: str) -> None:
     with serving(right) as fake:
         result = invoke(fake, "compare", items, "--model", "chat", "--candidate", "candidate")
     assert result.exit_code == 0, result.output
-    assert "Pass: 100.0% of 60 items pass" in result.stdout
+    assert "Pass: 100.0 % of 60 items pass" in result.stdout
     [saved] = fake.comparisons
     assert (saved["verdict"], saved["control_version"], saved["candidate_version"]) == ("pass", 1, 2)
     assert {run["status"] for run in fake.runs.values()} == {"complete"}
@@ -53,7 +58,7 @@ def test_a_worse_candidate_fails_and_is_shown_item_by_item(items: str) -> None:
     with serving(candidate_fails_a_third) as fake:
         result = invoke(fake, "compare", items, "-m", "chat", "-c", "2", "--control", "1")
     assert result.exit_code == 1
-    assert "Fail: 66.7% of 60 items pass with the candidate, 100.0% with the control" in result.stdout
+    assert "Fail: 66.7 % of 60 items pass with the candidate, 100.0 % with the control" in result.stdout
     assert "q3" in result.stdout
     assert "... and 10 more (--all lists them)" in result.stdout
 
@@ -147,7 +152,7 @@ def test_a_run_says_how_it_went_and_gates_on_the_sets_floor(tmp_path: Path) -> N
         good = invoke(fake, "run", str(folder), "-m", "chat", "-v", "production")
         bad = invoke(fake, "run", str(folder), "-m", "chat", "-v", "candidate", "--json")
     assert good.exit_code == 0
-    assert "Pass: 60 of 60 answers passed (100.0%), at or above the floor of 90.0%." in good.stdout
+    assert "Pass: 60 of 60 answers passed (100.0 %), at or above the floor of 90.0 %." in good.stdout
     assert bad.exit_code == 1
     told = json.loads(bad.stdout)
     assert (told["version"], told["passed"], told["gate"]) == (2, 40, "fail")
@@ -262,3 +267,43 @@ def test_a_service_that_is_away_is_named(items: str, tmp_path: Path) -> None:
     assert "reached nobody" in no_proxy.stderr
     assert "no controller answers at" in no_control.stderr
     assert "give --token" in no_token.stderr
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "said"),
+    [
+        ("{} | true; exit ${{PIPESTATUS[0]}}", 0, ""),
+        ("{} > /dev/full", 3, "stdout cannot be written: No space left on device"),
+        ("{} >&-", 0, ""),
+    ],
+)
+def test_who_reads_the_result_changes_no_verdict(items: str, shell: str, code: int, said: str) -> None:
+    with serving(right) as fake:
+        places = ["--proxy-url", fake.url, "--control-url", fake.url, "--token", TOKEN]
+        compare = ["compare", items, "-m", "chat", "-c", "2", *places]
+        command = shlex.join([sys.executable, "-m", "turnout.cli", "golden", *compare])
+        ended = subprocess.run(["bash", "-c", shell.format(command)], capture_output=True, text=True)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (code, False), ended.stderr
+    assert said in ended.stderr
+
+
+def test_a_fault_is_no_verdict(items: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GoldenLedger, "subject", lambda *_: {}["versions"])
+    with serving(right) as fake:
+        result = invoke(fake, "compare", items, "-m", "chat", "-c", "2")
+    assert (result.exit_code, "KeyError" in result.stderr) == (3, True)
+
+
+def test_a_full_disk_is_told_with_the_file(items: str, tmp_path: Path) -> None:
+    with serving(right) as fake:
+        places = ["--proxy-url", fake.url, "--control-url", fake.url, "--token", TOKEN]
+        compare = ["compare", items, "-m", "chat", "-c", "2", *places]
+        command = shlex.join([sys.executable, "-m", "turnout.cli", "golden", *compare])
+        ended = subprocess.run(
+            ["bash", "-c", f"ulimit -f 1; {command}"],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "TURNOUT_DATA": str(tmp_path / "data")},
+        )
+    assert ended.returncode == 3, ended.stderr
+    assert str(tmp_path / "data" / "golden") in ended.stderr

@@ -37,9 +37,9 @@ def test_raw_and_corrected_differences_stand_together(tmp_path: Path) -> None:
     assert "Labels of kind: 30 of 30 drawn items are labelled (of 60 that differ) by ann." in text
     assert "examiner@1 and people agree on" in text
     assert "Corrected difference" in text
-    assert "95% interval" in text
+    assert "95 % interval" in text
     assert "look" not in text
-    assert "97.5% interval" in printed(compared(tmp_path, 30, 40))
+    assert "97.5 % interval" in printed(compared(tmp_path, 30, 40))
     assert "for it is look 2" in printed(compared(tmp_path, 30, 40))
 
 

@@ -78,6 +78,25 @@ def test_of_an_answer_that_broke_off_no_beginning_of_a_match_is_kept(ending: dic
     assert "1234" not in repr(body)
 
 
+@pytest.mark.parametrize("finish", ["length", "content_filter"])
+@pytest.mark.parametrize("streamed", [True, False])
+def test_an_answer_that_was_stopped_broke_off_too(finish: str, streamed: bool) -> None:
+    said = "your card is 123456781234"
+    response = sse(delta(said), delta(finish=finish), "[DONE]") if streamed else chat_answer(said, finish)
+    kind = "text/event-stream" if streamed else "application/json"
+    exchange = record(1, response=response, content_type=kind)
+    body = body_of(exchange, RecordingPolicy(recording="redacted", redact=(compiled("[0-9]{16}"),)))
+    assert body is not None
+    assert (body["text"], body["response"]) == ("your card is [redacted]", None)
+
+
+def test_the_error_of_an_engine_is_kept_redacted() -> None:
+    exchange = record(1, status=500, outcome="upstream_error", response=b'{"error": "ada@example.org"}')
+    body = body_of(exchange, RecordingPolicy(recording="redacted", redact=(MAIL,)))
+    assert body is not None
+    assert unpack(body["response"]) == b'{"error":"[redacted]"}'
+
+
 def test_what_could_not_be_redacted_in_time_is_not_kept_and_its_numbers_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from zlib import crc32
 
 import orjson
 import pytest
@@ -190,6 +192,33 @@ def test_every_field_of_a_record_travels_in_its_place() -> None:
     )
     names = [field.name for field in fields(ExchangeRecord)]
     assert head == [name for name in names if name not in ("request", "response", "chunk_us", "chunk_ends")]
+
+
+def with_fields_added(pieces: list[bytes]) -> bytes:
+    """What a worker writes whose records have more fields than are known here."""
+    raw = b"".join(pieces)
+    size = int.from_bytes(raw[8:12], "little")
+    head = orjson.loads(raw[24 : 24 + size])
+    if isinstance(head, list):
+        head += ["added", 7]
+    else:
+        head |= {"added": 7}
+    longer = orjson.dumps(head)
+    body = struct.pack("<I", len(longer)) + raw[12:24] + longer + raw[24 + size :]
+    return raw[:4] + struct.pack("<I", crc32(body)) + body
+
+
+def test_of_a_newer_worker_all_that_is_known_is_read_and_nothing_is_lost(tmp_path: Path) -> None:
+    written = [
+        record(1),
+        LossRecord(worker="w", since_ns=1, until_ns=2, count=3),
+        FeedbackRecord(request_id="r", name="n", value=0.5, at_ns=1, worker="w"),
+        record(2, request=bytes(70_000)),
+    ]
+    segment = tmp_path / "1.seg"
+    segment.write_bytes(b"".join(with_fields_added(encode(one)) for one in written))
+    contents = read_segment(segment)
+    assert (contents.records, contents.torn_bytes) == (tuple(written), 0)
 
 
 def test_the_record_names_every_field_of_the_contract() -> None:

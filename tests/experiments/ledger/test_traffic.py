@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from experiments.errors import NotFound
 from experiments.ledger import traffic
 from experiments.ledger.exchange import LossRecord
 from experiments.ledger.recording import RecordingPolicy
@@ -95,6 +96,20 @@ def test_exchanges_by_filter_newest_first(split: Store) -> None:
     assert ids(model="nothing") == []
     assert ids(experiment="e", limit=2, offset=1) == [6, 5]
     assert ids(experiment="e' OR true --") == []
+
+
+def test_pages_have_each_exchange_once_while_others_come_in(store: Store, collect: Collect) -> None:
+    start = record(0).started_ns
+    # Three began in the same microsecond.
+    collect(*(record(n, started_ns=start + n // 3 * 1000) for n in range(9)))
+    seen: list[str] = []
+    for number in range(9, 12):
+        page = traffic.exchanges(store, before=seen[-1] if seen else None, limit=4)
+        seen += [row["exchange_id"] for row in page]
+        collect(record(number, started_ns=start + 1_000_000))
+    assert sorted(seen) == [record(n).exchange_id for n in range(9)]
+    with pytest.raises(NotFound, match="no exchange 'nobody'"):
+        traffic.exchanges(store, before="nobody")
 
 
 def test_how_the_ledger_is(split: Store) -> None:

@@ -1,0 +1,60 @@
+"""Preflights and judges behind the proxy, where a provider's model answers that does not take every field."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from evaluators.judges.proxied import ProxiedJudge
+from evaluators.pacing import Retry
+from evaluators.preflight import PROBES, Asker
+from tests.proxy.harness import ADMIN
+from tests.proxy.provider_wires import TEXT, WIRES
+from tests.proxy.test_providers import Within, asked, well
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
+    # aiohttp's pool, inside litellm, closes its sockets after the loop has gone
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+QUICK = Retry(attempts=2, first_wait_s=0.001, longest_wait_s=0.01)
+
+
+@pytest.fixture(autouse=True)
+def within_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.worker.ProviderProcess", Within)
+
+
+async def test_a_judge_that_takes_no_seed_is_asked_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = WIRES["anthropic"]
+    async with asked(wire, well(wire), tmp_path, monkeypatch) as (proxy, engine):
+        url = f"http://127.0.0.1:{proxy.port}"
+        async with ProxiedJudge(base_url=url, model="chat", version=1, token=ADMIN, retry=QUICK) as judge:
+            question = [{"role": "user", "content": "Well?"}]
+            schema = {"type": "object", "properties": {"grade": {"type": "string"}}, "required": ["grade"]}
+            for seed in (1, 2):
+                assert (await judge.reply(question, schema=schema, seed=seed)).text == TEXT
+        assert len(engine.requests) == 2
+        assert all(b'"grade"' in request for request in engine.requests), "the schema is asked for all along"
+        assert len(proxy.exchanges()) == 3, "refused once, known from then on"
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "left"),
+    [("anthropic", None, b'"temperature"'), ("openai", "openai/o3-mini", b'"seed"')],
+)
+async def test_a_preflights_probes_are_answered_by_who_takes_no_seed_or_temperature(
+    name: str, model: str | None, left: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = replace(WIRES[name], served_name=model or WIRES[name].served_name)
+    async with asked(wire, well(wire), tmp_path, monkeypatch) as (proxy, engine):
+        async with Asker(base_url=f"http://127.0.0.1:{proxy.port}", model="chat", token=ADMIN) as asker:
+            for probe in PROBES:
+                for stream in (False, True):
+                    found = await asker.ask(probe, 1, stream=stream)
+                    assert found.complete, (probe.name, stream, found.error)
+        assert left in engine.requests[0]
