@@ -63,7 +63,8 @@ class Band:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricResult:
-    """A metric's card, in JSON's terms. `margin` is on the effect's scale, `e_value` tests for harm.
+    """A metric's card, in JSON's terms. `margin` is on the effect's scale, and None of a goal that has none:
+    of a success metric that is to be better, of an exploratory one. `e_value` tests for harm.
 
     `z` is what a look judges the goal by, and `z_bound` what it must pass at this very look: of a success
     metric the bound by Holm's steps, of a guardrail that of its margin; None between looks.
@@ -154,7 +155,7 @@ def card(
         arms=found.arms,
         effect=found.effect,
         band=found.band,
-        margin=found.margin,
+        margin=found.margin if goal.role == "guardrail" or goal.equivalent else None,
         tolerated_ratio=goal.tolerated_ratio if goal.metric.kind == "binary" else None,
         e_value=None if log_e is None else math.exp(min(log_e, _LARGEST_LOG)),
         log_e=log_e,
@@ -239,7 +240,8 @@ def describe(goal: Goal, found: Comparison) -> str:
         if control.value is not None and control.value == candidate.value and control.n > _ALIKE:
             of_share = goal.metric.source == "scores" and goal.metric.below is None
             mend = f"; ask for the share of low ones, such as {goal.metric.name}<0.5" if of_share else ""
-            return f"{title}: every value is {control.value:g}, and what never varies has no interval{mend}"
+            # Of pairs it is the difference that never varies, not the values.
+            return f"{title}: {control.value:g} in both arms, and what never varies has no interval{mend}"
         return f"{title}: too little data for an interval"
     effect = found.effect
     sure = f"{effect.level * 100:.4g} % interval"

@@ -261,6 +261,7 @@ def reasons_text(by_reason: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {plain(reason).replace('_', ' ')}" for reason, count in by_reason.items())
 
 
+_RATIOS: Final = ("log_mean", "quantile")
 SCORECARD: Final = (
     "metric",
     "role",
@@ -310,20 +311,20 @@ def effect_text(metric: Json) -> tuple[str, str]:
     effect = metric["effect"] or metric["band"]
     if effect is None or effect["estimate"] is None:
         return "-", "-"
-    unit, ratio = _scale(metric)
+    unit, ratio = effect_scale(metric)
     low, at, high = (_change(effect[key], unit, ratio) for key in ("lower", "estimate", "upper"))
     return f"{at}{unit}", f"[{low}, {high}]"
 
 
 def _margin(metric: Json) -> str:
     """The margin in the unit of the effect that it bounds."""
-    unit, ratio = _scale(metric)
+    unit, ratio = effect_scale(metric)
     return "-" if metric["margin"] is None else f"{_change(metric['margin'], unit, ratio)}{unit}"
 
 
-def _scale(metric: Json) -> tuple[str, bool]:
-    """The unit in which a metric's effect is told, and whether it is a ratio."""
-    ratio = (metric["effect"] or {}).get("scale") == "ratio"
+def effect_scale(metric: Json) -> tuple[str, bool]:
+    """The unit in which a metric's effect is told, and whether it is a ratio; also of one not known yet."""
+    ratio = metric["effect"]["scale"] == "ratio" if metric["effect"] else metric["kind"] in _RATIOS
     return " %" if ratio else " points" if metric["kind"] == "binary" else "", ratio
 
 

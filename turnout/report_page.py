@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 
 from .books import accounting
-from .operations import SCORECARD, scorecard_row
+from .operations import SCORECARD, effect_scale, scorecard_row
 
 Json = dict[str, Any]
 
@@ -22,7 +22,7 @@ def write_page(folder: Path) -> None:
     history = orjson.loads((folder / "history.json").read_bytes())
     plots = [
         name
-        for name, chart in (("effects.svg", _effects(verdict)), ("history.svg", _history(history)))
+        for name, chart in (("effects.svg", _effects(verdict)), ("history.svg", _history(history, verdict)))
         if chart is not None and _saved(chart, folder / name)
     ]
     (folder / "report.md").write_text("\n".join(_page(verdict, sealed, plots)) + "\n", "utf-8")
@@ -108,24 +108,31 @@ def _effect_row(metric: Json) -> Json | None:
     }
 
 
-def _history(history: list[Mapping[str, Any]]) -> Any:
-    """How each band narrowed while units came."""
+def _history(history: list[Mapping[str, Any]], verdict: Json) -> Any:
+    """How each band narrowed while units came, in its effect's unit; dashed: no effect."""
     import altair as alt
 
-    rows = [
-        {"units": one["units"], "metric": metric, "estimate": band[0], "lower": band[1], "upper": band[2]}
-        for one in history
-        for metric, band in one["bands"].items()
-    ]
+    told = {metric["metric"]: effect_scale(metric) for metric in verdict["metrics"]}
+    rows = []
+    for one in history:
+        for metric, band in one["bands"].items():
+            unit, ratio = told.get(metric, ("", False))
+            null, times = (1.0 if ratio else 0.0), (100.0 if unit else 1.0)
+            ends = (None if value is None else times * (value - null) for value in band)
+            rows.append(
+                {"units": one["units"], "metric": f"{metric}{unit and ','}{unit}", "none": 0.0}
+                | dict(zip(("estimate", "lower", "upper"), ends, strict=True))
+            )
     if len({row["units"] for row in rows}) < 2:
         return None
     base = alt.Chart(_values(rows)).encode(x=alt.X("units:Q", title="units"))
     area = base.mark_area(opacity=0.25).encode(y=alt.Y("lower:Q", title=None), y2="upper:Q")
     line = base.mark_line().encode(y="estimate:Q")
+    none = base.mark_line(color="black", strokeWidth=1, strokeDash=[3, 3]).encode(y="none:Q")
     return (
-        (area + line)
+        (area + line + none)
         .properties(width=_WIDTH, height=90)
-        .facet(row=alt.Row("metric:N", title=None))
+        .facet(row=alt.Row("metric:N", title=None, sort=None))
         .resolve_scale(y="independent")
     )
 

@@ -81,11 +81,24 @@ class TestSeveralMetrics:
             assert (found.kind, other["a"].state) == ("inconclusive", "ok")
 
 
+def test_only_a_goal_that_has_a_margin_shows_one() -> None:
+    sums = timed("control", 2500, mean=0.0, sd=1.0), timed("candidate", 2500, mean=0.0, sd=1.0)
+
+    def margin(role: Any, **about: Any) -> float | None:
+        goal = Goal(metric=metric("latency"), role=role, **about)
+        return conclude(spec(goals=(goal,)), evidence(sums=sums)).metrics[0].margin
+
+    assert margin("guardrail", margin=0.2) == pytest.approx(1.2)
+    assert margin("success", margin=0.05, equivalent=True) == pytest.approx(1.05)
+    assert margin("success") is None
+    assert margin("exploratory") is None
+
+
 def test_scores_that_are_all_alike_are_said_to_be_and_what_to_ask_instead() -> None:
     goal = Goal(metric=metric("score:judge"), role="guardrail", margin=0.05)
     alike = said("control", 2500, mean=1.0, sd=0.0), said("candidate", 2500, mean=1.0, sd=0.0)
     text = conclude(spec(goals=(goal,)), evidence(sums=alike)).metrics[0].text
-    assert "every value is 1" in text
+    assert "1 in both arms" in text
     assert "score:judge<0.5" in text
 
 

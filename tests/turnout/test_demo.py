@@ -85,6 +85,8 @@ def test_a_margin_is_told_in_the_unit_of_its_effect() -> None:
     assert margin("binary", "difference", 0.02) == "+2.0 points"
     assert margin("mean", "difference", -0.0747) == "-0.0747"
     assert margin("mean", "difference", None) == "-"
+    unknown = {**metric("quantile", "ratio", 1.0, 1.0, 1.0), "effect": None, "margin": 1.1}
+    assert scorecard_row({**unknown, "role": "guardrail", "state": "no_data"})[-2] == "+10.0 %"
 
 
 def test_what_is_small_is_not_told_as_nothing() -> None:
