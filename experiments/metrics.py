@@ -17,6 +17,8 @@ from . import quantities
 from .ledger.transcript import Turn
 
 Kind = Literal["binary", "mean", "log_mean", "ratio", "quantile"]
+#: Kinds whose values and effects are logarithms, shown as levels and ratios.
+LOGARITHMIC: Final[tuple[Kind, ...]] = ("log_mean", "quantile")
 Direction = Literal["increase", "decrease"]
 #: What is said of an exchange after it ended, and in which table.
 Source = Literal["feedback", "scores"]
@@ -73,7 +75,7 @@ class Metric:
     @property
     def on_log_scale(self) -> bool:
         """Whether value and effect are logarithms, shown as levels and ratios."""
-        return self.kind in ("log_mean", "quantile")
+        return self.kind in LOGARITHMIC
 
     @property
     def in_pairs(self) -> bool:

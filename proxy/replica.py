@@ -212,16 +212,16 @@ class Connection(asyncio.Protocol):
     def _give_up(self, call: Call, error: Exception) -> None:
         """An answer cannot be handed on: it is no HTTP/1.1, or that is a defect of ours."""
         cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
-        told = self.call is not call  # what of it could be told
-        if isinstance(cause, (_GarbledError, httptools.HttpParserError, httptools.HttpParserUpgrade)):
+        garbled = isinstance(cause, (_GarbledError, httptools.HttpParserError, httptools.HttpParserUpgrade))
+        if garbled:
             self.replica.complain("does not answer in HTTP/1.1: %s", cause)
         else:
             log.error("an answer could not be relayed", exc_info=cause)
-            told = False
-        if self.call is call:
+        serving = self.call is call
+        if serving:
             self.call = None
             self.close()
-        if not told:
+        if serving or not garbled:  # else it has heard its end before what is garbled behind that
             call.broken("upstream_garbled")
 
     def _recognised(self, data: bytes, call: Call) -> bool:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from experiments import client
 from experiments.client import ControlClient, ControlError
+from experiments.metrics import LOGARITHMIC
 from experiments.scorecard import percent, points
 
 from .books import accounting
@@ -261,7 +262,6 @@ def reasons_text(by_reason: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {plain(reason).replace('_', ' ')}" for reason, count in by_reason.items())
 
 
-_RATIOS: Final = ("log_mean", "quantile")
 SCORECARD: Final = (
     "metric",
     "role",
@@ -324,7 +324,7 @@ def _margin(metric: Json) -> str:
 
 def effect_scale(metric: Json) -> tuple[str, bool]:
     """The unit in which a metric's effect is told, and whether it is a ratio; also of one not known yet."""
-    ratio = metric["effect"]["scale"] == "ratio" if metric["effect"] else metric["kind"] in _RATIOS
+    ratio = metric["effect"]["scale"] == "ratio" if metric["effect"] else metric["kind"] in LOGARITHMIC
     return " %" if ratio else " points" if metric["kind"] == "binary" else "", ratio
 
 

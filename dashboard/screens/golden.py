@@ -88,8 +88,7 @@ def _comparisons(comparisons: Sequence[GoldenComparison]) -> None:
             preferences.show(one)
             judges.show(one)
     paging.turn(COMPARISONS_PAGE, len(newest), PER_PAGE)
-    if older := paging.newest(len(newest), COMPARISONS):
-        st.caption(f"{figures.count(len(newest))} comparisons{older}")
+    paging.tell_newest(len(newest), COMPARISONS, "comparisons")
 
 
 def _newly_failing(one: GoldenComparison) -> None:
@@ -284,8 +283,7 @@ def _runs(runs: Sequence[GoldenRun]) -> None:
         for run in runs
     ]
     st.dataframe(rows, hide_index=True)
-    if older := paging.newest(len(runs), RUNS):
-        st.caption(f"{figures.count(len(runs))} runs{older}")
+    paging.tell_newest(len(runs), RUNS, "runs")
 
 
 def _took(run: GoldenRun) -> str:

@@ -5,6 +5,8 @@ from typing import TypeVar
 
 import streamlit as st
 
+from .. import figures
+
 T = TypeVar("T")
 
 
@@ -22,6 +24,12 @@ def part(items: Sequence[T], place: str, per_page: int) -> Sequence[T]:
 def newest(found: int, limit: int) -> str:
     """What is said beside a count where only the newest `limit` were asked for: there may be older ones."""
     return f" (the newest {limit})" if found >= limit else ""
+
+
+def tell_newest(found: int, limit: int, what: str) -> None:
+    """A line that says so below a list that has only the newest `limit`."""
+    if older := newest(found, limit):
+        st.caption(f"{figures.count(found)} {what}{older}")
 
 
 def turn(place: str, total: int, per_page: int) -> None:

@@ -41,8 +41,7 @@ def body() -> None:
     for one in paging.part(found, PAGE, PER_PAGE):
         _preflight(one, opened=one is found[0])
     paging.turn(PAGE, len(found), PER_PAGE)
-    if older := paging.newest(len(found), LIMIT):
-        st.caption(f"{figures.count(len(found))} preflights{older}")
+    paging.tell_newest(len(found), LIMIT, "preflights")
 
 
 def _preflight(one: Preflight, *, opened: bool) -> None:

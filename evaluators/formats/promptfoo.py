@@ -149,10 +149,10 @@ def _rendered(variables: Mapping[str, Any], path: Path) -> dict[str, Any]:
 def _from_file(name: str, value: Any, path: Path) -> Any:
     if not isinstance(value, str) or not value.startswith("file://"):
         return value
-    local = _below(path, value)
-    if local is None or local.suffix.lower() not in _TEXTS:
+    text = _text_below(path, value)
+    if text is None:
         raise TemplateRefused(f"the variable {name} is in {value}, no text below the configuration's folder")
-    return reading.text_of(local).strip()
+    return text.strip()
 
 
 def _prompts(path: Path, declared: Any, draft: Draft) -> Iterator[Any]:
@@ -273,11 +273,16 @@ def _file(path: Path, reference: str, draft: Draft, where: str) -> Any:
 
 
 def _text(path: Path, reference: str, draft: Draft, where: str) -> str | None:
-    local = _below(path, reference)
-    if local is None or local.suffix.lower() not in _TEXTS:
+    text = _text_below(path, reference)
+    if text is None:
         draft.refuse(ALL, where, f"{reference} is no text below the configuration's folder")
-        return None
-    return reading.text_of(local)
+    return text
+
+
+def _text_below(path: Path, reference: str) -> str | None:
+    """What stands in such a file, if it is a text."""
+    local = _below(path, reference)
+    return None if local is None or local.suffix.lower() not in _TEXTS else reading.text_of(local)
 
 
 def _below(path: Path, reference: str) -> Path | None:
