@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scipy import special
+import scipy
 
 from . import sketch
 from .adjustment import less_the_past
@@ -171,7 +171,7 @@ def _share_z(pairs: Sequence[strata.Stratum]) -> float:
     if len(pairs) == 1 and z != 0.0:
         exact = proportion.exact_p(*pairs[0], alternative="less" if z < 0.0 else "greater")
         if exact is not None:
-            return math.copysign(max(0.0, -float(special.ndtri(max(exact[1], 1e-300)))), -z)
+            return math.copysign(max(0.0, -float(scipy.special.ndtri(max(exact[1], 1e-300)))), -z)
     return -z
 
 

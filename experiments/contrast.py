@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from scipy import special
+import scipy
 
 from .evidence import AnalysisSpec, Goal
 from .scorecard import Band, Effect
@@ -64,7 +64,7 @@ def signed_z(estimate: Estimate, sign: float) -> float | None:
         return None
     statistic = sign * estimate.value / estimate.se
     half = min(log_two_sided(statistic, estimate.df) - math.log(2.0), math.log(0.5))
-    return math.copysign(-float(special.ndtri_exp(half)), statistic)
+    return math.copysign(-float(scipy.special.ndtri_exp(half)), statistic)
 
 
 def lesser(one: float | None, other: float | None) -> float | None:

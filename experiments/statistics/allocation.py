@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize
+import scipy
 
 from .estimate import Estimate, StatisticsError, check_level, lacking
 from .mean import t_estimate
@@ -200,7 +200,7 @@ def optimal_shares(
         {"type": "eq", "fun": lambda x: float(x[:-1].sum()) - 1.0},
         {"type": "ineq", "fun": lambda x: x[-1] - costs(x[:-1]) / scale},
     ]
-    found = optimize.minimize(
+    found = scipy.optimize.minimize(
         objective,
         np.append(np.full(k, 1.0 / k), 1.0),
         method="SLSQP",

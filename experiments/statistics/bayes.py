@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy import special
+import scipy
 
 from .estimate import Interval, check_level, quantile
 
@@ -30,7 +30,7 @@ class Posterior:
     @property
     def chance_to_win(self) -> float:
         """The probability that the effect is above zero."""
-        return float(special.ndtr(self.mean / self.sd)) if self.sd > 0.0 else float(self.mean > 0.0)
+        return float(scipy.special.ndtr(self.mean / self.sd)) if self.sd > 0.0 else float(self.mean > 0.0)
 
     @property
     def expected_loss(self) -> tuple[float, float]:
@@ -40,8 +40,8 @@ class Posterior:
         ratio = self.mean / self.sd
         density = math.exp(-0.5 * ratio * ratio) / math.sqrt(2.0 * math.pi)
         return (
-            max(0.0, self.mean * float(special.ndtr(ratio)) + self.sd * density),
-            max(0.0, self.sd * density - self.mean * float(special.ndtr(-ratio))),
+            max(0.0, self.mean * float(scipy.special.ndtr(ratio)) + self.sd * density),
+            max(0.0, self.sd * density - self.mean * float(scipy.special.ndtr(-ratio))),
         )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
+import scipy
 
 from .estimate import StatisticsError
 from .paired import PairTable
@@ -38,7 +38,7 @@ def pair_harm_log_e(table: PairTable, *, ratio: float = 1.0) -> float:
         + table.control_only * np.log1p(-stakes * ratio)
         + table.both * np.log1p(stakes * (1.0 - ratio))
     )
-    return float(special.logsumexp(logs)) - math.log(len(stakes))
+    return float(scipy.special.logsumexp(logs)) - math.log(len(stakes))
 
 
 def kelly_log_capital(values: Sequence[float], mean: float, *, low: float = 0.0, high: float = 1.0) -> Floats:

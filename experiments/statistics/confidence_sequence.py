@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
+import scipy
 
 from .estimate import Interval, StatisticsError, check_level
 
@@ -34,7 +34,7 @@ def tuning(alpha: float, best_at: float) -> float:
 def exact_tuning(alpha: float, best_at: float) -> float:
     """r^2 by the exact optimum, through Lambert's W (branch -1); `tuning` approximates it."""
     check_level(alpha)
-    branch = float(special.lambertw(-(alpha**2) / math.e, k=-1).real)
+    branch = float(scipy.special.lambertw(-(alpha**2) / math.e, k=-1).real)
     return (-branch - 1.0) / best_at
 
 
@@ -87,7 +87,10 @@ def one_sided_log_e(z: npt.ArrayLike, n: npt.ArrayLike, *, alpha: float, best_at
     spread, found = np.where(known, spread, 0.0), np.where(known, z, 0.0)
     a = spread / (spread + 1.0)
     return np.asarray(
-        math.log(2.0) - 0.5 * np.log1p(spread) + 0.5 * a * found**2 + special.log_ndtr(found * np.sqrt(a)),
+        math.log(2.0)
+        - 0.5 * np.log1p(spread)
+        + 0.5 * a * found**2
+        + scipy.special.log_ndtr(found * np.sqrt(a)),
         np.float64,
     )
 
@@ -96,7 +99,7 @@ def harm_log_e(z: npt.ArrayLike, n: npt.ArrayLike, *, alpha: float, horizon: flo
     """ln of a guardrail's e-process against effects <= 0, whatever the size of the effect: the mean of
     `one_sided_log_e` over `TUNED_TO`, which is an e-process as each of them is. Arrays broadcast."""
     each = [one_sided_log_e(z, n, alpha=alpha, best_at=max(1.0, part * horizon)) for part in TUNED_TO]
-    return np.asarray(special.logsumexp(each, axis=0) - math.log(len(each)), np.float64)
+    return np.asarray(scipy.special.logsumexp(each, axis=0) - math.log(len(each)), np.float64)
 
 
 def one_sided_p(z: float, n: float, *, alpha: float, best_at: float) -> float:

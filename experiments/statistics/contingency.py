@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from .estimate import Estimate, Interval, check_level, lacking, log_two_sided, quantile
 from .proportion import EXACT_LIMIT, Share, pooled_score, restricted_ratio
@@ -33,7 +33,7 @@ def fisher(candidate: Share, control: Share, *, alternative: Alternative = "two-
     """Fisher's exact p; 1.0 where the table cannot differ."""
     if _degenerate(candidate, control):
         return 1.0
-    return float(stats.fisher_exact(_table(candidate, control), alternative=alternative).pvalue)
+    return float(scipy.stats.fisher_exact(_table(candidate, control), alternative=alternative).pvalue)
 
 
 def boschloo(
@@ -44,7 +44,7 @@ def boschloo(
         return None
     if _degenerate(candidate, control):
         return 1.0
-    return float(stats.boschloo_exact(_table(candidate, control), alternative=alternative).pvalue)
+    return float(scipy.stats.boschloo_exact(_table(candidate, control), alternative=alternative).pvalue)
 
 
 def barnard(
@@ -60,7 +60,7 @@ def barnard(
         return None
     if _degenerate(candidate, control):
         return 1.0
-    found = stats.barnard_exact(_table(candidate, control), alternative=alternative, pooled=pooled)
+    found = scipy.stats.barnard_exact(_table(candidate, control), alternative=alternative, pooled=pooled)
     return float(found.pvalue)
 
 
@@ -74,7 +74,7 @@ def chi_square(
     """Pearson's chi-square p, or the likelihood ratio's, with Yates' correction; None without spread."""
     if _degenerate(candidate, control):
         return None
-    found = stats.chi2_contingency(
+    found = scipy.stats.chi2_contingency(
         _table(candidate, control),
         correction=corrected,
         lambda_="log-likelihood" if likelihood else "pearson",

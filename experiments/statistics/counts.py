@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import optimize, special, stats
+import scipy
 
 from .estimate import Estimate, Interval, StatisticsError, check_level, lacking, log_two_sided, quantile
 
@@ -60,7 +60,7 @@ def exact_p(candidate: Events, control: Events, *, ratio: float = 1.0) -> float 
     if rate_ratio(candidate, control) is None:
         return None
     share = _null_share(candidate, control, ratio)
-    return float(stats.binomtest(candidate.count, total, share).pvalue)
+    return float(scipy.stats.binomtest(candidate.count, total, share).pvalue)
 
 
 def mid_p(candidate: Events, control: Events, *, ratio: float = 1.0) -> float | None:
@@ -70,7 +70,7 @@ def mid_p(candidate: Events, control: Events, *, ratio: float = 1.0) -> float | 
         return None
     total = candidate.count + control.count
     share = _null_share(candidate, control, ratio)
-    return exact - 0.5 * float(stats.binom.pmf(candidate.count, total, share))
+    return exact - 0.5 * float(scipy.stats.binom.pmf(candidate.count, total, share))
 
 
 def score_z(candidate: Events, control: Events, *, ratio: float = 1.0) -> float | None:
@@ -99,14 +99,14 @@ def e_test_p(candidate: Events, control: Events, *, ratio: float = 1.0) -> float
     means = (rate * ratio * candidate.exposure, rate * control.exposure)
     if max(means) > _E_TEST_LIMIT:
         return None
-    most = max(100.0, float(stats.poisson.isf(1e-13, max(means))))
+    most = max(100.0, float(scipy.stats.poisson.isf(1e-13, max(means))))
     grid = np.arange(most + 1.0)
     odds = ratio * candidate.exposure / control.exposure
     one, zero = grid[:, None], grid[None, :]
     with np.errstate(divide="ignore", invalid="ignore"):
         z = (one - zero * odds) / np.sqrt((one + zero) * odds)
     far = np.abs(np.nan_to_num(z)) >= abs(observed) - 1e-15
-    weight = stats.poisson.pmf(one, means[0]) * stats.poisson.pmf(zero, means[1])
+    weight = scipy.stats.poisson.pmf(one, means[0]) * scipy.stats.poisson.pmf(zero, means[1])
     return float(weight[far].sum())
 
 
@@ -121,8 +121,8 @@ def exact_interval(candidate: Events, control: Events, *, alpha: float = 0.05) -
     def odds(p: float) -> float:
         return math.inf if p >= 1.0 else p / (1.0 - p)
 
-    lower = 0.0 if one == 0 else odds(float(special.betaincinv(one, zero + 1.0, alpha / 2.0)))
-    upper = math.inf if zero == 0 else odds(float(special.betainccinv(one + 1.0, zero, alpha / 2.0)))
+    lower = 0.0 if one == 0 else odds(float(scipy.special.betaincinv(one, zero + 1.0, alpha / 2.0)))
+    upper = math.inf if zero == 0 else odds(float(scipy.special.betainccinv(one + 1.0, zero, alpha / 2.0)))
     return Interval(lower=lower * scale, upper=upper * scale, level=1.0 - alpha)
 
 
@@ -135,11 +135,13 @@ def mid_p_interval(candidate: Events, control: Events, *, alpha: float = 0.05) -
     scale = control.exposure / candidate.exposure
 
     def upper_tail(p: float) -> float:
-        return float(stats.binom.sf(one, total, p)) + 0.5 * float(stats.binom.pmf(one, total, p))
+        return float(scipy.stats.binom.sf(one, total, p)) + 0.5 * float(scipy.stats.binom.pmf(one, total, p))
 
     def at(tail: float) -> float:
         p = float(
-            optimize.brentq(lambda q: upper_tail(q) - tail, 1e-300, 1.0 - 1e-16, xtol=1e-300, rtol=1e-12)
+            scipy.optimize.brentq(
+                lambda q: upper_tail(q) - tail, 1e-300, 1.0 - 1e-16, xtol=1e-300, rtol=1e-12
+            )
         )
         return math.inf if p >= 1.0 else p / (1.0 - p)
 

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy import special
+import scipy
 
 from .incomplete_beta import log_upper_tail
 
@@ -71,7 +71,7 @@ def log_two_sided(statistic: float, df: float = math.inf) -> float:
     """ln of the two-sided p-value of a t (or, with infinite df, normal) statistic, without underflow."""
     size = -abs(statistic)
     if math.isinf(df):
-        return min(0.0, math.log(2.0) + float(special.log_ndtr(size)))
+        return min(0.0, math.log(2.0) + float(scipy.special.log_ndtr(size)))
     square = statistic * statistic
     if not 0.0 < square < math.inf:
         return 0.0 if square == 0.0 else -math.inf if math.isinf(square) else math.nan
@@ -83,4 +83,6 @@ def log_two_sided(statistic: float, df: float = math.inf) -> float:
 
 def quantile(probability: float, df: float = math.inf) -> float:
     """The quantile of Student's t, or with infinite df of the normal distribution."""
-    return float(special.ndtri(probability) if math.isinf(df) else special.stdtrit(df, probability))
+    return float(
+        scipy.special.ndtri(probability) if math.isinf(df) else scipy.special.stdtrit(df, probability)
+    )

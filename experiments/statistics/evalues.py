@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special
+import scipy
 
 from .estimate import StatisticsError, check_level
 
@@ -48,7 +48,7 @@ def e_to_p(log_e: float) -> float:
 
 def merged(log_es: Sequence[float]) -> float:
     """ln of the average of e-values: an e-value in any dependence; 0.0 for none."""
-    return float(special.logsumexp(log_es)) - math.log(len(log_es)) if len(log_es) else 0.0
+    return float(scipy.special.logsumexp(log_es)) - math.log(len(log_es)) if len(log_es) else 0.0
 
 
 def msprt_log_e(
@@ -123,7 +123,7 @@ def regression_t_radius(*, n: int, coefficients: int, g: float, alpha: float) ->
 
 def best_g(*, n: int, coefficients: int, alpha: float) -> float:
     """The g at which the anytime-valid interval is narrowest after n observations."""
-    found = optimize.minimize_scalar(
+    found = scipy.optimize.minimize_scalar(
         lambda log_g: regression_t_radius(n=n, coefficients=coefficients, g=math.exp(log_g), alpha=alpha),
         bounds=(math.log(1e-3), math.log(1e3 * n)),
         method="bounded",

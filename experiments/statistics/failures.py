@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special
+import scipy
 
 from .estimate import Interval, StatisticsError, check_level
 from .incomplete_beta import log_upper_tail
@@ -62,7 +62,7 @@ def imbalance_log_e(
     _check(share)
     c1, c0 = np.asarray(candidate, np.float64), np.asarray(control, np.float64)
     a, b = concentration * share, concentration * (1.0 - share)
-    gained = special.betaln(a + c1, b + c0) - special.betaln(a, b)
+    gained = scipy.special.betaln(a + c1, b + c0) - scipy.special.betaln(a, b)
     return np.asarray(gained - c1 * math.log(share) - c0 * math.log1p(-share), np.float64)
 
 
@@ -82,7 +82,7 @@ def harm_log_e(
     edge = tolerated_share(share, ratio)
     c1, c0 = np.asarray(candidate, np.float64), np.asarray(control, np.float64)
     a, b = concentration * edge, concentration * (1.0 - edge)
-    gained = special.betaln(a + c1, b + c0) - special.betaln(a, b)
+    gained = scipy.special.betaln(a + c1, b + c0) - scipy.special.betaln(a, b)
     kept = log_upper_tail(a + c1, b + c0, edge) - log_upper_tail(np.asarray(a), np.asarray(b), edge)
     return np.asarray(gained + kept - c1 * math.log(edge) - c0 * math.log1p(-edge), np.float64)
 
@@ -97,7 +97,7 @@ def imbalance(phases: Iterable[FailureCount], *, concentrations: Sequence[float]
         )
         for k in concentrations
     ]
-    return float(special.logsumexp(each)) - math.log(len(each))
+    return float(scipy.special.logsumexp(each)) - math.log(len(each))
 
 
 def harm(phases: Iterable[FailureCount], *, ratio: float, concentration: float = CONCENTRATION) -> float:
@@ -124,7 +124,9 @@ def rate_ratio_sequence(
     if total == 0:
         return Interval(lower=0.0, upper=math.inf, level=1.0 - alpha)
     a, b = concentration * share, concentration * (1.0 - share)
-    gained = float(special.betaln(a + candidate, b + control) - special.betaln(a, b)) + math.log(alpha)
+    gained = float(scipy.special.betaln(a + candidate, b + control) - scipy.special.betaln(a, b)) + math.log(
+        alpha
+    )
     base = math.log(share) - math.log1p(-share)
 
     def above(log_ratio: float) -> float:
@@ -145,4 +147,4 @@ def _edge(above: Callable[[float], float], inside: float, step: float) -> float:
     outside = inside + step
     while above(outside) > 0.0:
         outside += 2.0 * step
-    return float(optimize.brentq(above, inside, outside, xtol=1e-12))
+    return float(scipy.optimize.brentq(above, inside, outside, xtol=1e-12))

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special
+import scipy
 
 from .estimate import StatisticsError, check_level, quantile
 
@@ -30,7 +30,7 @@ def obrien_fleming(alpha: float, fraction: float) -> float:
     """One side's alpha spent at an information fraction: 2 (1 - Phi(z_{1 - alpha/2} / sqrt(t)))."""
     if fraction <= 0.0:
         return 0.0
-    return 2.0 * float(special.ndtr(-quantile(1.0 - alpha / 2.0) / math.sqrt(min(1.0, fraction))))
+    return 2.0 * float(scipy.special.ndtr(-quantile(1.0 - alpha / 2.0) / math.sqrt(min(1.0, fraction))))
 
 
 def pocock_spending(alpha: float, fraction: float) -> float:
@@ -107,14 +107,14 @@ def _solve(information: tuple[float, ...], spent: tuple[float, ...], sides: int)
 
 def _bound(points: Floats, mass: Floats, step: float, total: float, spend: float) -> float:
     def excess(z: float) -> float:
-        crossing = special.ndtr((points - z * math.sqrt(total)) / math.sqrt(step))
+        crossing = scipy.special.ndtr((points - z * math.sqrt(total)) / math.sqrt(step))
         return float(mass @ crossing) - spend
 
     if excess(_FARTHEST) > 0.0:
         return _FARTHEST
     if excess(-_FARTHEST) < 0.0:
         return -_FARTHEST
-    return float(optimize.brentq(excess, -_FARTHEST, _FARTHEST, xtol=1e-10))
+    return float(scipy.optimize.brentq(excess, -_FARTHEST, _FARTHEST, xtol=1e-10))
 
 
 def _carry(
@@ -144,7 +144,7 @@ def crossing_probability(z: Sequence[float], information: Sequence[float], *, si
     crossed = at = 0.0
     for bound, total in zip(z, information, strict=True):
         step = total - at
-        beyond = special.ndtr((points - bound * math.sqrt(total)) / math.sqrt(step))
+        beyond = scipy.special.ndtr((points - bound * math.sqrt(total)) / math.sqrt(step))
         crossed += sides * float(mass @ beyond)
         points, mass = _carry(points, mass, step, total, bound, sides)
         at = total
@@ -161,7 +161,7 @@ def classical_bounds(
     def excess(c: float) -> float:
         return crossing_probability([c * t**-power for t in fractions], information, sides=sides) - alpha
 
-    c = float(optimize.brentq(excess, 0.5, 7.0, xtol=1e-10))
+    c = float(scipy.optimize.brentq(excess, 0.5, 7.0, xtol=1e-10))
     return [c * t**-power for t in fractions]
 
 
@@ -179,7 +179,7 @@ def drifted_crossing(
         step = total - at
         if step <= 0.0:
             continue
-        beyond = special.ndtr((points + drift * step - bound * math.sqrt(total)) / math.sqrt(step))
+        beyond = scipy.special.ndtr((points + drift * step - bound * math.sqrt(total)) / math.sqrt(step))
         crossed += float(mass @ beyond)
         points, mass = _carry(points, mass, step, total, bound, sides, drift)
         at = total
@@ -201,5 +201,5 @@ def inflation(
     def gap(drift: float) -> float:
         return drifted_crossing(z, fractions, drift=drift, sides=sides) - power
 
-    drift = float(optimize.brentq(gap, 0.5 * fixed, 3.0 * fixed, xtol=1e-8))
+    drift = float(scipy.optimize.brentq(gap, 0.5 * fixed, 3.0 * fixed, xtol=1e-8))
     return (drift / fixed) ** 2 * fractions[-1]

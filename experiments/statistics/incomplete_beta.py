@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
+import scipy
 
 Floats = npt.NDArray[np.float64]
 
@@ -26,7 +26,7 @@ def log_upper_tail(
     a_, b_ = np.broadcast_arrays(np.asarray(a, np.float64), np.asarray(b, np.float64))
     log_y = math.log1p(-x) if log_complement is None else log_complement
     with np.errstate(divide="ignore"):
-        found = np.array(np.log(special.betaincc(a_, b_, x)), np.float64)
+        found = np.array(np.log(scipy.special.betaincc(a_, b_, x)), np.float64)
     small = (found < -600.0) | (x == 1.0)
     if np.any(small):  # and nowhere else: the fraction does not converge near the mean
         found[small] = _log_small_tail(b_[small], a_[small], log_y, math.log(x))
@@ -36,7 +36,7 @@ def log_upper_tail(
 def _log_small_tail(p: Any, q: Any, log_y: float, log_x: float) -> Floats:
     """ln I_y(p, q) for y = 1 - x far below the mean p / (p + q)."""
     y = math.exp(log_y)
-    front = p * log_y + q * log_x - special.betaln(p, q) - np.log(p)
+    front = p * log_y + q * log_x - scipy.special.betaln(p, q) - np.log(p)
     if p.size == 1:  # numbers, not arrays of one: twenty times as fast
         p, q = p.item(), q.item()
     fraction = 0.0 * p

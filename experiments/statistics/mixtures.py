@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from scipy import optimize, special
+import scipy
 
 from .estimate import Interval, StatisticsError, check_level
 
@@ -52,7 +52,7 @@ class NormalMixture:
         plain = 0.5 * math.log(self.rho / total) + s * s / (2.0 * total)
         if not self.one_sided:
             return plain
-        return plain + math.log(2.0) + float(special.log_ndtr(s / math.sqrt(total)))
+        return plain + math.log(2.0) + float(scipy.special.log_ndtr(s / math.sqrt(total)))
 
     def bound(self, v: float, alpha: float) -> float:
         """The boundary at level alpha; in closed form for two sides."""
@@ -124,20 +124,20 @@ class BetaBinomial:
 
 
 def _log_beta(a: float, b: float, x: float) -> float:
-    whole = float(special.betaln(a, b))
+    whole = float(scipy.special.betaln(a, b))
     if x >= 1.0:
         return whole
-    tail = float(special.betainc(a, b, x))
+    tail = float(scipy.special.betainc(a, b, x))
     return whole + (math.log(tail) if tail > 0.0 else -math.inf)
 
 
 def _log_gamma_p(a: float, x: float) -> float:
-    tail = float(special.gammainc(a, x))
+    tail = float(scipy.special.gammainc(a, x))
     return math.log(tail) if tail > 0.0 else -math.inf
 
 
 def _log_gamma_q(a: float, x: float) -> float:
-    tail = float(special.gammaincc(a, x))
+    tail = float(scipy.special.gammaincc(a, x))
     return math.log(tail) if tail > 0.0 else -math.inf
 
 
@@ -158,7 +158,7 @@ def solve(mixture: Mixture, v: float, alpha: float, *, most: float = math.inf) -
             high *= 2.0
     if gap(high) <= 0.0:
         return high
-    return float(optimize.brentq(gap, 0.0, high, xtol=1e-12, rtol=1e-14)) if gap(0.0) < 0.0 else 0.0
+    return float(scipy.optimize.brentq(gap, 0.0, high, xtol=1e-12, rtol=1e-14)) if gap(0.0) < 0.0 else 0.0
 
 
 def beta_binomial_bound(
@@ -204,4 +204,4 @@ def _end(gap: Callable[[float], float], edge: float, seen: float) -> float:
     if gap(edge) <= 0.0:
         return float(round(edge))
     inner = min(1.0 - 1e-13, max(1e-13, seen))
-    return float(optimize.brentq(gap, edge, inner, xtol=1e-13)) if gap(inner) < 0.0 else inner
+    return float(scipy.optimize.brentq(gap, edge, inner, xtol=1e-13)) if gap(inner) < 0.0 else inner

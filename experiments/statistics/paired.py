@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from .estimate import Estimate, Interval, check_level, lacking, quantile
 from .mean import t_estimate
@@ -50,7 +50,7 @@ class PairTable:
 def mcnemar_exact(table: PairTable) -> float:
     """McNemar's exact two-sided p-value: the binomial test of the discordant pairs; 1.0 without any."""
     few, total = min(table.control_only, table.candidate_only), table.control_only + table.candidate_only
-    return min(1.0, 2.0 * float(stats.binom.cdf(few, total, 0.5))) if total else 1.0
+    return min(1.0, 2.0 * float(scipy.stats.binom.cdf(few, total, 0.5))) if total else 1.0
 
 
 def mcnemar_mid_p(table: PairTable) -> float:
@@ -58,8 +58,8 @@ def mcnemar_mid_p(table: PairTable) -> float:
     few, total = min(table.control_only, table.candidate_only), table.control_only + table.candidate_only
     if not total:
         return 1.0
-    at = float(stats.binom.pmf(few, total, 0.5))
-    return min(1.0, 2.0 * float(stats.binom.cdf(few, total, 0.5)) - at)
+    at = float(scipy.stats.binom.pmf(few, total, 0.5))
+    return min(1.0, 2.0 * float(scipy.stats.binom.cdf(few, total, 0.5)) - at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ def mcnemar_chi_square(table: PairTable) -> ChiSquare | None:
     if not total:
         return None
     statistic = max(0.0, abs(table.candidate_only - table.control_only) - 1.0) ** 2 / total
-    return ChiSquare(statistic=statistic, p=float(stats.chi2.sf(statistic, 1)))
+    return ChiSquare(statistic=statistic, p=float(scipy.stats.chi2.sf(statistic, 1)))
 
 
 def mid_p_z(table: PairTable) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+import scipy
 
 from .estimate import Estimate, Interval, check_level, lacking, quantile
 from .paired import PairTable, clustered_difference, mcnemar_mid_p, paired_sums
@@ -38,7 +38,7 @@ def sign_test(differences: Sequence[float]) -> SignTest:
     """The exact binomial test of the signs; p is 1.0 without any."""
     d = np.asarray(differences, np.float64)
     up, down = int((d > 0.0).sum()), int((d < 0.0).sum())
-    p = float(stats.binomtest(up, up + down, 0.5).pvalue) if up + down else 1.0
+    p = float(scipy.stats.binomtest(up, up + down, 0.5).pvalue) if up + down else 1.0
     return SignTest(positive=up, negative=down, p=p)
 
 
@@ -50,7 +50,7 @@ def wilcoxon(differences: Sequence[float], *, pratt: bool = False) -> RankTest |
     d = np.asarray(differences, np.float64)
     if not np.any(d != 0.0):
         return None
-    found = stats.wilcoxon(d, zero_method="pratt" if pratt else "wilcox", method="auto")
+    found = scipy.stats.wilcoxon(d, zero_method="pratt" if pratt else "wilcox", method="auto")
     return RankTest(statistic=float(found.statistic), log_p=math.log(max(float(found.pvalue), 5e-324)))
 
 
@@ -66,7 +66,7 @@ def rank_biserial(differences: Sequence[float]) -> float | None:
         return None
     ties = np.round(size / largest, 12)
     d, ties = d[ties > 0.0], ties[ties > 0.0]
-    ranks = stats.rankdata(ties)
+    ranks = scipy.stats.rankdata(ties)
     return float((ranks * np.sign(d)).sum() / ranks.sum())
 
 

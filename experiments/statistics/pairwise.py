@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+import scipy
 
 from .estimate import Estimate, Interval, StatisticsError, lacking
 from .mean import t_estimate
@@ -54,7 +54,7 @@ def win_rate(found: Wins, *, alpha: float = 0.05, normal: bool = False) -> Estim
 def sign_p(found: Wins) -> float:
     """The exact two-sided sign test of wins against losses; ties are dropped. 1.0 without either."""
     decisive = found.wins + found.losses
-    return float(stats.binomtest(found.wins, decisive, 0.5).pvalue) if decisive else 1.0
+    return float(scipy.stats.binomtest(found.wins, decisive, 0.5).pvalue) if decisive else 1.0
 
 
 def decisive_interval(found: Wins, *, alpha: float = 0.05) -> Interval:
@@ -117,7 +117,7 @@ class Strengths:
 
     def probability(self, one: int, other: int) -> float:
         """With which probability version `one` beats version `other`."""
-        return float(special.expit(self.log_strengths[one] - self.log_strengths[other]))
+        return float(scipy.special.expit(self.log_strengths[one] - self.log_strengths[other]))
 
     def elo(self) -> tuple[float, ...]:
         """The strengths in Elo points: 400 / ln 10 for each unit."""
@@ -147,7 +147,7 @@ def bradley_terry(wins: Sequence[Sequence[float]], *, iterations: int = 200) -> 
     theta = np.zeros(size)
     centre = np.full((size, size), 1.0 / size)
     for _ in range(iterations):
-        p = special.expit(np.subtract.outer(theta, theta))
+        p = scipy.special.expit(np.subtract.outer(theta, theta))
         slope = (w - games * p).sum(axis=1)
         weight = games * p * (1.0 - p)
         curvature = np.diag(weight.sum(axis=1)) - weight

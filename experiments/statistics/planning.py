@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy import optimize, stats
+import scipy
 
 from .confidence_sequence import critical_value
 from .estimate import StatisticsError, check_level, quantile
@@ -28,7 +28,7 @@ def _zs(alpha: float, power: float, sides: int) -> tuple[float, float]:
 
 
 def _phi(z: float) -> float:
-    return float(stats.norm.cdf(z))
+    return float(scipy.stats.norm.cdf(z))
 
 
 def _positive(**numbers: float) -> None:
@@ -107,7 +107,7 @@ def units_for_shares_arcsine(
         shift = abs(h) * math.sqrt(units / (1.0 + 1.0 / ratio))
         return _phi(shift - z_a) + _phi(-shift - z_a) - power
 
-    return n if gap(n / 2.0) > 0.0 else float(optimize.brentq(gap, n / 2.0, n * 1.01, xtol=1e-9))
+    return n if gap(n / 2.0) > 0.0 else float(scipy.optimize.brentq(gap, n / 2.0, n * 1.01, xtol=1e-9))
 
 
 def units_for_means(
@@ -150,9 +150,9 @@ def power_of_t(
     if df > _ALMOST_NORMAL:
         crossing = quantile(1.0 - alpha / sides)
         return _phi(shift - crossing) + (_phi(-shift - crossing) if sides == 2 else 0.0)
-    crossing = float(stats.t.isf(alpha / sides, df))
-    found = float(stats.nct.sf(crossing, df, shift))
-    return found + float(stats.nct.cdf(-crossing, df, shift)) if sides == 2 else found
+    crossing = float(scipy.stats.t.isf(alpha / sides, df))
+    found = float(scipy.stats.nct.sf(crossing, df, shift))
+    return found + float(scipy.stats.nct.cdf(-crossing, df, shift)) if sides == 2 else found
 
 
 def units_for_t(
@@ -176,7 +176,7 @@ def units_for_t(
     while gap(high) < 0.0:
         high *= 4.0
     return (
-        float(optimize.brentq(gap, min(3.0, high / 2), high, xtol=1e-9, rtol=1e-12))
+        float(scipy.optimize.brentq(gap, min(3.0, high / 2), high, xtol=1e-9, rtol=1e-12))
         if gap(3.0) < 0.0
         else 3.0
     )
@@ -201,7 +201,7 @@ def detectable_by_t(
     high = math.sqrt(variance / total)
     while gap(high) < 0.0:
         high *= 2.0
-    return float(optimize.brentq(gap, 0.0, high, xtol=1e-14, rtol=1e-13))
+    return float(scipy.optimize.brentq(gap, 0.0, high, xtol=1e-14, rtol=1e-13))
 
 
 def powered_effect(
@@ -240,7 +240,7 @@ def powered_difference(
 
     if not 0.0 <= control < 1.0 or gap(1.0 - control) < 0.0:
         return None
-    return float(optimize.brentq(gap, 0.0, 1.0 - control, xtol=1e-14))
+    return float(scipy.optimize.brentq(gap, 0.0, 1.0 - control, xtol=1e-14))
 
 
 def design_effect(cluster_size: float, icc: float) -> float:
@@ -434,4 +434,4 @@ def more_units(
         high *= 2.0
         if high > 2.0**27:
             return MoreUnits(factor=None, power_now=now)
-    return MoreUnits(factor=float(optimize.brentq(lambda f: at(f) - power, 0.0, high)), power_now=now)
+    return MoreUnits(factor=float(scipy.optimize.brentq(lambda f: at(f) - power, 0.0, high)), power_now=now)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from scipy import optimize, special, stats
+import scipy
 
 from .estimate import Estimate, Interval, StatisticsError, check_level, lacking, log_two_sided, quantile
 
@@ -45,8 +45,8 @@ def wilson(count: int, n: int, *, alpha: float = 0.05) -> Interval:
 
 
 def _beta_interval(a: tuple[float, float] | None, b: tuple[float, float] | None, alpha: float) -> Interval:
-    lower = 0.0 if a is None else float(special.betaincinv(*a, alpha / 2.0))
-    upper = 1.0 if b is None else float(special.betainccinv(*b, alpha / 2.0))
+    lower = 0.0 if a is None else float(scipy.special.betaincinv(*a, alpha / 2.0))
+    upper = 1.0 if b is None else float(scipy.special.betainccinv(*b, alpha / 2.0))
     return Interval(lower=lower, upper=upper, level=1.0 - alpha)
 
 
@@ -155,7 +155,7 @@ def restricted(candidate: Share, control: Share, difference: float) -> tuple[flo
     elif slope(high) >= 0.0:
         p0 = high
     else:
-        p0 = float(optimize.brentq(slope, low, high, xtol=1e-18, rtol=1e-14, maxiter=500))
+        p0 = float(scipy.optimize.brentq(slope, low, high, xtol=1e-18, rtol=1e-14, maxiter=500))
     return min(1.0, max(0.0, p0 + difference)), p0
 
 
@@ -200,9 +200,9 @@ def inverted(z_at: Callable[[float], float], value: float, z: float) -> tuple[fl
     low, high = -1.0 + 1e-12, 1.0 - 1e-12
     lower, upper = -1.0, 1.0
     if value > low and gap(low, z) > 0.0:
-        lower = float(optimize.brentq(gap, low, value, args=(z,), xtol=1e-13))
+        lower = float(scipy.optimize.brentq(gap, low, value, args=(z,), xtol=1e-13))
     if value < high and gap(high, -z) < 0.0:
-        upper = float(optimize.brentq(gap, value, high, args=(-z,), xtol=1e-13))
+        upper = float(scipy.optimize.brentq(gap, value, high, args=(-z,), xtol=1e-13))
     return lower, upper
 
 
@@ -241,8 +241,8 @@ def exact_p(
     if x1 + x0 in (0, n1 + n0):
         return "boschloo", 1.0
     if max(n1, n0) <= EXACT_LIMIT:
-        return "boschloo", float(stats.boschloo_exact(table, alternative=alternative).pvalue)
+        return "boschloo", float(scipy.stats.boschloo_exact(table, alternative=alternative).pvalue)
     events = min(x1 + x0, n1 + n0 - x1 - x0)
     if events * min(n1, n0) / (n1 + n0) < 5.0:
-        return "fisher", float(stats.fisher_exact(table, alternative=alternative).pvalue)
+        return "fisher", float(scipy.stats.fisher_exact(table, alternative=alternative).pvalue)
     return None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, special
+import scipy
 
 from .estimate import Estimate, Interval, StatisticsError, Status, check_level, lacking, quantile
 from .mean import t_estimate
@@ -44,7 +44,7 @@ class QuantileSummary:
     def needed(self) -> float:
         """How many observations must be exceeded for the outer levels to lie strictly within (0, 1)."""
         odds = self.level / (1.0 - self.level)
-        return _Z95**2 * max(odds, 1.0 / odds)
+        return quantile(0.975) ** 2 * max(odds, 1.0 / odds)
 
     @property
     def status(self) -> Status:
@@ -67,7 +67,7 @@ class QuantileSummary:
         if not self.n:
             return math.nan
         star = self.n if self.n_star is None else self.n_star
-        se = (self.upper - self.lower) / (2.0 * _Z95)
+        se = (self.upper - self.lower) / (2.0 * quantile(0.975))
         plain = star / self.n * (self.n - 1.0) * se * se
         return plain * self.inflation
 
@@ -81,9 +81,6 @@ class QuantileSummary:
         return self.clusters.variance / (self.level * (1.0 - self.level) / self.n)
 
 
-_Z95 = quantile(0.975)
-
-
 def _check_quantile(level: float) -> None:
     if not 0.0 < level < 1.0:
         raise StatisticsError(f"a quantile's level of {level!r}: a number strictly between 0 and 1 is needed")
@@ -91,7 +88,7 @@ def _check_quantile(level: float) -> None:
 
 def outer_levels(level: float, n: int) -> tuple[float, float]:
     """level -/+ z sqrt(level (1 - level) / n), of 95 %: the two quantiles to ask the database for."""
-    half = _Z95 * math.sqrt(level * (1.0 - level) / n) if n > 0 else math.inf
+    half = quantile(0.975) * math.sqrt(level * (1.0 - level) / n) if n > 0 else math.inf
     return level - half, level + half
 
 
@@ -276,7 +273,7 @@ def subgaussian_quantile_sequence(
 def _narrowest_rho(v: float, alpha: float) -> float:
     """The precision of the one-sided normal mixture that is narrowest at intrinsic time v, by search."""
     start = math.log(one_sided_rho(v, alpha))
-    found = optimize.minimize_scalar(
+    found = scipy.optimize.minimize_scalar(
         lambda log_rho: NormalMixture(rho=math.exp(log_rho), one_sided=True).bound(v, alpha),
         bounds=(start - 6.0, start + 6.0),
         method="bounded",
@@ -315,7 +312,7 @@ def quantile_test_log_e(
 
 def _minimiser(mixture: BetaBinomial, level: float, n: int) -> float:
     v = level * (1.0 - level) * n
-    found = optimize.minimize_scalar(
+    found = scipy.optimize.minimize_scalar(
         lambda share: mixture.log_value((share - level) * n, v),
         bounds=(0.0, 1.0),
         method="bounded",
@@ -328,8 +325,8 @@ def _log_values(mixture: BetaBinomial, s: Floats, v: float) -> Floats:
     """`mixture.log_value` of a two-sided mixture for an array of sums."""
     g, h, r = mixture.g, mixture.h, mixture.r
     powers = (v + h * s) / (h * (g + h)) * math.log(g) + (v - g * s) / (g * (g + h)) * math.log(h)
-    start = float(special.betaln(r / (g * (g + h)), r / (h * (g + h))))
-    mixed = special.betaln((r + v - g * s) / (g * (g + h)), (r + v + h * s) / (h * (g + h)))
+    start = float(scipy.special.betaln(r / (g * (g + h)), r / (h * (g + h))))
+    mixed = scipy.special.betaln((r + v - g * s) / (g * (g + h)), (r + v + h * s) / (h * (g + h)))
     return np.asarray(v / (g * h) * math.log(g + h) - powers + mixed - start, np.float64)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, stats
+import scipy
 
 from .estimate import Estimate, Interval, check_level, lacking, log_two_sided, quantile
 
@@ -47,7 +47,7 @@ def mann_whitney(candidate: Sequence[float], control: Sequence[float]) -> RankTe
     if not one.size or not zero.size:
         return None
     both = np.concatenate([one, zero])
-    ranks = stats.rankdata(both)
+    ranks = scipy.stats.rankdata(both)
     u = float(ranks[: one.size].sum()) - one.size * (one.size + 1) / 2.0
     n = both.size
     _, ties = np.unique(both, return_counts=True)
@@ -88,10 +88,10 @@ def brunner_munzel(
     m, n = one.size, zero.size
     if m < 2 or n < 2:
         return None
-    overall = stats.rankdata(np.concatenate([one, zero]))
+    overall = scipy.stats.rankdata(np.concatenate([one, zero]))
     ours, theirs = overall[:m], overall[m:]
-    v1 = float(np.sum((ours - stats.rankdata(one) - ours.mean() + (m + 1) / 2.0) ** 2)) / (m - 1)
-    v0 = float(np.sum((theirs - stats.rankdata(zero) - theirs.mean() + (n + 1) / 2.0) ** 2)) / (n - 1)
+    v1 = float(np.sum((ours - scipy.stats.rankdata(one) - ours.mean() + (m + 1) / 2.0) ** 2)) / (m - 1)
+    v0 = float(np.sum((theirs - scipy.stats.rankdata(zero) - theirs.mean() + (n + 1) / 2.0) ** 2)) / (n - 1)
     spread = m * v1 + n * v0
     if spread <= 0.0:
         return None
@@ -116,7 +116,7 @@ def superiority(candidate: Sequence[float], control: Sequence[float]) -> float |
     one, zero = _samples(candidate, control)
     if not one.size or not zero.size:
         return None
-    ranks = stats.rankdata(np.concatenate([one, zero]))[: one.size]
+    ranks = scipy.stats.rankdata(np.concatenate([one, zero]))[: one.size]
     return (2.0 * float(ranks.sum()) - one.size * (one.size + 1)) / (2.0 * one.size * zero.size)
 
 
@@ -178,7 +178,7 @@ def _crossing(gap: Callable[[float], float], low: float, high: float) -> float:
         return low
     if gap(high) >= 0.0:
         return high
-    return float(optimize.brentq(gap, low, high, xtol=1e-6 * (high - low)))
+    return float(scipy.optimize.brentq(gap, low, high, xtol=1e-6 * (high - low)))
 
 
 def cohen_d(candidate: Sequence[float], control: Sequence[float]) -> float | None:

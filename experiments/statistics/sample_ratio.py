@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+import scipy
 
 from .estimate import StatisticsError, log_two_sided
 
@@ -40,9 +40,11 @@ def log_e(units: npt.ArrayLike, shares: Sequence[float], *, concentration: float
         )
     counts = np.asarray(units, np.float64)
     prior = concentration * null
-    gained = (special.gammaln(prior + counts) - special.gammaln(prior) - counts * np.log(null)).sum(axis=-1)
+    gained = (
+        scipy.special.gammaln(prior + counts) - scipy.special.gammaln(prior) - counts * np.log(null)
+    ).sum(axis=-1)
     total = counts.sum(axis=-1)
-    lost = special.gammaln(concentration + total) - special.gammaln(concentration)
+    lost = scipy.special.gammaln(concentration + total) - scipy.special.gammaln(concentration)
     return np.asarray(gained - lost, np.float64)
 
 
@@ -53,7 +55,7 @@ def mismatch(phases: Iterable[ArmCounts], *, concentrations: Sequence[float] = C
         sum(float(log_e(phase.units, phase.shares, concentration=k)) for phase in counted)
         for k in concentrations
     ]
-    return float(special.logsumexp(each)) - math.log(len(each))
+    return float(scipy.special.logsumexp(each)) - math.log(len(each))
 
 
 def chi_square_log_p(units: Sequence[int], shares: Sequence[float]) -> float:
@@ -63,7 +65,7 @@ def chi_square_log_p(units: Sequence[int], shares: Sequence[float]) -> float:
     if counts.sum() == 0.0:
         return 0.0
     statistic = float(((counts - expected) ** 2 / expected).sum())
-    return float(stats.chi2.logsf(statistic, len(counts) - 1))
+    return float(scipy.stats.chi2.logsf(statistic, len(counts) - 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +83,7 @@ def binomial_test(candidate: int, control: int, *, share: float = 0.5) -> Binomi
     total = candidate + control
     if total == 0:
         return BinomialTest(exact=1.0, normal=1.0)
-    exact = float(stats.binomtest(candidate, total, share).pvalue)
+    exact = float(scipy.stats.binomtest(candidate, total, share).pvalue)
     distance = max(0.0, abs(candidate - total * share) - 0.5)
     z = distance / math.sqrt(total * share * (1.0 - share))
     return BinomialTest(exact=exact, normal=math.exp(log_two_sided(z)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from scipy import optimize, special
+import scipy
 
 from .estimate import StatisticsError, check_level
 
@@ -23,7 +23,7 @@ def polynomial_bound(
     used = max(v, v_min)
     k1 = (eta**0.25 + eta**-0.25) / math.sqrt(2.0)
     k2 = (math.sqrt(eta) + 1.0) / 2.0
-    a = math.log(float(special.zeta(s)) / math.log(eta) ** s)
+    a = math.log(float(scipy.special.zeta(s)) / math.log(eta) ** s)
     level = s * math.log(math.log(eta * used / v_min)) + a - math.log(alpha)
     drift = k2 * c * level
     return math.sqrt(k1 * k1 * used * level + drift * drift) + drift
@@ -54,10 +54,10 @@ def _lil_constant(alpha: float, a: float) -> float:
         return 4.0 * math.exp(-gamma * c) * (1.0 + 1.0 / ((gamma - 1.0) * math.log(eta)))
 
     def best(c: float) -> float:
-        widest = optimize.brentq(
+        widest = scipy.optimize.brentq(
             lambda eta: math.sqrt(eta / 2.0) + math.sqrt(2.0 * (eta - 1.0) / c) - a, 1.0, 2.0 * a * a
         )
-        found = optimize.minimize_scalar(
+        found = scipy.optimize.minimize_scalar(
             lambda eta: min(1e300, error(c, eta)),
             bounds=(1.0, float(widest)),
             method="bounded",
@@ -68,7 +68,7 @@ def _lil_constant(alpha: float, a: float) -> float:
     low, high = 1.0, 5.0
     while best(high) > alpha:
         low, high = high, high * 2.0
-    return float(optimize.brentq(lambda c: min(1e6, best(c)) - alpha, low, high, xtol=1e-11))
+    return float(scipy.optimize.brentq(lambda c: min(1e6, best(c)) - alpha, low, high, xtol=1e-11))
 
 
 def quantile_bound(
@@ -87,10 +87,14 @@ def quantile_bound(
         raise StatisticsError(f"the quantile's level is {p!r}: a number strictly between 0 and 1 is needed")
     late = max(t, t_opt)
     logit = math.log(p / (1.0 - p))
-    r = p if p >= 0.5 else min(0.5, float(special.expit(logit + 2.0 * delta * math.sqrt(t_opt * eta / late))))
+    r = (
+        p
+        if p >= 0.5
+        else min(0.5, float(scipy.special.expit(logit + 2.0 * delta * math.sqrt(t_opt * eta / late))))
+    )
     variance = r * (1.0 - r)
     j = math.sqrt(late / t_opt) * abs(logit) / (2.0 * delta) + 1.0
-    zeta = float(special.zeta(s))
+    zeta = float(scipy.special.zeta(s))
     level = s * math.log(math.log(eta * late / t_opt)) + s * math.log(j)
     level += math.log(2.0 * zeta * (2.0 * zeta + 1.0) / (alpha * math.log(eta) ** s))
     k1 = (eta**0.25 + eta**-0.25) / math.sqrt(2.0)

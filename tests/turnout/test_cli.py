@@ -58,6 +58,15 @@ def test_help_is_quick_and_lists_every_command() -> None:
     assert not loaded & {"mlflow", "duckdb", "pandas", "streamlit", "numpy", "httpx", "fastapi", "openai"}
 
 
+@pytest.mark.parametrize("name", ["golden", "preflight", "plan"])
+def test_the_help_of_what_calculates_loads_no_part_of_scipy(name: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "turnout.cli", name, "--help"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    loaded = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
+    assert {"scipy", "experiments.statistics.estimate"} <= loaded, "else this shows nothing"
+    assert not loaded & {"scipy.special", "scipy.stats", "scipy.optimize", "mlflow", "pandas", "streamlit"}
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
