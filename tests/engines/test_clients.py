@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,10 @@ def test_text_and_usage_are_those_of_a_direct_run(places: tuple[str, str], ask: 
 def test_vllms_own_benchmark_counts_the_same_tokens(
     places: tuple[str, str], vllm_python: str, tiny_models: Path, tmp_path: Path
 ) -> None:
-    direct, proxied = (_bench_serve(url, vllm_python, tiny_models / "first", tmp_path) for url in places)
+    with ThreadPoolExecutor() as both:  # each imports vLLM first, which takes longer than its questions
+        direct, proxied = both.map(
+            lambda url: _bench_serve(url, vllm_python, tiny_models / "first", tmp_path), places
+        )
     assert (direct["completed"], proxied["completed"]) == (16, 16)
     for count in ("total_input_tokens", "total_output_tokens"):
         assert proxied[count] == direct[count] > 0
