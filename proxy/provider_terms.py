@@ -17,6 +17,8 @@ from typing import Any, Final
 
 import orjson
 
+from experiments.blotting import blotted
+
 from .errors import Refusal
 
 CHAT: Final = "/v1/chat/completions"
@@ -53,13 +55,8 @@ NO_STATUS: Final = "APIConnectionError"
 _LONGEST: Final = 500
 _LITELLM_PREFIX: Final = re.compile(r"^(?:litellm\.)?(?:\w*(?:Error|Exception)(?::|\s-)\s*)+")
 #: What litellm's own users could set; nobody can here.
-_HINT: Final = re.compile(r"\s*To drop (?:these|it)\b.*", re.DOTALL)
+_HINT: Final = re.compile(r" ?To drop (?:these|it)\b.*", re.DOTALL)
 _MESSAGE: Final = re.compile(r'"message"\s*:\s*"((?:[^"\\]|\\.)+)"')
-#: Anything that looks like a key: after a word that announces one, or long and mixed.
-_SECRETS: Final = re.compile(
-    r"(?i)\b(?:bearer|basic)\s+\S+|(?:key|token|authorization|secret|password)[\"']?\s*[=:]\s*[\"']?[^\s\"',}]+"
-    r"|\bsk-\S{4,}|\b(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{20,}"
-)
 
 
 def keywords(path: str, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,8 +139,6 @@ def fault(error: BaseException, status: int | None, *, streamed: bool) -> str | 
     cannot be read one of 422, and a request that cannot be translated is a connection error.
     """
     types = {base.__name__ for one in causes(error) for base in type(one).__mro__}
-    if "Oversized" in types:
-        return "provider_oversized"
     vague = type(error).__name__ == NO_STATUS or not isinstance(getattr(error, "status_code", None), int)
     if "TransportError" in types:
         return "upstream_unreachable" if "ConnectError" in types else "upstream_cut"
@@ -157,22 +152,36 @@ def fault(error: BaseException, status: int | None, *, streamed: bool) -> str | 
     return None if streamed and not vague else "provider_garbled"
 
 
+class Oversized(Exception):
+    """The provider's answer has more bytes than the proxy holds."""
+
+
 class Seen:
     """What the HTTP client has seen of an answer: its status, when to ask again (seconds, empty: not said),
-    and in its bytes as they pass whether Gemini has said why it ended. `streamed`: events were asked for; of
-    any other answer at most so many bytes are taken."""
+    and in its bytes, unpacked, as they pass whether Gemini has said why it ended. `streamed`: events were
+    asked for. At most so many bytes are taken."""
 
     _SAID: Final = re.compile(rb'(?<!\\)"finishReason"\s*:\s*"')  # inside a text the quotes are escaped
 
     def __init__(self, most: int) -> None:
-        self.most = most
+        self._most = most
+        self._taken = 0
         self.streamed = False
         self.status: int | None = None
         self.retry_after = b""
         self.finished = False
         self._tail = b""
 
+    @property
+    def oversized(self) -> bool:
+        """Whether more came than is taken."""
+        return self._taken > self._most
+
     def look(self, data: bytes) -> None:
+        """The next bytes. Raises Oversized where they are too many, with those before them."""
+        self._taken += len(data)
+        if self.oversized:
+            raise Oversized
         text = self._tail + data
         self.finished = self.finished or self._SAID.search(text) is not None
         self._tail = text[-64:]
@@ -216,9 +225,8 @@ def unsupported(said: str, fields: Iterable[str]) -> Refusal:
 
 def scrubbed(said: str, secrets: Iterable[str]) -> str:
     """A provider's words without what could be a key, in one line."""
-    for secret in secrets:
-        said = said.replace(secret, "[secret]")
     inner = _MESSAGE.search(said)
     said = inner[1].replace('\\"', '"') if inner else _LITELLM_PREFIX.sub("", said)
-    text = _SECRETS.sub("[secret]", " ".join(_HINT.sub("", said).split()))
+    text = blotted(" ".join(said.split()), secrets)
+    text = _HINT.sub("", text)
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -23,14 +22,13 @@ from evaluators.judges.attempts import Again, Attempts
 from evaluators.models import ModelReply
 from evaluators.pacing import Retry
 from evaluators.wellformed import well_formed
+from experiments.blotting import blotted
 
 #: The key for a judge at `api_base`.
 JUDGE_KEY: Final = "TURNOUT_JUDGE_KEY"
 _OVERLOADED: Final = frozenset((429, 503, 529))
 _NOT_THIS: Final = frozenset((400, 413, 422))
 _SHOWN: Final = 300
-#: Providers and litellm quote keys in their errors: long words of letters and digits are none of a reason.
-_KEYS: Final = re.compile(r"\bsk-\S+|\b(?=[\w*-]*\d)(?=[\w*-]*[A-Za-z])[\w*-]{20,}")
 
 
 class ProviderJudge:
@@ -111,7 +109,7 @@ class ProviderJudge:
         status = getattr(error, "status_code", None)
         told = f"the judge {self.identity}: {type(error).__name__} (status {status})"
         if status in _NOT_THIS:
-            return ModelRefused(f"{told}: {_KEYS.sub('[...]', str(error))[:_SHOWN]}")
+            return ModelRefused(f"{told}: {blotted(str(error))[:_SHOWN]}")
         if status in _OVERLOADED:
             return Again(told, "overloaded", _retry_after(error))
         if isinstance(status, int) and 400 <= status < 500:  # the key, the model's name, a timeout
