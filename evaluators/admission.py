@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from evaluators.errors import RunRefused, TokenRefused
 
@@ -22,15 +23,28 @@ _HOPELESS: Final = frozenset((_NO_KEY, _WRONG_TOKEN, 404, 405))
 _REPEATABLE: Final = frozenset(("seed", "temperature"))
 
 
-def not_taken(status: int, body: bytes) -> str | None:
-    """Which of the fields `seed` and `temperature` this refusal of a question is about; None: neither."""
-    if status not in (400, 422):
-        return None
-    try:
-        field = json.loads(body)["error"]["param"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return field if isinstance(field, str) and field in _REPEATABLE else None
+class Repeatable:
+    """Which of `seed` and `temperature` one model was found not to take, by asking."""
+
+    def __init__(self) -> None:
+        self._not_taken: set[str] = set()
+
+    def asked(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The question without what the model does not take."""
+        return {name: value for name, value in body.items() if name not in self._not_taken}
+
+    def refused(self, asked: Mapping[str, Any], status: int, answer: bytes) -> bool:
+        """Whether this is the refusal of such a field, which was in the question: ask again without it."""
+        if status not in (400, 422):
+            return False
+        try:
+            field = json.loads(answer)["error"]["param"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return False
+        if not isinstance(field, str) or field not in _REPEATABLE or field not in asked:
+            return False
+        self._not_taken.add(field)
+        return True
 
 
 def golden_headers(token: str, *, version: int | None = None, api_key: str | None = None) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import httpx
 
-from evaluators.admission import VERSION_HEADER, golden_headers, not_taken, root_of
+from evaluators.admission import VERSION_HEADER, Repeatable, golden_headers, root_of
 from evaluators.errors import ModelRefused, ModelUnavailable
 from evaluators.judges.asking import structured_output
 from evaluators.judges.attempts import Again, Attempts
@@ -49,7 +49,7 @@ class ProxiedJudge:
         headers = golden_headers(token, version=version, api_key=api_key)
         self._calls = _Calls(root_of(base_url), headers, concurrency, timeout_s, retry)
         self._structured = True
-        self._not_taken: set[str] = set()
+        self._repeatable = Repeatable()
 
     async def __aenter__(self) -> ProxiedJudge:
         return self
@@ -86,13 +86,10 @@ class ProxiedJudge:
 
     async def _put(self, body: Mapping[str, Any]) -> httpx.Response:
         """The answer to this question, without what its model is known not to take."""
-        asked = {name: value for name, value in body.items() if name not in self._not_taken}
+        asked = self._repeatable.asked(body)
         response = await self._calls.post("/v1/chat/completions", asked)
-        field = not_taken(response.status_code, response.content)
-        if field not in asked:
-            return response
-        self._not_taken.add(field)
-        return await self._put(body)
+        again = self._repeatable.refused(asked, response.status_code, response.content)
+        return await self._put(body) if again else response
 
 
 class HttpEmbedder:

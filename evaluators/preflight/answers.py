@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,9 +19,9 @@ import httpx
 from evaluators.admission import (
     MAX_ANSWER,
     VERSION_HEADER,
+    Repeatable,
     golden_headers,
     heed_refusal,
-    not_taken,
     root_of,
 )
 from evaluators.preflight.probes import Probe
@@ -73,7 +74,7 @@ class Asker:
     ) -> None:
         self._model = model
         self._timeout_s = timeout_s
-        self._not_taken: set[tuple[int, str]] = set()  # fields that a version refuses, found by asking
+        self._repeatable: defaultdict[int, Repeatable] = defaultdict(Repeatable)  # by version
         self._in_vain: dict[int, tuple[float, Said]] = {}  # seconds since a version's last answer; what came
         self._client = httpx.AsyncClient(
             base_url=root_of(base_url),
@@ -103,8 +104,8 @@ class Asker:
         return said
 
     async def _put(self, probe: Probe, version: int, *, stream: bool) -> Said:
-        body = probe.body(self._model) | ({"stream": True} if stream else {})
-        body = {name: value for name, value in body.items() if (version, name) not in self._not_taken}
+        repeatable = self._repeatable[version]
+        body = repeatable.asked(probe.body(self._model) | ({"stream": True} if stream else {}))
         content = json.dumps(body, ensure_ascii=False).encode()
         started = time.monotonic()
         taken = bytearray()
@@ -135,8 +136,7 @@ class Asker:
             heed_refusal(f"{self._model} version {version}", response.status_code, _message(bytes(taken)))
         if by != str(version):
             return Said(outcome=None, error=_refusal(by, version, response.status_code, bytes(taken)))
-        if (field := not_taken(response.status_code, bytes(taken))) in body:
-            self._not_taken.add((version, field))
+        if repeatable.refused(body, response.status_code, bytes(taken)):
             return await self._put(probe, version, stream=stream)
         if response.status_code != httpx.codes.OK:
             return Said(
