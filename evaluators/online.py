@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
 from evaluators.automation import OnlineRule
 from evaluators.canonical import content_hash
+from evaluators.errors import RunRefused
 from evaluators.golden import Check, GoldenItem, Policy
-from evaluators.ledger import ControlApi
+from evaluators.judges.services import refuse_self
+from evaluators.ledger import ControlApi, GoldenLedger, UnknownVersion
 from evaluators.models import NO_SERVICES, Services
 from evaluators.score import Output, Score, ToolCall
 from evaluators.scoring import score_check, score_pair
@@ -39,6 +41,7 @@ class OnlineScorer:
     rule: OnlineRule
     api: ControlApi
     services: Services = NO_SERVICES
+    _known: dict[object, str | None] = field(default_factory=dict)
 
     async def step(self) -> int:
         """Score a batch for every check of the rule; how many scores were handed in. Raises ControlError."""
@@ -94,10 +97,31 @@ class OnlineScorer:
             item, output = item_of(primary, check), output_of(exchange)
         except (NotScorable, LookupError) as error:
             return Score.skipped(check.key, str(error))
+        if check.kind != "code":
+            for answer in (primary, exchange):
+                why = await asyncio.to_thread(self._judges_itself, answer.get("served_version"))
+                if why is not None:
+                    return Score.skipped(check.key, why)
         if check.kind != "pairwise":
             return await score_check(check, item, output, _POLICY, services=self.services)
         pair = await score_pair(check, item, output_of(primary), output, services=self.services)
         return pair.score
+
+    def _judges_itself(self, version: object) -> str | None:
+        """Why the judge may not judge this version's answers; None: it may. Candidates come to be known by
+        their answers, which may wait here longer than their experiment runs."""
+        if version not in self._known:
+            self._known[version] = None
+            choice, ledger = self.rule.golden.judge, GoldenLedger(self.api)
+            try:
+                if choice is not None and version is not None:
+                    judge = None if choice.model is None else ledger.subject(choice.model, choice.version)
+                    refuse_self(choice, judge, [ledger.subject(self.rule.model, str(version))])
+            except RunRefused as refused:
+                self._known[version] = str(refused)
+            except UnknownVersion:  # which the registry has no more
+                pass
+        return self._known[version]
 
     async def _exchange(self, exchange_id: object) -> Mapping[str, Any]:
         found: Mapping[str, Any] = await asyncio.to_thread(self.api.get, f"/api/exchanges/{exchange_id}")

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
+from math import inf
 from typing import Any, Final
 
 from evaluators.errors import ModelRefused, ModelUnavailable
@@ -122,17 +123,28 @@ class ProviderJudge:
         return ModelReply(
             text=well_formed(choice.message.content or ""),
             finish_reason=choice.finish_reason,
-            cost_usd=self._cost(response),
+            cost_usd=cost_usd(response, self._model),
             tokens=tokens if isinstance(tokens, int) else None,
             latency_ms=took_ms,
         )
 
-    def _cost(self, response: Any) -> float | None:
-        """US dollars by the prices that came with litellm; None for a model that has none there."""
-        try:
-            return float(self._litellm.completion_cost(response, model=self._model)) or None
-        except Exception:  # litellm raises whatever, for a model that its price list lacks
-            return None
+
+def cost_usd(answer: Any, model: str) -> float | None:
+    """US dollars of a chat completion by the prices that came with litellm, for a model in its spelling; None
+    for one that has none there. The first call takes seconds."""
+    try:
+        cost = float(_litellm().completion_cost(answer, model=model))
+    except Exception:  # litellm raises whatever, for a model that its price list lacks
+        return None
+    return cost if 0 < cost < inf else None
+
+
+def priced(model: str) -> bool:
+    """Whether it is known what a provider's model costs. The first call takes seconds."""
+    usage = {"prompt_tokens": 1000, "completion_tokens": 1000, "total_tokens": 2000}
+    message = {"role": "assistant", "content": "?"}
+    choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+    return cost_usd({"model": model, "choices": choices, "usage": usage}, model) is not None
 
 
 def _retry_after(error: Exception) -> str | None:

@@ -43,6 +43,20 @@ async def test_a_judge_that_takes_no_seed_is_asked_without_it(
         assert len(proxy.exchanges()) == 3, "refused once, known from then on"
 
 
+async def test_a_judge_of_the_registry_that_a_provider_serves_costs_what_it_costs_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = WIRES["openai"]
+    async with asked(wire, well(wire), tmp_path, monkeypatch) as (proxy, _):
+        url = f"http://127.0.0.1:{proxy.port}"
+        for provider, dollars in ((wire.served_name, 7 * 0.4e-6 + 5 * 1.6e-6), ("openai/nonesuch", None)):
+            async with ProxiedJudge(
+                base_url=url, model="chat", version=1, token=ADMIN, provider=provider, retry=QUICK
+            ) as judge:
+                reply = await judge.reply([{"role": "user", "content": "Well?"}], schema={}, seed=1)
+            assert (reply.tokens, reply.cost_usd) == (12, dollars and pytest.approx(dollars))
+
+
 @pytest.mark.parametrize(
     ("name", "model", "left"),
     [("anthropic", None, b'"temperature"'), ("openai", "openai/o3-mini", b'"seed"')],
