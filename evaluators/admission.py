@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from evaluators.errors import RunRefused, TokenRefused
+from experiments.ledger.exchange import Outcome
 
 #: The version that answered; without it, Turnout itself did.
 VERSION_HEADER: Final = "x-turnout-model-version"
@@ -14,6 +15,9 @@ REQUEST_ID_HEADER: Final = "x-turnout-request-id"
 
 #: Bytes, more than any answer that is of use: of what does not end, no more is read.
 MAX_ANSWER: Final = 16 * 1024 * 1024
+
+#: Too much to do just now: a question is put again, later.
+OVERLOADED: Final = frozenset((429, 503))
 
 _NO_KEY: Final = 401
 _WRONG_TOKEN: Final = 403
@@ -71,6 +75,15 @@ def heed_refusal(asked: str, status: int, message: str) -> None:
     refused = TokenRefused if status == _WRONG_TOKEN else RunRefused
     said = message.removesuffix(".")
     raise refused(f"the proxy refuses the questions to {asked} with {status}: {said}{mend}")
+
+
+def outcome_of(status: int) -> Outcome:
+    """How an answer of a version ended that is none, by its status."""
+    if status in OVERLOADED:
+        return "overloaded"
+    if status in (408, 504):
+        return "timeout"
+    return "upstream_rejected" if 400 <= status < 500 else "upstream_error"
 
 
 def root_of(base_url: str) -> str:

@@ -50,6 +50,8 @@ _ADDRESS: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
 
 #: Statuses that say what is wrong with the request: the client can mend it, so it reads why.
 _CLIENTS: Final = frozenset((400, 404, 409, 413, 422))
+#: Statuses that say "not now", the second one Anthropic's own, and what they are to a client.
+_NOT_NOW: Final = {429: 429, 529: 503}
 #: litellm's error where it has no status; it also stands for whatever litellm did not expect.
 NO_STATUS: Final = "APIConnectionError"
 _LONGEST: Final = 500
@@ -207,10 +209,9 @@ def refusal(status: int, said: str, secrets: Iterable[str]) -> Refusal:
         return Refusal(502, "provider_credential_refused", message)
     if status in _CLIENTS:
         return Refusal(status, "provider_rejected", f"The provider says: {scrubbed(said, secrets)}")
-    if status == 429:
-        return Refusal(
-            429, "provider_overloaded", "The provider takes no more requests now; try again later."
-        )
+    if status in _NOT_NOW:
+        message = "The provider takes no more requests now; try again later."
+        return Refusal(_NOT_NOW[status], "provider_overloaded", message)
     message = f"The provider failed with status {status}."
     return Refusal(status if 500 <= status < 600 else 502, "provider_failed", message)
 

@@ -354,6 +354,7 @@ ECHO = json.dumps({"error": {"message": f"no good: {KEY}"}, "message": f"no good
         ("400 Bad Request", b"400", b"provider_rejected", "upstream_rejected"),
         ("401 Unauthorized", b"502", b"provider_credential_refused", "upstream_error"),
         ("429 Too Many Requests", b"429", b"provider_overloaded", "overloaded"),
+        ("529 Overloaded", b"503", b"provider_overloaded", "overloaded"),
     ],
 )
 async def test_errors_are_in_openais_shape_and_hold_no_key(
