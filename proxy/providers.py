@@ -232,9 +232,9 @@ class ProviderCall:
             self._fail("upstream_error", found)
         else:
             secret = os.environ.get(self._endpoint.credential) if self._endpoint.credential else None
-            said = self._seen.status or 502
-            if said < 400 and name != NO_STATUS and isinstance(status, int):
-                said = status  # among the events of a stream; else litellm's word may be another (529: 500)
+            said = self._seen.status or 0
+            if said < 400:  # refused among a stream's events, or by litellm; else its word may be another
+                said = status if name != NO_STATUS and isinstance(status, int) else 502
             refused = refusal(said, str(getattr(error, "message", "")), [secret] if secret else [])
             self._answer(refused.status, refused.body(), self._seen.retry_after if said in _BUSY else b"")
 

@@ -343,6 +343,11 @@ async def test_what_cannot_be_translated_is_not_told_as_the_providers_absence(
     async with asked(wire, well(wire), tmp_path, monkeypatch) as (proxy, engine):
         await proxy.post(ask(messages=[{"role": "alien", "content": "hi"}]))
         assert (proxy.exchanges()[0].error_code, engine.requests) == ("provider_not_asked", [])
+    wire = WIRES["anthropic"]
+    async with asked(wire, well(wire), tmp_path / "refused", monkeypatch) as (proxy, engine):
+        answer = await proxy.post(ask(messages=[{"role": "alien", "content": "hi"}]))
+        assert (answer.split(b" ", 2)[1], engine.requests) == (b"400", []), "litellm's own refusal"
+        assert b"provider_rejected" in answer
 
 
 ECHO = json.dumps({"error": {"message": f"no good: {KEY}"}, "message": f"no good: {KEY}"}).encode()
