@@ -11,6 +11,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, Final, cast
 
 from evaluators.automation import OnlineRule
@@ -56,8 +57,8 @@ class OnlineScorer:
         return version if check.kind == "code" or judge is None else f"{version}:{judge.identity[-_NAMED:]}"
 
     async def _batch(self, check: Check, evaluator: str, version: str) -> int:
-        room = await asyncio.to_thread(self._room, evaluator)
-        if room < 1:
+        room, usd = await asyncio.to_thread(self._room, evaluator)
+        if room < 1 or usd <= 0:
             return 0
         asked: dict[str, str | int] = {
             "model": self.rule.model,
@@ -71,23 +72,25 @@ class OnlineScorer:
         pending = await asyncio.to_thread(self.api.get, "/api/scores/pending", asked)
         gate = asyncio.Semaphore(self.rule.concurrency)
 
-        async def one(found: Mapping[str, Any]) -> tuple[str, Score]:
+        async def one(found: Mapping[str, Any]) -> tuple[str, Score | None]:
+            nonlocal usd
             async with gate:
-                return str(found["exchange_id"]), await self._score(check, found)
+                score = await self._score(check, found) if usd > 0 else None
+                usd -= (score and score.cost_usd) or 0.0
+                return str(found["exchange_id"]), score
 
         scored = await asyncio.gather(*(one(found) for found in pending))
-        # A judge that is away is no answer about the exchange: it waits on.
-        rows = [as_row(id_, evaluator, version, score) for id_, score in scored if not _away(score)]
+        # What there is no money for, and a judge that is away, is no answer about the exchange: it waits on.
+        rows = [as_row(id_, evaluator, version, score) for id_, score in scored if score and not _away(score)]
         if rows:
             await asyncio.to_thread(self.api.post, "/api/scores", {"scores": rows})
         return len(rows)
 
-    def _room(self, evaluator: str) -> int:
-        """How many more scores today's limits allow."""
+    def _room(self, evaluator: str) -> tuple[int, float]:
+        """How many more scores today's limits allow, and for how many dollars."""
         spent = self.api.get("/api/scores/spent", {"evaluator": evaluator, "hours": f"{_DAY:g}"})
-        if self.rule.usd_per_day is not None and spent["cost_usd"] >= self.rule.usd_per_day:
-            return 0
-        return self.rule.per_day - int(spent["scores"])
+        usd = inf if self.rule.usd_per_day is None else self.rule.usd_per_day - float(spent["cost_usd"])
+        return self.rule.per_day - int(spent["scores"]), usd
 
     async def _score(self, check: Check, found: Mapping[str, Any]) -> Score:
         try:

@@ -547,6 +547,17 @@ async def test_the_days_limits_hold(tmp_path: Path) -> None:
     assert await rich.step() == 0
 
 
+async def test_the_days_dollars_are_not_spent_by_the_batch(tmp_path: Path) -> None:
+    api, judge = Api(*(f"answer {n}" for n in range(40))), Polite(1)
+    asking = {"checks": [{"type": "judge", "rubric": "It is polite."}], "judge": {"model": "examiner"}}
+    asked = rule(tmp_path, **asking, usd_per_day=0.05, concurrency=2)
+    scorer = OnlineScorer(rule=asked, api=api, services=Services(judge=judge))
+    while await scorer.step():
+        pass
+    assert 5 <= len(api.scores) <= 6, "one cent each, two at once"
+    assert judge.asked == len(api.scores)
+
+
 @pytest.mark.parametrize(
     "request_",
     [
