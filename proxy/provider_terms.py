@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import struct
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from math import ceil
 from typing import Any, Final
@@ -58,6 +58,7 @@ _LONGEST: Final = 500
 _LITELLM_PREFIX: Final = re.compile(r"^(?:litellm\.)?(?:\w*(?:Error|Exception)(?::|\s-)\s*)+")
 #: What litellm's own users could set; nobody can here.
 _HINT: Final = re.compile(r" ?To drop (?:these|it)\b.*", re.DOTALL)
+_PARAM: Final = re.compile(r'"param"\s*:\s*"(\w+)"')
 _MESSAGE: Final = re.compile(r'"message"\s*:\s*"((?:[^"\\]|\\.)+)"')
 
 
@@ -202,13 +203,22 @@ def seconds_to_wait(said: str, date: str | None) -> bytes:
     return str(max(0, ceil(then - now))).encode()
 
 
-def refusal(status: int, said: str, secrets: Iterable[str]) -> Refusal:
-    """What a client reads of a provider's error: its own words where they help, and never a secret."""
+def named(said: str, param: object, fields: Container[str]) -> str | None:
+    """Which of a request's fields a provider's refusal is about, as OpenAI's `param` says it, in litellm's
+    error or in the words that it quotes; None: it names none."""
+    if param is None and (found := _PARAM.search(said)) is not None:
+        param = found[1]
+    return param if isinstance(param, str) and param in fields else None
+
+
+def refusal(status: int, said: str, secrets: Iterable[str], field: str | None = None) -> Refusal:
+    """What a client reads of a provider's error: its own words where they help, and never a secret. `field`:
+    of the request, if it is known which one the provider does not take."""
     if status in (401, 403):
         message = "The provider refused the credential that Turnout has for it."
         return Refusal(502, "provider_credential_refused", message)
     if status in _CLIENTS:
-        return Refusal(status, "provider_rejected", f"The provider says: {scrubbed(said, secrets)}")
+        return Refusal(status, "provider_rejected", f"The provider says: {scrubbed(said, secrets)}", field)
     if status in _NOT_NOW:
         message = "The provider takes no more requests now; try again later."
         return Refusal(_NOT_NOW[status], "provider_overloaded", message)
@@ -220,8 +230,8 @@ def unsupported(said: str, fields: Iterable[str]) -> Refusal:
     """What a client reads where litellm knows that a provider's model does not take one of these fields."""
     text = scrubbed(said, ())
     words = re.findall(r"\w+", text)
-    named = min((name for name in fields if name in words), key=words.index, default=None)
-    return Refusal(400, "unsupported_field", text, named)
+    first = min((name for name in fields if name in words), key=words.index, default=None)
+    return Refusal(400, "unsupported_field", text, first)
 
 
 def scrubbed(said: str, secrets: Iterable[str]) -> str:

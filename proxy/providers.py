@@ -43,6 +43,7 @@ from .provider_terms import (
     event,
     fault,
     keywords,
+    named,
     packed_vector,
     refusal,
     seconds_to_wait,
@@ -223,10 +224,11 @@ class ProviderCall:
         types = " after ".join(dict.fromkeys(type(one).__name__ for one in causes(error)))
         log.warning("provider of %s: %s, status %s", self._endpoint.served_name, types, status)
         found = fault(error, self._seen.status, streamed=self._seen.streamed)
+        message, document = str(getattr(error, "message", "")), orjson.loads(self._body)
         if name == "Timeout":
             self._fail("timeout", "upstream_timeout")
         elif name == "UnsupportedParamsError":  # litellm's word for it has several statuses
-            refused = unsupported(str(getattr(error, "message", "")), orjson.loads(self._body))
+            refused = unsupported(message, document)
             self._answer(refused.status, refused.body())
         elif found is not None:
             self._fail("upstream_error", found)
@@ -235,7 +237,8 @@ class ProviderCall:
             said = self._seen.status or 0
             if said < 400:  # refused among a stream's events, or by litellm; else its word may be another
                 said = status if name != NO_STATUS and isinstance(status, int) else 502
-            refused = refusal(said, str(getattr(error, "message", "")), [secret] if secret else [])
+            field = named(message, getattr(error, "param", None), document)
+            refused = refusal(said, message, [secret] if secret else [], field)
             self._answer(refused.status, refused.body(), self._seen.retry_after if said in _BUSY else b"")
 
     def _fail(self, outcome: Outcome, code: str) -> None:
