@@ -42,9 +42,12 @@ class Repeatable:
         if status not in (400, 422):
             return False
         try:
-            field = json.loads(answer)["error"]["param"]
+            return self.learned(asked, json.loads(answer)["error"]["param"])
         except (ValueError, KeyError, TypeError, RecursionError):
             return False
+
+    def learned(self, asked: Mapping[str, Any], field: object) -> bool:
+        """Whether the field that a refusal names is one of these, and was in the question."""
         if not isinstance(field, str) or field not in _REPEATABLE or field not in asked:
             return False
         self._not_taken.add(field)

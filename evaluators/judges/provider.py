@@ -17,6 +17,7 @@ from functools import cache
 from math import inf
 from typing import Any, Final
 
+from evaluators.admission import Repeatable
 from evaluators.errors import ModelRefused, ModelUnavailable
 from evaluators.judges.asking import structured_output
 from evaluators.judges.attempts import Again, Attempts
@@ -51,6 +52,7 @@ class ProviderJudge:
         self._max_tokens, self._timeout_s = max_tokens, timeout_s
         self._attempts = Attempts(concurrency, retry)
         self._structured = True
+        self._repeatable = Repeatable()
         self._litellm: Any = None
 
     async def __aenter__(self) -> ProviderJudge:
@@ -81,19 +83,19 @@ class ProviderJudge:
         self._structured = False  # it was the field, which this model does not know
         return found
 
-    async def _once(self, asked: Mapping[str, Any]) -> ModelReply:
+    async def _once(self, question: Mapping[str, Any]) -> ModelReply:
         started = time.monotonic()
+        asked = self._repeatable.asked({"temperature": 0, **question})
         at = {"api_base": self._api_base, "api_key": os.environ.get(JUDGE_KEY) or "none"}
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._litellm.acompletion(
                     model=self._model,
-                    temperature=0,
                     max_tokens=self._max_tokens,
                     timeout=self._timeout_s,
                     num_retries=0,
                     max_retries=0,
-                    drop_params=True,  # a model without seed or temperature is asked without them
+                    drop_params=True,  # what litellm knows that a model does not take
                     **(at if self._api_base else {}),
                     **asked,
                 )
@@ -102,7 +104,11 @@ class ProviderJudge:
                 f"{self.identity} gives no whole answer in {self._timeout_s:g} s"
             ) from None
         except Exception as error:  # litellm raises its own tree and whatever a provider's client raises
-            raise self._fault(error) from None
+            if getattr(error, "status_code", None) not in _NOT_THIS or not self._repeatable.learned(
+                asked, getattr(error, "param", None)
+            ):
+                raise self._fault(error) from None
+            return await self._once(question)
         return self._read(response, (time.monotonic() - started) * 1000)
 
     def _fault(self, error: Exception) -> Exception:
