@@ -83,7 +83,8 @@ class Loops:
         judged = rule.golden.judge is not None
         try:
             subjects = [await asyncio.to_thread(ledger.subject, rule.model, "production")] if judged else []
-            async with self.access.services(rule.golden, subjects, ledger) as services:
+            in_usd = rule.usd_per_day is not None
+            async with self.access.services(rule.golden, subjects, ledger, in_usd=in_usd) as services:
                 scorer = OnlineScorer(rule=rule, api=self.api, services=services)
                 while not stop.is_set() and await scorer.step():
                     if asyncio.get_running_loop().time() >= until:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from evaluators.errors import RunRefused, TokenRefused
+from experiments.ledger.exchange import Outcome
 
 #: The version that answered; without it, Turnout itself did.
 VERSION_HEADER: Final = "x-turnout-model-version"
@@ -13,6 +15,9 @@ REQUEST_ID_HEADER: Final = "x-turnout-request-id"
 
 #: Bytes, more than any answer that is of use: of what does not end, no more is read.
 MAX_ANSWER: Final = 16 * 1024 * 1024
+
+#: Too much to do just now: a question is put again, later.
+OVERLOADED: Final = frozenset((429, 503))
 
 _NO_KEY: Final = 401
 _WRONG_TOKEN: Final = 403
@@ -22,15 +27,31 @@ _HOPELESS: Final = frozenset((_NO_KEY, _WRONG_TOKEN, 404, 405))
 _REPEATABLE: Final = frozenset(("seed", "temperature"))
 
 
-def not_taken(status: int, body: bytes) -> str | None:
-    """Which of the fields `seed` and `temperature` this refusal of a question is about; None: neither."""
-    if status not in (400, 422):
-        return None
-    try:
-        field = json.loads(body)["error"]["param"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return field if isinstance(field, str) and field in _REPEATABLE else None
+class Repeatable:
+    """Which of `seed` and `temperature` one model was found not to take, by asking."""
+
+    def __init__(self) -> None:
+        self._not_taken: set[str] = set()
+
+    def asked(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The question without what the model does not take."""
+        return {name: value for name, value in body.items() if name not in self._not_taken}
+
+    def refused(self, asked: Mapping[str, Any], status: int, answer: bytes) -> bool:
+        """Whether this is the refusal of such a field, which was in the question: ask again without it."""
+        if status not in (400, 422):
+            return False
+        try:
+            return self.learned(asked, json.loads(answer)["error"]["param"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return False
+
+    def learned(self, asked: Mapping[str, Any], field: object) -> bool:
+        """Whether the field that a refusal names is one of these, and was in the question."""
+        if not isinstance(field, str) or field not in _REPEATABLE or field not in asked:
+            return False
+        self._not_taken.add(field)
+        return True
 
 
 def golden_headers(token: str, *, version: int | None = None, api_key: str | None = None) -> dict[str, str]:
@@ -57,6 +78,15 @@ def heed_refusal(asked: str, status: int, message: str) -> None:
     refused = TokenRefused if status == _WRONG_TOKEN else RunRefused
     said = message.removesuffix(".")
     raise refused(f"the proxy refuses the questions to {asked} with {status}: {said}{mend}")
+
+
+def outcome_of(status: int) -> Outcome:
+    """How an answer of a version ended that is none, by its status."""
+    if status in OVERLOADED:
+        return "overloaded"
+    if status in (408, 504):
+        return "timeout"
+    return "upstream_rejected" if 400 <= status < 500 else "upstream_error"
 
 
 def root_of(base_url: str) -> str:

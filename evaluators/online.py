@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, Final, cast
 
 from evaluators.automation import OnlineRule
 from evaluators.canonical import content_hash
+from evaluators.errors import RunRefused
 from evaluators.golden import Check, GoldenItem, Policy
-from evaluators.ledger import ControlApi
+from evaluators.judges.services import refuse_self
+from evaluators.ledger import ControlApi, GoldenLedger, UnknownVersion
 from evaluators.models import NO_SERVICES, Services
 from evaluators.score import Output, Score, ToolCall
 from evaluators.scoring import score_check, score_pair
@@ -39,6 +42,7 @@ class OnlineScorer:
     rule: OnlineRule
     api: ControlApi
     services: Services = NO_SERVICES
+    _known: dict[object, str | None] = field(default_factory=dict)
 
     async def step(self) -> int:
         """Score a batch for every check of the rule; how many scores were handed in. Raises ControlError."""
@@ -53,8 +57,8 @@ class OnlineScorer:
         return version if check.kind == "code" or judge is None else f"{version}:{judge.identity[-_NAMED:]}"
 
     async def _batch(self, check: Check, evaluator: str, version: str) -> int:
-        room = await asyncio.to_thread(self._room, evaluator)
-        if room < 1:
+        room, usd = await asyncio.to_thread(self._room, evaluator)
+        if room < 1 or usd <= 0:
             return 0
         asked: dict[str, str | int] = {
             "model": self.rule.model,
@@ -68,23 +72,25 @@ class OnlineScorer:
         pending = await asyncio.to_thread(self.api.get, "/api/scores/pending", asked)
         gate = asyncio.Semaphore(self.rule.concurrency)
 
-        async def one(found: Mapping[str, Any]) -> tuple[str, Score]:
+        async def one(found: Mapping[str, Any]) -> tuple[str, Score | None]:
+            nonlocal usd
             async with gate:
-                return str(found["exchange_id"]), await self._score(check, found)
+                score = await self._score(check, found) if usd > 0 else None
+                usd -= (score and score.cost_usd) or 0.0
+                return str(found["exchange_id"]), score
 
         scored = await asyncio.gather(*(one(found) for found in pending))
-        # A judge that is away is no answer about the exchange: it waits on.
-        rows = [as_row(id_, evaluator, version, score) for id_, score in scored if not _away(score)]
+        # What there is no money for, and a judge that is away, is no answer about the exchange: it waits on.
+        rows = [as_row(id_, evaluator, version, score) for id_, score in scored if score and not _away(score)]
         if rows:
             await asyncio.to_thread(self.api.post, "/api/scores", {"scores": rows})
         return len(rows)
 
-    def _room(self, evaluator: str) -> int:
-        """How many more scores today's limits allow."""
+    def _room(self, evaluator: str) -> tuple[int, float]:
+        """How many more scores today's limits allow, and for how many dollars."""
         spent = self.api.get("/api/scores/spent", {"evaluator": evaluator, "hours": f"{_DAY:g}"})
-        if self.rule.usd_per_day is not None and spent["cost_usd"] >= self.rule.usd_per_day:
-            return 0
-        return self.rule.per_day - int(spent["scores"])
+        usd = inf if self.rule.usd_per_day is None else self.rule.usd_per_day - float(spent["cost_usd"])
+        return self.rule.per_day - int(spent["scores"]), usd
 
     async def _score(self, check: Check, found: Mapping[str, Any]) -> Score:
         try:
@@ -94,10 +100,31 @@ class OnlineScorer:
             item, output = item_of(primary, check), output_of(exchange)
         except (NotScorable, LookupError) as error:
             return Score.skipped(check.key, str(error))
+        if check.kind != "code":
+            for answer in (primary, exchange):
+                why = await asyncio.to_thread(self._judges_itself, answer.get("served_version"))
+                if why is not None:
+                    return Score.skipped(check.key, why)
         if check.kind != "pairwise":
             return await score_check(check, item, output, _POLICY, services=self.services)
         pair = await score_pair(check, item, output_of(primary), output, services=self.services)
         return pair.score
+
+    def _judges_itself(self, version: object) -> str | None:
+        """Why the judge may not judge this version's answers; None: it may. Candidates come to be known by
+        their answers, which may wait here longer than their experiment runs."""
+        if version not in self._known:
+            self._known[version] = None
+            choice, ledger = self.rule.golden.judge, GoldenLedger(self.api)
+            try:
+                if choice is not None and version is not None:
+                    judge = None if choice.model is None else ledger.subject(choice.model, choice.version)
+                    refuse_self(choice, judge, [ledger.subject(self.rule.model, str(version))])
+            except RunRefused as refused:
+                self._known[version] = str(refused)
+            except UnknownVersion:  # which the registry has no more
+                pass
+        return self._known[version]
 
     async def _exchange(self, exchange_id: object) -> Mapping[str, Any]:
         found: Mapping[str, Any] = await asyncio.to_thread(self.api.get, f"/api/exchanges/{exchange_id}")

@@ -20,10 +20,12 @@ import orjson
 
 from evaluators.admission import (
     MAX_ANSWER,
+    OVERLOADED,
     REQUEST_ID_HEADER,
     VERSION_HEADER,
     golden_headers,
     heed_refusal,
+    outcome_of,
     root_of,
 )
 from evaluators.errors import RunRefused
@@ -34,7 +36,6 @@ from evaluators.wellformed import mended, well_formed
 from experiments.ledger.dialects.chat import said_in
 from experiments.ledger.exchange import Outcome
 
-_OVERLOADED: Final = frozenset((429, 503))
 _SHOWN: Final = 300
 _SIGNS: Final[dict[Outcome | None, Sign]] = {
     "overloaded": "overloaded",
@@ -170,11 +171,11 @@ class ProxyTarget:
             error = f"version {answered_by} answered in place of version {self._version}"
             return Output(**base, outcome="rejected", error=error)
         if status != 200:
-            return Output(**base, outcome=_outcome_of(status), error=_message(status, content))
+            return Output(**base, outcome=outcome_of(status), error=_message(status, content))
         return read_answer(content, base)
 
     def _refused(self, status: int, content: bytes) -> Outcome:
-        if status in _OVERLOADED:
+        if status in OVERLOADED:
             return "overloaded"
         heed_refusal(f"{self._model} version {self._version}", status, _message(status, content))
         return "rejected"
@@ -219,14 +220,6 @@ def _arguments(function: Mapping[str, Any]) -> str:
         return ""
     # The protocol says text; engines that send an object have made the same call.
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-
-
-def _outcome_of(status: int) -> Outcome:
-    if status in _OVERLOADED:
-        return "overloaded"
-    if status in (408, 504):
-        return "timeout"
-    return "upstream_rejected" if 400 <= status < 500 else "upstream_error"
 
 
 def _message(status: int, content: bytes) -> str:

@@ -56,9 +56,10 @@ class Access:
     api_key: str | None = None
 
     def services(
-        self, golden: GoldenSet, subjects: Sequence[Subject], ledger: GoldenLedger
+        self, golden: GoldenSet, subjects: Sequence[Subject], ledger: GoldenLedger, *, in_usd: bool = False
     ) -> AbstractAsyncContextManager[Services]:
-        """The models that the set's evaluators may ask about these subjects."""
+        """The models that the set's evaluators may ask about these subjects; `in_usd`: only a judge of which
+        it is known what it costs."""
         return open_services(
             golden,
             subjects,
@@ -67,6 +68,7 @@ class Access:
             token=self.token,
             api_key=self.api_key,
             cache=self.data / CACHE_FILE,
+            in_usd=in_usd,
         )
 
 

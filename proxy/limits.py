@@ -38,7 +38,7 @@ class Limits:
     recorded_bytes: int = 8 << 20
     #: of all requests that have come and all answers that are kept, together, in a worker
     held_bytes: int = 512 << 20
-    #: of a provider's answer that is no stream: it is translated as a whole
+    #: of a provider's answer: it is translated as a whole, and of a stream litellm keeps every piece
     provider_bytes: int = 128 << 20
     #: bytes waiting for a slow reader before the engine is left alone; one read (250 KB) may be on top
     write_buffer: int = 4 << 10

@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 import struct
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from math import ceil
 from typing import Any, Final
 
 import orjson
+
+from experiments.blotting import blotted
 
 from .errors import Refusal
 
@@ -48,18 +50,16 @@ _ADDRESS: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
 
 #: Statuses that say what is wrong with the request: the client can mend it, so it reads why.
 _CLIENTS: Final = frozenset((400, 404, 409, 413, 422))
+#: Statuses that say "not now", the second one Anthropic's own, and what they are to a client.
+_NOT_NOW: Final = {429: 429, 529: 503}
 #: litellm's error where it has no status; it also stands for whatever litellm did not expect.
 NO_STATUS: Final = "APIConnectionError"
 _LONGEST: Final = 500
 _LITELLM_PREFIX: Final = re.compile(r"^(?:litellm\.)?(?:\w*(?:Error|Exception)(?::|\s-)\s*)+")
 #: What litellm's own users could set; nobody can here.
-_HINT: Final = re.compile(r"\s*To drop (?:these|it)\b.*", re.DOTALL)
+_HINT: Final = re.compile(r" ?To drop (?:these|it)\b.*", re.DOTALL)
+_PARAM: Final = re.compile(r'"param"\s*:\s*"(\w+)"')
 _MESSAGE: Final = re.compile(r'"message"\s*:\s*"((?:[^"\\]|\\.)+)"')
-#: Anything that looks like a key: after a word that announces one, or long and mixed.
-_SECRETS: Final = re.compile(
-    r"(?i)\b(?:bearer|basic)\s+\S+|(?:key|token|authorization|secret|password)[\"']?\s*[=:]\s*[\"']?[^\s\"',}]+"
-    r"|\bsk-\S{4,}|\b(?=[\w-]*\d)(?=[\w-]*[A-Za-z])[\w-]{20,}"
-)
 
 
 def keywords(path: str, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,8 +142,6 @@ def fault(error: BaseException, status: int | None, *, streamed: bool) -> str | 
     cannot be read one of 422, and a request that cannot be translated is a connection error.
     """
     types = {base.__name__ for one in causes(error) for base in type(one).__mro__}
-    if "Oversized" in types:
-        return "provider_oversized"
     vague = type(error).__name__ == NO_STATUS or not isinstance(getattr(error, "status_code", None), int)
     if "TransportError" in types:
         return "upstream_unreachable" if "ConnectError" in types else "upstream_cut"
@@ -157,22 +155,36 @@ def fault(error: BaseException, status: int | None, *, streamed: bool) -> str | 
     return None if streamed and not vague else "provider_garbled"
 
 
+class Oversized(Exception):
+    """The provider's answer has more bytes than the proxy holds."""
+
+
 class Seen:
     """What the HTTP client has seen of an answer: its status, when to ask again (seconds, empty: not said),
-    and in its bytes as they pass whether Gemini has said why it ended. `streamed`: events were asked for; of
-    any other answer at most so many bytes are taken."""
+    and in its bytes, unpacked, as they pass whether Gemini has said why it ended. `streamed`: events were
+    asked for. At most so many bytes are taken."""
 
     _SAID: Final = re.compile(rb'(?<!\\)"finishReason"\s*:\s*"')  # inside a text the quotes are escaped
 
     def __init__(self, most: int) -> None:
-        self.most = most
+        self._most = most
+        self._taken = 0
         self.streamed = False
         self.status: int | None = None
         self.retry_after = b""
         self.finished = False
         self._tail = b""
 
+    @property
+    def oversized(self) -> bool:
+        """Whether more came than is taken."""
+        return self._taken > self._most
+
     def look(self, data: bytes) -> None:
+        """The next bytes. Raises Oversized where they are too many, with those before them."""
+        self._taken += len(data)
+        if self.oversized:
+            raise Oversized
         text = self._tail + data
         self.finished = self.finished or self._SAID.search(text) is not None
         self._tail = text[-64:]
@@ -191,17 +203,25 @@ def seconds_to_wait(said: str, date: str | None) -> bytes:
     return str(max(0, ceil(then - now))).encode()
 
 
-def refusal(status: int, said: str, secrets: Iterable[str]) -> Refusal:
-    """What a client reads of a provider's error: its own words where they help, and never a secret."""
+def named(said: str, param: object, fields: Container[str]) -> str | None:
+    """Which of a request's fields a provider's refusal is about, as OpenAI's `param` says it, in litellm's
+    error or in the words that it quotes; None: it names none."""
+    if param is None and (found := _PARAM.search(said)) is not None:
+        param = found[1]
+    return param if isinstance(param, str) and param in fields else None
+
+
+def refusal(status: int, said: str, secrets: Iterable[str], field: str | None = None) -> Refusal:
+    """What a client reads of a provider's error: its own words where they help, and never a secret. `field`:
+    of the request, if it is known which one the provider does not take."""
     if status in (401, 403):
         message = "The provider refused the credential that Turnout has for it."
         return Refusal(502, "provider_credential_refused", message)
     if status in _CLIENTS:
-        return Refusal(status, "provider_rejected", f"The provider says: {scrubbed(said, secrets)}")
-    if status == 429:
-        return Refusal(
-            429, "provider_overloaded", "The provider takes no more requests now; try again later."
-        )
+        return Refusal(status, "provider_rejected", f"The provider says: {scrubbed(said, secrets)}", field)
+    if status in _NOT_NOW:
+        message = "The provider takes no more requests now; try again later."
+        return Refusal(_NOT_NOW[status], "provider_overloaded", message)
     message = f"The provider failed with status {status}."
     return Refusal(status if 500 <= status < 600 else 502, "provider_failed", message)
 
@@ -210,15 +230,14 @@ def unsupported(said: str, fields: Iterable[str]) -> Refusal:
     """What a client reads where litellm knows that a provider's model does not take one of these fields."""
     text = scrubbed(said, ())
     words = re.findall(r"\w+", text)
-    named = min((name for name in fields if name in words), key=words.index, default=None)
-    return Refusal(400, "unsupported_field", text, named)
+    first = min((name for name in fields if name in words), key=words.index, default=None)
+    return Refusal(400, "unsupported_field", text, first)
 
 
 def scrubbed(said: str, secrets: Iterable[str]) -> str:
     """A provider's words without what could be a key, in one line."""
-    for secret in secrets:
-        said = said.replace(secret, "[secret]")
     inner = _MESSAGE.search(said)
     said = inner[1].replace('\\"', '"') if inner else _LITELLM_PREFIX.sub("", said)
-    text = _SECRETS.sub("[secret]", " ".join(_HINT.sub("", said).split()))
+    text = blotted(" ".join(said.split()), secrets)
+    text = _HINT.sub("", text)
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

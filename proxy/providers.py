@@ -19,7 +19,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from time import monotonic_ns
@@ -43,6 +43,7 @@ from .provider_terms import (
     event,
     fault,
     keywords,
+    named,
     packed_vector,
     refusal,
     seconds_to_wait,
@@ -215,34 +216,35 @@ class ProviderCall:
 
     def _failed(self, error: Exception) -> None:
         """An error of litellm's, of a provider's, or of ours. Its text may hold a key: types are logged."""
-        if isinstance(error, Truncated) or self._got_head:
-            self._fail("truncated" if self._got_head else "upstream_error", "upstream_cut")
+        if self._seen.oversized or isinstance(error, Truncated) or self._got_head:
+            code = "provider_oversized" if self._seen.oversized else "upstream_cut"
+            self._fail("truncated" if self._got_head else "upstream_error", code)
             return
         name, status = type(error).__name__, getattr(error, "status_code", None)
         types = " after ".join(dict.fromkeys(type(one).__name__ for one in causes(error)))
         log.warning("provider of %s: %s, status %s", self._endpoint.served_name, types, status)
-        code = fault(error, self._seen.status, streamed=self._seen.streamed)
+        found = fault(error, self._seen.status, streamed=self._seen.streamed)
+        message, document = str(getattr(error, "message", "")), orjson.loads(self._body)
         if name == "Timeout":
             self._fail("timeout", "upstream_timeout")
         elif name == "UnsupportedParamsError":  # litellm's word for it has several statuses
-            refused = unsupported(str(getattr(error, "message", "")), orjson.loads(self._body))
+            refused = unsupported(message, document)
             self._answer(refused.status, refused.body())
-        elif code is not None:
-            self._fail("upstream_error", code)
+        elif found is not None:
+            self._fail("upstream_error", found)
         else:
             secret = os.environ.get(self._endpoint.credential) if self._endpoint.credential else None
-            said = status if name != NO_STATUS and isinstance(status, int) else self._seen.status or 502
-            refused = refusal(said, str(getattr(error, "message", "")), [secret] if secret else [])
+            said = self._seen.status or 0
+            if said < 400:  # refused among a stream's events, or by litellm; else its word may be another
+                said = status if name != NO_STATUS and isinstance(status, int) else 502
+            field = named(message, getattr(error, "param", None), document)
+            refused = refusal(said, message, [secret] if secret else [], field)
             self._answer(refused.status, refused.body(), self._seen.retry_after if said in _BUSY else b"")
 
     def _fail(self, outcome: Outcome, code: str) -> None:
         if not self.done:
             self.done = True
             self._receiver.failed(outcome, code)
-
-
-class Oversized(Exception):
-    """The provider's answer has more bytes than the proxy holds."""
 
 
 class Truncated(Exception):
@@ -330,6 +332,7 @@ def _litellm() -> Any:
     litellm.disable_streaming_logging = True
     litellm.disable_hf_tokenizer_download = True  # else it asks a hub, to count tokens that were counted
     litellm.drop_params = False
+    litellm.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize  # else it breaks off an answer of many equal pieces
     for name in ("callbacks", "success_callback", "failure_callback", "input_callback", "service_callback"):
         setattr(litellm, name, [])
     for name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
@@ -344,50 +347,33 @@ def _what_comes_later() -> None:
             importlib.import_module(name)
 
 
-async def _read(answer: Any, most: int) -> None:
-    """Take an answer of httpx as a whole, unpacked. Raises Oversized where it has more than so many bytes."""
-    taken = bytearray()
-    async for piece in answer.aiter_bytes():
-        taken += piece
-        if len(taken) > most:
-            raise Oversized
-    answer._content = bytes(taken)  # where httpx keeps what was read
+def _watched(pieces: Callable[..., AsyncIterator[bytes]], seen: Seen) -> Callable[..., AsyncIterator[bytes]]:
+    """What gives an answer's bytes, unpacked, with a look at each of them."""
+
+    async def looked_at(*size: int | None, **named: int | None) -> AsyncIterator[bytes]:
+        async for data in pieces(*size, **named):
+            seen.look(data)
+            yield data
+
+    return looked_at
 
 
 def _once_only() -> Any:
-    """litellm's HTTP client without its second attempt and without redirects; it lets streams be watched."""
-    import httpx
+    """litellm's HTTP client without its second attempt and without redirects; its answers are watched."""
     from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
-
-    class Watched(httpx.AsyncByteStream):
-        def __init__(self, inner: Any, seen: Seen) -> None:
-            self._inner = inner
-            self._seen = seen
-
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            async for data in self._inner:
-                self._seen.look(data)
-                yield data
-
-        async def aclose(self) -> None:
-            await self._inner.aclose()
 
     class OnceOnly(AsyncHTTPHandler):  # type: ignore[misc]
         async def single_connection_post_request(self, url: str, *_: Any, **__: Any) -> Any:
             raise  # it is called where the first attempt's error is being handled
 
-        async def post(self, *arguments: Any, **options: Any) -> Any:
-            answer, seen = await super().post(*arguments, **options), _SEEN.get()
-            if seen is not None and options.get("stream"):
-                answer.stream = Watched(answer.stream, seen)
-            return answer
-
-    async def note(answer: httpx.Response) -> None:
+    async def note(answer: Any) -> None:
         if (seen := _SEEN.get()) is not None:
             seen.status, said = answer.status_code, answer.headers
             seen.retry_after = seconds_to_wait(said.get("retry-after", ""), said.get("date"))
+            answer.aiter_bytes = _watched(answer.aiter_bytes, seen)  # all that reads an answer goes by it
             if not (seen.streamed and answer.is_success):
-                await _read(answer, seen.most)
+                await answer.aread()
+                del answer.aiter_bytes  # what was read is not counted again
 
     return OnceOnly(follow_redirects=False, event_hooks={"response": [note]})
 

@@ -19,7 +19,7 @@ from experiments.snapshot import Endpoint, Exclusion, Route, Snapshot, Table, Un
 
 from . import auth, wire
 from .application import Request
-from .breaker import OPEN, Breaker
+from .breaker import OPEN, Breaker, failed
 from .ending import EndOfStream
 from .errors import Refusal, internal_error, unknown_model
 from .heads import MARK, AnswerHead
@@ -279,7 +279,7 @@ class Relay:
         record.content_type = head.content_type
         if status >= 400:
             self._outcome = outcome = outcome_of(status)
-            if outcome != "upstream_rejected" and self._take_fallback(outcome):
+            if failed(outcome, status) and self._take_fallback(outcome):
                 return False
         elif self._breaker is not None:
             self._breaker.begun(self)

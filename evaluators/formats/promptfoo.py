@@ -25,7 +25,11 @@ from evaluators.formats.templates import TemplateRefused, fill, filled
 NAME: Final = "promptfoo"
 _MOST_ITEMS: Final = 100_000
 _CONFIG: Final = frozenset(("prompts", "tests", "defaultTest", "description", "$schema"))
-_TEST: Final = frozenset(("vars", "assert", "description", "metadata"))
+_TEST: Final = frozenset(("vars", "assert", "description", "metadata", "options"))
+#: Of a test's options, those that are heeded; and programs that change what its checks look at (the second
+#: by its former name).
+_OPTIONS: Final = frozenset(("prefix", "suffix", "disableVarExpansion", "transformVars"))
+_TRANSFORMS: Final = ("transform", "postprocess")
 ShapeT = TypeVar("ShapeT", dict[str, Any], list[Any])
 _EXPECTED: Final = re.compile(r"__expected\d*")
 #: A prompt that names a file; older configurations leave `file://` out.
@@ -37,14 +41,13 @@ _TEXTS: Final = (".txt", ".json", ".md", "")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Test:
-    """One test: what it is called, its variables, its assertions, its tags."""
+    """One test: what it is called, its variables, its assertions, its options, its tags."""
 
     name: str
     variables: Mapping[str, Any]
     assertions: Sequence[Any]
+    options: Mapping[str, Any]
     tags: Sequence[str] = ()
-    prefix: str = ""
-    suffix: str = ""
 
 
 def read(paths: Sequence[Path], options: ImportOptions) -> Draft:
@@ -79,8 +82,9 @@ def _read_config(path: Path, draft: Draft, options: ImportOptions) -> None:
     defaults |= {
         "vars": _shaped(draft, ALL, "defaultTest.vars", defaults.get("vars"), {}),
         "assert": _shaped(draft, ALL, "defaultTest.assert", defaults.get("assert"), []),
+        "options": _options(draft, ALL, "defaultTest.options", defaults.get("options")),
     }
-    for name in defaults.keys() - {"vars", "assert"}:
+    for name in defaults.keys() - {"vars", "assert", "options"}:
         draft.refuse(ALL, f"defaultTest.{name}", "is not imported")
     prompts = [options.prompt] if options.prompt else list(_prompts(path, config.get("prompts"), draft))
     if not prompts:
@@ -101,24 +105,33 @@ def _add_all(
         if empty := [name for name, value in base.items() if value == []]:
             draft.read += 1
             draft.refuse(test.name, f"vars.{empty[0]}", "not imported: an empty list stands for no question")
-        combined = ((raw, *one) for raw in _expanded(base) for one in enumerate(prompts, start=1))
+        how = {**defaults.get("options", {}), **test.options}
+        each = [base] if how.get("disableVarExpansion") else _expanded(base)
+        combined = ((raw, *one) for raw in each for one in enumerate(prompts, start=1))
         for raw, number, prompt in combined:
             draft.read += 1
             if draft.read > _MOST_ITEMS:
                 raise ImportRefused(f"more than {_MOST_ITEMS} combinations of tests, variables and prompts")
             item = draft.new_id(f"{test.name}-p{number}" if len(prompts) > 1 else test.name, "test")
             try:
+                if how.get("transformVars"):
+                    raise TemplateRefused("options.transformVars runs code on its variables")
                 variables = _rendered(raw, path)
                 asked = filled(prompt, variables)
                 if isinstance(asked, int | float):  # a prompt that is nothing but a number's slot
                     asked = fill(prompt, variables)
                 if isinstance(asked, str):
-                    asked = test.prefix + asked + test.suffix
+                    asked = f"{how.get('prefix') or ''}{asked}{how.get('suffix') or ''}"
                 messages = messages_of(asked, system=options.system)
             except (TemplateRefused, NotMessages) as error:
                 draft.refuse(item, "item", f"not imported: {error}")
                 continue
             checks, lost = checks_of([*defaults.get("assert", ()), *test.assertions], variables)
+            if code := next((name for name in _TRANSFORMS if how.get(name)), None):
+                checks = []
+                lost = [
+                    (f"options.{code}", "runs code on the answer before it is checked: no check is taken")
+                ]
             for where, why in lost:
                 draft.refuse(item, where, why)
             if not checks and not options.checks:
@@ -217,8 +230,17 @@ def _test(test: Mapping[str, Any], where: str, draft: Draft) -> _Test:
         name=name,
         variables=_shaped(draft, name, "vars", test.get("vars"), {}),
         assertions=_shaped(draft, name, "assert", test.get("assert"), []),
+        options=_options(draft, name, "options", test.get("options")),
         tags=_tags(metadata),
     )
+
+
+def _options(draft: Draft, name: str, field: str, given: Any) -> dict[str, Any]:
+    """What a test's options say; those that are not heeded are listed."""
+    found = _shaped(draft, name, field, given, {})
+    for option in found.keys() - _OPTIONS - set(_TRANSFORMS):
+        draft.refuse(name, f"{field}.{option}", "is not imported")
+    return found
 
 
 def _shaped(draft: Draft, name: str, field: str, given: Any, none: ShapeT) -> ShapeT:
@@ -254,9 +276,8 @@ def _csv_tests(path: Path, draft: Draft) -> Iterator[_Test]:
             name=name,
             variables=variables,
             assertions=assertions,
+            options={name: row[f"__{name}"] for name in ("prefix", "suffix") if row.get(f"__{name}")},
             tags=_tags(metadata),
-            prefix=row.get("__prefix") or "",
-            suffix=row.get("__suffix") or "",
         )
 
 

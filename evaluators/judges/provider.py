@@ -11,26 +11,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
+from math import inf
 from typing import Any, Final
 
+from evaluators.admission import Repeatable
 from evaluators.errors import ModelRefused, ModelUnavailable
 from evaluators.judges.asking import structured_output
 from evaluators.judges.attempts import Again, Attempts
 from evaluators.models import ModelReply
 from evaluators.pacing import Retry
 from evaluators.wellformed import well_formed
+from experiments.blotting import blotted
 
 #: The key for a judge at `api_base`.
 JUDGE_KEY: Final = "TURNOUT_JUDGE_KEY"
 _OVERLOADED: Final = frozenset((429, 503, 529))
 _NOT_THIS: Final = frozenset((400, 413, 422))
 _SHOWN: Final = 300
-#: Providers and litellm quote keys in their errors: long words of letters and digits are none of a reason.
-_KEYS: Final = re.compile(r"\bsk-\S+|\b(?=[\w*-]*\d)(?=[\w*-]*[A-Za-z])[\w*-]{20,}")
 
 
 class ProviderJudge:
@@ -52,6 +52,7 @@ class ProviderJudge:
         self._max_tokens, self._timeout_s = max_tokens, timeout_s
         self._attempts = Attempts(concurrency, retry)
         self._structured = True
+        self._repeatable = Repeatable()
         self._litellm: Any = None
 
     async def __aenter__(self) -> ProviderJudge:
@@ -82,19 +83,19 @@ class ProviderJudge:
         self._structured = False  # it was the field, which this model does not know
         return found
 
-    async def _once(self, asked: Mapping[str, Any]) -> ModelReply:
+    async def _once(self, question: Mapping[str, Any]) -> ModelReply:
         started = time.monotonic()
+        asked = self._repeatable.asked({"temperature": 0, **question})
         at = {"api_base": self._api_base, "api_key": os.environ.get(JUDGE_KEY) or "none"}
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._litellm.acompletion(
                     model=self._model,
-                    temperature=0,
                     max_tokens=self._max_tokens,
                     timeout=self._timeout_s,
                     num_retries=0,
                     max_retries=0,
-                    drop_params=True,  # a model without seed or temperature is asked without them
+                    drop_params=True,  # what litellm knows that a model does not take
                     **(at if self._api_base else {}),
                     **asked,
                 )
@@ -103,7 +104,11 @@ class ProviderJudge:
                 f"{self.identity} gives no whole answer in {self._timeout_s:g} s"
             ) from None
         except Exception as error:  # litellm raises its own tree and whatever a provider's client raises
-            raise self._fault(error) from None
+            if getattr(error, "status_code", None) not in _NOT_THIS or not self._repeatable.learned(
+                asked, getattr(error, "param", None)
+            ):
+                raise self._fault(error) from None
+            return await self._once(question)
         return self._read(response, (time.monotonic() - started) * 1000)
 
     def _fault(self, error: Exception) -> Exception:
@@ -111,7 +116,7 @@ class ProviderJudge:
         status = getattr(error, "status_code", None)
         told = f"the judge {self.identity}: {type(error).__name__} (status {status})"
         if status in _NOT_THIS:
-            return ModelRefused(f"{told}: {_KEYS.sub('[...]', str(error))[:_SHOWN]}")
+            return ModelRefused(f"{told}: {blotted(str(error))[:_SHOWN]}")
         if status in _OVERLOADED:
             return Again(told, "overloaded", _retry_after(error))
         if isinstance(status, int) and 400 <= status < 500:  # the key, the model's name, a timeout
@@ -124,17 +129,28 @@ class ProviderJudge:
         return ModelReply(
             text=well_formed(choice.message.content or ""),
             finish_reason=choice.finish_reason,
-            cost_usd=self._cost(response),
+            cost_usd=cost_usd(response, self._model),
             tokens=tokens if isinstance(tokens, int) else None,
             latency_ms=took_ms,
         )
 
-    def _cost(self, response: Any) -> float | None:
-        """US dollars by the prices that came with litellm; None for a model that has none there."""
-        try:
-            return float(self._litellm.completion_cost(response, model=self._model)) or None
-        except Exception:  # litellm raises whatever, for a model that its price list lacks
-            return None
+
+def cost_usd(answer: Any, model: str) -> float | None:
+    """US dollars of a chat completion by the prices that came with litellm, for a model in its spelling; None
+    for one that has none there. The first call takes seconds."""
+    try:
+        cost = float(_litellm().completion_cost(answer, model=model))
+    except Exception:  # litellm raises whatever, for a model that its price list lacks
+        return None
+    return cost if 0 < cost < inf else None
+
+
+def priced(model: str) -> bool:
+    """Whether it is known what a provider's model costs. The first call takes seconds."""
+    usage = {"prompt_tokens": 1000, "completion_tokens": 1000, "total_tokens": 2000}
+    message = {"role": "assistant", "content": "?"}
+    choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+    return cost_usd({"model": model, "choices": choices, "usage": usage}, model) is not None
 
 
 def _retry_after(error: Exception) -> str | None:

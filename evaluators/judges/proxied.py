@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import httpx
 
-from evaluators.admission import VERSION_HEADER, golden_headers, not_taken, root_of
+from evaluators.admission import VERSION_HEADER, Repeatable, golden_headers, root_of
 from evaluators.errors import ModelRefused, ModelUnavailable
 from evaluators.judges.asking import structured_output
 from evaluators.judges.attempts import Again, Attempts
+from evaluators.judges.provider import cost_usd
 from evaluators.models import ModelReply
 from evaluators.pacing import Retry, Sign
 from evaluators.wellformed import well_formed
@@ -29,7 +31,8 @@ _SHOWN: Final = 300
 
 
 class ProxiedJudge:
-    """A version of a model behind the proxy at `base_url`. Use as an async context manager."""
+    """A version of a model behind the proxy at `base_url`; one that is a `provider`'s, in litellm's spelling,
+    costs what that does. Use as an async context manager."""
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class ProxiedJudge:
         version: int,
         token: str,
         api_key: str | None = None,
+        provider: str | None = None,
         max_tokens: int = 1024,
         concurrency: int = 8,
         timeout_s: float = 60.0,
@@ -46,10 +50,11 @@ class ProxiedJudge:
     ) -> None:
         self.identity = f"{model}@{version}"
         self._model, self._version, self._max_tokens = model, version, max_tokens
+        self._provider = provider
         headers = golden_headers(token, version=version, api_key=api_key)
         self._calls = _Calls(root_of(base_url), headers, concurrency, timeout_s, retry)
         self._structured = True
-        self._not_taken: set[str] = set()
+        self._repeatable = Repeatable()
 
     async def __aenter__(self) -> ProxiedJudge:
         return self
@@ -82,17 +87,18 @@ class ProxiedJudge:
         by = response.headers.get(VERSION_HEADER)
         if by != str(self._version):
             raise ModelUnavailable(f"version {by} answered in place of the judge {self.identity}")
-        return _reply(response, (time.monotonic() - started) * 1000, self.identity)
+        found = _reply(response, (time.monotonic() - started) * 1000, self.identity)
+        if self._provider is None:
+            return found
+        cost = await asyncio.to_thread(cost_usd, response.json(), self._provider)
+        return replace(found, cost_usd=cost)
 
     async def _put(self, body: Mapping[str, Any]) -> httpx.Response:
         """The answer to this question, without what its model is known not to take."""
-        asked = {name: value for name, value in body.items() if name not in self._not_taken}
+        asked = self._repeatable.asked(body)
         response = await self._calls.post("/v1/chat/completions", asked)
-        field = not_taken(response.status_code, response.content)
-        if field not in asked:
-            return response
-        self._not_taken.add(field)
-        return await self._put(body)
+        again = self._repeatable.refused(asked, response.status_code, response.content)
+        return await self._put(body) if again else response
 
 
 class HttpEmbedder:

@@ -6,6 +6,7 @@ or served where they are, is refused before anything is asked.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,7 +16,7 @@ from typing import Final
 from evaluators.errors import RunRefused
 from evaluators.golden import GoldenSet, JudgeChoice
 from evaluators.judges.cache import ScoreCache
-from evaluators.judges.provider import ProviderJudge
+from evaluators.judges.provider import ProviderJudge, priced
 from evaluators.judges.proxied import HttpEmbedder, ProxiedJudge
 from evaluators.ledger import GoldenLedger, Subject
 from evaluators.models import NO_SERVICES, ChatModel, Services
@@ -33,10 +34,12 @@ async def open_services(
     token: str,
     api_key: str | None = None,
     cache: Path | None = None,
+    in_usd: bool = False,
 ) -> AsyncIterator[Services]:
     """The judge and the embedder that the set declares, until the block ends.
 
-    Raises RunRefused when the judge is under test itself, UnknownVersion when the registry has no such judge.
+    Raises RunRefused when the judge is under test itself, or nobody knows what it costs although that is to
+    be bound (`in_usd`), UnknownVersion when the registry has no such judge.
     """
     choice = golden.judge
     if choice is None:
@@ -47,6 +50,8 @@ async def open_services(
         if choice.model is not None:
             subject = ledger.subject(choice.model, choice.version)
             refuse_self(choice, subject, subjects)
+            if in_usd:
+                await _refuse_unpriced(f"{subject.model} version {subject.version}", subject.provider)
             judge = await stack.enter_async_context(
                 ProxiedJudge(
                     base_url=proxy_url,
@@ -54,6 +59,7 @@ async def open_services(
                     version=subject.version,
                     token=token,
                     api_key=api_key,
+                    provider=subject.provider,
                     max_tokens=choice.max_tokens,
                     concurrency=choice.concurrency,
                     timeout_s=choice.timeout_s,
@@ -61,6 +67,8 @@ async def open_services(
             )
         elif choice.provider is not None:
             refuse_self(choice, None, subjects)
+            if in_usd:
+                await _refuse_unpriced(choice.provider, choice.provider)
             judge = await stack.enter_async_context(
                 ProviderJudge(
                     model=choice.provider,
@@ -85,6 +93,14 @@ async def open_services(
         yield Services(judge=judge, embedder=embedder, cache=kept)
 
 
+async def _refuse_unpriced(judge: str, provider: str | None) -> None:
+    if provider is None or not await asyncio.to_thread(priced, provider):
+        raise RunRefused(
+            f"usd_per_day cannot be kept, nobody knows what the judge {judge} costs: leave it out (per_day "
+            "bounds the scores), or name a judge at a provider whose prices litellm has"
+        )
+
+
 def refuse_self(choice: JudgeChoice, judge: Subject | None, subjects: Sequence[Subject]) -> None:
     """Raise RunRefused when the judge is one of the subjects, of their model, or served at their address or
     as the same model of a provider."""
@@ -102,8 +118,7 @@ def refuse_self(choice: JudgeChoice, judge: Subject | None, subjects: Sequence[S
         elif choice.api_base is not None and _place(choice.api_base) in map(_place, subject.addresses):
             why = f"{choice.api_base} serves version {subject.version}, which is under test"
         if why is not None:
-            mend = "name another one under judge: in set.yaml"
-            raise RunRefused(f"the judge must be another model: {why}; {mend}")
+            raise RunRefused(f"the judge must be another model: {why}; name another one under judge:")
 
 
 def _place(address: str) -> str:

@@ -9,20 +9,26 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from random import Random
 from typing import Any, Final
 
 import httpx
 
 from evaluators.admission import (
     MAX_ANSWER,
+    OVERLOADED,
     VERSION_HEADER,
+    Repeatable,
     golden_headers,
     heed_refusal,
-    not_taken,
+    outcome_of,
     root_of,
 )
+from evaluators.judges.attempts import PATIENT
+from evaluators.pacing import Retry
 from evaluators.preflight.probes import Probe
 from evaluators.score import ToolCall
 from experiments.ledger.exchange import Outcome
@@ -69,11 +75,19 @@ class Asker:
     """Puts probes to the versions of one model behind the proxy. Use as an async context manager."""
 
     def __init__(
-        self, *, base_url: str, model: str, token: str, api_key: str | None = None, timeout_s: float = 120.0
+        self,
+        *,
+        base_url: str,
+        model: str,
+        token: str,
+        api_key: str | None = None,
+        timeout_s: float = 120.0,
+        retry: Retry = PATIENT,
     ) -> None:
         self._model = model
         self._timeout_s = timeout_s
-        self._not_taken: set[tuple[int, str]] = set()  # fields that a version refuses, found by asking
+        self._retry, self._jitter = retry, Random()
+        self._repeatable: defaultdict[int, Repeatable] = defaultdict(Repeatable)  # by version
         self._in_vain: dict[int, tuple[float, Said]] = {}  # seconds since a version's last answer; what came
         self._client = httpx.AsyncClient(
             base_url=root_of(base_url),
@@ -102,9 +116,9 @@ class Asker:
             self._in_vain[version] = waited + time.monotonic() - began, said
         return said
 
-    async def _put(self, probe: Probe, version: int, *, stream: bool) -> Said:
-        body = probe.body(self._model) | ({"stream": True} if stream else {})
-        body = {name: value for name, value in body.items() if (version, name) not in self._not_taken}
+    async def _put(self, probe: Probe, version: int, *, stream: bool, attempt: int = 1) -> Said:
+        repeatable = self._repeatable[version]
+        body = repeatable.asked(probe.body(self._model) | ({"stream": True} if stream else {}))
         content = json.dumps(body, ensure_ascii=False).encode()
         started = time.monotonic()
         taken = bytearray()
@@ -131,16 +145,19 @@ class Asker:
         except httpx.HTTPError as failure:
             return Said(outcome=None, error=f"{type(failure).__name__} after {len(taken)} bytes")
         took = (time.monotonic() - started) * 1000
+        if response.status_code in OVERLOADED and attempt < self._retry.attempts:
+            wait = self._retry.wait_s(attempt + 1, response.headers.get("retry-after"), self._jitter)
+            await asyncio.sleep(wait)
+            return await self._put(probe, version, stream=stream, attempt=attempt + 1)
         if by is None:
             heed_refusal(f"{self._model} version {version}", response.status_code, _message(bytes(taken)))
         if by != str(version):
             return Said(outcome=None, error=_refusal(by, version, response.status_code, bytes(taken)))
-        if (field := not_taken(response.status_code, bytes(taken))) in body:
-            self._not_taken.add((version, field))
-            return await self._put(probe, version, stream=stream)
+        if repeatable.refused(body, response.status_code, bytes(taken)):
+            return await self._put(probe, version, stream=stream, attempt=attempt)
         if response.status_code != httpx.codes.OK:
             return Said(
-                outcome="upstream_rejected" if response.status_code < 500 else "upstream_error",
+                outcome=outcome_of(response.status_code),
                 latency_ms=took,
                 error=f"{response.status_code}: {_message(bytes(taken))}",
             )

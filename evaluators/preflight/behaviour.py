@@ -28,21 +28,24 @@ _FEWEST: Final = 3
 
 
 def answers(asked: Sequence[Asked]) -> Finding:
-    """Did both versions answer? Without answers nothing else can be said."""
-    unreached = [one for one in asked if None in (one.control.outcome, one.candidate.outcome)]
+    """Did both versions answer, whole and streamed? Without answers nothing else can be said."""
+    unreached = [one for one in asked if not (_reached(one.control) and _reached(one.candidate))]
     if not asked or len(unreached) == len(asked):
         why = unreached[0].candidate.error or unreached[0].control.error if unreached else "nothing was asked"
         return unchecked("answers", f"no probe was answered by both versions: {why}")
     if not any(_answered(one.control) for one in asked):
         why = asked[0].control.error or asked[0].control.outcome
         return unchecked("answers", f"production answers no probe: {why}")
-    lost = [one.probe.name for one in asked if _answered(one.control) and not _answered(one.candidate)]
+    lost = [(one.probe.name, *found) for one in asked if (found := _lost(one)) is not None]
     numbers = {"probes": len(asked), "lost": len(lost), "unreached": len(unreached)}
     if lost:
-        first = next(one for one in asked if one.probe.name == lost[0])
-        why = first.candidate.error or first.candidate.outcome
-        sentence = f"{len(lost)} of {len(asked)} probes that production answers get no answer: {why}."
-        return Finding(check="answers", status="fail", sentence=sentence, items=tuple(lost), numbers=numbers)
+        _, way, said = lost[0]
+        sentence = (
+            f"{len(lost)} of {len(asked)} probes that production answers get no answer{way}: "
+            f"{said.error or said.outcome}."
+        )
+        names = tuple(name for name, _, _ in lost)
+        return Finding(check="answers", status="fail", sentence=sentence, items=names, numbers=numbers)
     if unreached:
         names = tuple(one.probe.name for one in unreached)
         sentence = f"{len(unreached)} of {len(asked)} probes did not reach both versions."
@@ -53,6 +56,18 @@ def answers(asked: Sequence[Asked]) -> Finding:
         sentence=f"All {len(asked)} probes are answered as before.",
         numbers=numbers,
     )
+
+
+def _lost(one: Asked) -> tuple[str, Said] | None:
+    """Where production answers and the candidate does not: how it was asked (nothing: whole), and what it
+    said. Who has too much to do just now has lost nothing."""
+    for way, control, candidate in (
+        ("", one.control, one.candidate),
+        (", streamed", one.control_stream, one.candidate_stream),
+    ):
+        if _answered(control) and not _answered(candidate) and candidate.outcome != "overloaded":
+            return way, candidate
+    return None
 
 
 def prompt_tokens(asked: Sequence[Asked]) -> Finding:
@@ -302,6 +317,10 @@ def _fault(schema: Any, value: object) -> str | None:
     except ValueError:
         return None  # the declaration is no schema: nothing can be broken
     return next(iter(schema_errors(schema, value)), None)
+
+
+def _reached(said: Said) -> bool:
+    return said.outcome not in (None, "overloaded")
 
 
 def _answered(said: Said) -> bool:

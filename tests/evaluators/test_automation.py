@@ -414,6 +414,7 @@ class Api:
             for n, text in enumerate(answers)
         }
         self.pairs: dict[str, str] = {}
+        self.versions: list[dict[str, Any]] = []
         self.scores: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.asked: list[dict[str, Any]] = []
 
@@ -424,12 +425,14 @@ class Api:
             return {"scores": len(mine), "cost_usd": sum(row["cost_usd"] or 0 for row in mine)}
         if path == "/api/scores/pending":
             self.asked.append(asked)
-            mine = (asked["evaluator"], asked["version"])
+            by = (asked["evaluator"], asked["version"])
             known = self.pairs if asked["role"] == "shadow" else self.exchanges
-            waiting = [id_ for id_ in known if (id_, *mine) not in self.scores]
+            waiting = [id_ for id_ in known if (id_, *by) not in self.scores]
             return [
                 {"exchange_id": id_, "pair_id": self.pairs.get(id_)} for id_ in waiting[: int(asked["limit"])]
             ]
+        if path.startswith("/api/models/"):
+            return {"versions": self.versions}
         return self.exchanges[path.rsplit("/", 1)[1]]
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
@@ -498,6 +501,29 @@ async def test_a_mirrored_pair_is_judged_in_both_orders(tmp_path: Path) -> None:
     assert (judge.asked, api.asked[0]["role"]) == (2, "shadow")
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+async def test_a_candidate_that_is_the_judges_own_model_is_not_judged_by_it(
+    tmp_path: Path, pairs: bool
+) -> None:
+    api, judge = Api("one", "two"), Polite(1)
+    own = {"engine": "litellm", "served_name": "openai/gpt-4.1-mini", "replicas": []}
+    engine = {"engine": "vllm", "served_name": "chat", "replicas": ["http://127.0.0.1:1"]}
+    api.versions = [{"version": 1, "endpoint": engine}, {"version": 2, "endpoint": own}]
+    api.exchanges["e0"]["served_version"], api.exchanges["e1"]["served_version"] = 1, 2
+    check = {"type": "pairwise"} if pairs else {"type": "judge", "rubric": "It is polite."}
+    asking = {"checks": [check], "judge": {"provider": "openai/gpt-4.1-mini"}}
+    asking |= {"of": "pairs" if pairs else "exchanges"}
+    if pairs:
+        api.pairs = {"e1": "e0"}
+    scorer = OnlineScorer(rule=rule(tmp_path, **asking), api=api, services=Services(judge=judge))
+    assert [await scorer.step(), await scorer.step()] == [1 if pairs else 2, 0]
+    states = {id_: row["status"] for (id_, _, _), row in api.scores.items()}
+    assert states == ({"e1": "skipped"} if pairs else {"e0": "scored", "e1": "skipped"})
+    assert judge.asked == (0 if pairs else 1)
+    why = next(row["explanation"] for row in api.scores.values() if row["status"] == "skipped")
+    assert "the judge must be another model: openai/gpt-4.1-mini is version 2 of chat" in why
+
+
 async def test_a_question_that_the_judge_refuses_is_told_once_and_waits_no_more(tmp_path: Path) -> None:
     class Refusing(Polite):
         async def reply(self, *messages: Any, **fields: Any) -> ModelReply:
@@ -519,6 +545,17 @@ async def test_the_days_limits_hold(tmp_path: Path) -> None:
         row["cost_usd"] = 0.5
     rich = OnlineScorer(rule=rule(tmp_path, per_day=100, usd_per_day=2.0), api=api)
     assert await rich.step() == 0
+
+
+async def test_the_days_dollars_are_not_spent_by_the_batch(tmp_path: Path) -> None:
+    api, judge = Api(*(f"answer {n}" for n in range(40))), Polite(1)
+    asking = {"checks": [{"type": "judge", "rubric": "It is polite."}], "judge": {"model": "examiner"}}
+    asked = rule(tmp_path, **asking, usd_per_day=0.05, concurrency=2)
+    scorer = OnlineScorer(rule=asked, api=api, services=Services(judge=judge))
+    while await scorer.step():
+        pass
+    assert 5 <= len(api.scores) <= 6, "one cent each, two at once"
+    assert judge.asked == len(api.scores)
 
 
 @pytest.mark.parametrize(

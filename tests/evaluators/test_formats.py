@@ -359,6 +359,44 @@ tests:
         of_text(tmp_path, "promptfoo", "a.yaml", "prompts: [x]\ntests:\n- assert: []\n  assert: []\n")
 
 
+def test_a_promptfoo_test_whose_answer_is_changed_by_code_leaves_no_check_on_the_raw_answer(
+    tmp_path: Path,
+) -> None:
+    config = """
+    prompts: ['Say {{word}}']
+    defaultTest: {options: {transform: output.trim(), provider: x}}
+    tests:
+    - {description: by-default, vars: {word: a}, assert: [{type: equals, value: a}]}
+    - description: own
+      vars: {word: b}
+      options: {transform: JSON.parse(output).x}
+      assert: [{type: equals, value: b}]
+    - {description: none, vars: {word: c}, options: {transform: null}, assert: [{type: equals, value: c}]}
+    - description: asked
+      vars: {word: d}
+      options: {transform: null, transformVars: f(vars)}
+      assert: [{type: equals, value: d}]
+    - description: framed
+      vars: {word: [e, f]}
+      options: {transform: null, prefix: '<', suffix: '>', disableVarExpansion: true}
+      assert: [{type: contains, value: e}]
+    """
+    draft = of_text(tmp_path, "promptfoo", "a.yaml", config)
+    assert {row["id"]: row["input"]["messages"][0]["content"] for row in draft.rows} == {
+        "none": "Say c",
+        "framed": '<Say ["e", "f"]>',
+    }
+    lost = {(refusal.item, refusal.field): refusal.why for refusal in draft.refused}
+    for item in ("by-default", "own"):
+        assert "runs code on the answer" in lost[item, "options.transform"]
+        assert "no check is left" in lost[item, "item"]
+    assert "transformVars runs code" in lost["asked", "item"]
+    assert lost["*", "defaultTest.options.provider"] == "is not imported"
+    kept = of_text(tmp_path, "promptfoo", "a.yaml", config, checks=[{"type": "length", "max": 9}])
+    checks = {row["id"]: [check["type"] for check in row["checks"]] for row in kept.rows}
+    assert checks["own"] == ["length"]
+
+
 def test_what_a_promptfoo_configuration_has_in_files_is_read_or_told(tmp_path: Path) -> None:
     (tmp_path / "prompts").mkdir()
     (tmp_path / "prompts" / "p.txt").write_text("Read {{doc}}")

@@ -17,8 +17,8 @@ from evaluators.golden import GoldenItem, GoldenSet, JudgeChoice, Policy
 from evaluators.judges.cache import ScoreCache
 from evaluators.judges.proxied import HttpEmbedder, ProxiedJudge
 from evaluators.judges.question import MAX_SHOWN, inert, rubric_question
-from evaluators.judges.services import refuse_self
-from evaluators.ledger import Subject
+from evaluators.judges.services import open_services, refuse_self
+from evaluators.ledger import GoldenLedger, Subject
 from evaluators.models import ModelReply, Services
 from evaluators.pacing import Retry
 from evaluators.score import Output, PairScore, Score
@@ -214,6 +214,36 @@ def test_another_model_may_judge() -> None:
     refuse_self(JudgeChoice(provider="openai/gpt-4.1-mini"), None, [candidate])
     elsewhere = JudgeChoice(provider="openai/x", api_base="http://127.0.0.1:8")
     refuse_self(elsewhere, None, [Subject(model="chat", version=3, endpoint="e3", provider="openai/x")])
+
+
+@pytest.mark.parametrize(
+    ("served", "known"),
+    [
+        ({"engine": "litellm", "served_name": "openai/gpt-4.1-mini"}, True),
+        ({"engine": "litellm", "served_name": "openai/nonesuch"}, False),
+        ({"engine": "vllm", "served_name": "chat", "replicas": ["http://127.0.0.1:9"]}, False),
+    ],
+)
+async def test_what_is_bound_in_dollars_is_judged_by_whom_somebody_knows_the_price_of(
+    tmp_path: Path, served: dict[str, Any], known: bool
+) -> None:
+    class Api:
+        def get(self, path: str, params: Any = None) -> Any:
+            return {"versions": [{"version": 3, "aliases": ["production"], "endpoint": served}]}
+
+        def post(self, path: str, body: Any) -> Any: ...
+
+    golden = make_set(tmp_path, [row("a", checks=[CHECK])], "judge: {model: examiner}\n")
+    for in_usd in (False, True):
+        opening = open_services(
+            golden, [], GoldenLedger(Api()), proxy_url="http://x", token="t", in_usd=in_usd
+        )
+        if known or not in_usd:
+            async with opening as services:
+                assert services.judge is not None
+        else:
+            with pytest.raises(RunRefused, match="usd_per_day cannot be kept"):
+                await opening.__aenter__()
 
 
 # the cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from evaluators.errors import EvaluatorError, RunRefused
+from evaluators.pacing import Retry
 from evaluators.preflight import (
     CHECKS,
     PROBES,
@@ -225,6 +227,24 @@ def test_lost_answers_fail_and_unreachable_versions_are_inconclusive() -> None:
     assert behaviour.prompt_tokens([asked("plain", said(), said(prompt_tokens=17))]).status == "warn"
 
 
+def test_streams_that_break_off_are_lost_answers_too() -> None:
+    cut = said(outcome="truncated", error="upstream_cut")
+    found = behaviour.answers([asked("plain", said(), said(), cut), asked("turns", said(), said())])
+    assert (found.status, found.items) == ("fail", ("plain",))
+    assert found.sentence == "1 of 2 probes that production answers get no answer, streamed: upstream_cut."
+    both = replace(asked("plain", said(), said(), cut), control_stream=cut)
+    assert behaviour.answers([both]).status == "ok", "as before"
+
+
+def test_who_has_too_much_to_do_has_lost_nothing() -> None:
+    busy = said(outcome="overloaded", error="429: later")
+    none = behaviour.answers([asked("plain", said(), busy)])
+    assert (none.status, report(none).verdict) == ("unchecked", "inconclusive")
+    assert "429: later" in none.sentence
+    some = behaviour.answers([asked("plain", said(), busy), asked("turns", said(), said())])
+    assert some.status == "warn"
+
+
 def report(*findings: Finding) -> Report:
     return Report(model="chat", control_version=1, candidate_version=2, findings=findings)
 
@@ -359,6 +379,21 @@ async def test_a_shorter_context_and_a_dead_engine_are_found(tmp_path: Path) -> 
             found = await held(tmp_path / "dead", one, two)
     assert found.verdict == "fail"
     assert status(found)["answers"] == "fail"
+
+
+@pytest.mark.parametrize("fault", ["429", "503"])
+async def test_a_probe_that_comes_too_soon_is_put_again(tmp_path: Path, fault: str) -> None:
+    async with SimulatedEngine(Profile(name="chat"), faults=fault) as engine:
+        async with running_proxy(tmp_path, snapshot({1: engine.url}, served_name="chat")) as proxy:
+            url = f"http://127.0.0.1:{proxy.port}"
+            quick = Retry(attempts=3, first_wait_s=0.05)
+            async with Asker(base_url=url, model="chat", token=ADMIN, retry=quick) as asker:
+                assert (await asker.ask(BY_NAME["plain"], 1, stream=False)).outcome == "overloaded"
+                assert engine.counters.requests == 3
+                asking = asyncio.ensure_future(asker.ask(BY_NAME["plain"], 1, stream=True))
+                await engine.until(lambda counters: counters.requests > 3)
+                engine.misbehave("ok")
+                assert (await asking).outcome == "complete"
 
 
 async def test_a_providers_version_has_no_engine_to_ask_and_is_held_by_its_answers(tmp_path: Path) -> None:

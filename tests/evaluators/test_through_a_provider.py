@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from evaluators.judges.proxied import ProxiedJudge
 from evaluators.pacing import Retry
 from evaluators.preflight import PROBES, Asker
-from tests.proxy.harness import ADMIN
+from tests.proxy.harness import ADMIN, json_answer
 from tests.proxy.provider_wires import TEXT, WIRES
 from tests.proxy.test_providers import Within, asked, well
 
@@ -41,6 +43,46 @@ async def test_a_judge_that_takes_no_seed_is_asked_without_it(
         assert len(engine.requests) == 2
         assert all(b'"grade"' in request for request in engine.requests), "the schema is asked for all along"
         assert len(proxy.exchanges()) == 3, "refused once, known from then on"
+
+
+@pytest.mark.parametrize("name", ["openai", "together_ai"])
+async def test_a_field_that_the_provider_itself_does_not_take_is_known_by_its_word(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """litellm knows nothing of a deployment's model, nor of a new one."""
+    wire, taken = WIRES[name], well(WIRES[name])
+    error = {
+        "message": "Unsupported value: 'temperature'",
+        "param": "temperature",
+        "code": "unsupported_value",
+    }
+
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if b'"temperature"' in request:
+            writer.write(json_answer(json.dumps({"error": error}).encode(), "400 Bad Request"))
+        else:
+            await taken(request, writer)
+
+    async with asked(wire, answer, tmp_path, monkeypatch) as (proxy, _):
+        async with Asker(base_url=f"http://127.0.0.1:{proxy.port}", model="chat", token=ADMIN) as asker:
+            for stream in (False, True):
+                found = await asker.ask(PROBES[0], 1, stream=stream)
+                assert found.complete, found.error
+        assert len(proxy.exchanges()) == 3, "refused once, known from then on"
+
+
+async def test_a_judge_of_the_registry_that_a_provider_serves_costs_what_it_costs_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = WIRES["openai"]
+    async with asked(wire, well(wire), tmp_path, monkeypatch) as (proxy, _):
+        url = f"http://127.0.0.1:{proxy.port}"
+        for provider, dollars in ((wire.served_name, 7 * 0.4e-6 + 5 * 1.6e-6), ("openai/nonesuch", None)):
+            async with ProxiedJudge(
+                base_url=url, model="chat", version=1, token=ADMIN, provider=provider, retry=QUICK
+            ) as judge:
+                reply = await judge.reply([{"role": "user", "content": "Well?"}], schema={}, seed=1)
+            assert (reply.tokens, reply.cost_usd) == (12, dollars and pytest.approx(dollars))
 
 
 @pytest.mark.parametrize(

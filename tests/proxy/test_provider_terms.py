@@ -97,7 +97,8 @@ def test_data_and_text_with_addresses_pass() -> None:
         (403, 502, "provider_credential_refused"),
         (429, 429, "provider_overloaded"),
         (500, 500, "provider_failed"),
-        (529, 529, "provider_failed"),
+        (503, 503, "provider_failed"),
+        (529, 503, "provider_overloaded"),
         (302, 502, "provider_failed"),
     ],
 )

@@ -30,7 +30,7 @@ from registry import names
 
 from .harness import Engine, Proxy, ask, json_answer, post, running_proxy, snapshot
 from .provider_tools import ARGUMENTS, EMBEDDERS, TOOL, TOOL_CALLS, TOOLS, VECTORS
-from .provider_wires import TEXT, WIRES, Wire, asks_for_stream, sse, write_stream
+from .provider_wires import TEXT, WIRES, WORDS, Wire, asks_for_stream, sse, write_stream
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
@@ -343,6 +343,11 @@ async def test_what_cannot_be_translated_is_not_told_as_the_providers_absence(
     async with asked(wire, well(wire), tmp_path, monkeypatch) as (proxy, engine):
         await proxy.post(ask(messages=[{"role": "alien", "content": "hi"}]))
         assert (proxy.exchanges()[0].error_code, engine.requests) == ("provider_not_asked", [])
+    wire = WIRES["anthropic"]
+    async with asked(wire, well(wire), tmp_path / "refused", monkeypatch) as (proxy, engine):
+        answer = await proxy.post(ask(messages=[{"role": "alien", "content": "hi"}]))
+        assert (answer.split(b" ", 2)[1], engine.requests) == (b"400", []), "litellm's own refusal"
+        assert b"provider_rejected" in answer
 
 
 ECHO = json.dumps({"error": {"message": f"no good: {KEY}"}, "message": f"no good: {KEY}"}).encode()
@@ -354,6 +359,7 @@ ECHO = json.dumps({"error": {"message": f"no good: {KEY}"}, "message": f"no good
         ("400 Bad Request", b"400", b"provider_rejected", "upstream_rejected"),
         ("401 Unauthorized", b"502", b"provider_credential_refused", "upstream_error"),
         ("429 Too Many Requests", b"429", b"provider_overloaded", "overloaded"),
+        ("529 Overloaded", b"503", b"provider_overloaded", "overloaded"),
     ],
 )
 async def test_errors_are_in_openais_shape_and_hold_no_key(
@@ -416,6 +422,54 @@ async def test_an_answer_without_end_is_read_so_far_and_no_farther(
             assert record.outcome == expected
 
 
+@pytest.mark.parametrize("packed", [False, True])
+async def test_a_stream_without_end_is_read_so_far_and_ends_as_one_that_broke_off(
+    wire: Wire, packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = wire.events()
+    begin, end = pieces[: -wire.ends], pieces[-wire.ends :]
+    word = next(piece for piece in pieces if WORDS[0].encode() in piece)
+
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        long = [*begin, *(word for _ in range(2000)), *end]
+        if packed:
+            squeezed = gzip.compress(b"".join(long))
+            kind = wire.stream_type + b"\r\ncontent-encoding: gzip"
+            await write_stream(writer, replace(wire, stream_type=kind), [squeezed])
+        else:
+            await write_stream(writer, wire, long)
+
+    for most, expected in ((50_000, "truncated"), (2_000_000, "complete")):
+        limits = Limits(provider_bytes=most)
+        async with asked(wire, answer, tmp_path / str(most), monkeypatch, limits) as (proxy, _):
+            found = await proxy.post(ask(stream=True))
+            [record] = proxy.exchanges()
+            # packed, all of it comes at once, and nothing before it was too much
+            early = packed and expected == "truncated" and record.outcome == "upstream_error"
+            assert record.outcome == expected or early
+            assert record.error_code == (None if expected == "complete" else "provider_oversized")
+            assert found.endswith(b"0\r\n\r\n") == (expected == "complete")
+
+
+async def test_an_event_without_end_is_read_so_far_and_control_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = WIRES["anthropic"]
+
+    async def endless(request: bytes, writer: asyncio.StreamWriter) -> None:
+        await write_stream(writer, wire, [b"data: ", *(b"x" * 1000 for _ in range(1000))])
+
+    failing, control = Engine(endless), Engine(well(WIRES["openai"]))
+    async with failing.running(), control.running():
+        point_at(wire, failing, monkeypatch)
+        plain = snapshot({1: control.url, 2: failing.url}, candidate_ppm=1_000_000)
+        table = replace(plain, endpoints={**plain.endpoints, ("chat", 2): provider(wire, 2)})
+        async with running_proxy(tmp_path, table, Limits(provider_bytes=100_000)) as proxy:
+            assert TEXT.split()[0].encode() in await proxy.post(ask(stream=True))
+            [record] = proxy.exchanges()
+            assert (record.served_version, record.arm_outcome) == (1, "upstream_error")
+
+
 @pytest.mark.parametrize("status", [409, 422])
 async def test_what_the_client_can_mend_is_no_servers_error(
     status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -472,11 +526,14 @@ async def test_a_client_that_leaves_ends_the_providers_work(
         assert [record.outcome for record in proxy.exchanges()] == ["client_gone"]
 
 
+@pytest.mark.parametrize(
+    ("status", "outcome"), [("500 Ouch", "upstream_error"), ("404 Not Found", "upstream_rejected")]
+)
 async def test_control_answers_for_a_provider_that_fails_before_its_first_byte(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    status: str, outcome: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wire = WIRES["anthropic"]
-    failing, control = Engine(saying("500 Ouch", b"{}")), Engine(well(WIRES["openai"]))
+    failing, control = Engine(saying(status, b"{}")), Engine(well(WIRES["openai"]))
     async with failing.running(), control.running():
         point_at(wire, failing, monkeypatch)
         plain = snapshot({1: control.url, 2: failing.url}, candidate_ppm=1_000_000)
@@ -487,7 +544,7 @@ async def test_control_answers_for_a_provider_that_fails_before_its_first_byte(
             assert answer.startswith(b"HTTP/1.1 200 ")
             [record] = proxy.exchanges()
             assert (record.assigned_version, record.served_version) == (2, 1)
-            assert (record.outcome, record.arm_outcome) == ("complete", "upstream_error")
+            assert (record.outcome, record.arm_outcome) == ("complete", outcome)
             assert (len(failing.requests), len(control.requests)) == (1, 1)
 
 

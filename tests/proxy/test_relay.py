@@ -169,8 +169,27 @@ async def failing(_: bytes, writer: asyncio.StreamWriter) -> None:
     writer.write(json_answer(b'{"error":"no"}', "500 Internal Server Error"))
 
 
-@pytest.mark.parametrize("fault", [dead, failing], ids=["reset", "500"])
-async def test_a_failing_candidate_falls_back_and_the_row_says_both(tmp_path: Path, fault: object) -> None:
+def refusing(status: str) -> object:
+    async def answer(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(json_answer(b'{"error":"no"}', status))
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [
+        (dead, "upstream_error"),
+        (failing, "upstream_error"),
+        (refusing("404 Not Found"), "upstream_rejected"),  # no such model there: not the client's doing
+        (refusing("401 Unauthorized"), "upstream_rejected"),
+        (refusing("403 Forbidden"), "upstream_rejected"),
+    ],
+    ids=["reset", "500", "404", "401", "403"],
+)
+async def test_a_failing_candidate_falls_back_and_the_row_says_both(
+    tmp_path: Path, fault: object, outcome: str
+) -> None:
     async with Engine(plain).running() as good, Engine(fault).running() as bad:
         table = snapshot({1: good.url, 2: bad.url}, candidate_ppm=1_000_000)
         async with running_proxy(tmp_path, table) as proxy:
@@ -179,8 +198,18 @@ async def test_a_failing_candidate_falls_back_and_the_row_says_both(tmp_path: Pa
             assert headers["x-turnout-arm"] == "control"
             (row,) = proxy.exchanges()
             assert (row.assigned_arm, row.served_arm) == ("candidate", "control")
-            assert (row.outcome, row.arm_outcome, row.attempts) == ("complete", "upstream_error", 2)
+            assert (row.outcome, row.arm_outcome, row.attempts) == ("complete", outcome, 2)
             assert row.response == ANSWER
+
+
+async def test_what_the_client_asked_wrongly_is_refused_by_whom_it_asked(tmp_path: Path) -> None:
+    refused = refusing("400 Bad Request")
+    async with Engine(plain).running() as good, Engine(refused).running() as bad:
+        table = snapshot({1: good.url, 2: bad.url}, candidate_ppm=1_000_000)
+        async with running_proxy(tmp_path, table) as proxy:
+            assert parts(await proxy.post(ask()))[0] == 400
+            (row,) = proxy.exchanges()
+            assert (row.served_arm, row.outcome, row.arm_outcome) == ("candidate", "upstream_rejected", None)
 
 
 @pytest.mark.parametrize("alone", [False, True])
