@@ -52,7 +52,8 @@ def list_decisions(
 @router.get(
     "/exchanges",
     summary="Exchanges without their bodies, the newest first",
-    description="Page with `before`: by `offset` rows that come in meanwhile show some twice.",
+    description="Page with `before`: by `offset` rows that come in meanwhile show some twice. Of a shadow or "
+    "replay the requests of its pairs are found with their copies; they are its control.",
     dependencies=[Depends(_only_known)],
 )
 def list_exchanges(
