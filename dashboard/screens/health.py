@@ -5,7 +5,7 @@ import streamlit as st
 from .. import chips, figures
 from ..answers import Health, Worker
 from ..client import path
-from ..inert import label
+from ..inert import prose
 from ..live import STALE_AFTER_S, Loaded, load, refreshed, usable
 from . import status
 
@@ -26,7 +26,7 @@ def body() -> None:
     if health is None:
         return
     for sentence in complaints(health):
-        st.warning(label(sentence, 600), icon=":material/warning:")
+        st.warning(prose(sentence, 600), icon=":material/warning:")
     _tiles(health)
     _workers(health)
     _registry(health)
