@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from evaluators.canonical import same_json
 from evaluators.preflight.answers import Asked, Said
-from evaluators.preflight.finding import Finding, Status, unchecked
+from evaluators.preflight.finding import Finding, Status, ended, unchecked
 from evaluators.score import parse_json
 from evaluators.scorers.structured import check_schema, schema_errors
 from experiments.document import shown
@@ -41,7 +41,7 @@ def answers(asked: Sequence[Asked]) -> Finding:
     if lost:
         first = next(one for one in asked if one.probe.name == lost[0])
         why = first.candidate.error or first.candidate.outcome
-        sentence = f"{len(lost)} of {len(asked)} probes that production answers get no answer: {why}."
+        sentence = ended(f"{len(lost)} of {len(asked)} probes that production answers get no answer: {why}")
         return Finding(check="answers", status="fail", sentence=sentence, items=tuple(lost), numbers=numbers)
     if unreached:
         names = tuple(one.probe.name for one in unreached)
@@ -285,12 +285,13 @@ def _validity(
     items = tuple(text.partition(" ")[0] for text in [*faults, *old])
     numbers = {"answers": looked, "new_faults": len(faults), "old_faults": len(old)}
     if faults:
-        sentence = (
-            f"{len(faults)} of {looked} answers have broken {noun} where production's hold: {faults[0]}."
+        sentence = ended(
+            f"{len(faults)} of {looked} answers have broken {noun} where production's hold: {faults[0]}"
         )
         return Finding(check=name, status="fail", sentence=sentence, items=items, numbers=numbers)
     if old:
-        sentence = f"{len(old)} of {looked} answers have broken {noun}, as production's have: {old[0]}."
+        told = f"{len(old)} of {looked} answers have broken {noun}, as production's have: {old[0]}"
+        sentence = ended(told)
         return Finding(check=name, status="warn", sentence=sentence, items=items, numbers=numbers)
     sentence = f"{looked} answers, whole and streamed, have valid {noun}."
     return Finding(check=name, status="ok", sentence=sentence, numbers=numbers)

@@ -54,6 +54,7 @@ _LISTED: Final = """
     WHERE (CAST($model AS VARCHAR) IS NULL OR model = $model)
         AND (CAST($arm AS VARCHAR) IS NULL OR assigned_arm = $arm)
         AND (CAST($outcome AS VARCHAR) IS NULL OR outcome = $outcome)
+        AND (CAST($origin AS VARCHAR) IS NULL OR origin = $origin)
         AND (CAST($trace_id AS VARCHAR) IS NULL
             OR coalesce(substr(traceparent, 4, 32),
                 replace(if(origin = 'replay', exchange_id, request_id), '-', '')) = $trace_id)
@@ -130,6 +131,7 @@ def exchanges(
     experiment: str | None = None,
     arm: str | None = None,
     outcome: str | None = None,
+    origin: str | None = None,
     trace_id: str | None = None,
     before: str | None = None,
     limit: int = 50,
@@ -147,6 +149,7 @@ def exchanges(
         "model": model,
         "arm": arm,
         "outcome": outcome,
+        "origin": origin,
         "trace_id": trace_id,
         "before": before,
         "began": began,

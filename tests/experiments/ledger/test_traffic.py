@@ -94,6 +94,8 @@ def test_exchanges_by_filter_newest_first(split: Store) -> None:
     assert ids(experiment="e", arm="candidate") == [4, 3]
     assert ids(outcome="upstream_error") == [2]
     assert ids(model="nothing") == []
+    assert ids(experiment="e", origin="forced") == [7]
+    assert 7 not in ids(origin="live")
     assert ids(experiment="e", limit=2, offset=1) == [6, 5]
     assert ids(experiment="e' OR true --") == []
 
