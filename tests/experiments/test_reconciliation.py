@@ -106,7 +106,7 @@ def test_a_model_that_is_gone_among_others_is_told_by_its_experiment(plane: Plan
     assert list(plane.snapshot.models) == ["other"]
     there = plane.controller.junction.experiment("faster")
     gone = "no model 'chat' is registered any more"
-    assert views.summary(plane.controller, there)["waiting_for"] == f"it gets no traffic: {gone}"
+    assert views.summary(plane.controller, there)["waiting_for"] == f"traffic, which it does not get: {gone}"
     assert plane.controller.junction.left_out == (f"experiment 'faster' gets no traffic: {gone}",)
     plane.controller.control.stop("faster", ADA)
     plane.settle()
@@ -138,7 +138,7 @@ def test_an_endpoint_that_was_taken_away_sends_the_units_back_to_production(plan
     lacking = "version 2 of 'chat' has no endpoint"
     assert lacking in plane.controller.junction.left_out[0]
     there = views.summary(plane.controller, plane.controller.junction.experiment("faster"))
-    assert there["waiting_for"] == f"it gets no traffic: {lacking}"
+    assert there["waiting_for"] == f"traffic, which it does not get: {lacking}"
 
 
 def test_a_registry_that_falls_silent_while_versions_are_labelled_is_waited_for_once(
