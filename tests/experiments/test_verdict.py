@@ -187,6 +187,20 @@ class TestShip:
         late = conclude(asked, evidence(n=(700, 700), exhausted=True, as_of_ns=7200 * SECOND))
         assert (late.kind, late.look.final) == ("inconclusive", True)
 
+    def test_a_replay_of_all_units_ends_with_its_last_request_not_with_each_units_first(self) -> None:
+        asked = spec(recorded=True, horizon=1000, looks=2)
+        first = conclude(asked, evidence(n=(300, 300)))
+        past = (look_taken(first.document()),)
+        all_met = conclude(asked, evidence(n=(500, 500)), past_looks=past)
+        assert (all_met.kind, all_met.look.scheduled, all_met.look.final) == ("keep_running", False, False)
+        assert all_met.reasons[0].text.startswith("The next look is at the end of the replay")
+        end = conclude(asked, evidence(n=(500, 500), exhausted=True), past_looks=past)
+        assert (end.kind, end.look.scheduled, end.look.final) == ("inconclusive", True, True)
+        beyond = conclude(asked, evidence(n=(501, 500)), past_looks=past)
+        assert (beyond.kind, beyond.look.final) == ("inconclusive", True), "a horizon of fewer units stands"
+        live = conclude(spec(horizon=1000, looks=2), evidence(n=(500, 500)), past_looks=past)
+        assert live.look.final
+
     def test_a_failed_golden_set_blocks(self) -> None:
         verdict = conclude(spec(), evidence(means=(6.0, 5.8), golden="fail"))
         assert verdict.kind == "inconclusive"
