@@ -55,7 +55,7 @@ def complaints(health: Health) -> list[str]:
             "Traffic is not affected."
         )
     found += [f"Still to be written: {debt}. It is retried by itself." for debt in health.pending]
-    found += [f"Not routed: {what}" for what in health.not_routed]
+    found += [f"{what[:1].upper()}{what[1:]}." for what in health.not_routed]
     if health.traces is not None and health.traces.error:
         found.append(f"{figures.count(health.traces.behind)} exchanges are untold: {health.traces.error}.")
     found += [f"{trouble[:1].upper()}{trouble[1:]}." for trouble in health.troubles]
