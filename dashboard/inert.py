@@ -2,7 +2,8 @@
 
 Streamlit reads Markdown in labels, badges and headings: an image in a model's name would be a request to
 somebody's server. Long foreign text goes to `st.code` and `st.text`, which read no Markdown; what must stand
-in a label passes through `label`. Pure, and must not know Streamlit.
+in a label passes through `label`, a sentence that may name commands through `prose`. Pure, and must not know
+Streamlit.
 """
 
 import csv
@@ -29,8 +30,22 @@ def one_line(text: str, limit: int = 200) -> str:
 
 def label(text: object, limit: int = 200) -> str:
     """`text` as it may stand where Streamlit reads Markdown: shown as written, doing nothing."""
-    flat = _AFTER_ESCAPES.sub(lambda found: found.group(0) + _BREAK, one_line(str(text), limit))
-    return _PUNCTUATION.sub(r"\\\1", flat)
+    return _escaped(one_line(str(text), limit))
+
+
+def prose(text: object, limit: int = 200) -> str:
+    """A sentence as `label` has it, but what stands between two backticks is code: a command to be typed."""
+    parts = one_line(str(text), limit).split("`")
+    if len(parts) % 2 == 0:  # the last backtick has no partner
+        parts[-2:] = ["`".join(parts[-2:])]
+    spans = (f"`{part}`" if place % 2 else part for place, part in enumerate(parts))
+    return "".join(
+        span if place % 2 and span.strip("` ") else _escaped(span) for place, span in enumerate(spans)
+    )
+
+
+def _escaped(flat: str) -> str:
+    return _PUNCTUATION.sub(r"\\\1", _AFTER_ESCAPES.sub(lambda found: found.group(0) + _BREAK, flat))
 
 
 def badge(text: object, limit: int = 60) -> str:

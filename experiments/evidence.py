@@ -75,6 +75,8 @@ class AnalysisSpec:
     history_s: float = 14 * 86_400.0
     #: A canary's last weight as a share: before it is reached nothing is shipped. 0: there is no ramp.
     full_share: float = 0.0
+    #: Its requests are recorded ones: there is an end to them, and units that have a pair may get more.
+    recorded: bool = False
 
     def named(self, role: Role) -> tuple[Goal, ...]:
         """The goals of one role, in the order in which they were declared."""

@@ -90,7 +90,7 @@ def _names(spec: AnalysisSpec) -> list[str]:
 
 
 def _measurable(spec: AnalysisSpec, history: History) -> AnalysisSpec:
-    """Without the metrics that no unit has, and without a clock and a golden set."""
+    """Without the metrics that no unit has, and without a clock, a golden set and a recording."""
     return replace(
         spec,
         goals=tuple(goal for goal in spec.goals if history.of(goal.metric) is not None),
@@ -98,6 +98,7 @@ def _measurable(spec: AnalysisSpec, history: History) -> AnalysisSpec:
         min_duration_s=0.0,
         golden_required=False,
         full_share=0.0,
+        recorded=False,
         first_phase=1,
     )
 

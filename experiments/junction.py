@@ -102,6 +102,11 @@ class Junction:
         with self.lock:
             return self._table.left_out if self._table else ()
 
+    def unserved(self, experiment: str) -> str | None:
+        """Why an experiment that asks for traffic gets none, in words; None where it does."""
+        with self.lock:
+            return self._table.unserved.get(experiment) if self._table else None
+
     # -- changing ----------------------------------------------------------------------------------------
 
     def put(self, *experiments: Experiment) -> None:

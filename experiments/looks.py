@@ -73,17 +73,20 @@ def look_state(
     elapsed = (evidence.as_of_ns - evidence.started_ns) / 1e9
     planned = max(1, spec.looks)
     past = tuple(_increasing(past_looks))
+    # A unit counts with its first pair: where a replay's horizon is all units that there are, the end is that
+    # nothing is left to ask, and the last look is at the whole.
+    unasked = spec.recorded and not evidence.exhausted and units == spec.horizon
     reached = min(planned, units * planned // max(1, spec.horizon))
     done = min(planned, max((look.units * planned // max(1, spec.horizon) for look in past), default=0))
     waited = elapsed >= spec.min_duration_s
     over = elapsed >= spec.max_duration_s or (evidence.exhausted and waited)
-    final = (units >= spec.horizon and waited) or over
+    final = (units >= spec.horizon and waited and not unasked) or over
     # At the end no unit may have come since the last look, only more of each: what that look left of alpha
     # is there yet.
     fresh = not past or effective > past[-1].effective or (over and past[-1].units < spec.horizon)
     ramping = _share_now(spec, evidence) < spec.full_share - SMALLEST_SHARE
     final = final and (over or not ramping)
-    due = reached > done and waited and not ramping
+    due = reached > done and waited and not ramping and not unasked
     scheduled = effective > 0.0 and fresh and (final or due)
     state = LookState(
         planned=planned,

@@ -78,6 +78,14 @@ class Metric:
         return self.kind in LOGARITHMIC
 
     @property
+    def limits(self) -> tuple[float, float] | None:
+        """Between which two numbers a pair's difference lies, None where nothing limits it: scores are from 0
+        to 1, and of a preference the control's half is 1/2."""
+        if self.source != "scores" or self.kind != "mean":
+            return None
+        return (-0.5, 0.5) if self.preference else (-1.0, 1.0)
+
+    @property
     def in_pairs(self) -> bool:
         """Whether mirrored pairs have it: feedback is on one answer."""
         return self.source != "feedback"

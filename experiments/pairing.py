@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 from . import sketch
 from .contrast import (
@@ -31,6 +32,9 @@ from .evidence import AnalysisSpec, Evidence, Goal, PairSums
 from .scorecard import ArmResult, Band, Comparison
 from .statistics import betting, confidence_sequence, paired
 from .statistics.estimate import Estimate
+
+#: What floats leave of a level's limits.
+_EDGE: Final = 1e-9
 
 
 def compare_pairs(
@@ -124,7 +128,42 @@ def _paired_means(spec: AnalysisSpec, goal: Goal, rows: Sequence[PairSums], harm
         for away in (sign_of(goal) * margin, -sign_of(goal) * margin)
     )
     levels = (level_shown(candidate, ratio), level_shown(control, ratio))
+    alike = _alike(goal, sums, (candidate, control))
+    if alike is not None:
+        return _never_varied(spec, goal, rows, levels, alike)
     return _paired_contrast(spec, goal, rows, levels, estimate, harm, gain, harm_alpha)
+
+
+def _alike(goal: Goal, sums: paired.PairedSums, levels: tuple[float, float]) -> paired.AlikeClusters | None:
+    """The clusters, where none differs from another and a difference has limits; None elsewhere."""
+    limits = goal.metric.limits
+    if limits is None or not all(-_EDGE <= level <= 1.0 + _EDGE for level in levels):  # of another scale
+        return None
+    return paired.AlikeClusters.of(sums, low=limits[0], high=limits[1])
+
+
+def _never_varied(
+    spec: AnalysisSpec,
+    goal: Goal,
+    rows: Sequence[PairSums],
+    levels: tuple[float | None, float | None],
+    alike: paired.AlikeClusters,
+) -> Comparison:
+    """Pairs of which all say the same are no lack of evidence: the more of them, the less can be amiss."""
+    sign = sign_of(goal)
+    margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
+    away = sign * min(margin, 1.0 - _EDGE) * min(1.0, abs(levels[1] or 0.0))
+    noninferior = -sign * alike.z(away)
+    return Comparison(
+        arms=_pair_arms(spec, rows, *levels),
+        effect=effect_of(alike.estimate(alpha=spec.alpha), ratio=False),
+        margin=away,
+        harm_log_e=alike.log_e(away, above=sign > 0.0),
+        harm_method="betting",
+        z_better=-sign * alike.z(0.0),
+        z_noninferior=noninferior,
+        z_equivalent=min(noninferior, sign * alike.z(-away)),
+    )
 
 
 def _pair_band(spec: AnalysisSpec, estimate: Estimate, clusters: int, *, ratio: bool) -> Band | None:
@@ -191,6 +230,7 @@ def _paired_contrast(
     ratio, sign = goal.metric.on_log_scale, sign_of(goal)
     margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
     units = [(sum(row.clusters for row in rows),) * 2]
+    ordered = goal.metric.kind == "quantile"  # whose spread is that of ranks
     return Comparison(
         arms=_pair_arms(spec, rows, *levels),
         effect=effect_of(estimate, ratio=ratio),
@@ -201,6 +241,7 @@ def _paired_contrast(
         z_better=signed_z(estimate, -sign),
         z_noninferior=signed_z(harm, -sign),
         z_equivalent=lesser(signed_z(harm, -sign), signed_z(gain, sign)),
+        alike=estimate.status == "insufficient_data" and not ordered and units[0][0] > 1,
     )
 
 

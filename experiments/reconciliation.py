@@ -8,6 +8,7 @@ knows of a version is written on it as tags. The registry may be away: then what
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 
 from registry import NoSuchModel, RegisteredModel, Registry, RegistryError, RegistryUnreachable
@@ -132,11 +133,21 @@ class Reconciliation:
                 elif before is not None and before.production != coming.production:
                     moves.append(self._moved_by_others(before, coming))
                 self._junction.put_model(coming)
-            self._junction.keep_models({entry.name for entry in entries})
+            if entries:
+                self._junction.keep_models({entry.name for entry in entries})
+            else:
+                self._go_on_without(known.values())
             for _, ended in moves:
                 self._junction.put(*ended)
             self._junction.publish(even_if_same=False)
         return moves
+
+    def _go_on_without(self, models: Iterable[CatalogModel]) -> None:
+        """A registry that knows no model at all is more likely another one, an empty one or one that shows us
+        nothing than the end of them all: users are answered as before, and that is told."""
+        for model in models:
+            held = f"the registry knows no model any more; {model.name!r} goes on as it was last known"
+            self._junction.put_model(replace(model, entry=None, held=held))
 
     def _moved_by_others(
         self, before: CatalogModel, coming: CatalogModel

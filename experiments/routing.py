@@ -37,12 +37,15 @@ class CatalogModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """The routes of every model that can be routed, and in words what had to be left out."""
+    """The routes of every model that can be routed, and in words what had to be left out; `unserved` are
+    experiments that therefore get no traffic, and why.
+    """
 
     models: Mapping[str, ModelRoute]
     endpoints: Mapping[tuple[str, int], Endpoint]
     keys: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    unserved: Mapping[str, str] = field(default_factory=dict)
 
 
 def catalog_model(entry: RegisteredModel) -> CatalogModel:
@@ -111,20 +114,24 @@ def table(
     """The routes that follow. `recordings` says what is recorded of a model, in full by default; `keys`
     are tenants by the SHA-256 of their API keys.
     """
-    open_ones = [one for one in experiments if one.is_open]
+    asking = [one for one in experiments if one.has_traffic]
     models: dict[str, ModelRoute] = {}
     left_out: list[str] = []
+    unserved: dict[str, str] = {}
     for model in catalog.values():
+        mine = open_on(asking, model.name)
+        why = None
         if model.production is None:
-            left_out.append(f"model {model.name!r} has no production version: promote one")
+            why = f"model {model.name!r} has no production version: promote one"
         elif model.production not in model.endpoints:
-            left_out.append(f"version {model.production} of {model.name!r} is production but has no endpoint")
+            why = f"version {model.production} of {model.name!r} is production but has no endpoint"
         else:
-            mine = open_on(open_ones, model.name)
-            splits, unserved = _splits(model, mine)
-            mirrors, unmirrored = _mirrors(model, mine)
-            left_out += unserved + unmirrored
+            splits, mirrors = _splits(mine), _mirrors(mine)
+            lacking = _lacking(model, splits, mirrors)
+            unserved |= lacking
             left_out += [model.held] if model.held else []
+            splits = tuple(split for split in splits if split.experiment not in lacking)
+            mirrors = tuple(mirror for mirror in mirrors if mirror.experiment not in lacking)
             models[model.name] = ModelRoute(
                 model=model.name,
                 production=model.production,
@@ -133,33 +140,36 @@ def table(
                 splits=splits,
                 mirrors=mirrors,
             )
+        if why is not None:
+            left_out.append(why)
+            unserved |= {one.name: why for one in mine}
+    unserved |= {
+        one.name: f"no model {one.model!r} is registered any more"
+        for one in asking
+        if one.model not in catalog
+    }
+    left_out += [f"experiment {name!r} gets no traffic: {why}" for name, why in unserved.items()]
     endpoints = {(e.model, e.version): e for model in catalog.values() for e in model.endpoints.values()}
-    return Table(models=models, endpoints=endpoints, keys=dict(keys), left_out=tuple(left_out))
+    return Table(
+        models=models, endpoints=endpoints, keys=dict(keys), left_out=tuple(left_out), unserved=unserved
+    )
 
 
-def _splits(model: CatalogModel, experiments: list[Experiment]) -> tuple[tuple[Split, ...], list[str]]:
-    served: list[Split] = []
-    left_out: list[str] = []
-    for split in (found for one in experiments if (found := one.split()) is not None):
-        lacking = sorted({arm.version for arm in split.arms} - set(model.endpoints))
-        if lacking:
-            left_out.append(_lacking(model.name, lacking, split.experiment))
-        else:
-            served.append(split)
-    return tuple(served), left_out
+def _splits(experiments: Iterable[Experiment]) -> tuple[Split, ...]:
+    return tuple(found for one in experiments if (found := one.split()) is not None)
 
 
-def _mirrors(model: CatalogModel, experiments: list[Experiment]) -> tuple[tuple[Mirror, ...], list[str]]:
-    wanted = [found for one in experiments if (found := one.mirror()) is not None]
-    served = tuple(mirror for mirror in wanted if mirror.version in model.endpoints)
-    left_out = [
-        _lacking(model.name, [mirror.version], mirror.experiment)
-        for mirror in wanted
-        if mirror.version not in model.endpoints
-    ]
-    return served, left_out
+def _mirrors(experiments: Iterable[Experiment]) -> tuple[Mirror, ...]:
+    return tuple(found for one in experiments if (found := one.mirror()) is not None)
 
 
-def _lacking(model: str, versions: list[int], experiment: str) -> str:
-    named = ", ".join(map(str, versions))
-    return f"experiment {experiment!r} gets no traffic: version {named} of {model!r} has no endpoint"
+def _lacking(model: CatalogModel, splits: Iterable[Split], mirrors: Iterable[Mirror]) -> dict[str, str]:
+    """Why an experiment gets no traffic, by its name: a version that is not served."""
+    needed = {split.experiment: {arm.version for arm in split.arms} for split in splits}
+    needed |= {mirror.experiment: {mirror.version} for mirror in mirrors}
+    lacking = {name: sorted(versions - set(model.endpoints)) for name, versions in needed.items()}
+    return {
+        name: f"version {', '.join(map(str, versions))} of {model.name!r} has no endpoint"
+        for name, versions in lacking.items()
+        if versions
+    }

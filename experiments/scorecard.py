@@ -106,7 +106,8 @@ class Comparison:
     candidate is better, `z_noninferior` where it is less bad than the margin, `z_equivalent` where it is
     neither better nor worse by the margin (the lesser of two one-sided tests); None if unknown.
     `information` is what this look knows, on any scale; None: what its units are worth.
-    `missing_log_e` tells whether values are missing more often in one arm.
+    `missing_log_e` tells whether values are missing more often in one arm. `alike`: all pairs differ by the
+    very same, and by how much another one might is not known.
     """
 
     arms: tuple[ArmResult, ArmResult]
@@ -120,6 +121,7 @@ class Comparison:
     z_equivalent: float | None = None
     information: float | None = None
     missing_log_e: float = 0.0
+    alike: bool = False
 
     def strength(self, goal: Goal) -> float | None:
         """The z by which a look judges the goal: for shipping, the larger the better."""
@@ -237,10 +239,16 @@ def describe(goal: Goal, found: Comparison) -> str:
         )
         return f"{title}: no data from {side} yet"
     if found.effect is None or control.value is None or candidate.value is None:
+        if found.alike and control.value is not None and candidate.value is not None and control.n > _ALIKE:
+            unit = goal.metric.display_unit
+            levels = f"{quantity(candidate.value, unit)} against {quantity(control.value, unit)}"
+            return (
+                f"{title}: {levels}, the same difference in every pair; one that is rare may be of any size, "
+                "so that there is no interval"
+            )
         if control.value is not None and control.value == candidate.value and control.n > _ALIKE:
             of_share = goal.metric.source == "scores" and goal.metric.below is None
             mend = f"; ask for the share of low ones, such as {goal.metric.name}<0.5" if of_share else ""
-            # Of pairs it is the difference that never varies, not the values.
             return f"{title}: {control.value:g} in both arms, and what never varies has no interval{mend}"
         return f"{title}: too little data for an interval"
     effect = found.effect

@@ -42,12 +42,10 @@ def progress(case: Case) -> tuple[VerdictKind, str, list[Reason]]:
         )
     if case.look.scheduled:
         return "keep_running", LABELS["keep_running"], blocking
-    waiting = Reason(
-        code="next_look",
-        severity="note",
-        text=f"The next look is at {_next_look(case):,} of {case.spec.horizon:,} units; "
-        f"there are {case.look.units:,}.",
-    )
+    ahead = f"at {_next_look(case):,} of {case.spec.horizon:,} units; there are {case.look.units:,}"
+    if case.spec.recorded and case.look.units >= case.spec.horizon:
+        ahead = "at the end of the replay: all units have a pair, and some will have more"
+    waiting = Reason(code="next_look", severity="note", text=f"The next look is {ahead}.")
     return "keep_running", LABELS["keep_running"], [waiting]
 
 

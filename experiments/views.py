@@ -156,6 +156,9 @@ def replay(selection: Selection, found: Progress) -> Json:
 
 def _waiting_for(controller: Controller, experiment: Experiment, accounting: Json) -> str | None:
     """What goes on without anybody, or whose word it takes; None where nothing is awaited."""
+    unserved = controller.junction.unserved(experiment.name)
+    if unserved is not None:
+        return f"traffic, which it does not get: {unserved}"
     waits = controller.watch.waiting_for(experiment)
     if experiment.state == "concluded" and experiment.has_traffic and waits is None:
         promote = f"`turnout promote {experiment.model} --version {experiment.candidate_version}`"

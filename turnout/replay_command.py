@@ -138,8 +138,7 @@ class _Desk:
     ) -> str:
         """The spec that the options amount to.
 
-        Its horizon is one unit more than can have pairs: a unit counts with its first pair, and the end is
-        to be that nothing is left to ask, not that every unit has one.
+        Its horizon is all units that can have pairs: the end is that nothing is left to ask.
         """
         moment = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         fields = {
@@ -150,7 +149,7 @@ class _Desk:
             "traffic": _yaml(traffic),
         }
         found = self._preview(_SPEC.format(**fields, horizon=5000), "the options of turnout replay")
-        return _SPEC.format(**fields, horizon=max(2, found["units"] + 1))
+        return _SPEC.format(**fields, horizon=max(2, found["units"]))
 
     def _preview(self, text: str, file: str) -> Json:
         found: Json = self._api.post("/api/recorded", {"spec_yaml": text, "filename": file})

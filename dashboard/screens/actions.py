@@ -12,7 +12,7 @@ import streamlit as st
 from .. import chips, figures
 from ..answers import ArmAnswer, Decision, Experiment, ModelAnswer
 from ..client import ControlApiError, Malformed, Refused, Unreachable, path
-from ..inert import label
+from ..inert import label, prose
 from ..live import NO_TOKEN, Loaded, api, guarded, load, token
 
 ACTOR = "dashboard"
@@ -45,7 +45,8 @@ def deeds(one: Experiment, model: ModelAnswer | None = None) -> list[Deed]:
 def _promote(one: Experiment, model: ModelAnswer | None) -> list[Deed]:
     version = one.candidate.version if one.candidate is not None else None
     is_production = model is not None and model.production == version
-    if version is None or is_production or one.state == "rolled_back":
+    # What a shadow copied, nobody has seen: its verdict carries no promotion, and the controller refuses it.
+    if version is None or is_production or one.state == "rolled_back" or one.mode == "shadow":
         return []
     return [
         Deed(
@@ -201,7 +202,7 @@ def _dialog(deed: Deed, one: Experiment) -> None:
         args=(deed, one, reason.strip(), force),
     )
     if FAILED in st.session_state:
-        st.error(label(st.session_state.pop(FAILED), 600), icon=":material/block:")
+        st.error(prose(st.session_state.pop(FAILED), 600), icon=":material/block:")
     if not ready and possible:
         missing = [
             what
@@ -243,10 +244,10 @@ def _dry_run(deed: Deed, one: Experiment, force: bool) -> bool:
     try:
         answer: Decision = api().post(Decision, path(*deed.route), body)
     except Refused as error:
-        st.error(label(error, 600), icon=":material/block:")
+        st.error(prose(error, 600), icon=":material/block:")
         return False
     except ControlApiError as error:
-        st.warning(label(error, 600), icon=":material/cloud_off:")
+        st.warning(prose(error, 600), icon=":material/cloud_off:")
         return False
     with st.container(border=True, gap="xsmall"):
         st.caption("What will change")

@@ -6,7 +6,7 @@ from streamlit.navigation.page import StreamlitPage
 from .. import chips, figures
 from ..answers import Experiment, Reason, Verdict, Window
 from ..client import path
-from ..inert import label
+from ..inert import label, prose
 from ..live import REFRESH_S, Loaded, load, refreshed, usable
 from . import accounting, actions, outputs, overtime, pipeline, scorecard
 
@@ -141,7 +141,7 @@ def why(one: Experiment) -> list[str]:
 
 
 def _line(icon: str, text: str, colour: chips.Colour) -> str:
-    return f":{colour}[{icon}] {label(text, 600)}"
+    return f":{colour}[{icon}] {prose(text, 600)}"
 
 
 def _blocked(verdict: Verdict | None) -> None:

@@ -5,7 +5,7 @@ import streamlit as st
 from .. import chips, figures
 from ..answers import Health, Worker
 from ..client import path
-from ..inert import label
+from ..inert import prose
 from ..live import STALE_AFTER_S, Loaded, load, refreshed, usable
 from . import status
 
@@ -26,7 +26,7 @@ def body() -> None:
     if health is None:
         return
     for sentence in complaints(health):
-        st.warning(label(sentence, 600), icon=":material/warning:")
+        st.warning(prose(sentence, 600), icon=":material/warning:")
     _tiles(health)
     _workers(health)
     _registry(health)
@@ -55,7 +55,7 @@ def complaints(health: Health) -> list[str]:
             "Traffic is not affected."
         )
     found += [f"Still to be written: {debt}. It is retried by itself." for debt in health.pending]
-    found += [f"Not routed: {what}" for what in health.not_routed]
+    found += [f"{what[:1].upper()}{what[1:]}." for what in health.not_routed]
     if health.traces is not None and health.traces.error:
         found.append(f"{figures.count(health.traces.behind)} exchanges are untold: {health.traces.error}.")
     found += [f"{trouble[:1].upper()}{trouble[1:]}." for trouble in health.troubles]

@@ -10,7 +10,7 @@ import streamlit as st
 from .. import chips, figures
 from ..answers import Experiment, ModelAnswer, Overview, VersionAnswer
 from ..client import path
-from ..inert import badge, label
+from ..inert import badge, label, prose
 from ..live import STALE_AFTER_S, load, refreshed, usable
 from . import experiment, paging
 
@@ -221,7 +221,7 @@ def _card(one: Experiment) -> None:
             chips.show(chips.chip_of(chips.STATES, one.state))
         st.markdown(f"**{label(chips.sentence(one), 400)}**")
         if waiting := chips.waiting(one):
-            st.caption(label(f"Waiting: {waiting}", 300))
+            st.caption(prose(f"Waiting: {waiting}", 300))
         with st.grid(5, min_column_width=150, gap="small") as grid:
             with grid.cell():
                 chips.fact("Tried" if one.state in chips.OVER else "Split", *split_lines(one))

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from evaluators.canonical import same_json
 from evaluators.preflight.answers import Asked, Said
-from evaluators.preflight.finding import Finding, Status, unchecked
+from evaluators.preflight.finding import Finding, Status, ended, unchecked
 from evaluators.score import parse_json
 from evaluators.scorers.structured import check_schema, schema_errors
 from experiments.document import shown
@@ -40,9 +40,9 @@ def answers(asked: Sequence[Asked]) -> Finding:
     numbers = {"probes": len(asked), "lost": len(lost), "unreached": len(unreached)}
     if lost:
         _, way, said = lost[0]
-        sentence = (
-            f"{len(lost)} of {len(asked)} probes that production answers get no answer{way}: "
-            f"{said.error or said.outcome}."
+        why = said.error or said.outcome
+        sentence = ended(
+            f"{len(lost)} of {len(asked)} probes that production answers get no answer{way}: {why}"
         )
         names = tuple(name for name, _, _ in lost)
         return Finding(check="answers", status="fail", sentence=sentence, items=names, numbers=numbers)
@@ -300,12 +300,13 @@ def _validity(
     items = tuple(text.partition(" ")[0] for text in [*faults, *old])
     numbers = {"answers": looked, "new_faults": len(faults), "old_faults": len(old)}
     if faults:
-        sentence = (
-            f"{len(faults)} of {looked} answers have broken {noun} where production's hold: {faults[0]}."
+        sentence = ended(
+            f"{len(faults)} of {looked} answers have broken {noun} where production's hold: {faults[0]}"
         )
         return Finding(check=name, status="fail", sentence=sentence, items=items, numbers=numbers)
     if old:
-        sentence = f"{len(old)} of {looked} answers have broken {noun}, as production's have: {old[0]}."
+        told = f"{len(old)} of {looked} answers have broken {noun}, as production's have: {old[0]}"
+        sentence = ended(told)
         return Finding(check=name, status="warn", sentence=sentence, items=items, numbers=numbers)
     sentence = f"{looked} answers, whole and streamed, have valid {noun}."
     return Finding(check=name, status="ok", sentence=sentence, numbers=numbers)

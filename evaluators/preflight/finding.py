@@ -53,9 +53,14 @@ class Finding:
         }
 
 
+def ended(sentence: str) -> str:
+    """The sentence with one full stop: its last words may be somebody else's sentence, with its own."""
+    return f"{sentence.rstrip().removesuffix('.')}."
+
+
 def unchecked(check: Check, why: str) -> Finding:
     """The check could not be made."""
-    return Finding(check=check, status="unchecked", sentence=f"Not checked: {why.removesuffix('.')}.")
+    return Finding(check=check, status="unchecked", sentence=ended(f"Not checked: {why}"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

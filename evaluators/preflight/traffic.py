@@ -34,14 +34,12 @@ class RecordedPrompt:
 
 def recorded_prompts(api: ControlApi, model: str, most: int) -> list[RecordedPrompt]:
     """The newest chats that production answered, `most` at most."""
-    listed = api.get("/api/exchanges", {"model": model, "limit": 1000})
+    # Golden runs and replays may have asked more than a page since.
+    listed = api.get("/api/exchanges", {"model": model, "origin": "live", "limit": 1000})
     chats = [
         one
         for one in listed
-        if one.get("path") == _CHAT
-        and one.get("role") == "primary"
-        and one.get("origin") == "live"
-        and one.get("prompt_tokens")
+        if one.get("path") == _CHAT and one.get("role") == "primary" and one.get("prompt_tokens")
     ]
     return [_prompt(api.get(f"/api/exchanges/{one['exchange_id']}"), one) for one in chats[:most]]
 
@@ -62,7 +60,7 @@ def _prompt(found: Mapping[str, Any], listed: Mapping[str, Any]) -> RecordedProm
 
 
 def _body(found: Mapping[str, Any]) -> dict[str, Any] | None:
-    if found.get("clipped") or not found.get("request"):
+    if not found.get("request"):  # `clipped` is said of the answer
         return None
     try:
         body = json.loads(found["request"])

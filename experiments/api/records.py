@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from .. import views
 from ..errors import ExperimentsError, NotFound
 from ..ledger import decisions, traffic
-from ..ledger.exchange import Outcome
+from ..ledger.exchange import Origin, Outcome
 from .gate import Known
 from .refusals import documented
 
@@ -52,7 +52,8 @@ def list_decisions(
 @router.get(
     "/exchanges",
     summary="Exchanges without their bodies, the newest first",
-    description="Page with `before`: by `offset` rows that come in meanwhile show some twice.",
+    description="Page with `before`: by `offset` rows that come in meanwhile show some twice. Of a shadow or "
+    "replay the requests of its pairs are found with their copies; they are its control.",
     dependencies=[Depends(_only_known)],
 )
 def list_exchanges(
@@ -61,6 +62,7 @@ def list_exchanges(
     experiment: str | None = None,
     arm: str | None = None,
     outcome: Outcome | None = None,
+    origin: Origin | None = None,
     trace_id: Annotated[str | None, Query(pattern="^[0-9a-f]{32}$")] = None,
     before: Annotated[str | None, Query(description="the last exchange of the page before")] = None,
     limit: Limit = 50,
@@ -72,6 +74,7 @@ def list_exchanges(
         experiment=experiment,
         arm=arm,
         outcome=outcome,
+        origin=origin,
         trace_id=trace_id,
         before=before,
         limit=limit,

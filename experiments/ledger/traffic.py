@@ -12,6 +12,7 @@ from typing import Final
 
 import orjson
 
+from ..assignment import CONTROL
 from ..errors import NotFound
 from ..evidence import Cut
 from . import accounts
@@ -34,6 +35,32 @@ _ROWS: Final = """
             SELECT pair_id, min(started_at) AS started_at, min(phase) AS phase FROM exchanges
             WHERE experiment = $experiment AND role = 'shadow' GROUP BY pair_id) s
         ON s.pair_id = p.exchange_id AND p.role = 'primary')
+"""
+
+#: An experiment's own exchanges, and those whose copies are its pairs: these are its control.
+_OF_EXPERIMENT: Final = """
+    SELECT * FROM exchanges WHERE experiment = $experiment
+    UNION ALL BY NAME
+    SELECT p.* REPLACE ($control AS assigned_arm)
+    FROM exchanges p SEMI JOIN (
+        SELECT pair_id FROM exchanges
+        WHERE experiment = $experiment AND role = 'shadow' AND outcome <> 'shed') s
+    ON s.pair_id = p.exchange_id
+    WHERE p.role = 'primary' AND p.origin = 'live' AND p.experiment IS DISTINCT FROM $experiment
+"""
+
+_LISTED: Final = """
+    SELECT {columns} FROM {table}
+    WHERE (CAST($model AS VARCHAR) IS NULL OR model = $model)
+        AND (CAST($arm AS VARCHAR) IS NULL OR assigned_arm = $arm)
+        AND (CAST($outcome AS VARCHAR) IS NULL OR outcome = $outcome)
+        AND (CAST($origin AS VARCHAR) IS NULL OR origin = $origin)
+        AND (CAST($trace_id AS VARCHAR) IS NULL
+            OR coalesce(substr(traceparent, 4, 32),
+                replace(if(origin = 'replay', exchange_id, request_id), '-', '')) = $trace_id)
+        AND (CAST($before AS VARCHAR) IS NULL
+            OR started_at < $began OR (started_at = $began AND exchange_id > $before))
+    ORDER BY started_at DESC, exchange_id LIMIT $limit OFFSET $offset
 """
 
 _LOST: Final = """
@@ -104,6 +131,7 @@ def exchanges(
     experiment: str | None = None,
     arm: str | None = None,
     outcome: str | None = None,
+    origin: str | None = None,
     trace_id: str | None = None,
     before: str | None = None,
     limit: int = 50,
@@ -111,35 +139,30 @@ def exchanges(
 ) -> list[Row]:
     """Exchanges without their bodies, newest first. `arm` is the assigned arm; None means any.
 
-    `trace_id`: of the client's trace, or of one that is called as the request is. `before`: those that come
-    after the exchange of that id, whatever came in meanwhile. Raises NotFound if there is none.
+    Of a shadow's or replay's pairs the primaries are found too: they are its control, whatever arm they
+    were in themselves. `trace_id`: of the client's trace, or of one that is called as the request is.
+    `before`: those that come after the exchange of that id, whatever came in meanwhile. Raises NotFound if
+    there is none.
     """
     began = None if before is None else _began(store, before)
+    parameters = {
+        "model": model,
+        "arm": arm,
+        "outcome": outcome,
+        "origin": origin,
+        "trace_id": trace_id,
+        "before": before,
+        "began": began,
+        "limit": limit,
+        "offset": offset,
+    }
+    if experiment is None:
+        return store.read(_LISTED.format(table="exchanges", columns="*"), parameters)
+    # The page is found by the few columns that it takes; only its own rows are read whole.
+    found = _LISTED.format(table=f"({_OF_EXPERIMENT})", columns="exchange_id")
     return store.read(
-        """
-        SELECT * FROM exchanges
-        WHERE (CAST($model AS VARCHAR) IS NULL OR model = $model)
-            AND (CAST($experiment AS VARCHAR) IS NULL OR experiment = $experiment)
-            AND (CAST($arm AS VARCHAR) IS NULL OR assigned_arm = $arm)
-            AND (CAST($outcome AS VARCHAR) IS NULL OR outcome = $outcome)
-            AND (CAST($trace_id AS VARCHAR) IS NULL
-                OR coalesce(substr(traceparent, 4, 32),
-                    replace(if(origin = 'replay', exchange_id, request_id), '-', '')) = $trace_id)
-            AND (CAST($before AS VARCHAR) IS NULL
-                OR started_at < $began OR (started_at = $began AND exchange_id > $before))
-        ORDER BY started_at DESC, exchange_id LIMIT $limit OFFSET $offset
-        """,
-        {
-            "model": model,
-            "experiment": experiment,
-            "arm": arm,
-            "outcome": outcome,
-            "trace_id": trace_id,
-            "before": before,
-            "began": began,
-            "limit": limit,
-            "offset": offset,
-        },
+        f"SELECT * FROM exchanges WHERE exchange_id IN ({found}) ORDER BY started_at DESC, exchange_id",
+        parameters | {"experiment": experiment, "control": CONTROL},
     )
 
 

@@ -152,6 +152,7 @@ def analysis_of(
         golden_required=spec.gate is not None,
         first_phase=first_phase,
         full_share=here.weights_ppm[-1] / 1e6 if here.mode == "canary" else 0.0,
+        recorded=here.recorded is not None,
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from dashboard.answers import Decision
-from dashboard.inert import badge, cell, csv_bytes, label, one_line
+from dashboard.inert import badge, cell, csv_bytes, label, one_line, prose
 from dashboard.screens.decisions import COLUMNS, export
 
 from .nasty import payloads
@@ -19,14 +19,15 @@ def test_there_are_200_different_payloads() -> None:
     assert len(payloads()) == len(set(payloads())) == 200
 
 
-@pytest.mark.parametrize("make", [label, badge])
+@pytest.mark.parametrize("make", [label, badge, prose])
 def test_a_label_renders_to_plain_text_only(make: object) -> None:
     assert callable(make)
+    plain = {"text", "text_special"} | ({"code_inline"} if make is prose else set())
     reader = MarkdownIt("commonmark", {"html": True, "linkify": False}).enable(["table", "strikethrough"])
     for payload in payloads():
         blocks = [token for token in reader.parse(f"x {make(payload)}") if token.type == "inline"]
         for block in blocks:
-            assert {child.type for child in block.children or []} <= {"text", "text_special"}, payload
+            assert {child.type for child in block.children or []} <= plain, payload
 
 
 def test_a_label_is_read_as_it_was_written() -> None:
@@ -37,6 +38,20 @@ def test_a_label_is_read_as_it_was_written() -> None:
         for child in token.children or []
     )
     assert shown == "v1.2 *beta* [x](y) <b> `c`"
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("say `turnout replay a_b`, or *not*", "say <code>turnout replay a_b</code>, or *not*"),
+        ("`one` and `two`", "<code>one</code> and <code>two</code>"),
+        ("a ` alone", "a ` alone"),
+        ("`one` and ` alone", "<code>one</code> and ` alone"),
+        ("`` and ` `", "`` and ` `"),
+    ],
+)
+def test_a_command_in_a_sentence_is_code(written: str, shown: str) -> None:
+    assert MarkdownIt("commonmark").renderInline(prose(written)) == shown
 
 
 def test_autolinks_and_directives_are_broken_inside() -> None:

@@ -296,6 +296,24 @@ def test_without_a_token_the_buttons_explain_themselves(control: FakeControlApi,
     assert "TURNOUT_TOKEN" in app.button[0].help
 
 
+def test_a_shadow_offers_no_promotion_which_the_controller_refuses(
+    control: FakeControlApi, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TOKEN, SECRET)
+    app = open_page("experiment", name="summarise-shadow")
+    assert [button.key for button in app.button] == ["do-pause", "do-stop"]
+
+
+def test_a_command_that_is_waited_for_stands_there_as_one(
+    control: FakeControlApi, open_page: OpenPage
+) -> None:
+    waits = {"state": "concluded", "waiting_for": "`turnout promote chat`, or the end of it"}
+    control.story["experiments"][0] |= waits
+    for page in ("experiment", "overview"):
+        app = open_page(page, name=control.story["experiments"][0]["name"])
+        assert " `turnout promote chat`" in texts(app), page
+
+
 @pytest.fixture
 def promoting(control: FakeControlApi, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     monkeypatch.setenv(TOKEN, SECRET)

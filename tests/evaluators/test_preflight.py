@@ -259,6 +259,13 @@ def test_an_intended_difference_is_accepted_by_name() -> None:
     assert changed.accepting({"tokenizer"}).verdict == "fail"
 
 
+def test_what_an_engine_says_at_a_sentences_end_keeps_its_own_full_stop_only() -> None:
+    refused = said(outcome="upstream_rejected", error="400: The model has no tools.")
+    found = behaviour.answers([asked("plain", said(), refused)])
+    assert found.sentence.endswith("get no answer: 400: The model has no tools.")
+    assert behaviour.answers([asked("plain", refused, said())]).sentence.endswith("no tools.")
+
+
 # -- recorded prompts --------------------------------------------------------------------------------------
 
 
@@ -285,7 +292,8 @@ class Api:
 
     def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Any:
         if path == "/api/exchanges":
-            return self.exchanges
+            wanted = (params or {}).get("origin")
+            return [one for one in self.exchanges if wanted in (None, one["origin"])]
         if path.startswith("/api/exchanges/"):
             return next(one for one in self.exchanges if path.endswith(one["exchange_id"]))
         names = ("production", "candidate", "idle")
@@ -318,11 +326,13 @@ def test_recorded_chats_are_found_among_all_that_is_recorded() -> None:
         base | {"exchange_id": "b", "request": None},
         base | {"exchange_id": "c", "origin": "golden"},
         base | {"exchange_id": "d", "path": "/v1/embeddings"},
+        base | {"exchange_id": "e", "clipped": True, "request": json.dumps(body)},
     ]
     found = recorded_prompts(Api("x", exchanges=kept), "chat", 10)
     assert [(one.exchange_id, one.max_tokens, one.question is None) for one in found] == [
         ("a", 7, False),
         ("b", 0, True),
+        ("e", 7, False),  # the answer was longer than what is recorded, the request is whole
     ]
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 from mlflow import MlflowClient
 
+from experiments import views
 from experiments.errors import Refused
-from registry import RegistryRefused, RegistryUnreachable
+from registry import EndpointSpec, RegistryRefused, RegistryUnreachable
 from registry.records import STATE
 
-from .plane import AB, CHAIN, SHADOW, Plane
+from .plane import AB, ADA, CHAIN, SHADOW, Plane
 
 
 def test_an_alias_moved_by_other_hands_is_taken_up_and_recorded(plane: Plane) -> None:
@@ -73,12 +77,41 @@ def test_an_experiment_whose_candidate_was_deleted_by_other_hands_is_over(plane:
     assert "version 2 of 'chat' was deleted" in str(plane.controller.junction.experiment("faster").note)
 
 
-def test_a_registry_that_knows_no_model_any_more_ends_no_experiment(plane: Plane) -> None:
+def test_a_registry_that_knows_no_model_any_more_ends_no_experiment(
+    plane: Plane, stocked_mlflow: Path
+) -> None:
     """It may be another one, by mistake: what was begun is not ended for that."""
     plane.begin()
     MlflowClient(plane.registry.tracking_uri).delete_registered_model("chat")
-    plane.settle()
+    for _ in range(3):
+        plane.settle()
     assert plane.controller.junction.experiment("faster").state == "running"
+    assert plane.snapshot.models["chat"].production == 1, "users are answered"
+    assert plane.candidate_has_traffic
+    assert "the registry knows no model any more" in plane.controller.junction.left_out[0]
+    plane.restart()
+    assert plane.snapshot.models["chat"].production == 1, "over a restart too"
+    shutil.copy(stocked_mlflow, plane.data / "mlflow.db")
+    plane.settle()
+    assert plane.production == 1
+    assert plane.controller.junction.left_out == ()
+
+
+def test_a_model_that_is_gone_among_others_is_told_by_its_experiment(plane: Plane) -> None:
+    plane.begin()
+    endpoint = EndpointSpec(replicas=("http://127.0.0.1:9999",), served_name="other")
+    plane.registry.register("other", endpoint, aliases=["production"])
+    MlflowClient(plane.registry.tracking_uri).delete_registered_model("chat")
+    plane.settle()
+    assert list(plane.snapshot.models) == ["other"]
+    there = plane.controller.junction.experiment("faster")
+    gone = "no model 'chat' is registered any more"
+    assert views.summary(plane.controller, there)["waiting_for"] == f"traffic, which it does not get: {gone}"
+    assert plane.controller.junction.left_out == (f"experiment 'faster' gets no traffic: {gone}",)
+    plane.controller.control.stop("faster", ADA)
+    plane.settle()
+    assert plane.state() == "kept"
+    assert plane.controller.junction.left_out == ()
 
 
 def test_a_version_registered_by_other_hands_gets_an_endpoint(plane: Plane) -> None:
@@ -102,7 +135,10 @@ def test_an_endpoint_that_was_taken_away_sends_the_units_back_to_production(plan
     plane.registry.set_endpoint("chat", 2, None)
     plane.settle()
     assert not plane.candidate_has_traffic
-    assert "version 2 of 'chat' has no endpoint" in plane.controller.junction.left_out[0]
+    lacking = "version 2 of 'chat' has no endpoint"
+    assert lacking in plane.controller.junction.left_out[0]
+    there = views.summary(plane.controller, plane.controller.junction.experiment("faster"))
+    assert there["waiting_for"] == f"traffic, which it does not get: {lacking}"
 
 
 def test_a_registry_that_falls_silent_while_versions_are_labelled_is_waited_for_once(

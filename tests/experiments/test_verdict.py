@@ -187,6 +187,20 @@ class TestShip:
         late = conclude(asked, evidence(n=(700, 700), exhausted=True, as_of_ns=7200 * SECOND))
         assert (late.kind, late.look.final) == ("inconclusive", True)
 
+    def test_a_replay_of_all_units_ends_with_its_last_request_not_with_each_units_first(self) -> None:
+        asked = spec(recorded=True, horizon=1000, looks=2)
+        first = conclude(asked, evidence(n=(300, 300)))
+        past = (look_taken(first.document()),)
+        all_met = conclude(asked, evidence(n=(500, 500)), past_looks=past)
+        assert (all_met.kind, all_met.look.scheduled, all_met.look.final) == ("keep_running", False, False)
+        assert all_met.reasons[0].text.startswith("The next look is at the end of the replay")
+        end = conclude(asked, evidence(n=(500, 500), exhausted=True), past_looks=past)
+        assert (end.kind, end.look.scheduled, end.look.final) == ("inconclusive", True, True)
+        beyond = conclude(asked, evidence(n=(501, 500)), past_looks=past)
+        assert (beyond.kind, beyond.look.final) == ("inconclusive", True), "a horizon of fewer units stands"
+        live = conclude(spec(horizon=1000, looks=2), evidence(n=(500, 500)), past_looks=past)
+        assert live.look.final
+
     def test_a_failed_golden_set_blocks(self) -> None:
         verdict = conclude(spec(), evidence(means=(6.0, 5.8), golden="fail"))
         assert verdict.kind == "inconclusive"
@@ -295,6 +309,52 @@ class TestShadow:
         assert verdict.kind == "ship"
         assert "may go on to real traffic" in verdict.sentence
         assert verdict.srm.state == "not_applicable"
+
+    def alike(self, name: str, n: int, *, control: float, candidate: float, **asked: Any) -> Any:
+        """The verdict on n users' pairs that all say the same, of which the horizon is n."""
+        apart = candidate - control
+        pairs = PairSums(
+            metric=name,
+            phase=0,
+            clusters=n,
+            pairs=2 * n,
+            missing=0,
+            d=2 * n * apart,
+            dd=4 * n * apart * apart,
+            md=4 * n * apart,
+            mm=4 * n,
+            control_y=2 * n * control,
+        )
+        goal = Goal(metric=metric(name), role="guardrail", margin=0.05, **asked)
+        seen = Evidence(experiment="e", as_of_ns=SECOND, started_ns=0, pairs=(pairs,))
+        return conclude(spec(mode="shadow", goals=(goal,), horizon=n), seen)
+
+    @pytest.mark.parametrize("name", ["score:judge", "preference:judge"])
+    def test_a_long_shadow_without_any_difference_passes(self, name: str) -> None:
+        level = 0.5 if name.startswith("preference") else 0.9
+        verdict = self.alike(name, 400, control=level, candidate=level)
+        assert verdict.kind == "ship"
+        card = verdict.metrics[0]
+        assert (card.state, card.effect.method) == ("ok", "never-varied")
+        assert -0.01 < card.effect.lower < -0.004
+        assert card.log_e < 0.0
+        assert "interval" in card.text
+        short = self.alike(name, 40, control=level, candidate=level)
+        assert short.label == "Inconclusive: underpowered"
+
+    def test_one_that_is_worse_by_the_same_in_every_pair_is_stopped(self) -> None:
+        assert self.alike("score:judge", 400, control=0.9, candidate=0.8).kind == "roll_back"
+        assert self.alike("score:judge", 400, control=0.9, candidate=0.87).kind == "ship"
+        assert self.alike("score:judge", 400, control=0.8, candidate=0.9).kind == "ship"
+
+    def test_where_nothing_limits_a_difference_that_was_not_seen_it_says_why(self) -> None:
+        verdict = self.alike("completion_tokens", 400, control=120.0, candidate=125.0)
+        assert verdict.label == "Inconclusive: no interval"
+        assert verdict.metrics[0].text == (
+            "tokens per answer: 125 tokens against 120 tokens, the same difference in every pair; "
+            "one that is rare may be of any size, so that there is no interval"
+        )
+        assert self.alike("score:stars", 400, control=4.0, candidate=4.0).label == "Inconclusive: no interval"
 
 
 class TestTotality:

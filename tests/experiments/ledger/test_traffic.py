@@ -94,8 +94,41 @@ def test_exchanges_by_filter_newest_first(split: Store) -> None:
     assert ids(experiment="e", arm="candidate") == [4, 3]
     assert ids(outcome="upstream_error") == [2]
     assert ids(model="nothing") == []
+    assert ids(experiment="e", origin="forced") == [7]
+    assert 7 not in ids(origin="live")
     assert ids(experiment="e", limit=2, offset=1) == [6, 5]
     assert ids(experiment="e' OR true --") == []
+
+
+def test_a_shadows_pairs_are_found_with_both_halves(store: Store, collect: Collect) -> None:
+    copy = {"role": "shadow", "experiment": "e", "phase": 1, "assigned_arm": "candidate"}
+    primaries = [
+        record(1),
+        record(2, experiment="canary", phase=1, assigned_arm="candidate", unit="u"),
+        record(3),
+        record(4, origin="golden"),
+    ]
+    collect(
+        *primaries,
+        *(record(4 + n, pair_id=record(n).exchange_id, **copy) for n in (1, 2)),
+        record(9, pair_id=record(3).exchange_id, outcome="shed", status=0, **copy),
+        record(10),
+    )
+
+    def ids(**filters: object) -> list[int]:
+        rows = traffic.exchanges(store, **filters)  # type: ignore[arg-type]
+        return [int(row["exchange_id"][-12:], 16) for row in rows]
+
+    assert ids(experiment="e") == [9, 6, 5, 2, 1]
+    assert ids(experiment="e", arm="control") == [2, 1]
+    assert ids(experiment="e", arm="candidate") == [9, 6, 5]
+    assert ids(experiment="canary") == [2]
+    assert ids(arm="control") == []
+    assert ids(arm="candidate") == [9, 6, 5, 2]
+    seen: list[int] = []
+    while page := ids(experiment="e", limit=2, before=record(seen[-1]).exchange_id if seen else None):
+        seen += page
+    assert seen == [9, 6, 5, 2, 1]
 
 
 def test_pages_have_each_exchange_once_while_others_come_in(store: Store, collect: Collect) -> None:

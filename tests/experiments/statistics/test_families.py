@@ -324,6 +324,52 @@ class TestPairs:
         assert here is not None
         assert turned_round == pytest.approx(-here)
 
+    @given(st.integers(2, 3000), st.floats(0.01, 0.5))
+    def test_pairs_that_never_differ_bound_by_how_much_they_could(self, n: int, margin: float) -> None:
+        """A score that falls from 1 to 0 in a share p of the pairs is seen in none of n with (1 - p)^n."""
+        alike = paired.AlikeClusters.of(paired.paired_sums([0.0] * n), low=-1.0, high=1.0)
+        assert alike is not None
+        found = alike.estimate(alpha=0.05)
+        sound(found)
+        unseen = stats.binomtest(0, n).proportion_ci(0.95, method="exact").high
+        near(found.interval, Interval(lower=-unseen, upper=unseen, level=0.95))
+        log_p = float(stats.norm.logsf(alike.z(-margin)))
+        assert log_p == pytest.approx(min(stats.binom.logpmf(0, n, margin), -math.log(2.0)), rel=1e-6)
+        assert alike.z(margin) == pytest.approx(-alike.z(-margin))
+        assert alike.z(0.0) == 0.0
+        assert alike.log_e(-margin, above=False) < 0.0
+
+    def test_what_uneven_clusters_that_are_all_alike_are_worth(self) -> None:
+        sizes = [1] * 30 + [60]
+        sums = paired.paired_sums([0.0] * 90, [c for c, size in enumerate(sizes) for _ in range(size)])
+        alike = paired.AlikeClusters.of(sums, low=-1.0, high=1.0)
+        assert alike is not None
+        assert alike.n == pytest.approx(90**2 / (30 + 3600))
+        assert paired.AlikeClusters.of(paired.paired_sums([0.0] * 9, [1] * 9), low=-1.0, high=1.0) is None
+        assert paired.AlikeClusters.of(paired.paired_sums([0.0, 0.1]), low=-1.0, high=1.0) is None
+
+    @pytest.mark.parametrize("value", [-0.3, 0.0, 0.2])
+    def test_they_turn_with_the_arms_and_leave_out_what_they_could_not_have_come_from(
+        self, value: float
+    ) -> None:
+        one, other = (
+            paired.AlikeClusters.of(paired.paired_sums([side * value] * 80), low=-1.0, high=1.0)
+            for side in (1.0, -1.0)
+        )
+        assert one is not None
+        assert other is not None
+        there, back = one.estimate(alpha=0.05).interval, other.estimate(alpha=0.05).interval
+        assert there is not None
+        assert back is not None
+        assert (there.lower, there.upper) == pytest.approx((-back.upper, -back.lower))
+        assert one.z(there.lower) == pytest.approx(1.959964, abs=1e-5)
+        assert one.z(there.upper) == pytest.approx(-1.959964, abs=1e-5)
+        for null in (-0.6, -0.1, 0.4):
+            assert one.log_e(null, above=True) == pytest.approx(other.log_e(-null, above=False))
+            # No bettor turns 1 into more than 1 / p: at p's very z the capital is at most its inverse.
+            p = float(stats.norm.sf(abs(one.z(null))))
+            assert one.log_e(null, above=value > null) <= -math.log(p) + 1e-9
+
     def test_the_bootstrap_is_seeded_and_refuses_too_few(self) -> None:
         skewed = np.random.default_rng(6).lognormal(size=40).tolist()
         assert paired_scores.bootstrap_t(skewed) == paired_scores.bootstrap_t(skewed)
