@@ -6,9 +6,10 @@ import os
 import signal
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
+from experiments.client import ControlClient, ControlError
 from proxy import roster
 from proxy.roster import NoSupervisor, replace_workers
 
@@ -47,9 +48,20 @@ def run_all(settings: Settings) -> None:
             for event in processes.begin(programs(settings)):
                 _tell(event)
     except ProcessFailed as error:
-        fail(f"{others}{error}")
+        fail(f"{others}{registry_trouble(settings)}{error}")
     finally:
         processes.stop(lambda name: err.print(f"stopping the {name}"))
+
+
+def registry_trouble(settings: Settings) -> str:
+    """What is said first where the controller runs and its registry does not answer: until it has once, no
+    proxy is ready."""
+    try:
+        with closing(ControlClient(settings.control_address, timeout_s=2.0)) as api:
+            registry = api.get("/api/health")["registry"]
+    except ControlError:
+        return ""
+    return "" if registry["ok"] else f"registry: {registry['error']}\n"
 
 
 def _others_here(data: Path) -> str:

@@ -16,6 +16,7 @@ import pytest
 import typer
 
 from proxy.roster import Roster, RosterFile
+from tests.experiments.plane import Plane
 from tests.journey import eventually
 from turnout import running
 from turnout.processes import Processes, ProcessFailed, Program, check_ports, endings, free_port, programs
@@ -205,6 +206,15 @@ def test_what_was_left_behind_is_told_where_its_ports_are_taken(
     told = capsys.readouterr().err
     assert f"Turnout runs on {tmp_path} already (its proxy is process 4711)" in told
     assert "something else listens there" in told
+
+
+def test_a_registry_that_is_away_is_told_where_no_proxy_becomes_ready(plane: Plane, tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path)  # the address is in the environment
+    plane.controller.reconcile()
+    assert running.registry_trouble(settings) == ""
+    plane.controller._registry_error = "the one at http://mlflow:5000 is away"
+    assert running.registry_trouble(settings) == "registry: the one at http://mlflow:5000 is away\n"
+    assert running.registry_trouble(settings.model_copy(update={"control_url": "http://127.0.0.1:1"})) == ""
 
 
 @pytest.mark.parametrize("name", ["proxy", "controller", "dashboard"])
