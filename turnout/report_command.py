@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tarfile
 from contextlib import closing
 from pathlib import Path
@@ -67,7 +68,7 @@ def _write(experiment: str, out: Path, digest: str | None, *, as_json: bool) -> 
         emit({"folder": str(out), "files": sorted(file.name for file in out.iterdir())})
     else:
         say(f"Written to {out}; to be read: {out / 'report.md'}.")
-        say(f"To reach the same verdict from it: turnout report --replay {out}")
+        say(f"To reach the same verdict from it: turnout report --replay {shlex.quote(str(out))}")
 
 
 def _beside(out: Path) -> Path:
