@@ -177,7 +177,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        token = os.environ.get("TURNOUT_TOKEN") or (arguments.data / "token").read_text("utf-8").strip()
+        given = os.environ.get("TURNOUT_TOKEN", "").strip()
+        token = given or (arguments.data / "token").read_text("utf-8").strip()
         api = ControlClient(arguments.control_url, token)
     except (OSError, ControlError) as error:
         log.error("the evaluators cannot start: %s", error)

@@ -19,6 +19,8 @@ from typing import Final
 
 import uvicorn
 
+from registry import sqlite_uri
+
 from .api import create_app
 from .api.app import LOOPBACK_NAMES
 from .controller import Controller, ControllerOptions
@@ -73,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options = ControllerOptions(
             data=data,
-            tracking_uri=arguments.tracking_uri or f"sqlite:///{data.resolve() / 'mlflow.db'}",
+            tracking_uri=arguments.tracking_uri or sqlite_uri(data.resolve() / "mlflow.db"),
             token=control_token(data),
         )
         controller = Controller(options)

@@ -10,8 +10,12 @@ from urllib.parse import quote
 import httpx
 import orjson
 
+#: Every answer of the control API has it: any program may answer with JSON.
+MARK: Final = "x-turnout-control-api"
 #: A report of ten million rows takes its time.
 _LONG_S: Final = 600.0
+#: With these the controller has not heard of the request.
+_UNSENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
 class ControlError(Exception):
@@ -36,6 +40,7 @@ class ControlClient:
 
     def __init__(self, url: str, token: str | None = None, *, timeout_s: float = 30.0) -> None:
         self._url = url.rstrip("/")
+        self._timeout_s = timeout_s
         if token is not None and not (token.isascii() and token.isprintable()):
             message = "the control token has characters that no token has: copy it from the file `token`"
             raise ControlError(message, status=401, code="unauthorized")
@@ -71,33 +76,44 @@ class ControlClient:
         """Write the answer's bytes into `target`. Raises ControlError."""
         try:
             with self._client.stream("GET", path, params=params, timeout=_LONG_S) as response:
-                if response.is_success:
+                if response.is_success and MARK in response.headers:
                     for block in response.iter_bytes():
                         target.write(block)
                     return
                 response.read()
         except httpx.HTTPError as error:
-            raise self._unreachable(error) from None
+            raise self._unreachable("GET", error, _LONG_S) from None
         self._parsed("GET", path, response)
 
     def _answer(self, method: str, path: str, **arguments: Any) -> Any:
         try:
             response = self._client.request(method, path, **arguments)
         except httpx.HTTPError as error:
-            raise self._unreachable(error) from None
+            raise self._unreachable(method, error, self._timeout_s) from None
         return self._parsed(method, path, response)
 
-    def _unreachable(self, error: httpx.HTTPError) -> ControlError:
-        message = (
-            f"no controller answers at {self._url} ({str(error) or type(error).__name__}): start it with "
-            "`turnout up`, or say in TURNOUT_CONTROL_URL where it is"
-        )
+    def _unreachable(self, method: str, error: httpx.HTTPError, timeout_s: float) -> ControlError:
+        why = str(error) or type(error).__name__
+        if isinstance(error, _UNSENT):
+            message = (
+                f"no controller answers at {self._url} ({why}): start it with `turnout up`, or say in "
+                "TURNOUT_CONTROL_URL where it is"
+            )
+        else:
+            late = isinstance(error, httpx.TimeoutException)
+            what = f"did not answer within {timeout_s:g} s" if late else f"broke off its answer ({why})"
+            mend = (
+                "its log may say why"
+                if method == "GET"
+                else "it may have done what it was asked all the same: look before you ask again"
+            )
+            message = f"the controller at {self._url} {what}; {mend}"
         return ControlError(message, status=0, code="controller_unreachable")
 
     def _parsed(self, method: str, path: str, response: httpx.Response) -> Any:
         try:
             document = orjson.loads(response.content)  # a run's results are megabytes
-            if response.is_success:
+            if response.is_success and MARK in response.headers:
                 return document
             message, code = str(document["error"]["message"]), document["error"]["code"]
             if not isinstance(code, str) or code == "path_not_found":

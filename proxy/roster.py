@@ -102,6 +102,8 @@ def read(data: Path) -> Roster:
                 return Roster(**found | {"workers": tuple(found["workers"])})
     except FileNotFoundError:
         pass
+    except PermissionError:
+        raise NoSupervisor(f"{data / NAME} is another user's: run this as that one") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise NoSupervisor(f"{data / NAME} cannot be read ({error}): is it starting?") from None
     raise NoSupervisor(nobody)

@@ -6,6 +6,7 @@ queue survive a worker's death, and the next worker takes them. It answers no re
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import select
@@ -58,7 +59,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        message = f"cannot listen on {host}:{port}: {error.strerror}; stop what listens there or give --port"
+        taken = error.errno == errno.EADDRINUSE
+        mend = "stop what listens there or give --port" if taken else "give another --host or --port"
+        message = f"cannot listen on {host}:{port}: {error.strerror}; {mend}"
         raise PortTaken(message) from error
     listener.setblocking(False)
     return listener

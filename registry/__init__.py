@@ -4,6 +4,7 @@ The only package that imports mlflow (when it is first asked, not before), and i
 """
 
 from .catalog import GOLDEN_RUN, Registry
+from .connection import sqlite_uri
 from .errors import (
     InvalidEntry,
     NoSuchAlias,
@@ -36,4 +37,5 @@ __all__ = [
     "RegistryRefused",
     "RegistryUnreachable",
     "models_uri",
+    "sqlite_uri",
 ]

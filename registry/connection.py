@@ -62,6 +62,17 @@ class AlreadyThere(RegistryRefused):
     """What was to be created exists: most callers go on with it."""
 
 
+def sqlite_uri(file: Path) -> str:
+    """The URI of an SQLite file. What SQLAlchemy would read otherwise in its path is quoted: since 2.1 it
+    takes `%2F` for a slash, and what follows a `?` is no path."""
+    from sqlalchemy import URL, make_url
+
+    uri = f"sqlite:///{file}"
+    if make_url(uri).database == str(file):
+        return uri
+    return URL.create("sqlite", database=str(file)).render_as_string(hide_password=False)
+
+
 def shown_uri(uri: str) -> str:
     """`uri` without its user and password, for messages and logs."""
     try:
@@ -142,11 +153,12 @@ class Connection:
     @property
     def sqlite_file(self) -> Path | None:
         """The database file of an SQLite URI (`sqlite:///relative`, `sqlite:////absolute`)."""
-        prefix = "sqlite:///"
-        path = self.tracking_uri.removeprefix(prefix).partition("?")[0]
-        if not self.tracking_uri.startswith(prefix) or path in ("", ":memory:"):
+        if not self.tracking_uri.startswith("sqlite:///"):
             return None
-        return Path(path)
+        from sqlalchemy import make_url
+
+        path = make_url(self.tracking_uri).database
+        return Path(path) if path and path != ":memory:" else None
 
     def _translated(self, error: Exception, question: str) -> RegistryError:
         where = shown_uri(self.tracking_uri)

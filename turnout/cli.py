@@ -198,9 +198,13 @@ def models_register(
     """
     from .operations import register
 
-    pairs = [text.partition("=") for text in tag or ()]
-    if any(not separator for _, separator, _ in pairs):
-        fail("--tag expects key=value", 2)
+    tags: dict[str, str] = {}
+    for key, separator, value in (text.partition("=") for text in tag or ()):
+        if not separator:
+            fail("--tag expects key=value", 2)
+        if key in tags:
+            fail(f"--tag {key} is given twice: a tag has one value", 2)
+        tags[key] = value
     body = {
         "replicas": replica or [],
         "served_name": served_name or model,
@@ -208,7 +212,7 @@ def models_register(
         "credential": credential,
         "aliases": alias or [],
         "source": source,
-        "tags": {key: value for key, _, value in pairs},
+        "tags": tags,
     }
     register(_settings(), model, body, as_json=as_json)
 

@@ -194,10 +194,10 @@ def compare_command(
             _print_json(comparison.to_json())
         else:
             print_comparison(Console(), comparison, runs, show_all=show_all)
-        if not as_json and any(reason.code == "judge_unlabelled" for reason in comparison.reasons):
-            against = [] if control == "production" else ["--control", control]
-            words = ["turnout", "golden", "label", set_, "--model", model, "--candidate", candidate, *against]
-            typer.echo(shlex.join(words))
+            if any(reason.code == "judge_unlabelled" for reason in comparison.reasons):
+                words = ["turnout", "golden", "label", set_, "--model", model, "--candidate", candidate]
+                words += [] if control == "production" else ["--control", control]
+                typer.echo(shlex.join(words))
 
 
 @contextmanager
@@ -265,7 +265,7 @@ class Places:
         settings = read_settings(token=self.token, control_url=self.control_url, proxy_url=self.proxy_url)
         token = settings.read_token()
         if not token:
-            missing = f"no token: {settings.token_file} is not there; give --token, or set TURNOUT_DATA"
+            missing = f"no token: {settings.token_file} cannot be read; give --token, or set TURNOUT_DATA"
             raise EvaluatorError(missing)
         return settings, token
 

@@ -62,7 +62,7 @@ def programs(settings: Settings) -> tuple[Program, ...]:
         proxy.append("--busy-polling")
     evaluators = [sys.executable, "-m", "evaluators", "--data", data]
     evaluators += ["--control-url", control_url, "--proxy-url", settings.proxy_address]
-    wanted = (settings.data / EVALUATORS_FILE).exists()
+    wanted = os.path.exists(settings.data / EVALUATORS_FILE)  # no, where another user may not look
     automatic = (Program(name="evaluators", command=tuple(evaluators)),) if wanted else ()
     return (
         Program(
@@ -163,12 +163,13 @@ class Processes:
         return self._running[name].pid
 
     def start(self, program: Program) -> None:
-        """Start without waiting."""
+        """Start without waiting. Raises OSError."""
+        self._programs[program.name] = program
+        self._born[program.name] = time.monotonic()
+        self._logs.mkdir(exist_ok=True)  # somebody who makes room may have deleted it
         with self.log(program.name).open("ab") as out:
             self._logged[program.name] = out.tell()
             self._running[program.name] = _spawn(program, out)
-        self._programs[program.name] = program
-        self._born[program.name] = time.monotonic()
 
     def wait(
         self, name: str, seconds: float = START_SECONDS, *, unless: Callable[[], bool] = lambda: False
@@ -202,19 +203,30 @@ class Processes:
         events = []
         for name, process in list(self._running.items()):
             code = process.poll()
-            if code is not None and time.monotonic() - self._born[name] > 1.0:
-                events.append(
-                    f"the {name} ended ({_ending(code)}) and was started again; see {self.log(name)}"
-                )
-                self.start(self._programs[name])
+            if code is not None and self._may_start(name):
+                done = self._started(self._programs[name], "was started again")
+                events.append(f"the {name} ended ({_ending(code)}) and {done}")
         return events
 
     def begin(self, wanted: Iterable[Program]) -> list[str]:
         """Start what is wanted by now and does not run yet; in words, what."""
-        new = [program for program in wanted if program.name not in self._running]
-        for program in new:
+        return [
+            f"the {program.name} {self._started(program, 'were started')}"
+            for program in wanted
+            if program.name not in self._running and self._may_start(program.name)
+        ]
+
+    def _may_start(self, name: str) -> bool:
+        born = self._born.get(name)
+        return born is None or time.monotonic() - born > 1.0
+
+    def _started(self, program: Program, done: str) -> str:
+        """Start it, and say that it was `done`, or what kept it from that: the others go on."""
+        try:
             self.start(program)
-        return [f"the {program.name} were started; see {self.log(program.name)}" for program in new]
+        except OSError as error:  # no room, no memory, no process left
+            return f"cannot be started yet: {error}"
+        return f"{done}; see {self.log(program.name)}"
 
     def replace(self, program: Program) -> None:
         """Put another program in the place of the one of the same name, and wait until it answers."""
@@ -229,12 +241,12 @@ class Processes:
 
         1. evaluators and dashboard: nobody asks or presses a button any more. 2. proxy: requests in flight
         end, the spool is sealed. 3. controller, last: it takes the sealed segments into the ledger.
-        All of them, though whoever is to be told may be gone: the terminal, or a `tee` that Ctrl-C ended too.
+        All of them, though the terminal, where it is to be told, may be gone.
         """
         for name in reversed(list(self._running)):
             process = self._running.pop(name)
             if process.poll() is None:
-                with suppress(OSError, SystemExit):  # the latter is how rich leaves a broken pipe
+                with suppress(OSError):
                     said(name)
                 process.terminate()
                 try:

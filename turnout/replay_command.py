@@ -312,7 +312,7 @@ def _opened() -> tuple[Settings, str]:
     settings = settings_in_force()
     token = settings.read_token()
     if not token:
-        fail(f"no token: {settings.token_file} is not there; set TURNOUT_TOKEN, or TURNOUT_DATA", 2)
+        fail(f"no token: {settings.token_file} cannot be read; set TURNOUT_TOKEN, or TURNOUT_DATA", 2)
     return settings, token
 
 

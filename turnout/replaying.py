@@ -59,7 +59,8 @@ class Rate:
 
 class Journal:
     """The requests that were answered and may not be in the ledger yet, one id a line. Its lock keeps a
-    second process from replaying the same experiment. A context manager; raises Stopped if it is taken."""
+    second process from replaying the same experiment. A context manager; raises Stopped if it is taken or
+    cannot be written."""
 
     def __init__(self, folder: Path, experiment: str) -> None:
         self._path = folder / f"{experiment}.ids"
@@ -67,8 +68,11 @@ class Journal:
         self.answered: set[str] = set()
 
     def __enter__(self) -> Journal:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            raise self._unwritable(error) from None
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -88,7 +92,13 @@ class Journal:
 
     def write(self, exchange_id: str) -> None:
         """It was answered. What the kernel has been given survives this process."""
-        os.write(self._fd, b"%b\n" % exchange_id.encode())
+        try:
+            os.write(self._fd, b"%b\n" % exchange_id.encode())
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> Stopped:
+        return Stopped(f"{self._path} cannot be written: {error.strerror}; TURNOUT_DATA names its folder")
 
     def clear(self) -> None:
         """The ledger has all that will come: forget it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tarfile
 from contextlib import closing
 from pathlib import Path
@@ -46,13 +47,11 @@ def _write(experiment: str, out: Path, digest: str | None, *, as_json: bool) -> 
     from .operations import path_part, settings_in_force
     from .report_page import write_page
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        fail(f"{out} is not empty: name a folder that is not there yet")
     settings = settings_in_force()
     try:
         with (
             closing(ControlClient(settings.control_address, settings.read_token())) as api,
-            TemporaryFile() as archive,
+            TemporaryFile(dir=_beside(out)) as archive,
         ):
             params = {"digest": digest} if digest else None
             api.download(f"/api/experiments/{path_part(experiment, 'experiment')}/report", archive, params)
@@ -69,15 +68,24 @@ def _write(experiment: str, out: Path, digest: str | None, *, as_json: bool) -> 
         emit({"folder": str(out), "files": sorted(file.name for file in out.iterdir())})
     else:
         say(f"Written to {out}; to be read: {out / 'report.md'}.")
-        say(f"To reach the same verdict from it: turnout report --replay {out}")
+        say(f"To reach the same verdict from it: turnout report --replay {shlex.quote(str(out))}")
+
+
+def _beside(out: Path) -> Path:
+    """Where the archive may lie meanwhile: room for it is needed there, and /tmp may be small. Raises
+    OSError, and ends the command if the folder is not empty."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        fail(f"{out} is not empty: name a folder that is not there yet")
+    return next(folder for folder in (out, *out.parents) if folder.is_dir())
 
 
 def _replay(folder: Path, *, as_json: bool) -> None:
     from experiments.dossier import DossierError, replay
+    from experiments.errors import ExperimentsError
 
     try:
         checks = replay(folder)
-    except (DossierError, LookupError) as error:
+    except (DossierError, LookupError, ExperimentsError) as error:
         fail(str(error))
     same = all(check.same for check in checks)
     if as_json:

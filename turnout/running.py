@@ -6,8 +6,11 @@ import os
 import signal
 import threading
 import time
+from contextlib import closing, suppress
 from pathlib import Path
 
+from experiments.client import ControlClient, ControlError
+from proxy import roster
 from proxy.roster import NoSupervisor, replace_workers
 
 from .processes import Processes, ProcessFailed, check_ports, endings, free_ports, programs
@@ -18,12 +21,13 @@ from .terminal import err, fail, say
 def run_all(settings: Settings) -> None:
     """All of them, watched, until Ctrl-C, SIGTERM, or the terminal's end."""
     _make(settings.data)
-    settings = with_ports(settings)
+    # What runs here is here: elsewhere, other commands may look for another Turnout.
+    settings = with_ports(settings.model_copy(update={"control_url": None, "proxy_url": None}))
     wanted = programs(settings)
     stop = threading.Event()
     for number in (signal.SIGINT, *endings()):
         signal.signal(number, lambda *_: stop.set())
-    processes = Processes(settings.data)
+    processes, others = Processes(settings.data), _others_here(settings.data)
     try:
         check_ports(wanted)
         with err.status("starting") as progress:
@@ -33,20 +37,50 @@ def run_all(settings: Settings) -> None:
                 processes.wait(program.name, unless=stop.is_set)
                 if stop.is_set():
                     return
-        say(f"Applications:  base_url {settings.proxy_address}/v1")
-        say(f"Dashboard:     http://127.0.0.1:{settings.dashboard_port}")
-        say(f"Control API:   {settings.control_address}/docs")
-        say(f"Everything is in {settings.data.resolve()}; Ctrl-C stops.")
+        _tell(f"Applications:  base_url {settings.proxy_address}/v1")
+        _tell(f"Dashboard:     http://127.0.0.1:{settings.dashboard_port}")
+        _tell(f"Control API:   {settings.control_address}/docs")
+        _tell(f"Everything is in {settings.data.resolve()}; Ctrl-C stops.")
         while not stop.wait(0.5):
             for event in processes.tend():
-                say(event, "yellow")
+                _tell(event, "yellow")
             # evaluators.yaml may have come since: by an editor, or by `turnout apply`.
             for event in processes.begin(programs(settings)):
-                say(event)
+                _tell(event)
     except ProcessFailed as error:
-        fail(str(error))
+        fail(f"{others}{registry_trouble(settings)}{error}")
     finally:
         processes.stop(lambda name: err.print(f"stopping the {name}"))
+
+
+def registry_trouble(settings: Settings) -> str:
+    """What is said first where the controller runs and its registry does not answer: until it has once, no
+    proxy is ready."""
+    try:
+        with closing(ControlClient(settings.control_address, timeout_s=2.0)) as api:
+            registry = api.get("/api/health")["registry"]
+    except ControlError:
+        return ""
+    return "" if registry["ok"] else f"registry: {registry['error']}\n"
+
+
+def _others_here(data: Path) -> str:
+    """What is said beside a trouble where the data folder has processes already: what started them may have
+    been killed."""
+    try:
+        pid = roster.read(data).pid
+    except NoSupervisor:
+        return ""
+    return (
+        f"Turnout runs on {data} already (its proxy is process {pid}): end that first. If what started it "
+        "was killed, `ps -ef` shows the processes that are left.\n"
+    )
+
+
+def _tell(event: str, style: str = "") -> None:
+    """A line. Where there is no room for it, or its terminal is gone, the processes go on."""
+    with suppress(OSError):
+        say(event, style)
 
 
 def with_ports(settings: Settings) -> Settings:
@@ -85,7 +119,7 @@ def run_one(settings: Settings, name: str) -> None:
     """Become one of the processes: signals and logs are its own."""
     if name != "dashboard":  # which only reads there
         _make(settings.data)
-    program = next(program for program in programs(settings) if program.name == name)
+    program = next(program for program in programs(with_ports(settings)) if program.name == name)
     try:
         check_ports((program,))
     except ProcessFailed as error:

@@ -221,8 +221,12 @@ def _running(launch: Launch, options: ServeOptions) -> Iterator[subprocess.Popen
     """The engine in a session of its own, so that it and its workers end together, and not by our Ctrl-C."""
     if _answers(launch.local_url):
         raise ServeError(f"something answers at {launch.local_url} already; choose another --port")
-    options.log.parent.mkdir(parents=True, exist_ok=True)
-    with options.log.open("wb") as log:
+    try:
+        options.log.parent.mkdir(parents=True, exist_ok=True)
+        log = options.log.open("wb")
+    except OSError as error:
+        raise ServeError(f"the log {options.log} cannot be written ({error.strerror}); give --data") from None
+    with log:
         process = subprocess.Popen(
             launch.command,
             env=os.environ | dict(launch.environment),

@@ -62,6 +62,16 @@ class Settings(BaseSettings):
     proxy_url: str | None = Field(None, description="where golden runs find the proxy")
     token: str | None = Field(None, description="the control token; default: read from the data folder")
 
+    @field_validator("data", mode="before")
+    @classmethod
+    def _folder(cls, value: str | Path) -> Path:
+        if not str(value):  # it would be the folder that one happens to be in
+            raise PydanticCustomError("folder", "expected a folder; without the variable it is turnout-data")
+        try:
+            return Path(value).expanduser()
+        except RuntimeError as error:
+            raise PydanticCustomError("folder", "{why}", {"why": str(error)}) from None
+
     @field_validator("control_url", "proxy_url")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
@@ -78,10 +88,19 @@ class Settings(BaseSettings):
             raise PydanticCustomError("limits", "{why}", {"why": str(error)}) from None
         return value
 
+    @field_validator("token")
+    @classmethod
+    def _stripped(cls, value: str | None) -> str | None:
+        return (value or "").strip() or None  # a secret's file ends with a line end
+
     @property
     def registry_uri(self) -> str:
         """The tracking URI in force."""
-        return self.tracking_uri or f"sqlite:///{self.data.resolve() / 'mlflow.db'}"
+        if self.tracking_uri:
+            return self.tracking_uri
+        from registry import sqlite_uri
+
+        return sqlite_uri(self.data.resolve() / "mlflow.db")
 
     @property
     def control_address(self) -> str:
@@ -104,7 +123,7 @@ class Settings(BaseSettings):
             return self.token
         try:
             return self.token_file.read_text("utf-8").strip() or None
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             return None
 
     @property
@@ -112,7 +131,7 @@ class Settings(BaseSettings):
         """Where a token that was refused comes from, or why there was none: the end of a message."""
         if self.token:
             variable = _variable("token")
-            given = variable if self.token == os.environ.get(variable) else "--token"
+            given = variable if self.token == os.environ.get(variable, "").strip() else "--token"
             return f"here the token comes from {given}"
         if self.read_token():
             return f"here the token comes from {self.token_file}"

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NoReturn
+from typing import IO, Any, Final, NoReturn
 
 import orjson
 import typer
@@ -21,8 +21,17 @@ if sys.stdout is None:  # closed by whoever started us
 #: Piped output is read by people later: it is not squeezed into the 80 columns of no terminal.
 _PIPED_WIDTH = 120
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
-err = Console(stderr=True, highlight=False)
+
+class Screen(Console):
+    """Is `quiet` from when its reader has left (`| head`). The command goes on: its exit code is no other."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        _nothing_more_on(self.file)
+
+
+out = Screen(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+err = Screen(stderr=True, highlight=False)
 #: What a full disk, a quota or `ulimit -f` says.
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ENDLESS: Final = out.options.update(width=10_000)
@@ -46,9 +55,12 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 
 def emit(document: Any) -> None:
-    """JSON for machines, on stdout. Raises OSError."""
-    sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
-    sys.stdout.flush()
+    """JSON for machines, on stdout. Raises OSError, but not where its reader has left."""
+    try:
+        sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _nothing_more_on(sys.stdout)
 
 
 @contextmanager
@@ -59,7 +71,7 @@ def concluding_with(code: int, unwritten: int = 1) -> Iterator[None]:
         yield
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):  # rich makes the second of the first
-        _nothing_more_on_stdout()
+        _nothing_more_on(sys.stdout)
     except OSError as error:
         no_room(error, unwritten)
     raise typer.Exit(code)
@@ -67,13 +79,13 @@ def concluding_with(code: int, unwritten: int = 1) -> Iterator[None]:
 
 def no_room(error: OSError, code: int) -> NoReturn:
     """End because something could not be written: a file if the error names one, else stdout."""
-    _nothing_more_on_stdout()
+    _nothing_more_on(sys.stdout)
     fail(f"{error.filename or 'stdout'} cannot be written: {error.strerror or error}", code)
 
 
-def _nothing_more_on_stdout() -> None:
+def _nothing_more_on(file: IO[str]) -> None:
     """What waits to be written would fail once more at the end, with an exit code of its own."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:

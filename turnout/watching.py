@@ -52,11 +52,12 @@ def _look(client: ControlClient, name: str) -> tuple[Json, list[Json]]:
 def _looks(
     client: ControlClient, name: str, first: tuple[Json, list[Json]], every_s: float
 ) -> Iterator[tuple[Json, list[Json], str]]:
-    """What is seen each time, and what is wrong with the controller (then it is what was seen last)."""
+    """What is seen each time, and what is wrong with the controller (then it is what was seen last), until
+    the experiment has ended or nobody looks any more (`| head`)."""
     seen, trouble = first, ""
     while True:
         yield (*seen, trouble)
-        if seen[0]["ended_at"] is not None:
+        if seen[0]["ended_at"] is not None or out.quiet:
             return
         time.sleep(every_s)
         try:

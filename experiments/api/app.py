@@ -13,7 +13,9 @@ from typing import Annotated, Any, Final
 from fastapi import FastAPI, Query, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..client import MARK
 from ..controller import Controller
 from . import (
     apply,
@@ -57,6 +59,7 @@ def create_app(
     )
     app.state.controller = controller
     app.add_middleware(BodyLimit)
+    app.add_middleware(Marked)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)
     refusals.install(app)
     for part in (models, experiments, apply, recorded, golden, human_labels, evaluations, records, events):
@@ -71,6 +74,21 @@ def create_app(
         responses={304: {"description": "nothing newer within `wait` seconds"}},
     )
     return app
+
+
+class Marked:
+    """Says on every answer that it is the control API's."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def marked(event: Message) -> None:
+            if event["type"] == "http.response.start":
+                event["headers"] = [*event["headers"], (MARK.encode(), b"1")]
+            await send(event)
+
+        await self._app(scope, receive, marked)
 
 
 async def alive() -> dict[str, Any]:

@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from experiments.client import MARK
+
 TOKEN = "secret-token"
 
 
@@ -224,6 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, status: int, value: Any) -> None:
         content = json.dumps(value).encode()
         self.send_response(status)
+        self.send_header(MARK, "1")
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(content)))
         self.end_headers()

@@ -53,6 +53,15 @@ def test_a_torn_file_is_told(tmp_path: Path, text: str) -> None:
     file.close()
 
 
+def test_another_users_supervisor_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(NoSupervisor, match="another user's"):
+        read(tmp_path)
+
+
 def test_a_supervisor_elsewhere_is_not_asked_here(tmp_path: Path) -> None:
     file = RosterFile(tmp_path)
     file.note(Roster(pid=os.getpid(), host="another-host"))

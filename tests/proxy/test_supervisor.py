@@ -228,8 +228,10 @@ async def test_all_workers_are_replaced_under_load_and_no_request_fails(tmp_path
 
 
 def test_a_taken_port_says_what_to_do() -> None:
-    with closing(listen("127.0.0.1", 0)) as taken, pytest.raises(PortTaken, match="--port"):
+    with closing(listen("127.0.0.1", 0)) as taken, pytest.raises(PortTaken, match="stop what listens there"):
         listen("127.0.0.1", taken.getsockname()[1])
+    with pytest.raises(PortTaken, match="another --host"):
+        listen("192.0.2.1", 0)
 
 
 async def test_the_allocator_gives_back_what_is_large_unless_the_operator_says_otherwise(

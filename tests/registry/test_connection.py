@@ -12,9 +12,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine
 
 from registry import EndpointSpec, Move, NoSuchModel, Registry, RegistryRefused, RegistryUnreachable
-from registry.connection import shown_uri
+from registry.connection import Connection, shown_uri, sqlite_uri
 
 from .server import MlflowServer
 
@@ -138,3 +139,16 @@ def test_artifacts_cannot_run_code_and_nobody_is_counted(
 
     assert MLFLOW_ALLOW_PICKLE_DESERIALIZATION.get() is False
     assert MLFLOW_DISABLE_TELEMETRY.get() is True
+
+
+@pytest.mark.parametrize("folder", ["data", "a b", "d\u00e4ta", "job_feature%2Fx", "50% off", "a#b", "it's"])
+def test_a_database_lies_where_its_folder_is_whatever_that_is_called(tmp_path: Path, folder: str) -> None:
+    """Jenkins calls workspaces after branches, with %2F for a slash."""
+    file = tmp_path / folder / "mlflow.db"
+    file.parent.mkdir()
+    uri = sqlite_uri(file)
+    assert Connection(uri).sqlite_file == file
+    with create_engine(uri).connect():
+        assert file.exists()
+    if "%" not in folder:
+        assert uri == f"sqlite:///{file}"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -177,6 +180,7 @@ def test_a_bad_spec_is_told_line_by_line(plane: Plane, tmp_path: Path) -> None:
         (("models", "register", "chat", "--replica", "ftp://x"), "expected http://HOST:PORT", 1),
         (("models", "register", "chat"), "neither replicas nor a source", 1),
         (("models", "register", "chat", "--replica", "http://h:1", "--tag", "x"), "key=value", 2),
+        (("models", "register", "chat", "--tag", "x=1", "--tag", "x=2"), "--tag x is given twice", 2),
         (("promote", "chat", "--version", "9" * 23), "cannot be sent: Integer exceeds 64-bit range", 1),
         (("rollback", "chat", "--reason", "\udcff"), "text is UTF-8", 1),
         (("replay", "../models"), "'../models' is no experiment's name", 2),
@@ -248,12 +252,85 @@ def test_another_server_is_not_taken_for_a_controller(
     assert "does not answer as a controller" in failed("models", "list")
 
 
+class _Stranger(BaseHTTPRequestHandler):
+    """Answers whatever is asked with JSON."""
+
+    def do_GET(self) -> None:
+        content = self.server.content  # type: ignore[attr-defined]
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_POST = do_GET
+
+    def log_message(self, *args: object) -> None:
+        """Silent."""
+
+
+@pytest.mark.parametrize("content", [b"[]", b'"hello"', b'{"health": 1, "state": "ok"}', b"null"])
+def test_json_of_another_program_is_not_taken_for_a_controllers(
+    monkeypatch: pytest.MonkeyPatch, spec: str, tmp_path: Path, content: bytes
+) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Stranger)
+    server.content = content  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    monkeypatch.setenv("TURNOUT_CONTROL_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("TURNOUT_TOKEN", "t")
+    try:
+        for command, code in (
+            ("status", 1),
+            ("models list", 1),
+            ("models register chat --replica http://h:1", 1),
+            ("experiment list", 1),
+            ("experiment watch faster", 1),
+            (f"experiment start {spec}", 1),
+            ("promote chat", 1),
+            ("rehearse chat", 1),
+            (f"plan {spec}", 1),
+            ("replay faster", 1),
+            ("replay -m chat -c 2", 1),
+            (f"report faster --out {tmp_path / 'report'}", 1),
+            (f"apply --dry-run {Path(spec).parent}", 1),
+            ("preflight chat -c 2", 3),
+        ):
+            said = failed(*command.split(), code=code)
+            assert "does not answer as a controller does" in said, command
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("status", 0), ("models list --json", 0), ("apply --dry-run {}", 3), ("apply --dry-run --json {}", 3)],
+)
+def test_a_reader_that_leaves_changes_no_exit_code(plane: Plane, spec: str, command: str, code: int) -> None:
+    called = f"{sys.executable} -m turnout.cli {command.format(Path(spec).parent)}"
+    shell = f"{called} | true; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (code, "")
+
+
 def test_the_proxy_is_not_taken_for_a_controller(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its errors have the same shape."""
     client = ControlClient("http://127.0.0.1:8080")
     said = {"error": {"message": "No such path", "type": "t", "param": None, "code": "path_not_found"}}
     with closing(client), pytest.raises(ControlError, match="TURNOUT_CONTROL_URL"):
         client._parsed("GET", "/api/overview", httpx.Response(404, json=said))
+
+
+def test_a_controller_that_hangs_is_not_said_to_be_away() -> None:
+    """It may have done what it was asked."""
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        client = ControlClient(f"http://127.0.0.1:{hung.getsockname()[1]}", timeout_s=0.1)
+        with pytest.raises(ControlError, match=r"did not answer within 0\.1 s; its log"):
+            client.get("/api/overview")
+        with closing(client), pytest.raises(ControlError, match="may have done what it was asked"):
+            client.post("/api/models/chat/promote", {})
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "", "a\\b", "a\nb", "\udcff"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.ledger.exchange import ExchangeRecord, FeedbackRecord
+from proxy.roster import Roster, RosterFile
 from tests.proxy.harness import running_proxy, snapshot
 from turnout.demo.shop import Shop, read_questions
 from turnout.demo.stage import VERSIONS, DemoImpossible, fresh_folder, golden_set
@@ -25,6 +26,21 @@ def test_only_what_a_demo_made_is_removed(tmp_path: Path) -> None:
     with pytest.raises(DemoImpossible, match="not touched"):
         fresh_folder(mine)
     assert (mine / "thesis.tex").exists()
+
+
+def test_a_demo_that_runs_keeps_its_folder(tmp_path: Path) -> None:
+    data = fresh_folder(tmp_path / "demo")
+    running = RosterFile(data)
+    running.note(Roster(pid=4711))
+    with pytest.raises(DemoImpossible, match="a demo runs on"):
+        fresh_folder(data)
+    running.close()
+    assert list(fresh_folder(data).iterdir()) == [data / ".turnout-demo"]
+
+
+def test_a_folder_that_cannot_be_made_is_told() -> None:
+    with pytest.raises(DemoImpossible, match="--data"):
+        fresh_folder(Path("/dev/null/demo"))
 
 
 @pytest.mark.parametrize("spec", [CANARY, SHADOW, AB])

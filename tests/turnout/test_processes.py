@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,7 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 
+from proxy.roster import Roster, RosterFile
+from tests.experiments.plane import Plane
+from tests.journey import eventually
+from turnout import running
 from turnout.processes import Processes, ProcessFailed, Program, check_ports, endings, free_port, programs
 from turnout.running import with_ports
 from turnout.settings import Settings
@@ -61,18 +67,14 @@ def test_they_stop_in_the_reverse_order_of_starting(processes: Processes, tmp_pa
     assert diary.read_text().splitlines() == ["first starts", "second starts", "second stops", "first stops"]
 
 
-@pytest.mark.parametrize("gone", [OSError(5, "the terminal was closed"), SystemExit(1)])
-def test_they_all_stop_though_nobody_is_there_to_be_told(
-    processes: Processes, tmp_path: Path, gone: BaseException
-) -> None:
-    """`turnout up | tee log`: Ctrl-C ends the tee as well, and rich leaves by SystemExit."""
+def test_they_all_stop_though_nobody_is_there_to_be_told(processes: Processes, tmp_path: Path) -> None:
     diary = tmp_path / "diary"
     for name in ("first", "second"):
         processes.start(program(name, diary))
         processes.wait(name)
 
     def say(name: str) -> None:
-        raise gone
+        raise OSError(5, "the terminal was closed")
 
     processes.stop(say)
     assert diary.read_text().splitlines()[2:] == ["second stops", "first stops"]
@@ -136,6 +138,93 @@ def test_one_that_dies_is_started_again_and_that_is_told(processes: Processes, t
     processes.wait("first")
     assert processes.pid("first") != before
     assert processes.tend() == []
+
+
+def test_one_that_cannot_be_started_again_ends_no_other(processes: Processes, tmp_path: Path) -> None:
+    """Whoever makes room on a full disk deletes the logs."""
+    diary = tmp_path / "diary"
+    for name in ("first", "second"):
+        processes.start(program(name, diary))
+        processes.wait(name)
+    shutil.rmtree(tmp_path / "logs")
+    (tmp_path / "logs").touch()
+    time.sleep(1.1)
+    os.kill(processes.pid("first"), signal.SIGKILL)
+    told = eventually(processes.tend, within=10)
+    assert "the first ended (SIGKILL) and cannot be started yet: " in told[0]
+    assert processes.begin([program("third", diary)])[0].startswith("the third cannot be started yet: ")
+    assert processes.begin([program("third", diary)]) == []  # not more often than once a second
+    (tmp_path / "logs").unlink()
+    assert "was started again" in eventually(processes.tend, within=10)[0]
+    processes.wait("first")
+    assert (tmp_path / "logs" / "first.log").exists()
+
+
+@pytest.mark.usefixtures("terminal")
+def test_that_nothing_more_can_be_told_ends_nothing(tmp_path: Path) -> None:
+    """A full disk takes neither the log of `turnout up` nor anything else."""
+    log = tmp_path / "logs" / "first.log"
+    with open("/dev/full", "w") as full:
+        up = subprocess.Popen([sys.executable, "-c", UP, str(tmp_path), ""], stdout=full)
+    with up:
+        eventually(lambda: log.exists() and log.read_text().endswith("\n"), within=60)
+        time.sleep(1.2)
+        os.kill(int(log.read_text()), signal.SIGKILL)
+        eventually(lambda: log.read_text().count("\n") == 2, within=10)
+        assert up.poll() is None
+        up.send_signal(signal.SIGTERM)
+        up.wait(timeout=30)
+
+
+def test_up_speaks_to_the_processes_that_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TURNOUT_CONTROL_URL may lead other commands to another Turnout."""
+    asked: list[Settings] = []
+
+    def no_programs(settings: Settings) -> tuple[Program, ...]:
+        asked.append(settings)
+        raise ProcessFailed("enough")
+
+    monkeypatch.setattr(running, "programs", no_programs)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    there = {"control_url": "http://elsewhere:1", "proxy_url": "http://elsewhere:2"}
+    with pytest.raises(ProcessFailed):
+        running.run_all(Settings(data=tmp_path, control_port=9001, proxy_port=9000, **there))  # type: ignore[arg-type]
+    found = (asked[0].control_address, asked[0].proxy_address)
+    assert found == ("http://127.0.0.1:9001", "http://127.0.0.1:9000")
+
+
+def test_what_was_left_behind_is_told_where_its_ports_are_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`turnout up` was killed: its processes go on."""
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    left = RosterFile(tmp_path)
+    left.note(Roster(pid=4711))
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(typer.Exit):
+        running.run_all(Settings(data=tmp_path, control_port=taken.getsockname()[1]))
+    left.close()
+    told = capsys.readouterr().err
+    assert f"Turnout runs on {tmp_path} already (its proxy is process 4711)" in told
+    assert "something else listens there" in told
+
+
+def test_a_registry_that_is_away_is_told_where_no_proxy_becomes_ready(plane: Plane, tmp_path: Path) -> None:
+    settings = Settings(data=tmp_path)  # the address is in the environment
+    plane.controller.reconcile()
+    assert running.registry_trouble(settings) == ""
+    plane.controller._registry_error = "the one at http://mlflow:5000 is away"
+    assert running.registry_trouble(settings) == "registry: the one at http://mlflow:5000 is away\n"
+    assert running.registry_trouble(settings.model_copy(update={"control_url": "http://127.0.0.1:1"})) == ""
+
+
+@pytest.mark.parametrize("name", ["proxy", "controller", "dashboard"])
+def test_alone_each_takes_a_free_port_for_a_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    began: list[tuple[str, ...]] = []
+    monkeypatch.setattr("os.execvpe", lambda file, command, environment: began.append(command))
+    running.run_one(Settings(data=tmp_path, control_port=0, proxy_port=0, dashboard_port=0), name)
+    assert "0" not in began[0]
 
 
 def test_one_that_ends_at_once_is_told_with_the_end_of_its_log(processes: Processes, tmp_path: Path) -> None:
@@ -223,3 +312,16 @@ def test_the_evaluators_are_wanted_once_their_file_is_there(tmp_path: Path) -> N
     assert "evaluators" not in {one.name for one in programs(settings)}
     (tmp_path / "evaluators.yaml").write_text("gate: {}\n")
     assert "evaluators" in {one.name for one in programs(settings)}
+
+
+def test_in_a_folder_of_another_user_no_evaluators_are_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dashboard may run as a user of its own."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    settings = Settings(data=tmp_path, tracking_uri="http://127.0.0.1:1")
+    monkeypatch.setattr(os, "stat", refuse)
+    assert [one.name for one in programs(settings)] == ["controller", "proxy", "dashboard"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,6 +59,15 @@ def test_a_journal_remembers_answers_and_not_a_line_that_broke_off(tmp_path: Pat
         journal.write(TWO)
         with pytest.raises(Stopped, match="another process"), Journal(tmp_path, "past"):
             pass
+        former = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, former[1]))
+        try:
+            with pytest.raises(Stopped, match=r"past\.ids cannot be written: File too large"):
+                journal.write(TWO)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    with pytest.raises(Stopped, match="TURNOUT_DATA"), Journal(Path("/dev/null"), "past"):
+        pass
     with Journal(tmp_path, "past") as journal:
         assert journal.answered == {ONE, TWO}
         journal.clear()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.__main__ import control_token
 from turnout.settings import SettingsError, read_settings, unknown_variables
 
 
@@ -45,6 +46,8 @@ def test_the_proxy_is_asked_where_it_listens(
         ("TURNOUT_PROXY_URL", "ftp://h:1"),
         ("TURNOUT_PROXY_URL", "http://h:99999"),
         ("TURNOUT_LIMITS", "body_byte=1"),
+        ("TURNOUT_DATA", ""),
+        ("TURNOUT_DATA", "~nobody-of-this-name/data"),
     ],
 )
 def test_a_wrong_value_is_told_with_its_variable(
@@ -70,3 +73,17 @@ def test_the_token_is_read_from_the_data_folder(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "token").write_text("abc\n")
     assert settings.read_token() == "abc"
     assert read_settings(data=tmp_path, token="given").read_token() == "given"
+    (tmp_path / "token").write_bytes(b"\xff")
+    assert read_settings(data=tmp_path).read_token() is None
+
+
+def test_a_token_with_the_line_end_of_its_file_is_the_controllers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURNOUT_TOKEN", " abc\n")
+    assert read_settings().read_token() == control_token(Path()) == "abc"
+    assert "TURNOUT_TOKEN" in read_settings(token="abc").token_origin
+
+
+def test_a_home_in_the_data_folder_is_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("TURNOUT_DATA", "~/turnout")
+    assert read_settings().data == Path("/home/ada/turnout")

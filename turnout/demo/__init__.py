@@ -17,6 +17,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from experiments.client import ControlError
 from turnout.processes import ProcessFailed, endings
 from turnout.terminal import fail, out, plain, say, table
 
@@ -25,6 +26,7 @@ from .stage import MODEL, VERSIONS, DemoImpossible, Stage, prepare, raise_curtai
 from .stories import Line, Teller
 
 demo_app = typer.Typer(pretty_exceptions_enable=False)
+_ENDED = 130
 
 
 @demo_app.command()
@@ -51,11 +53,15 @@ def demo(
         if keep:
             say("Everything keeps running; Ctrl-C stops it.")
             stop.wait()
-    except (DemoImpossible, ProcessFailed) as error:
+    except (DemoImpossible, ProcessFailed, ControlError) as error:
         fail(str(error))
     except KeyboardInterrupt:
         say("Stopped.")
+        if not lines:
+            raise typer.Exit(_ENDED) from None
     finally:
+        for number in (signal.SIGINT, *endings()):
+            signal.signal(number, signal.SIG_IGN)  # pressed twice, Ctrl-C would leave processes behind
         if stage is not None:
             with out.status("stopping"):
                 stage.processes.stop()

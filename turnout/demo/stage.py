@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +14,8 @@ from typing import Any, Final
 import orjson
 
 from experiments.client import ControlClient
+from proxy import roster
+from proxy.roster import NoSupervisor
 from turnout.processes import Processes, Program, free_port, programs
 from turnout.settings import Settings
 from turnout.simulation import Profile
@@ -41,13 +45,21 @@ def golden_set() -> Path:
 
 
 def fresh_folder(data: Path) -> Path:
-    """An empty folder for this run. Only what an earlier demo made is removed."""
-    if data.exists():
-        if any(data.iterdir()) and not (data / _MARK).exists():
-            raise DemoImpossible(f"{data} was not made by a demo, so it is not touched: give another --data")
-        shutil.rmtree(data)
-    data.mkdir(parents=True)
-    (data / _MARK).touch()
+    """An empty folder for this run. Only what an earlier demo made, and does not use, is removed."""
+    with suppress(NoSupervisor):
+        pid = roster.read(data).pid
+        raise DemoImpossible(f"a demo runs on {data} (proxy {pid}): end it, or give another --data")
+    try:
+        if data.exists():
+            if any(data.iterdir()) and not (data / _MARK).exists():
+                raise DemoImpossible(
+                    f"{data} was not made by a demo, so it is not touched: give another --data"
+                )
+            shutil.rmtree(data)
+        data.mkdir(parents=True)
+        (data / _MARK).touch()
+    except OSError as error:
+        raise DemoImpossible(f"{data} cannot be made: {error.strerror}; give another --data") from None
     return data
 
 
@@ -111,7 +123,7 @@ def prepare(data: Path) -> Stage:
         tracking_uri=None,
         control_url=None,
         proxy_url=None,
-        token=None,
+        token=os.environ.get("TURNOUT_TOKEN"),  # as the controller will have it
         host="127.0.0.1",
         proxy_port=_port(8080),
         control_port=_port(8081),
