@@ -11,6 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+# What formulas ask for is there before the first look: a rollback is not to wait for it.
+import scipy.optimize
+import scipy.special
+import scipy.stats  # noqa: F401
+
 from registry import RegistryError
 
 from .control import Author, Control

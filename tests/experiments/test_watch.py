@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -30,6 +32,12 @@ def judge(kind: VerdictKind) -> Judge:
 def watched(plane: Plane, kind: VerdictKind) -> Watch:
     controller = plane.controller
     return Watch(controller.control, controller.promotion, judge=judge(kind))
+
+
+def test_the_first_look_waits_for_no_part_of_scipy() -> None:
+    program = "import sys, experiments.controller; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert {"scipy.optimize", "scipy.special", "scipy.stats"} <= set(told.stdout.split())
 
 
 def test_a_crossed_guardrail_rolls_back_by_itself(plane: Plane) -> None:
