@@ -83,13 +83,18 @@ def test_a_rollback_of_production_killed_while_it_is_written_is_finished(plane: 
     assert not [row for row in plane.rows() if row[2] == "intent"]
 
 
-def test_a_promotion_whose_model_was_deleted_meanwhile_holds_up_nothing(plane: Plane) -> None:
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_promotion_whose_model_was_deleted_meanwhile_holds_up_nothing(plane: Plane, alone: bool) -> None:
+    """Where it was the only model, its traffic goes on as it was: production has not moved."""
+    if not alone:
+        plane.registry.register("other", None)
     plane.dies_at("intent", lambda: plane.promote(2, force=True))
     with plane.registry._mlflow.asking("delete the model") as client:
         client.delete_registered_model("chat")
     plane.restart()
     assert plane.controller.registry_condition().ok
-    assert plane.controller.junction.models() == []
+    left = {model.name: model.production for model in plane.controller.junction.models()}
+    assert left == ({"chat": 1} if alone else {"other": None})
     assert plane.rows() == [("ada", "promote", "failed")]
 
 
