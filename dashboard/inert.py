@@ -38,10 +38,12 @@ def prose(text: object, limit: int = 200) -> str:
     parts = one_line(str(text), limit).split("`")
     if len(parts) % 2 == 0:  # the last backtick has no partner
         parts[-2:] = ["`".join(parts[-2:])]
-    spans = (f"`{part}`" if place % 2 else part for place, part in enumerate(parts))
-    return "".join(
-        span if place % 2 and span.strip("` ") else _escaped(span) for place, span in enumerate(spans)
-    )
+    return "".join(_command(part) if place % 2 else _escaped(part) for place, part in enumerate(parts))
+
+
+def _command(text: str) -> str:
+    """As code; of nothing but blanks Markdown makes none."""
+    return f"`{text}`" if text.strip(" ") else _escaped(f"`{text}`")
 
 
 def _escaped(flat: str) -> str:

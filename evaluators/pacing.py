@@ -102,6 +102,10 @@ class Retry:
         return min(max(doubled, asked), self.longest_wait_s)
 
 
+#: Providers count requests by the minute: judges and probes wait longer than a question to an engine.
+PATIENT: Final = Retry(attempts=6, longest_wait_s=60.0)
+
+
 class Retries:
     """A budget for all of a run: `floor`, and `share` of the attempts. An engine that is down is thus asked
     little more often than one that is up."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from random import Random
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from evaluators.errors import ModelUnavailable
-from evaluators.pacing import Pace, Retry, Sign
+from evaluators.pacing import PATIENT, Pace, Retry, Sign
 
 T = TypeVar("T")
-#: Providers count requests by the minute: a judge is given longer than a version under test.
-PATIENT: Final = Retry(attempts=6, longest_wait_s=60.0)
 
 
 class Again(Exception):

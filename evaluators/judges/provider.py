@@ -17,7 +17,7 @@ from functools import cache
 from math import inf
 from typing import Any, Final
 
-from evaluators.admission import Repeatable
+from evaluators.admission import OVERLOADED, Repeatable
 from evaluators.errors import ModelRefused, ModelUnavailable
 from evaluators.judges.asking import structured_output
 from evaluators.judges.attempts import Again, Attempts
@@ -28,7 +28,8 @@ from experiments.blotting import blotted
 
 #: The key for a judge at `api_base`.
 JUDGE_KEY: Final = "TURNOUT_JUDGE_KEY"
-_OVERLOADED: Final = frozenset((429, 503, 529))
+#: The last one is Anthropic's own.
+_OVERLOADED: Final = OVERLOADED | {529}
 _NOT_THIS: Final = frozenset((400, 413, 422))
 _SHOWN: Final = 300
 

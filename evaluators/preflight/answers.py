@@ -27,8 +27,7 @@ from evaluators.admission import (
     outcome_of,
     root_of,
 )
-from evaluators.judges.attempts import PATIENT
-from evaluators.pacing import Retry
+from evaluators.pacing import PATIENT, Retry
 from evaluators.preflight.probes import Probe
 from evaluators.score import ToolCall
 from experiments.ledger.exchange import Outcome
