@@ -18,7 +18,9 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from hashlib import sha256
+from ssl import SSLContext
 from typing import Final
 
 import httpx
@@ -62,7 +64,6 @@ class Notices:
         #: Whoever was told since the start: a ledger that takes no writes must not make one told again.
         self._come: dict[str, Subscriber] = {}
         self._transport = transport
-        self._tls = httpx.create_ssl_context(trust_env=False)
 
     def tell(self) -> None:
         """One round: whoever is due gets what there is for them."""
@@ -128,6 +129,10 @@ class Notices:
             return f"no answer within {PATIENCE_S:g} s"
         except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:  # a name like a..b
             return f"{type(error).__name__}: {error}"
+
+    @cached_property
+    def _tls(self) -> SSLContext:
+        return httpx.create_ssl_context(trust_env=False)
 
     async def _answer(self, url: str, body: bytes, headers: Mapping[str, str]) -> str | None:
         async with (

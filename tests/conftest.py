@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from registry import Registry
-from tests.experiments.plane import stock
+from tests.experiments.plane import Plane, stock
 from turnout.simulation import AnswerKey, Profile, SimulatedEngine, running_engine
 
 # A busy machine draws examples slowly; that says nothing about the code.
@@ -51,18 +53,37 @@ def engine() -> Iterator[SimulatedEngine]:
         yield running
 
 
+def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A file that takes long to make, made by one of the test processes for all of them."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with open(folder / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / name).exists():
+            unfinished = folder / f"{name}.unfinished"
+            make(unfinished)
+            unfinished.rename(folder / name)
+    return folder / name
+
+
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite file with MLflow's tables. Making them takes seconds, so it is done once and copied."""
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    Registry(f"sqlite:///{file}").ping()
-    return file
+    """An SQLite file with MLflow's tables. Making them takes seconds."""
+    return _made_once(tmp_path_factory, "mlflow.db", lambda file: Registry(f"sqlite:///{file}").ping())
 
 
 @pytest.fixture(scope="session")
-def stocked_mlflow(empty_database: Path) -> Path:
-    """An SQLite file with the model `chat`, as `tests.experiments.plane` has it."""
-    file = empty_database.with_name("stocked.db")
-    shutil.copy(empty_database, file)
-    stock(Registry(f"sqlite:///{file}"))
-    return file
+def stocked_mlflow(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    """An SQLite file with the model `chat`, as `tests.experiments.plane` has it, that a controller has
+    labelled."""
+
+    def make(file: Path) -> None:
+        shutil.copy(empty_database, file)
+        stock(Registry(f"sqlite:///{file}"))
+        first = Plane(tmp_path_factory.mktemp("first") / "data", file)
+        first.start()
+        first.kill()
+        shutil.copy(first.database, file)
+
+    return _made_once(tmp_path_factory, "stocked.db", make)

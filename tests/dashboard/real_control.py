@@ -18,9 +18,8 @@ import uvicorn
 from experiments.api import create_app
 from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.spool import SpoolWriter
-from registry import Registry
 from tests.experiments.ledger.samples import chat_answer, chat_request, record
-from tests.experiments.plane import AB, SHADOW, TOKEN, Plane, stock
+from tests.experiments.plane import AB, SHADOW, TOKEN, Plane
 
 SET_HASH = f"golden@sha256:{'0' * 64}"
 RUNS = {1: "a" * 32, 2: "b" * 32}
@@ -28,11 +27,9 @@ UNITS = 200
 
 
 @contextmanager
-def real_control(folder: Path) -> Iterator[tuple[Plane, str]]:
+def real_control(folder: Path, stocked_mlflow: Path) -> Iterator[tuple[Plane, str]]:
     """A plane with an A/B `faster` (v2 against v1), a shadow `mirror` (v3) and golden runs, and its URL."""
-    file = folder / "stocked.db"
-    stock(Registry(f"sqlite:///{file}"))
-    with serving(Plane(folder / "data", file)) as (plane, url):
+    with serving(Plane(folder / "data", stocked_mlflow)) as (plane, url):
         _fill(plane)
         _golden(url)
         _preflight(url)

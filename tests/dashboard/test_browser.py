@@ -167,8 +167,10 @@ def test_a_dialog_outlives_the_refresh_and_the_deed_is_done_once(calm: str, watc
 
 
 @pytest.fixture(scope="module")
-def plane_and_url(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Plane, str]]:
-    with real_control(tmp_path_factory.mktemp("real")) as both:
+def plane_and_url(
+    browser: Any, tmp_path_factory: pytest.TempPathFactory, stocked_mlflow: Path
+) -> Iterator[tuple[Plane, str]]:
+    with real_control(tmp_path_factory.mktemp("real"), stocked_mlflow) as both:
         yield both
 
 

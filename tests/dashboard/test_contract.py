@@ -1,6 +1,7 @@
 """The pages against the real control API, and the fake one held to the real one's shapes."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,8 +24,8 @@ Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Plane, str]]:
-    with real_control(tmp_path_factory.mktemp("control")) as both:
+def served(tmp_path_factory: pytest.TempPathFactory, stocked_mlflow: Path) -> Iterator[tuple[Plane, str]]:
+    with real_control(tmp_path_factory.mktemp("control"), stocked_mlflow) as both:
         yield both
 
 

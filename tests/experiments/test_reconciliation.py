@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
 import pytest
 from mlflow import MlflowClient
 
@@ -77,9 +74,7 @@ def test_an_experiment_whose_candidate_was_deleted_by_other_hands_is_over(plane:
     assert "version 2 of 'chat' was deleted" in str(plane.controller.junction.experiment("faster").note)
 
 
-def test_a_registry_that_knows_no_model_any_more_ends_no_experiment(
-    plane: Plane, stocked_mlflow: Path
-) -> None:
+def test_a_registry_that_knows_no_model_any_more_ends_no_experiment(plane: Plane) -> None:
     """It may be another one, by mistake: what was begun is not ended for that."""
     plane.begin()
     MlflowClient(plane.registry.tracking_uri).delete_registered_model("chat")
@@ -91,7 +86,7 @@ def test_a_registry_that_knows_no_model_any_more_ends_no_experiment(
     assert "the registry knows no model any more" in plane.controller.junction.left_out[0]
     plane.restart()
     assert plane.snapshot.models["chat"].production == 1, "over a restart too"
-    shutil.copy(stocked_mlflow, plane.data / "mlflow.db")
+    plane.restock()
     plane.settle()
     assert plane.production == 1
     assert plane.controller.junction.left_out == ()

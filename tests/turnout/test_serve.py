@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -80,17 +81,10 @@ def fake_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    Registry(f"sqlite:///{file}").ping()
-    return file.read_bytes()
-
-
 @pytest.fixture
-def registry(tmp_path: Path, mlflow_template: bytes) -> Registry:
+def registry(tmp_path: Path, empty_database: Path) -> Registry:
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "mlflow.db").write_bytes(mlflow_template)
+    shutil.copy(empty_database, tmp_path / "data" / "mlflow.db")
     made = Registry(f"sqlite:///{tmp_path / 'data' / 'mlflow.db'}")
     made.register("chat", None, source=str(tmp_path / "site"), aliases=("candidate",))
     return made
