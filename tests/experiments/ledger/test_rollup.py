@@ -60,7 +60,7 @@ ALL = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", [11, 12, 13, 14])
+@pytest.mark.parametrize("seed", [11, 12])
 def test_taken_in_bit_by_bit_and_out_of_order_the_evidence_is_the_same_to_the_bit(
     store: Store, seed: int
 ) -> None:
