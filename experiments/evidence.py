@@ -213,6 +213,8 @@ class PairSums:
     n11, n10, n01, n00 (binary): pairs in which both, only control, only candidate, neither failed, one pair
     for each cluster and phase (the earliest), so that the table's entries are independent.
     `control_y` is the sum of the control's values: the level from which a ratio is taken.
+    Of differences that have limits, `cubes` are the sums over clusters of d_c^3, m_c*d_c^2, m_c^2*d_c and
+    m_c^3, with d_c to the thousandth: how skewed they are.
     Of a ratio metric, `totals` are the sums over the complete pairs of (candidate's numerator, denominator,
     control's numerator, denominator), and `products` those over clusters of the products of their totals:
     the upper triangle of the 4 x 4 matrix, row by row.
@@ -232,6 +234,7 @@ class PairSums:
     n01: int = 0
     n00: int = 0
     control_y: float = 0.0
+    cubes: tuple[float, ...] = ()
     totals: tuple[float, ...] = ()
     products: tuple[float, ...] = ()
 
