@@ -22,7 +22,8 @@ from .store import Row, rows_in
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairs:
-    """What SQL makes of mirrored pairs: sums by phase, and of quantiles the two halves' histograms."""
+    """What SQL makes of mirrored pairs: sums by the phase of a unit's first pair, and of quantiles
+    the two halves' histograms."""
 
     sums: tuple[PairSums, ...]
     histograms: tuple[Histogram, ...]
@@ -38,9 +39,9 @@ def pair_sums(cursor: DuckDBPyConnection, spec: AnalysisSpec, metrics: Sequence[
     _pair_table(cursor, kept, scope)
     rows = rows_in(
         cursor.execute(
-            "WITH clusters AS (SELECT phase"
+            "WITH clusters AS (SELECT min(phase) AS phase"
             + "".join(_cluster_columns(i, metric) for i, metric in enumerate(kept))
-            + " FROM paired GROUP BY phase, cluster) SELECT phase"
+            + " FROM paired GROUP BY cluster) SELECT phase"
             + "".join(_pair_sum_columns(i, metric) for i, metric in enumerate(kept))
             + " FROM clusters GROUP BY phase ORDER BY phase"
         )
