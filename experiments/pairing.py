@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from . import sketch
@@ -82,26 +83,30 @@ def _paired_failures(spec: AnalysisSpec, goal: Goal, rows: Sequence[PairSums]) -
     )
     if not table.n:
         return Comparison(arms=_pair_arms(spec, rows, None, None))
-    estimate = paired.newcombe_paired(table, alpha=spec.alpha)
-    adjusted = paired.bonett_price(table, alpha=spec.alpha)
-    margin = DEFAULT_SHARE_MARGIN if goal.margin is None else goal.margin
-    units = [(table.n, table.n)]
-    centre = (table.candidate_only - table.control_only) / (table.n + 2)
+    arms = _pair_arms(
+        spec,
+        rows,
+        (table.both + table.candidate_only) / table.n,
+        (table.both + table.control_only) / table.n,
+    )
+    bounded = BoundedClusters.of(table.sums, low=-1.0, high=1.0)
+    if bounded is None:
+        return Comparison(arms=arms)
+    margin = min(DEFAULT_SHARE_MARGIN if goal.margin is None else goal.margin, 1.0 - _EDGE)
+    noninferior = -bounded.z(margin)
+    found = replace(
+        bounded.estimate(alpha=spec.alpha), log_p=math.log(max(paired.mcnemar_mid_p(table), 5e-324))
+    )
     return Comparison(
-        arms=_pair_arms(
-            spec,
-            rows,
-            (table.both + table.candidate_only) / table.n,
-            (table.both + table.control_only) / table.n,
-        ),
-        effect=effect_of(estimate, ratio=False),
-        band=_pair_band(spec, estimate, table.n, ratio=False) if settled(units) else None,
+        arms=arms,
+        effect=effect_of(found, ratio=False),
+        band=_bounded_band(spec, bounded) if settled([(table.n, table.n)]) else None,
         margin=margin,
         harm_log_e=betting.pair_harm_log_e(table, ratio=goal.tolerated_ratio),
         harm_method="paired-betting",
         z_better=-paired.mid_p_z(table),
-        z_noninferior=(margin - centre) / adjusted.se if adjusted.se else None,
-        z_equivalent=(margin - abs(centre)) / adjusted.se if adjusted.se else None,
+        z_noninferior=noninferior,
+        z_equivalent=min(noninferior, bounded.z(-margin)),
     )
 
 

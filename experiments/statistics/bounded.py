@@ -23,6 +23,8 @@ from .paired import PairedSums
 STAKES: Final = np.geomspace(0.005, 0.95, 24)
 #: Of a sum of squares, what floats leave of zero.
 _ROUNDING: Final = 1e-12
+#: How many clusters at the limit are thought to have been seen besides.
+_GUARDS: Final = 2.0
 _METHOD: Final = "paired-bounded"
 
 
@@ -64,18 +66,19 @@ class BoundedClusters:
             high=high,
         )
 
-    def _side(self, null: float) -> tuple[float, float]:
-        """The distance to the limit beyond `null`, and to where the mass of a distribution of two points with
-        the clusters' variance and skewness is on that side. One more cluster at the limit is counted among
-        them: with none seen the skewness is as bad as can be, with many it is theirs."""
+    def _far(self, null: float) -> float:
+        """How far off the value, on the side of `null`, is the one of two points whose distribution has the
+        clusters' variance and skewness. Two clusters more, at the limit, are counted among them: with none
+        seen the skewness is as bad as can be, with many it is theirs. Those far out on the other side are no
+        comfort."""
         below = self.value > null
         reach = self.value - self.low if below else self.high - self.value
         if self.cubes is None:
-            return reach, reach
-        drops = -self.cubes if below else self.cubes
-        skew = (drops + reach**3) / (self.squares + reach**2)
+            return reach
+        drops = max(0.0, -self.cubes if below else self.cubes)
+        skew = (drops + _GUARDS * reach**3) / (self.squares + _GUARDS * reach**2)
         far = 0.5 * (skew + math.sqrt(skew * skew + 4.0 * self._variance))
-        return reach, min(reach, max(far, 2.0 * abs(self.value - null)))
+        return min(reach, max(far, 2.0 * abs(self.value - null)))
 
     @property
     def _limits(self) -> tuple[float, float]:
@@ -95,7 +98,7 @@ class BoundedClusters:
         distance = abs(self.value - null)
         if distance == 0.0:
             return 0.0
-        _, far = self._side(null)
+        far = self._far(null)
         near = self._variance / far
         share = min((near + distance) / (near + far), 1.0 - 1e-15)
         seen = self.n * near / (near + far)
@@ -134,6 +137,10 @@ class BoundedClusters:
             interval=Interval(lower=lower, upper=upper, level=1.0 - alpha),
             log_p=log_two_sided(self.z(0.0)),
         )
+
+    def away(self, z: float) -> float:
+        """How far below the value what is excluded at `z` begins; at most to the lower limit."""
+        return self.value - self._end(self.low, lambda null: self.z(null) < z)
 
     def band(self, *, alpha: float) -> Interval:
         """The means against which no bettor has won, of two on either side: at every moment at once."""

@@ -38,6 +38,16 @@ class PairTable:
         return (self.candidate_only - self.control_only) / self.n if self.n else math.nan
 
     @property
+    def sums(self) -> PairedSums:
+        """The sums of the pairs' differences, each pair a cluster of its own."""
+        d, discordant, n = (
+            self.candidate_only - self.control_only,
+            self.candidate_only + self.control_only,
+            self.n,
+        )
+        return PairedSums(clusters=n, d=d, m=n, dd=discordant, md=d, mm=n, cubes=(d, discordant, d, n))
+
+    @property
     def wald_se(self) -> float:
         """The plain standard error of the difference; 0.0 without discordant pairs: not for intervals."""
         if not self.n:

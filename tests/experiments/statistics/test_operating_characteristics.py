@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import stats
 
 from bench.operating import adaptive, ramps
 from experiments.contrast import BURN_IN_ARM
@@ -203,11 +204,43 @@ def test_by_the_paired_t_drops_that_are_rare_are_called_none_too_often() -> None
     assert passes("all lost, others vary", 100, 0.045, drop=0.045, by_t=True) > 0.1
 
 
+@pytest.mark.parametrize("margin", [0.02, 0.05])
+@pytest.mark.parametrize("control_only", [0.0, 0.01, 0.05])
+def test_a_shadow_that_fails_more_often_by_the_margin_is_rarely_called_safe(
+    margin: float, control_only: float
+) -> None:
+    """Of n pairs, k fail in the candidate alone and c in the control alone."""
+
+    def level(safe: Callable[[paired.PairTable], bool], n: int) -> float:
+        found, most = 0.0, round(3.0 * n * (margin + control_only)) + 12
+        for c in range(most if control_only else 1):
+            rest = stats.binom.pmf(np.arange(most), n - c, (margin + control_only) / (1.0 - control_only))
+            for k in range(min(most, n - c)):
+                table = paired.PairTable(both=0, control_only=c, candidate_only=k, neither=n - c - k)
+                if not safe(table):  # nor is any with more
+                    break
+                found += float(stats.binom.pmf(c, n, control_only) * rest[k])
+        return found
+
+    def bounded(table: paired.PairTable) -> bool:
+        found = BoundedClusters.of(table.sums, low=-1.0, high=1.0)
+        return found is not None and found.z(margin) < -quantile(0.95)
+
+    def adjusted_wald(table: paired.PairTable) -> bool:
+        interval = paired.bonett_price(table, alpha=0.1).interval
+        return interval is not None and interval.upper < margin
+
+    sizes = [n for n in (40, 60, 118, 150, 250) if n * margin > 1.0]
+    assert max(level(bounded, n) for n in sizes) <= 0.056
+    if (margin, control_only) == (0.02, 0.0):
+        assert max(level(adjusted_wald, n) for n in sizes) > 0.075, "why not Bonett and Price's"
+
+
 @pytest.mark.parametrize(("name", "n", "margin"), [("won and lost", 400, 0.06), ("normal", 100, 0.05)])
 def test_what_it_costs_to_count_with_drops_that_were_not_seen(name: str, n: int, margin: float) -> None:
     by_t = passes(name, n, margin, drop=0.0, by_t=True)
     assert by_t > 0.7
-    assert passes(name, n, margin, drop=0.0, by_t=False) > by_t - 0.08
+    assert passes(name, n, margin, drop=0.0, by_t=False) > by_t - 0.12
 
 
 def test_scores_that_often_drop_a_little_and_rarely_win_all_are_rarely_taken_for_harm() -> None:
