@@ -203,7 +203,7 @@ class Pairs:
         return {"y0": values[control], "y1": values[candidate], "m0": ones, "m1": ones, "whole": whole}
 
     def _sums_of(self, name: str) -> Floats:
-        """Cumulative sums over clusters: pairs, d, dd, control; a table's cells, a ratio's products."""
+        """Cumulative sums over clusters: pairs, d, dd, control; cells, cubes or a ratio's products."""
         half = self._halves[name]
         whole, y1, y0 = half["whole"], half["y1"] * half["whole"], half["y0"] * half["whole"]
         d = y1 - y0
@@ -211,6 +211,8 @@ class Pairs:
         metric = self._units.metrics[name]
         if metric.kind == "binary":
             rows += [y1 * y0, y0 * (1.0 - y1), y1 * (1.0 - y0), whole * (1.0 - y1) * (1.0 - y0)]
+        if metric.limits:
+            rows.append(d**3)
         if metric.kind == "ratio":
             four = [y1, half["m1"] * whole, y0, half["m0"] * whole]
             rows += [*four, *(four[j] * four[k] for j, k in _UPPER)]
@@ -218,7 +220,7 @@ class Pairs:
 
     def _pair_sums(self, name: str, units: int) -> PairSums:
         pairs, d, dd, control, *rest = (float(value) for value in self._running[name][:, units - 1])
-        kind = self._units.metrics[name].kind
+        metric = self._units.metrics[name]
         found = PairSums(
             metric=name,
             phase=1,
@@ -230,11 +232,12 @@ class Pairs:
             md=d,
             mm=pairs,
             control_y=control,
+            cubes=(rest[0], dd, d, pairs) if metric.limits else (),
         )
-        if kind == "binary":
+        if metric.kind == "binary":
             n11, n10, n01, n00 = map(round, rest)
             return replace(found, n11=n11, n10=n10, n01=n01, n00=n00)
-        if kind == "ratio":
+        if metric.kind == "ratio":
             return replace(found, totals=tuple(rest[:4]), products=tuple(rest[4:]))
         return found
 

@@ -206,13 +206,16 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairSums:
-    """Sums over the clusters (units) of mirrored pairs in one phase; differences are candidate - control.
+    """Sums over the clusters (units) of mirrored pairs whose first pair is of one phase: a unit counts once,
+    with all its pairs, however often a shadow was paused. Differences are candidate - control.
 
     d_c is the sum of the differences over the cluster's complete pairs, m_c their number; `d`, `dd`, `md`,
     `mm` are the sums of d_c, d_c^2, m_c*d_c, m_c^2 over `clusters`. `missing` pairs lack one side.
     n11, n10, n01, n00 (binary): pairs in which both, only control, only candidate, neither failed, one pair
-    for each cluster and phase (the earliest), so that the table's entries are independent.
+    for each cluster (the earliest), so that the table's entries are independent.
     `control_y` is the sum of the control's values: the level from which a ratio is taken.
+    Of differences that have limits, `cubes` are the sums over clusters of d_c^3, m_c*d_c^2, m_c^2*d_c and
+    m_c^3, with d_c to the thousandth: how skewed they are.
     Of a ratio metric, `totals` are the sums over the complete pairs of (candidate's numerator, denominator,
     control's numerator, denominator), and `products` those over clusters of the products of their totals:
     the upper triangle of the 4 x 4 matrix, row by row.
@@ -232,6 +235,7 @@ class PairSums:
     n01: int = 0
     n00: int = 0
     control_y: float = 0.0
+    cubes: tuple[float, ...] = ()
     totals: tuple[float, ...] = ()
     products: tuple[float, ...] = ()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from . import sketch
@@ -31,6 +32,7 @@ from .contrast import (
 from .evidence import AnalysisSpec, Evidence, Goal, PairSums
 from .scorecard import ArmResult, Band, Comparison
 from .statistics import betting, confidence_sequence, paired
+from .statistics.bounded import BoundedClusters
 from .statistics.estimate import Estimate
 
 #: What floats leave of a level's limits.
@@ -81,26 +83,30 @@ def _paired_failures(spec: AnalysisSpec, goal: Goal, rows: Sequence[PairSums]) -
     )
     if not table.n:
         return Comparison(arms=_pair_arms(spec, rows, None, None))
-    estimate = paired.newcombe_paired(table, alpha=spec.alpha)
-    adjusted = paired.bonett_price(table, alpha=spec.alpha)
-    margin = DEFAULT_SHARE_MARGIN if goal.margin is None else goal.margin
-    units = [(table.n, table.n)]
-    centre = (table.candidate_only - table.control_only) / (table.n + 2)
+    arms = _pair_arms(
+        spec,
+        rows,
+        (table.both + table.candidate_only) / table.n,
+        (table.both + table.control_only) / table.n,
+    )
+    bounded = BoundedClusters.of(table.sums, low=-1.0, high=1.0)
+    if bounded is None:
+        return Comparison(arms=arms)
+    margin = min(DEFAULT_SHARE_MARGIN if goal.margin is None else goal.margin, 1.0 - _EDGE)
+    noninferior = -bounded.z(margin)
+    found = replace(
+        bounded.estimate(alpha=spec.alpha), log_p=math.log(max(paired.mcnemar_mid_p(table), 5e-324))
+    )
     return Comparison(
-        arms=_pair_arms(
-            spec,
-            rows,
-            (table.both + table.candidate_only) / table.n,
-            (table.both + table.control_only) / table.n,
-        ),
-        effect=effect_of(estimate, ratio=False),
-        band=_pair_band(spec, estimate, table.n, ratio=False) if settled(units) else None,
+        arms=arms,
+        effect=effect_of(found, ratio=False),
+        band=_bounded_band(spec, bounded) if settled([(table.n, table.n)]) else None,
         margin=margin,
         harm_log_e=betting.pair_harm_log_e(table, ratio=goal.tolerated_ratio),
         harm_method="paired-betting",
         z_better=-paired.mid_p_z(table),
-        z_noninferior=(margin - centre) / adjusted.se if adjusted.se else None,
-        z_equivalent=(margin - abs(centre)) / adjusted.se if adjusted.se else None,
+        z_noninferior=noninferior,
+        z_equivalent=min(noninferior, bounded.z(-margin)),
     )
 
 
@@ -109,6 +115,7 @@ def _paired_means(spec: AnalysisSpec, goal: Goal, rows: Sequence[PairSums], harm
     known = all(countable(row.d, row.dd, row.md, row.mm, row.control_y) for row in rows)
     if pairs <= 0 or not known:
         return Comparison(arms=_pair_arms(spec, rows, None, None))
+    cubes = [row.cubes for row in rows if row.clusters]
     sums = paired.PairedSums(
         clusters=sum(row.clusters for row in rows),
         d=sum(row.d for row in rows),
@@ -116,53 +123,63 @@ def _paired_means(spec: AnalysisSpec, goal: Goal, rows: Sequence[PairSums], harm
         dd=sum(row.dd for row in rows),
         md=sum(row.md for row in rows),
         mm=sum(row.mm for row in rows),
+        cubes=tuple(map(sum, zip(*cubes, strict=True))) if all(cubes) else (),
     )
     control = sum(row.control_y for row in rows) / pairs
     candidate = control + sums.d / pairs
     ratio = goal.metric.on_log_scale
     margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
+    levels = (level_shown(candidate, ratio), level_shown(control, ratio))
+    bounded = _bounded(goal, sums, (candidate, control))
+    if bounded is not None:
+        return _bounded_means(spec, goal, rows, levels, bounded)
     estimate = paired.clustered_difference(sums, alpha=spec.alpha)
     # The control's level counts as known here: the same requests give both, and its error is second order.
     harm, gain = (
         shifted(estimate, math.log1p(away) if ratio else away * abs(control))
         for away in (sign_of(goal) * margin, -sign_of(goal) * margin)
     )
-    levels = (level_shown(candidate, ratio), level_shown(control, ratio))
-    alike = _alike(goal, sums, (candidate, control))
-    if alike is not None:
-        return _never_varied(spec, goal, rows, levels, alike)
     return _paired_contrast(spec, goal, rows, levels, estimate, harm, gain, harm_alpha)
 
 
-def _alike(goal: Goal, sums: paired.PairedSums, levels: tuple[float, float]) -> paired.AlikeClusters | None:
-    """The clusters, where none differs from another and a difference has limits; None elsewhere."""
+def _bounded(goal: Goal, sums: paired.PairedSums, levels: tuple[float, float]) -> BoundedClusters | None:
+    """The clusters, where a difference has limits and they hold; None elsewhere."""
     limits = goal.metric.limits
     if limits is None or not all(-_EDGE <= level <= 1.0 + _EDGE for level in levels):  # of another scale
         return None
-    return paired.AlikeClusters.of(sums, low=limits[0], high=limits[1])
+    return BoundedClusters.of(sums, low=limits[0], high=limits[1])
 
 
-def _never_varied(
+def _bounded_means(
     spec: AnalysisSpec,
     goal: Goal,
     rows: Sequence[PairSums],
     levels: tuple[float | None, float | None],
-    alike: paired.AlikeClusters,
+    bounded: BoundedClusters,
 ) -> Comparison:
-    """Pairs of which all say the same are no lack of evidence: the more of them, the less can be amiss."""
+    """Scores: that no large drop was seen is evidence, the more pairs there are, and no more than that."""
     sign = sign_of(goal)
     margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
     away = sign * min(margin, 1.0 - _EDGE) * min(1.0, abs(levels[1] or 0.0))
-    noninferior = -sign * alike.z(away)
+    noninferior = -sign * bounded.z(away)
+    estimate = bounded.estimate(alpha=spec.alpha)
     return Comparison(
         arms=_pair_arms(spec, rows, *levels),
-        effect=effect_of(alike.estimate(alpha=spec.alpha), ratio=False),
+        effect=effect_of(estimate, ratio=False),
+        band=_bounded_band(spec, bounded) if _pairs_settled(rows) else None,
         margin=away,
-        harm_log_e=alike.log_e(away, above=sign > 0.0),
+        harm_log_e=bounded.log_e(away, above=sign > 0.0),
         harm_method="betting",
-        z_better=-sign * alike.z(0.0),
+        z_better=-sign * bounded.z(0.0),
         z_noninferior=noninferior,
-        z_equivalent=min(noninferior, sign * alike.z(-away)),
+        z_equivalent=min(noninferior, sign * bounded.z(-away)),
+    )
+
+
+def _bounded_band(spec: AnalysisSpec, bounded: BoundedClusters) -> Band:
+    found = bounded.band(alpha=spec.alpha)
+    return Band(
+        estimate=bounded.value, lower=found.lower, upper=found.upper, level=found.level, method="betting-cs"
     )
 
 

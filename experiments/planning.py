@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from .contrast import BURN_IN_ARM, BURN_IN_UNITS, DEFAULT_RELATIVE_MARGIN, DEFAULT_SHARE_MARGIN
+from .contrast import (
+    BURN_IN_ARM,
+    BURN_IN_UNITS,
+    DEFAULT_RELATIVE_MARGIN,
+    DEFAULT_SHARE_MARGIN,
+    sign_of,
+)
 from .evidence import AnalysisSpec, Goal, Mode
 from .history import History, UnitTotals
 from .metrics import Direction
 from .quantities import duration_text
 from .sketch import Sketch
 from .statistics import betting, confidence_sequence, failures, group_sequential, paired, planning
+from .statistics.bounded import BoundedClusters
 
 #: How much worse a candidate may be imagined: by what the metric's level is multiplied. Where more is better,
 #: one answer in ten is worth nothing, or one in five, or half of them, or four in five.
@@ -320,7 +327,29 @@ def _detectable(spec: AnalysisSpec, goal: Goal, known: _Known, design: _Design) 
     inflated = group_sequential.inflation(looks, alpha=alpha, power=power, sides=sides)
     units = spec.horizon * known.coverage
     se = known.spread * math.sqrt(inflated / design.worth(goal, units))
-    return planning.detectable(se, alpha=alpha, power=power, sides=sides)
+    bounded = _bounded(goal, known, design, units / inflated, se * math.sqrt(units / inflated), 0.0)
+    if bounded is None:
+        return planning.detectable(se, alpha=alpha, power=power, sides=sides)
+    return bounded.away(planning.detectable(1.0, alpha=alpha, power=power, sides=sides)) / _scale(goal, known)
+
+
+def _scale(goal: Goal, known: _Known) -> float:
+    """What `known.spread` and margins are relative to."""
+    return 1.0 if goal.metric.kind == "binary" else known.level
+
+
+def _bounded(
+    goal: Goal, known: _Known, design: _Design, units: float, spread: float, change: float
+) -> BoundedClusters | None:
+    """What so many pairs are expected to be, where differences have limits: `spread` is a pair's, `change`
+    their mean, both on the scale of margins. None elsewhere."""
+    limits = (-1.0, 1.0) if goal.metric.kind == "binary" else goal.metric.limits
+    if not design.pairs or limits is None or not 0.0 < known.level <= 1.0:
+        return None
+    low, high = limits
+    value = min(high, max(low, change * _scale(goal, known)))
+    square = min((spread * _scale(goal, known)) ** 2, (value - low) * (high - value))
+    return BoundedClusters(n=units, value=value, squares=square * units, cubes=0.0, low=low, high=high)
 
 
 def caught_after(spec: AnalysisSpec, goal: Goal, history: History, factor: float, share: float) -> Caught:
@@ -334,10 +363,15 @@ def caught_after(spec: AnalysisSpec, goal: Goal, history: History, factor: float
 
 def _caught(spec: AnalysisSpec, goal: Goal, known: _Known, factor: float, design: _Design) -> Caught:
     log_threshold = math.log(max(1, len(spec.named("guardrail"))) / spec.rollback_alpha)
-    if goal.metric.kind != "binary":
-        found = _until_sequence(spec, goal, known, factor, design)
-    elif design.pairs:
+    if design.pairs and goal.metric.kind == "binary":
         found = _until_pairs(spec, goal, known.level, factor, log_threshold)
+    elif goal.metric.kind != "binary":
+        bounded = _bounded(goal, known, design, 1.0, _spread(goal, known, factor, design), factor - 1.0)
+        found = (
+            _until_sequence(spec, goal, known, factor, design)
+            if bounded is None
+            else _until_bounded(spec, goal, known.level, bounded, log_threshold)
+        )
     else:
         found = _until_failures(goal, known.level, factor, design.first, log_threshold)
     units = math.inf if found is None else found / known.coverage
@@ -386,6 +420,27 @@ def _until_pairs(
     return _first_units(excluded, 1.0, spec.horizon)
 
 
+def _until_bounded(
+    spec: AnalysisSpec, goal: Goal, level: float, one: BoundedClusters, log_threshold: float
+) -> float | None:
+    """The same of pairs whose differences have limits; `one` is what each is expected to be."""
+    away = sign_of(goal) * min(1.0, _margin(goal)) * level
+
+    def excluded(pairs: float) -> bool:
+        seen = replace(one, n=pairs, squares=one.squares * pairs)
+        return seen.log_e(away, above=away > 0.0) >= log_threshold
+
+    return _first_units(excluded, 2.0, spec.horizon)
+
+
+def _spread(goal: Goal, known: _Known, factor: float, design: _Design) -> float:
+    """One unit's standard deviation of the difference with the control's level that a margin tolerates."""
+    margin = _margin(goal)
+    kept = 1.0 + margin if goal.metric.direction == "decrease" else 1.0 - margin
+    tolerated = 1.0 if goal.metric.on_log_scale else kept
+    return design.spread(goal, known.spread_of(factor), tolerated * known.spread)
+
+
 def _until_sequence(
     spec: AnalysisSpec, goal: Goal, known: _Known, factor: float, design: _Design
 ) -> float | None:
@@ -393,15 +448,15 @@ def _until_sequence(
     margin = _margin(goal)
     kept = 1.0 + margin if goal.metric.direction == "decrease" else 1.0 - margin
     if goal.metric.on_log_scale:
-        excess, tolerated = abs(math.log(factor)) - abs(math.log(kept)), 1.0
+        excess = abs(math.log(factor)) - abs(math.log(kept))
     else:
-        excess, tolerated = abs(factor - 1.0) - margin, kept
+        excess = abs(factor - 1.0) - margin
     # Counts of units with a value, of both arms, from the burn-in's end to the horizon's.
     first, last = design.burn_in, spec.horizon * known.coverage
     if excess <= 0.0 or last < first:
         return None
     units = np.asarray(_apart(first, last), np.float64)
-    spread = design.spread(goal, known.spread_of(factor), tolerated * known.spread)
+    spread = _spread(goal, known, factor, design)
     steps = np.random.default_rng(1).normal(size=(_PATHS, len(units))) * np.sqrt(np.diff(units, prepend=0.0))
     z = (excess / spread * units + np.cumsum(steps, axis=1)) / np.sqrt(units)
     alpha = spec.rollback_alpha / max(1, len(spec.named("guardrail")))

@@ -22,7 +22,8 @@ from .store import Row, rows_in
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairs:
-    """What SQL makes of mirrored pairs: sums by phase, and of quantiles the two halves' histograms."""
+    """What SQL makes of mirrored pairs: sums by the phase of a unit's first pair, and of quantiles
+    the two halves' histograms."""
 
     sums: tuple[PairSums, ...]
     histograms: tuple[Histogram, ...]
@@ -38,9 +39,9 @@ def pair_sums(cursor: DuckDBPyConnection, spec: AnalysisSpec, metrics: Sequence[
     _pair_table(cursor, kept, scope)
     rows = rows_in(
         cursor.execute(
-            "WITH clusters AS (SELECT phase"
+            "WITH clusters AS (SELECT min(phase) AS phase"
             + "".join(_cluster_columns(i, metric) for i, metric in enumerate(kept))
-            + " FROM paired GROUP BY phase, cluster) SELECT phase"
+            + " FROM paired GROUP BY cluster) SELECT phase"
             + "".join(_pair_sum_columns(i, metric) for i, metric in enumerate(kept))
             + " FROM clusters GROUP BY phase ORDER BY phase"
         )
@@ -54,6 +55,7 @@ def pair_sums(cursor: DuckDBPyConnection, spec: AnalysisSpec, metrics: Sequence[
             **_scaled(row, i, metric),
             **(_counted(row, i, cells) if metric.kind == "binary" else {}),
             **(_of_ratio(row, i) if metric.kind == "ratio" else {}),
+            cubes=_cubes(row, i) if metric.limits else (),
         )
         for i, metric in enumerate(kept)
         for row in rows
@@ -172,11 +174,17 @@ def _cluster_columns(i: int, metric: Metric) -> str:
             f", CAST(coalesce(sum({column}{i}) FILTER (WHERE {complete}), 0) AS HUGEINT) AS t{i}_{k}"
             for k, column in enumerate(_RATIO)
         )
+    if metric.limits:  # cubes of millionths would not fit
+        limit = f"count(*) FILTER (WHERE {complete}) * {_CUBED}"
+        d = f"coalesce(sum(s{i} - c{i}), 0.0) / {SCALE // _CUBED}"
+        found += f", CAST(round(greatest(-{limit}, least({limit}, {d}))) AS HUGEINT) AS thousandths{i}"
     if metric.kind == "binary":  # the earliest pair's two values in one: 2 * control + candidate
         found += f", arg_min(2 * c{i} + s{i}, (started_at, pair_id)) FILTER (WHERE {complete}) AS cell{i}"
     return found
 
 
+#: The parts of a difference's unit of which cubes are summed: whole numbers of 128 bits hold them.
+_CUBED: Final = 1000
 #: A ratio's numbers: the candidate's numerator and denominator, the control's.
 _RATIO: Final = ("s", "sw", "c", "cw")
 
@@ -192,6 +200,11 @@ def _pair_sum_columns(i: int, metric: Metric) -> str:
             f", count(*) FILTER (WHERE cell{i} = {code}) AS {name}{i}"
             for name, code in (("n11", 3), ("n10", 2), ("n01", 1), ("n00", 0))
         )
+    if metric.limits:
+        found += "".join(
+            f", sum({'*'.join([f'm{i}'] * k + [f'thousandths{i}'] * (3 - k))}) AS cubes{i}_{k}"
+            for k in range(4)
+        )
     if metric.kind == "ratio":
         found += "".join(f", sum(t{i}_{k}) AS t{i}_{k}" for k in range(4))
         found += "".join(f", sum(t{i}_{j} * t{i}_{k}) AS p{i}_{j}{k}" for j in range(4) for k in range(j, 4))
@@ -204,6 +217,10 @@ def _of_ratio(row: Row, i: int) -> dict[str, Any]:
         "totals": tuple(int(row[f"t{i}_{k}"]) / SCALE for k in range(4)),
         "products": tuple(int(row[f"p{i}_{j}{k}"]) / SCALE**2 for j, k in pairs),
     }
+
+
+def _cubes(row: Row, i: int) -> tuple[float, ...]:
+    return tuple(int(row[f"cubes{i}_{k}"]) / _CUBED ** (3 - k) for k in range(4))
 
 
 def _halves(spec: AnalysisSpec) -> tuple[tuple[str, str], ...]:

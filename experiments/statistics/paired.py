@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
-from .estimate import Estimate, Interval, check_level, lacking, log_two_sided, quantile
+from .estimate import Estimate, Interval, check_level, lacking, quantile
 from .mean import t_estimate
 from .proportion import wilson
 
@@ -36,6 +36,16 @@ class PairTable:
     def difference(self) -> float:
         """The candidate's share of the event minus the control's; NaN without pairs."""
         return (self.candidate_only - self.control_only) / self.n if self.n else math.nan
+
+    @property
+    def sums(self) -> PairedSums:
+        """The sums of the pairs' differences, each pair a cluster of its own."""
+        d, discordant, n = (
+            self.candidate_only - self.control_only,
+            self.candidate_only + self.control_only,
+            self.n,
+        )
+        return PairedSums(clusters=n, d=d, m=n, dd=discordant, md=d, mm=n, cubes=(d, discordant, d, n))
 
     @property
     def wald_se(self) -> float:
@@ -153,7 +163,10 @@ def _correlation(table: PairTable) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedSums:
-    """Sums over clusters (units, scenarios): of d_c (sum of differences) and m_c (how many) in each."""
+    """Sums over clusters (units, scenarios): of d_c (sum of differences) and m_c (how many) in each.
+
+    `cubes`, where they are known, are the sums of d_c^3, m_c d_c^2, m_c^2 d_c and m_c^3.
+    """
 
     clusters: int
     d: float
@@ -161,6 +174,16 @@ class PairedSums:
     dd: float
     md: float
     mm: float
+    cubes: tuple[float, ...] = ()
+
+    @property
+    def residual_cubes(self) -> float | None:
+        """The sum over clusters of (d_c - m_c * mean)^3; None where it is not known."""
+        if len(self.cubes) != 4 or self.m <= 0.0:
+            return None
+        ddd, mdd, mmd, mmm = self.cubes
+        r = self.d / self.m
+        return ddd - 3.0 * r * mdd + 3.0 * r * r * mmd - r**3 * mmm
 
 
 def clustered_difference(
@@ -184,63 +207,6 @@ def clustered_difference(
     return t_estimate(
         value, variance, sums.clusters - 1.0, alpha=alpha, method="paired-t-clustered", null=null
     )
-
-
-#: How much of the capital that a cluster could ruin is staked on it.
-_STAKE = 0.95
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlikeClusters:
-    """Clusters of which each has the very same mean difference, `value`, where any may lie in [low, high].
-
-    A standard error of zero would claim to know everything. What is known is that none of `n` clusters had
-    another mean: if a share q has this one, that happens with probability q^n, and the rest may lie at either
-    end. Exact where clusters are of one size; else `n` is what uneven ones are worth (Kish 1965), which holds
-    as long as a cluster's chance to differ grows no faster than its size.
-    """
-
-    n: float
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, sums: PairedSums, *, low: float, high: float) -> AlikeClusters | None:
-        """What the sums are of; None where clusters differ or fewer than two could, and beyond the ends."""
-        if clustered_difference(sums).status != "insufficient_data" or sums.clusters < 2 or sums.mm <= 0.0:
-            return None
-        n, value = min(float(sums.clusters), sums.m**2 / sums.mm), sums.d / sums.m
-        return cls(n=n, value=value, low=low, high=high) if low <= value <= high else None
-
-    def z(self, null: float) -> float:
-        """The z of the one-sided test of "the mean is `null`", a number between the ends; positive where it
-        is more."""
-        if self.value == null:
-            return 0.0
-        end = self.low if self.value > null else self.high
-        log_p = self.n * math.log((null - end) / (self.value - end))
-        size = -float(scipy.special.ndtri_exp(min(log_p, -math.log(2.0))))
-        return math.copysign(size, self.value - null)
-
-    def log_e(self, null: float, *, above: bool) -> float:
-        """ln e against "the mean is not above (or below) `null`", a number between the ends: what a bettor
-        has made who staked nearly all on every cluster."""
-        end = self.low if above else self.high
-        return self.n * math.log1p(_STAKE * ((self.value - end) / (null - end) - 1.0))
-
-    def estimate(self, *, alpha: float) -> Estimate:
-        """The difference with its interval, of which each end leaves out the truth at most at alpha / 2."""
-        check_level(alpha)
-        share = (alpha / 2.0) ** (1.0 / self.n)
-        ends = (share * self.value + (1.0 - share) * end for end in (self.low, self.high))
-        return Estimate(
-            status="ok",
-            method="never-varied",
-            value=self.value,
-            interval=Interval(lower=next(ends), upper=next(ends), level=1.0 - alpha),
-            log_p=log_two_sided(self.z(0.0)),
-        )
 
 
 #: The pairs of one cluster, each as (weight, candidate - control).
@@ -337,6 +303,7 @@ def paired_sums(differences: Sequence[float], clusters: Sequence[object] | None 
         dd=math.fsum(d * d for d, _ in pairs),
         md=math.fsum(m * d for d, m in pairs),
         mm=float(sum(m * m for _, m in pairs)),
+        cubes=tuple(math.fsum(m**k * d ** (3 - k) for d, m in pairs) for k in range(4)),
     )
 
 

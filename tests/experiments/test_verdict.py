@@ -335,7 +335,7 @@ class TestShadow:
         verdict = self.alike(name, 400, control=level, candidate=level)
         assert verdict.kind == "ship"
         card = verdict.metrics[0]
-        assert (card.state, card.effect.method) == ("ok", "never-varied")
+        assert (card.state, card.effect.method) == ("ok", "paired-bounded")
         assert -0.01 < card.effect.lower < -0.004
         assert card.log_e < 0.0
         assert "interval" in card.text

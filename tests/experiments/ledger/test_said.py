@@ -159,6 +159,9 @@ def test_scores_of_both_halves_make_pairs(store: Store) -> None:
     assert (mean.clusters, mean.pairs, mean.missing) == (4, 7, 1)
     assert mean.d == pytest.approx(sum(differences), abs=1e-5)
     assert mean.dd == pytest.approx(sum(d * d for d in differences), abs=1e-5)
+    sizes = [len(pairs) for pairs in clusters.values()]
+    cubes = [sum(m**k * d ** (3 - k) for d, m in zip(differences, sizes, strict=True)) for k in range(4)]
+    assert mean.cubes == pytest.approx(cubes, abs=0.02)
     first = [pairs[0] for pairs in clusters.values()]
     assert share.n10 == sum(a < 0.5 <= b for a, b in first)
     assert share.n11 + share.n10 + share.n01 + share.n00 == 4

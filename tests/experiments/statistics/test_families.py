@@ -24,6 +24,7 @@ from experiments.statistics import (
     quantiles,
     ranks,
 )
+from experiments.statistics.bounded import BoundedClusters
 from experiments.statistics.estimate import Estimate, Interval
 from experiments.statistics.moments import Cluster
 from experiments.statistics.paired import PairTable
@@ -327,7 +328,7 @@ class TestPairs:
     @given(st.integers(2, 3000), st.floats(0.01, 0.5))
     def test_pairs_that_never_differ_bound_by_how_much_they_could(self, n: int, margin: float) -> None:
         """A score that falls from 1 to 0 in a share p of the pairs is seen in none of n with (1 - p)^n."""
-        alike = paired.AlikeClusters.of(paired.paired_sums([0.0] * n), low=-1.0, high=1.0)
+        alike = BoundedClusters.of(paired.paired_sums([0.0] * n), low=-1.0, high=1.0)
         assert alike is not None
         found = alike.estimate(alpha=0.05)
         sound(found)
@@ -342,18 +343,19 @@ class TestPairs:
     def test_what_uneven_clusters_that_are_all_alike_are_worth(self) -> None:
         sizes = [1] * 30 + [60]
         sums = paired.paired_sums([0.0] * 90, [c for c, size in enumerate(sizes) for _ in range(size)])
-        alike = paired.AlikeClusters.of(sums, low=-1.0, high=1.0)
+        alike = BoundedClusters.of(sums, low=-1.0, high=1.0)
         assert alike is not None
         assert alike.n == pytest.approx(90**2 / (30 + 3600))
-        assert paired.AlikeClusters.of(paired.paired_sums([0.0] * 9, [1] * 9), low=-1.0, high=1.0) is None
-        assert paired.AlikeClusters.of(paired.paired_sums([0.0, 0.1]), low=-1.0, high=1.0) is None
+        assert BoundedClusters.of(paired.paired_sums([0.0] * 9, [1] * 9), low=-1.0, high=1.0) is None
+        assert BoundedClusters.of(paired.paired_sums([0.0, 2.1]), low=-1.0, high=1.0) is None
+        assert BoundedClusters.of(paired.paired_sums([-1.0, 3.0]), low=-1.0, high=1.0) is None
 
     @pytest.mark.parametrize("value", [-0.3, 0.0, 0.2])
     def test_they_turn_with_the_arms_and_leave_out_what_they_could_not_have_come_from(
         self, value: float
     ) -> None:
         one, other = (
-            paired.AlikeClusters.of(paired.paired_sums([side * value] * 80), low=-1.0, high=1.0)
+            BoundedClusters.of(paired.paired_sums([side * value] * 80), low=-1.0, high=1.0)
             for side in (1.0, -1.0)
         )
         assert one is not None

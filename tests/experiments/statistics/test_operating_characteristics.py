@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import stats
 
 from bench.operating import adaptive, ramps
 from experiments.contrast import BURN_IN_ARM
-from experiments.statistics import confidence_sequence, failures, group_sequential, sample_ratio
+from experiments.statistics import (
+    confidence_sequence,
+    failures,
+    group_sequential,
+    paired,
+    sample_ratio,
+)
+from experiments.statistics.bounded import BoundedClusters
+from experiments.statistics.estimate import quantile
 
 Floats = npt.NDArray[np.float64]
 
@@ -153,3 +163,104 @@ def test_where_the_share_follows_the_outcome_and_the_base_rate_drifts_only_prope
     found = adaptive.false_alarms(adaptive=True, drift=0.15, replications=40)
     assert found["plain means"] > 0.5
     assert found["by propensity"] < 0.2
+
+
+#: Differences of scores in pairs, of mean `-drop`: a few answers lose all, or half; others vary besides.
+DIFFERENCES: dict[str, Callable[[np.random.Generator, int, float], Floats]] = {
+    "all lost": lambda rng, n, drop: -1.0 * (rng.random(n) < drop),
+    "half lost": lambda rng, n, drop: -0.5 * (rng.random(n) < 2.0 * drop),
+    "all lost, others vary": lambda rng, n, drop: (
+        -1.0 * (rng.random(n) < drop) + rng.choice([-0.05, 0.05], size=n)
+    ),
+    "won and lost": lambda rng, n, drop: rng.choice(
+        [-1.0, 0.0, 1.0], size=n, p=[0.1 + drop / 2, 0.8, 0.1 - drop / 2]
+    ),
+    "normal": lambda rng, n, drop: rng.normal(-drop, 0.2, size=n),
+}
+
+
+def passes(name: str, n: int, margin: float, *, drop: float, by_t: bool) -> float:
+    """How often pairs whose scores drop by `drop` are called not worse by `margin`, one-sided at 5 %."""
+    rng, found = np.random.default_rng(21), 0
+    for _ in range(1500):
+        sums = paired.paired_sums(DIFFERENCES[name](rng, n, drop).tolist())
+        if by_t:
+            t = paired.clustered_difference(sums, null=-margin)
+            found += t.value is not None and t.value > -margin and t.p is not None and t.p < 0.1
+        else:
+            bounded = BoundedClusters.of(sums, low=-1.0, high=1.0)
+            found += bounded is not None and bounded.z(-margin) > quantile(0.95)
+    return found / 1500
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+@pytest.mark.parametrize(("n", "margin"), [(30, 0.09), (100, 0.045), (400, 0.03)])
+def test_a_drop_in_few_pairs_is_rarely_called_none(name: str, n: int, margin: float) -> None:
+    assert passes(name, n, margin, drop=margin, by_t=False) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 1500)
+
+
+def test_by_the_paired_t_drops_that_are_rare_are_called_none_too_often() -> None:
+    assert passes("all lost", 100, 0.045, drop=0.045, by_t=True) > 0.13
+    assert passes("all lost, others vary", 100, 0.045, drop=0.045, by_t=True) > 0.1
+
+
+@pytest.mark.parametrize("margin", [0.02, 0.05])
+@pytest.mark.parametrize("control_only", [0.0, 0.01, 0.05])
+def test_a_shadow_that_fails_more_often_by_the_margin_is_rarely_called_safe(
+    margin: float, control_only: float
+) -> None:
+    """Of n pairs, k fail in the candidate alone and c in the control alone."""
+
+    def level(safe: Callable[[paired.PairTable], bool], n: int) -> float:
+        found, most = 0.0, round(3.0 * n * (margin + control_only)) + 12
+        for c in range(most if control_only else 1):
+            rest = stats.binom.pmf(np.arange(most), n - c, (margin + control_only) / (1.0 - control_only))
+            for k in range(min(most, n - c)):
+                table = paired.PairTable(both=0, control_only=c, candidate_only=k, neither=n - c - k)
+                if not safe(table):  # nor is any with more
+                    break
+                found += float(stats.binom.pmf(c, n, control_only) * rest[k])
+        return found
+
+    def bounded(table: paired.PairTable) -> bool:
+        found = BoundedClusters.of(table.sums, low=-1.0, high=1.0)
+        return found is not None and found.z(margin) < -quantile(0.95)
+
+    def adjusted_wald(table: paired.PairTable) -> bool:
+        interval = paired.bonett_price(table, alpha=0.1).interval
+        return interval is not None and interval.upper < margin
+
+    sizes = [n for n in (40, 60, 118, 150, 250) if n * margin > 1.0]
+    assert max(level(bounded, n) for n in sizes) <= 0.056
+    if (margin, control_only) == (0.02, 0.0):
+        assert max(level(adjusted_wald, n) for n in sizes) > 0.075, "why not Bonett and Price's"
+
+
+@pytest.mark.parametrize(("name", "n", "margin"), [("won and lost", 400, 0.06), ("normal", 100, 0.05)])
+def test_what_it_costs_to_count_with_drops_that_were_not_seen(name: str, n: int, margin: float) -> None:
+    by_t = passes(name, n, margin, drop=0.0, by_t=True)
+    assert by_t > 0.7
+    assert passes(name, n, margin, drop=0.0, by_t=False) > by_t - 0.12
+
+
+def test_scores_that_often_drop_a_little_and_rarely_win_all_are_rarely_taken_for_harm() -> None:
+    """Looked at after every tenth pair, by the bettor's capital and by the asymptotic sequence before it."""
+    rng, margin, alarms = np.random.default_rng(22), 0.09, {"betting": 0, "asymptotic": 0}
+    n = np.arange(20, 1500, 10)
+    for _ in range(200):
+        d = np.where(rng.random(n[-1]) < 0.01, 1.0, -(margin + 0.01) / 0.99)
+        d += rng.choice([-0.02, 0.02], size=d.size)
+        sums, squares = np.cumsum(d)[n - 1], np.cumsum(d * d)[n - 1]
+        mean = sums / n
+        se = np.sqrt((squares / n - mean**2) / (n - 1))
+        asymptotic = confidence_sequence.harm_log_e((-margin - mean) / se, n, alpha=0.05, horizon=5000)
+        alarms["asymptotic"] += bool((asymptotic[n >= 100] >= math.log(20)).any())
+        capital = [
+            BoundedClusters(n=k, value=m, squares=s - k * m * m, cubes=None, low=-1.0, high=1.0).log_e(
+                -margin, above=False
+            )
+            for k, m, s in zip(n, mean, squares, strict=True)
+        ]
+        alarms["betting"] += max(capital) >= math.log(20)
+    assert alarms["betting"] / 200 <= 0.05
+    assert alarms["asymptotic"] / 200 > 0.2
