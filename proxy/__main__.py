@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--busy-polling", action="store_true", help="workers never sleep, for a core each")
+    parser.add_argument("--listener-fd", type=int, help="inherited and listening; in place of --host, --port")
     parser.add_argument("--fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
@@ -52,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         port=arguments.port,
         workers=arguments.workers,
         busy_polling=arguments.busy_polling,
+        listener_fd=arguments.listener_fd,
     )
     try:
         return run(options)
