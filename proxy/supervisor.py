@@ -192,8 +192,9 @@ class Supervisor:
                 del self._workers[slot]
             if worker is None and now >= self._not_before[slot]:
                 self._not_before[slot] = now + 1.0
+                taken = any(other.is_ready() for other in self._workers.values())
                 try:
-                    self._workers[slot] = self._start(listener)
+                    self._workers[slot] = self._start(listener, at_once=not taken)
                 except OSError as error:  # no memory, no process left: the other workers go on
                     log.error("worker %d cannot be started: %s", slot, error)
 
@@ -236,7 +237,7 @@ class Supervisor:
         log.error("%s", trouble)
         self._to_replace, self._trouble = [], trouble
 
-    def _start(self, listener: socket.socket) -> _Worker:
+    def _start(self, listener: socket.socket, *, at_once: bool = False) -> _Worker:
         fd = listener.fileno()
         options = self._options
         reading, writing = os.pipe()
@@ -253,6 +254,8 @@ class Supervisor:
         ]
         if options.busy_polling:
             command.append("--busy-polling")
+        if at_once:  # nobody else takes connections
+            command.append("--at-once")
         try:
             process = subprocess.Popen(
                 command, pass_fds=(fd, writing), stdin=subprocess.DEVNULL, env={**_ALLOCATOR, **os.environ}
