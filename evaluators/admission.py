@@ -25,9 +25,8 @@ _UNREACHED: Final = 502
 _HOPELESS: Final = frozenset((_NO_KEY, _WRONG_TOKEN, 404, 405))
 
 #: The proxy's codes for want of a key that is good, which says nothing of the version, and what mends it.
-_UNKEYED: Final = frozenset(
-    ("provider_credential_missing", "provider_credential_refused", "engine_refused_key")
-)
+_MISSING: Final = "provider_credential_missing"
+_UNKEYED: Final = frozenset((_MISSING, "provider_credential_refused", "engine_refused_key"))
 _SET_IT: Final = (
     "put a good key into the variable that it was registered with (--credential), in the environment of the"
     " proxy, and restart the proxy"
@@ -96,8 +95,10 @@ def heed_refusal(asked: str, status: int, message: str) -> None:
     raise refused(f"the proxy refuses the questions to {asked} with {status}: {said}{mend}")
 
 
-def heed_missing_key(asked: str, status: int, answer: bytes) -> None:
-    """Raises RunRefused where the version could not be asked for want of a key that is good."""
+def heed_missing_key(asked: str, status: int, answer: bytes, *, or_refused: bool) -> None:
+    """Raises RunRefused where the version could not be asked for want of a key, `or_refused` also where that
+    is not taken: of questions that are not ours some say so that they do not like what is asked.
+    """
     if status != _UNREACHED:
         return
     try:
@@ -105,7 +106,7 @@ def heed_missing_key(asked: str, status: int, answer: bytes) -> None:
         code, said = error["code"], str(error["message"]).removesuffix(".")
     except (ValueError, KeyError, TypeError, RecursionError):
         return
-    if code in _UNKEYED:
+    if code == _MISSING or (or_refused and code in _UNKEYED):
         raise RunRefused(f"{asked} cannot be asked: {said}; {_SET_IT}")
 
 

@@ -245,6 +245,7 @@ class _Run:
         if code == "no_replay":
             raise Stopped(await self._why_ended())
         if code in _SPENT or code in _HOPELESS:
+            message = message.removesuffix(".")
             raise Stopped(f"{message}; {self._way.token_origin}" if code == "admin_required" else message)
         if code == FAILING:
             self._failing = message

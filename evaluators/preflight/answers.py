@@ -156,7 +156,8 @@ class Asker:
         if known.refused(body, response.status_code, bytes(taken)):
             return await self._put(probe, version, stream=stream, attempt=attempt)
         if response.status_code != httpx.codes.OK:
-            heed_missing_key(f"{self._model} version {version}", response.status_code, bytes(taken))
+            asked = f"{self._model} version {version}"
+            heed_missing_key(asked, response.status_code, bytes(taken), or_refused=True)
             return Said(
                 outcome=outcome_of(response.status_code),
                 latency_ms=took,

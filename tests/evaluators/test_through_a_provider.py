@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from evaluators.errors import RunRefused
+from evaluators.golden import GoldenItem
 from evaluators.judges.proxied import ProxiedJudge
 from evaluators.pacing import Retry
 from evaluators.preflight import PROBES, Asker
+from evaluators.target import ProxyTarget
 from tests.proxy.harness import ADMIN, json_answer
 from tests.proxy.provider_wires import TEXT, WIRES
 from tests.proxy.test_providers import Within, asked, saying, well
@@ -22,6 +24,7 @@ pytestmark = [
     # aiohttp's pool, inside litellm, closes its sockets after the loop has gone
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+ITEM = GoldenItem(id="i", hash="", messages=({"role": "user", "content": "?"},), checks=())
 QUICK = Retry(attempts=2, first_wait_s=0.001, longest_wait_s=0.01)
 
 
@@ -82,7 +85,7 @@ async def test_a_deployment_that_wants_max_completion_tokens_is_asked_with_that(
 
 
 @pytest.mark.parametrize("status", [None, "401 Unauthorized", "403 Forbidden"])
-async def test_for_want_of_a_key_a_preflight_concludes_nothing(
+async def test_for_want_of_a_key_nothing_is_concluded(
     status: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gate that had would not ask again, though the key were there."""
@@ -94,7 +97,16 @@ async def test_for_want_of_a_key_a_preflight_concludes_nothing(
         async with Asker(base_url=f"http://127.0.0.1:{proxy.port}", model="chat", token=ADMIN) as asker:
             with pytest.raises(RunRefused, match=r"version 1 cannot be asked: .*; put a good key into"):
                 await asker.ask(PROBES[0], 1, stream=False)
-        [record] = proxy.exchanges()
+        target = ProxyTarget(
+            base_url=f"http://127.0.0.1:{proxy.port}", model="chat", version=1, token=ADMIN, retry=QUICK
+        )
+        async with target:
+            if status is None:
+                with pytest.raises(RunRefused, match="version 1 cannot be asked"):
+                    await target.ask(ITEM, 0)
+            else:  # what one item is refused for may be the item
+                assert (await target.ask(ITEM, 0)).outcome == "upstream_error"
+        [record, *_] = proxy.exchanges()
         code = "provider_credential_refused" if status else "provider_credential_missing"
         assert (record.outcome, record.error_code) == ("upstream_error", code)
 
