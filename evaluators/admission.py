@@ -21,24 +21,39 @@ OVERLOADED: Final = frozenset((429, 503))
 
 _NO_KEY: Final = 401
 _WRONG_TOKEN: Final = 403
+_UNREACHED: Final = 502
 _HOPELESS: Final = frozenset((_NO_KEY, _WRONG_TOKEN, 404, 405))
 
-#: They make an answer repeatable as far as a model can be; one that does not take them is asked without.
-_REPEATABLE: Final = frozenset(("seed", "temperature"))
+#: The proxy's codes for want of a key that is good, which says nothing of the version, and what mends it.
+_MISSING: Final = "provider_credential_missing"
+_UNKEYED: Final = frozenset((_MISSING, "provider_credential_refused", "engine_refused_key"))
+_SET_IT: Final = (
+    "put a good key into the variable that it was registered with (--credential), in the environment of the"
+    " proxy, and restart the proxy"
+)
+
+#: What a model may not take, and what it is then asked with instead (None: without). The first two make an
+#: answer repeatable as far as a model can be.
+_DISPENSABLE: Final[Mapping[str, str | None]] = {
+    "seed": None,
+    "temperature": None,
+    "max_tokens": "max_completion_tokens",
+}
 
 
-class Repeatable:
-    """Which of `seed` and `temperature` one model was found not to take, by asking."""
+class Taken:
+    """Which fields of our own questions one model was found not to take, by asking."""
 
     def __init__(self) -> None:
         self._not_taken: set[str] = set()
 
     def asked(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The question without what the model does not take."""
-        return {name: value for name, value in body.items() if name not in self._not_taken}
+        """The question without what the model does not take, or with what it takes instead."""
+        names = {name: _DISPENSABLE[name] if name in self._not_taken else name for name in body}
+        return {name: body[given] for given, name in names.items() if name is not None}
 
     def refused(self, asked: Mapping[str, Any], status: int, answer: bytes) -> bool:
-        """Whether this is the refusal of such a field, which was in the question: ask again without it."""
+        """Whether this is the refusal of such a field, which was in the question: ask again."""
         if status not in (400, 422):
             return False
         try:
@@ -48,7 +63,7 @@ class Repeatable:
 
     def learned(self, asked: Mapping[str, Any], field: object) -> bool:
         """Whether the field that a refusal names is one of these, and was in the question."""
-        if not isinstance(field, str) or field not in _REPEATABLE or field not in asked:
+        if not isinstance(field, str) or field not in _DISPENSABLE or field not in asked:
             return False
         self._not_taken.add(field)
         return True
@@ -78,6 +93,21 @@ def heed_refusal(asked: str, status: int, message: str) -> None:
     refused = TokenRefused if status == _WRONG_TOKEN else RunRefused
     said = message.removesuffix(".")
     raise refused(f"the proxy refuses the questions to {asked} with {status}: {said}{mend}")
+
+
+def heed_missing_key(asked: str, status: int, answer: bytes, *, or_refused: bool) -> None:
+    """Raises RunRefused where the version could not be asked for want of a key, `or_refused` also where that
+    is not taken: of questions that are not ours some say so that they do not like what is asked.
+    """
+    if status != _UNREACHED:
+        return
+    try:
+        error = json.loads(answer)["error"]
+        code, said = error["code"], str(error["message"]).removesuffix(".")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return
+    if code == _MISSING or (or_refused and code in _UNKEYED):
+        raise RunRefused(f"{asked} cannot be asked: {said}; {_SET_IT}")
 
 
 def outcome_of(status: int) -> Outcome:

@@ -24,6 +24,7 @@ from evaluators.admission import (
     REQUEST_ID_HEADER,
     VERSION_HEADER,
     golden_headers,
+    heed_missing_key,
     heed_refusal,
     outcome_of,
     root_of,
@@ -108,7 +109,8 @@ class ProxyTarget:
             await self._session.close()
 
     async def ask(self, item: GoldenItem, repeat: int) -> Output:
-        """The version's answer. Raises RunRefused when Turnout knows no such token, model or version."""
+        """The version's answer. Raises RunRefused when Turnout knows no such token, model or version, or has
+        no key to ask it with."""
         body = json.dumps(item.body(self._model), ensure_ascii=False).encode()
         attempt = 1
         while True:
@@ -171,6 +173,8 @@ class ProxyTarget:
             error = f"version {answered_by} answered in place of version {self._version}"
             return Output(**base, outcome="rejected", error=error)
         if status != 200:
+            asked = f"{self._model} version {self._version}"
+            heed_missing_key(asked, status, content, or_refused=False)
             return Output(**base, outcome=outcome_of(status), error=_message(status, content))
         return read_answer(content, base)
 

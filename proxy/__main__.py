@@ -20,7 +20,8 @@ async def _serve(listener: socket.socket, arguments: argparse.Namespace, limits:
     worker = Worker(arguments.data, arguments.control_url, fitted(limits))
     if arguments.busy_polling:
         worker.poll_busily()
-    await worker.run(listener, arguments.parent, arguments.ready_fd, alone=arguments.workers == 1)
+    alone = arguments.workers == 1
+    await worker.run(listener, arguments.parent, arguments.ready_fd, alone=alone, at_once=arguments.at_once)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,9 +32,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--busy-polling", action="store_true", help="workers never sleep, for a core each")
+    parser.add_argument("--listener-fd", type=int, help="inherited and listening; in place of --host, --port")
     parser.add_argument("--fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--at-once", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -52,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         port=arguments.port,
         workers=arguments.workers,
         busy_polling=arguments.busy_polling,
+        listener_fd=arguments.listener_fd,
     )
     try:
         return run(options)

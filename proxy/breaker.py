@@ -47,7 +47,9 @@ def failed(outcome: Outcome, status: int) -> bool:
 class Breaker:
     """What a worker knows of one candidate in one phase. `who` stands for a request, by identity."""
 
-    __slots__ = ("_clock", "_limit", "_probe_at", "_probe_s", "_stall_s", "_waiting", "failures", "is_open")
+    __slots__ = (
+        "_clock", "_limit", "_probe_at", "_probe_s", "_stall_s", "_waiting", "cause", "failures", "is_open",
+    )  # fmt: skip
 
     def __init__(self, *, limit: int, stall_s: float, probe_s: float, clock: Callable[[], float]) -> None:
         self._limit = limit
@@ -58,6 +60,8 @@ class Breaker:
         self._probe_at = 0.0
         self.failures = 0
         self.is_open = False
+        #: what the last failure was: a status, or how the request ended
+        self.cause = ""
 
     def admits(self, who: object) -> bool:
         """Whether a request may go to the candidate; it is then waited for until `begun` or `ended`."""
@@ -76,11 +80,12 @@ class Breaker:
         """An answer that is no failure has begun: it may take its time now."""
         self._waiting.pop(who, None)
 
-    def ended(self, who: object, outcome: Outcome, status: int) -> None:
+    def ended(self, who: object, outcome: Outcome, status: int, code: str | None = None) -> None:
         """How a request ended that was admitted."""
         self._waiting.pop(who, None)
         if failed(outcome, status):
             self.failures += 1
+            self.cause = code or (f"status {status}" if status >= 400 else outcome)
             if self.failures >= self._limit and not self.is_open:
                 self._open()
         elif outcome in ("complete", "length"):

@@ -214,9 +214,6 @@ def named(said: str, param: object, fields: Container[str]) -> str | None:
 def refusal(status: int, said: str, secrets: Iterable[str], field: str | None = None) -> Refusal:
     """What a client reads of a provider's error: its own words where they help, and never a secret. `field`:
     of the request, if it is known which one the provider does not take."""
-    if status in (401, 403):
-        message = "The provider refused the credential that Turnout has for it."
-        return Refusal(502, "provider_credential_refused", message)
     if status in _CLIENTS:
         return Refusal(status, "provider_rejected", f"The provider says: {scrubbed(said, secrets)}", field)
     if status in _NOT_NOW:

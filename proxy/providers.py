@@ -149,6 +149,8 @@ class ProviderCall:
                 await self._ask()
         except TimeoutError:
             self._overdue()
+        except Unkeyed:
+            self._fail("upstream_error", "provider_credential_missing")
         except Refusal as refused:
             self._answer(refused.status, refused.body())
         except Exception as error:
@@ -188,15 +190,14 @@ class ProviderCall:
         self._receiver.end(b"")
 
     def _credential(self) -> str | None:
-        """The value of the variable that the endpoint names. Raises Refusal where it is not set."""
+        """The value of the variable that the endpoint names. Raises Unkeyed where it is not set."""
         name = self._endpoint.credential
         if not name:
             return None
         value = os.environ.get(name)
         if not value:
             log.error("the proxy's environment has no %s: the provider cannot be asked", name)
-            message = "Turnout has no credential for this model's provider."
-            raise Refusal(502, "provider_credential_missing", message)
+            raise Unkeyed
         return value
 
     # to the receiver
@@ -237,6 +238,9 @@ class ProviderCall:
             said = self._seen.status or 0
             if said < 400:  # refused among a stream's events, or by litellm; else its word may be another
                 said = status if name != NO_STATUS and isinstance(status, int) else 502
+            if said in (401, 403):
+                self._fail("upstream_error", "provider_credential_refused")
+                return
             field = named(message, getattr(error, "param", None), document)
             refused = refusal(said, message, [secret] if secret else [], field)
             self._answer(refused.status, refused.body(), self._seen.retry_after if said in _BUSY else b"")
@@ -245,6 +249,10 @@ class ProviderCall:
         if not self.done:
             self.done = True
             self._receiver.failed(outcome, code)
+
+
+class Unkeyed(Exception):
+    """The variable that is to hold the provider's key is not set."""
 
 
 class Truncated(Exception):

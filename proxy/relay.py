@@ -47,6 +47,8 @@ _UNREACHED: Final = {
     "upstream_garbled": (502, "The engine behind this model does not answer in HTTP/1.1."),
     "provider_garbled": (502, "The provider of this model gave no answer that can be read."),
     "provider_oversized": (502, "The provider of this model gave a larger answer than Turnout holds."),
+    "provider_credential_missing": (502, "Turnout has no credential for this model's provider."),
+    "provider_credential_refused": (502, "The provider refused the credential that Turnout has for it."),
     "provider_not_asked": (
         502,
         "This request could not be put to the model's provider: a field of it, or a credential, is not as it "
@@ -339,7 +341,7 @@ class Relay:
             self._client.start(head.status, self._headers(head.lines), length)
 
     def failed(self, outcome: Outcome, code: str) -> None:
-        if self._take_fallback(outcome):
+        if self._take_fallback(outcome, code):
             return
         if not self._recorded:
             self._append(outcome, code)
@@ -351,8 +353,9 @@ class Relay:
         status, message = _UNREACHED.get(code, broke_off)
         self._client.respond(status, Refusal(status, code, message).body(), self._headers())
 
-    def _take_fallback(self, outcome: Outcome) -> bool:
-        """Ask control instead of an arm that failed, while the client has got nothing."""
+    def _take_fallback(self, outcome: Outcome, code: str | None = None) -> bool:
+        """Ask control instead of an arm that failed, while the client has got nothing. `code` says with what
+        it failed, unless control fails with another."""
         fallback, self._fallback = self._fallback, None
         if fallback is None or self._answered or self._recorded or self._client.gone:
             return False
@@ -363,7 +366,7 @@ class Relay:
             self._recording = None
         record = self.record
         self._tell_breaker(outcome)
-        record.arm_outcome, record.attempts = outcome, 2
+        record.arm_outcome, record.error_code, record.attempts = outcome, code, 2
         record.served_arm, record.served_version = "control", fallback.version
         self._outcome, self._began, self._marks = "complete", None, b""
         record.status, record.content_type = 0, ""

@@ -16,6 +16,7 @@ from experiments.snapshot import Endpoint, Mirror, UnknownModel
 
 from . import auth, wire
 from .application import Request
+from .breaker import OPEN
 from .copying import copy_record
 from .errors import Refusal
 from .heads import RequestHead
@@ -30,13 +31,23 @@ PATH: Final = "/v1/replay"
 #: Reasons for which a copy will not be sent, however often it is tried.
 _FOR_GOOD: Final = frozenset(("tools_skipped", "stored_elsewhere", "not_copied", "excluded"))
 #: Ends that are the engine's state, or the operator's mistake, and no answer to this request.
-_NOT_ASKED: Final = frozenset(("upstream_unreachable", "engine_refused_key"))
+_NOT_ASKED: Final = frozenset(
+    (
+        "upstream_unreachable",
+        "engine_refused_key",
+        "provider_credential_missing",
+        "provider_credential_refused",
+    )
+)
 _FIELDS: Final = {"experiment": str, "model": str, "pair": str, "path": str}
 _MESSAGES: Final = {
     "engine_overloaded": "The candidate's engine says that it has too much to do: ask again, more slowly.",
     "upstream_unreachable": "The candidate's engine cannot be reached.",
-    "breaker_open": "Nothing has succeeded at the candidate for a while, and it is asked once in 5 s only.",
+    OPEN: "Nothing succeeds at the candidate (the last: {cause}), and it is asked once in 5 s only.",
     "engine_refused_key": "The candidate's engine does not take the key that Turnout has for it.",
+    "provider_credential_missing": "The candidate's provider is not asked: the variable that holds its key is"
+    " not set in the proxy's environment. Set it, and restart the proxy.",
+    "provider_credential_refused": "The candidate's provider does not take the key that Turnout has for it.",
     "experiment_tokens": "The copies have used the tokens that the experiment may use.",
     "experiment_cost": "The copies have used the money that the experiment may use.",
     "not_recorded": "The answer could not be stored: is the proxy's disk full?",
@@ -55,6 +66,7 @@ class Replay:
         self._request = request
         self._client = client
         self._copy: Copy | None = None
+        self._mirror: Mirror | None = None
         self._gone = False
 
     def start(self) -> bool:
@@ -73,6 +85,7 @@ class Replay:
             )
             raise Refusal(409, "no_replay", message)
         mirror, endpoint = found
+        self._mirror = mirror
         record = self._record(about, mirror, endpoint)
         try:
             ask = wire.parse(about["path"], body, self._worker.limits)
@@ -121,6 +134,7 @@ class Replay:
         if again is not None:
             status, code = again
             message = _MESSAGES.get(code, f"No copy is sent just now: {code.replace('_', ' ')}.")
+            message = message.replace("{cause}", self._cause())
             self._client.respond(status, Refusal(status, code, message).body())
             return
         ended = {"outcome": record.outcome, "status": record.status, "error_code": record.error_code}
@@ -131,6 +145,8 @@ class Replay:
         code = record.error_code or ""
         if record.outcome == "overloaded":
             return 503, "engine_overloaded"
+        if code == OPEN and self._cause() in _NOT_ASKED:  # of whom that is known already
+            code = self._cause()
         if code in _NOT_ASKED:
             return 502, code
         if record.outcome != "shed" or code in _FOR_GOOD:
@@ -139,6 +155,9 @@ class Replay:
         if (code == "experiment_bytes" and not mine) or (code == "worker_bytes" and not all_):
             return None  # it was alone, and too large all the same
         return 503, code
+
+    def _cause(self) -> str:
+        return self._worker.shadows.left_alone(self._mirror) if self._mirror is not None else ""
 
     def client_gone(self) -> None:
         self._gone = True

@@ -151,6 +151,10 @@ class Shadows:
             return "engine_pressure"
         return None
 
+    def left_alone(self, mirror: Mirror) -> str:
+        """What the last failure was of a candidate that its breaker keeps copies from."""
+        return self._breaker(mirror).cause
+
     def _breaker(self, mirror: Mirror) -> Breaker:
         """What is known of a candidate. Where nothing at all succeeds, a copy asks again now and then."""
         key = mirror.experiment, mirror.phase, mirror.version
@@ -298,7 +302,7 @@ class Copy:
         record.outcome, record.error_code = outcome, code
         record.duration_us = (monotonic_ns() - self._started) // 1000
         if self.breaker is not None:
-            self.breaker.ended(self, outcome, record.status)
+            self.breaker.ended(self, outcome, record.status, code)
         if record.status == 200:
             self.allowance.spend(self.mirror, self.request_size, record.response)
         self._ended(record)

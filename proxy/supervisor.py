@@ -1,7 +1,8 @@
 """How do N workers share one port, and what happens when one dies?
 
-The supervisor binds the port and hands the listening socket to its workers: connections that wait in the
-queue survive a worker's death, and the next worker takes them. It answers no request itself.
+The supervisor binds the port, unless it is given a socket that listens, and hands that to its workers:
+connections that wait in the queue survive a worker's death, and the next worker takes them. Whoever gives it
+the socket and holds it (`turnout up`) keeps them over its own death. It answers no request itself.
 """
 
 from __future__ import annotations
@@ -47,10 +48,12 @@ class ProxyOptions:
     workers: int = 1
     #: workers never sleep; each needs a core of its own
     busy_polling: bool = False
+    #: a listening socket that was inherited; None: it opens one
+    listener_fd: int | None = None
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket. Raises PortTaken."""
+def listen(host: str, port: int, *, options: tuple[str, str] = ("--host", "--port")) -> socket.socket:
+    """A listening TCP socket. Raises PortTaken, whose message names the `options` that choose another."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -60,7 +63,11 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         taken = error.errno == errno.EADDRINUSE
-        mend = "stop what listens there or give --port" if taken else "give another --host or --port"
+        mend = (
+            f"stop what listens there or give {options[1]}"
+            if taken
+            else f"give another {' or '.join(options)}"
+        )
         message = f"cannot listen on {host}:{port}: {error.strerror}; {mend}"
         raise PortTaken(message) from error
     listener.setblocking(False)
@@ -117,7 +124,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Supervise until told to stop; the exit code."""
-        listener = listen(self._options.host, self._options.port)
+        listener = self._listener()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGHUP, self._renew)
@@ -150,6 +157,11 @@ class Supervisor:
             roster.close()
         return 0
 
+    def _listener(self) -> socket.socket:
+        if self._options.listener_fd is not None:
+            return socket.socket(fileno=self._options.listener_fd)
+        return listen(self._options.host, self._options.port)
+
     def _roster(self) -> Roster:
         return Roster(
             pid=os.getpid(),
@@ -180,8 +192,9 @@ class Supervisor:
                 del self._workers[slot]
             if worker is None and now >= self._not_before[slot]:
                 self._not_before[slot] = now + 1.0
+                taken = any(other.is_ready() for other in self._workers.values())
                 try:
-                    self._workers[slot] = self._start(listener)
+                    self._workers[slot] = self._start(listener, at_once=not taken)
                 except OSError as error:  # no memory, no process left: the other workers go on
                     log.error("worker %d cannot be started: %s", slot, error)
 
@@ -224,7 +237,7 @@ class Supervisor:
         log.error("%s", trouble)
         self._to_replace, self._trouble = [], trouble
 
-    def _start(self, listener: socket.socket) -> _Worker:
+    def _start(self, listener: socket.socket, *, at_once: bool = False) -> _Worker:
         fd = listener.fileno()
         options = self._options
         reading, writing = os.pipe()
@@ -241,6 +254,8 @@ class Supervisor:
         ]
         if options.busy_polling:
             command.append("--busy-polling")
+        if at_once:  # nobody else takes connections
+            command.append("--at-once")
         try:
             process = subprocess.Popen(
                 command, pass_fds=(fd, writing), stdin=subprocess.DEVNULL, env={**_ALLOCATOR, **os.environ}

@@ -332,11 +332,12 @@ class Worker:
         readiness: int | None = None,
         *,
         alone: bool = False,
+        at_once: bool = False,
     ) -> None:
         """Serve until SIGTERM or SIGINT, or until the parent process is gone; then drain and stop.
 
         `readiness` is a pipe that is written to once connections are taken; `alone`: no other worker shares
-        the listener.
+        the listener; `at_once`: none takes connections now, so those to providers alone wait for these.
         """
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -350,7 +351,8 @@ class Worker:
             # Requests are better off in the queue, or with another worker, than with one that knows no model.
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._informed.wait(), UNINFORMED_SECONDS)
-        await self._prepared(stop)
+        if not at_once:
+            await self._prepared(stop)
         doorway = Doorway(self.loop, listener, lambda: ClientConnection(self), alone=alone)
         gc.collect()
         gc.freeze()  # what is there now stays: collections look at requests only

@@ -22,6 +22,7 @@ from typing import IO
 import httpx
 
 import dashboard.start
+from proxy.supervisor import listen
 
 from .settings import Settings
 
@@ -29,6 +30,8 @@ from .settings import Settings
 EVALUATORS_FILE = "evaluators.yaml"
 #: Time for a process to answer its health check: MLflow's first start migrates a database.
 START_SECONDS = 90.0
+#: One that ends so soon after its start does nothing yet: connections are not kept waiting for the next.
+BIRTH_SECONDS = 5.0
 #: Time to drain after SIGTERM; the proxy lets requests in flight end within 30 s.
 STOP_SECONDS = 40.0
 
@@ -47,6 +50,9 @@ class Program:
     port: int | None = None
     healthy: str | None = None
     option: str = ""
+    #: the address whose socket is opened and held here: its command takes it by `--listener-fd`, and what
+    #: connects while it is being started again waits for it
+    host: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -77,6 +83,7 @@ def programs(settings: Settings) -> tuple[Program, ...]:
             command=tuple(proxy),
             port=settings.proxy_port,
             option="--proxy-port",
+            host=settings.host,
             healthy=f"{settings.proxy_address}/readyz",
         ),
         Program(
@@ -153,6 +160,7 @@ class Processes:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._born: dict[str, float] = {}
         self._logged: dict[str, int] = {}
+        self._listeners: dict[str, socket.socket] = {}
 
     def log(self, name: str) -> Path:
         """Where a process writes."""
@@ -163,13 +171,26 @@ class Processes:
         return self._running[name].pid
 
     def start(self, program: Program) -> None:
-        """Start without waiting. Raises OSError."""
+        """Start without waiting. Raises OSError, PortTaken among them."""
         self._programs[program.name] = program
         self._born[program.name] = time.monotonic()
         self._logs.mkdir(exist_ok=True)  # somebody who makes room may have deleted it
         with self.log(program.name).open("ab") as out:
             self._logged[program.name] = out.tell()
-            self._running[program.name] = _spawn(program, out)
+            self._running[program.name] = _spawn(program, out, self._listener(program))
+
+    def _listener(self, program: Program) -> socket.socket | None:
+        if program.host is None or program.port is None:
+            return None
+        if program.name not in self._listeners:
+            options = ("TURNOUT_HOST", program.option)
+            self._listeners[program.name] = listen(program.host, program.port, options=options)
+        return self._listeners[program.name]
+
+    def _close_door(self, name: str) -> None:
+        """Nobody is to wait for it any more: connections are refused once it has closed its own end too."""
+        if name in self._listeners:
+            self._listeners.pop(name).close()
 
     def wait(
         self, name: str, seconds: float = START_SECONDS, *, unless: Callable[[], bool] = lambda: False
@@ -204,6 +225,8 @@ class Processes:
         for name, process in list(self._running.items()):
             code = process.poll()
             if code is not None and self._may_start(name):
+                if time.monotonic() - self._born[name] < BIRTH_SECONDS:
+                    self._close_door(name)
                 done = self._started(self._programs[name], "was started again")
                 events.append(f"the {name} ended ({_ending(code)}) and {done}")
         return events
@@ -225,6 +248,7 @@ class Processes:
         try:
             self.start(program)
         except OSError as error:  # no room, no memory, no process left
+            self._close_door(program.name)
             return f"cannot be started yet: {error}"
         return f"{done}; see {self.log(program.name)}"
 
@@ -245,6 +269,7 @@ class Processes:
         """
         for name in reversed(list(self._running)):
             process = self._running.pop(name)
+            self._close_door(name)
             if process.poll() is None:
                 with suppress(OSError):
                     said(name)
@@ -256,10 +281,12 @@ class Processes:
                     process.wait()
 
 
-def _spawn(program: Program, out: IO[bytes]) -> subprocess.Popen[bytes]:
+def _spawn(program: Program, out: IO[bytes], listener: socket.socket | None) -> subprocess.Popen[bytes]:
     # A session of its own: Ctrl-C reaches only us, and we stop the processes in order.
+    handed = () if listener is None else (listener.fileno(),)
     return subprocess.Popen(
-        program.command,
+        (*program.command, *(part for fd in handed for part in ("--listener-fd", str(fd)))),
+        pass_fds=handed,
         env={**os.environ, **program.environment},
         stdin=subprocess.DEVNULL,
         stdout=out,

@@ -28,7 +28,7 @@ from rich.progress import (
 from experiments.client import ControlClient, ControlError, path_part
 
 from .operations import reasons_text, refusal, replay_text, settings_in_force
-from .replaying import Journal, Rate, Stopped, Tally, Way, replay
+from .replaying import FAILING, Journal, Rate, Stopped, Tally, Way, replay
 from .settings import Settings
 from .terminal import emit, err, fail, say, table
 
@@ -247,7 +247,8 @@ class _Desk:
     def _told(self, name: str, tally: Tally, *, list_skipped: bool) -> int:
         progress = self._progress(name)
         until = time.monotonic() + _VERDICT_S
-        while not progress["remaining"] and time.monotonic() < until:
+        # Nothing is left, or the candidate fails: either may decide it.
+        while (not progress["remaining"] or tally.failed[FAILING]) and time.monotonic() < until:
             if self.experiment(name)["state"] not in ("running", "invalid"):
                 break
             time.sleep(0.25)

@@ -28,10 +28,13 @@ from experiments.client import ControlClient, ControlError
 
 #: Why a run ends before the window does. The rest of the codes are the proxy's (docs/reference/proxy.md).
 _SPENT: Final = frozenset(("experiment_tokens", "experiment_cost"))
-_HOPELESS: Final = frozenset(("admin_required", "path_not_found", "engine_refused_key"))
+_HOPELESS: Final = frozenset(
+    ("admin_required", "path_not_found", "engine_refused_key", "provider_credential_missing")
+)
 _PAGE: Final = 200
-#: What the proxy says of a candidate at which nothing is there to answer.
-_ABSENT: Final = frozenset(("upstream_unreachable", "breaker_open"))
+#: What the proxy says of a candidate at which nothing is there to answer, and of one that it leaves alone.
+_ABSENT: Final = "upstream_unreachable"
+FAILING: Final = "breaker_open"
 #: How long a controller may be away, in seconds from one question to the next.
 _PATIENCE_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 _ID_BYTES: Final = 36
@@ -152,6 +155,7 @@ class _Run:
         self._jitter = Random()
         self._queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(way.concurrency)
         self._failed_in_a_row = 0
+        self._failing = ""  # what the proxy said of a candidate that it leaves alone
 
     async def go(self) -> Tally:
         timeout = aiohttp.ClientTimeout(total=self._way.timeout_s)
@@ -215,7 +219,9 @@ class _Run:
 
     def _why_none_answered(self, code: str) -> str:
         many = f"{self._failed_in_a_row} requests in a row got no answer"
-        if code not in _ABSENT:
+        if code == FAILING:
+            return f"{many}: {self._failing}".rstrip(".")
+        if code != _ABSENT:
             return f"{many}: {code.replace('_', ' ')}"
         return (
             f"{many}, the candidate is absent: nothing answers at {self._way.candidate}. Start its engine "
@@ -239,7 +245,10 @@ class _Run:
         if code == "no_replay":
             raise Stopped(await self._why_ended())
         if code in _SPENT or code in _HOPELESS:
+            message = message.removesuffix(".")
             raise Stopped(f"{message}; {self._way.token_origin}" if code == "admin_required" else message)
+        if code == FAILING:
+            self._failing = message
         return code
 
     async def _why_ended(self) -> str:

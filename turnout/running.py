@@ -12,6 +12,7 @@ from pathlib import Path
 from experiments.client import ControlClient, ControlError
 from proxy import roster
 from proxy.roster import NoSupervisor, replace_workers
+from proxy.supervisor import PortTaken
 
 from .processes import Processes, ProcessFailed, check_ports, endings, free_ports, programs
 from .settings import Settings
@@ -47,7 +48,7 @@ def run_all(settings: Settings) -> None:
             # evaluators.yaml may have come since: by an editor, or by `turnout apply`.
             for event in processes.begin(programs(settings)):
                 _tell(event)
-    except ProcessFailed as error:
+    except (ProcessFailed, PortTaken) as error:
         fail(f"{others}{registry_trouble(settings)}{error}")
     finally:
         processes.stop(lambda name: err.print(f"stopping the {name}"))

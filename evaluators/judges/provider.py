@@ -17,7 +17,7 @@ from functools import cache
 from math import inf
 from typing import Any, Final
 
-from evaluators.admission import OVERLOADED, Repeatable
+from evaluators.admission import OVERLOADED, Taken
 from evaluators.errors import ModelRefused, ModelUnavailable
 from evaluators.judges.asking import structured_output
 from evaluators.judges.attempts import Again, Attempts
@@ -53,7 +53,7 @@ class ProviderJudge:
         self._max_tokens, self._timeout_s = max_tokens, timeout_s
         self._attempts = Attempts(concurrency, retry)
         self._structured = True
-        self._repeatable = Repeatable()
+        self._taken = Taken()
         self._litellm: Any = None
 
     async def __aenter__(self) -> ProviderJudge:
@@ -86,13 +86,12 @@ class ProviderJudge:
 
     async def _once(self, question: Mapping[str, Any]) -> ModelReply:
         started = time.monotonic()
-        asked = self._repeatable.asked({"temperature": 0, **question})
+        asked = self._taken.asked({"temperature": 0, "max_tokens": self._max_tokens, **question})
         at = {"api_base": self._api_base, "api_key": os.environ.get(JUDGE_KEY) or "none"}
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._litellm.acompletion(
                     model=self._model,
-                    max_tokens=self._max_tokens,
                     timeout=self._timeout_s,
                     num_retries=0,
                     max_retries=0,
@@ -105,7 +104,7 @@ class ProviderJudge:
                 f"{self.identity} gives no whole answer in {self._timeout_s:g} s"
             ) from None
         except Exception as error:  # litellm raises its own tree and whatever a provider's client raises
-            if getattr(error, "status_code", None) not in _NOT_THIS or not self._repeatable.learned(
+            if getattr(error, "status_code", None) not in _NOT_THIS or not self._taken.learned(
                 asked, getattr(error, "param", None)
             ):
                 raise self._fault(error) from None

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import httpx
 
-from evaluators.admission import VERSION_HEADER, Repeatable, golden_headers, root_of
+from evaluators.admission import VERSION_HEADER, Taken, golden_headers, root_of
 from evaluators.errors import ModelRefused, ModelUnavailable
 from evaluators.judges.asking import structured_output
 from evaluators.judges.attempts import Again, Attempts
@@ -54,7 +54,7 @@ class ProxiedJudge:
         headers = golden_headers(token, version=version, api_key=api_key)
         self._calls = _Calls(root_of(base_url), headers, concurrency, timeout_s, retry)
         self._structured = True
-        self._repeatable = Repeatable()
+        self._taken = Taken()
 
     async def __aenter__(self) -> ProxiedJudge:
         return self
@@ -95,9 +95,9 @@ class ProxiedJudge:
 
     async def _put(self, body: Mapping[str, Any]) -> httpx.Response:
         """The answer to this question, without what its model is known not to take."""
-        asked = self._repeatable.asked(body)
+        asked = self._taken.asked(body)
         response = await self._calls.post("/v1/chat/completions", asked)
-        again = self._repeatable.refused(asked, response.status_code, response.content)
+        again = self._taken.refused(asked, response.status_code, response.content)
         return await self._put(body) if again else response
 
 

@@ -21,8 +21,9 @@ from evaluators.admission import (
     MAX_ANSWER,
     OVERLOADED,
     VERSION_HEADER,
-    Repeatable,
+    Taken,
     golden_headers,
+    heed_missing_key,
     heed_refusal,
     outcome_of,
     root_of,
@@ -86,7 +87,7 @@ class Asker:
         self._model = model
         self._timeout_s = timeout_s
         self._retry, self._jitter = retry, Random()
-        self._repeatable: defaultdict[int, Repeatable] = defaultdict(Repeatable)  # by version
+        self._taken: defaultdict[int, Taken] = defaultdict(Taken)  # by version
         self._in_vain: dict[int, tuple[float, Said]] = {}  # seconds since a version's last answer; what came
         self._client = httpx.AsyncClient(
             base_url=root_of(base_url),
@@ -103,7 +104,7 @@ class Asker:
 
     async def ask(self, probe: Probe, version: int, *, stream: bool) -> Said:
         """The version's answer, however it ended; of one that keeps silent, after a while, what it said last.
-        Raises RunRefused where Turnout itself refuses to ask."""
+        Raises RunRefused where Turnout itself refuses to ask, or has no good key to ask with."""
         waited, last = self._in_vain.get(version, (0.0, None))
         if last is not None and waited >= _PATIENCE * self._timeout_s:
             return last
@@ -116,8 +117,8 @@ class Asker:
         return said
 
     async def _put(self, probe: Probe, version: int, *, stream: bool, attempt: int = 1) -> Said:
-        repeatable = self._repeatable[version]
-        body = repeatable.asked(probe.body(self._model) | ({"stream": True} if stream else {}))
+        known = self._taken[version]
+        body = known.asked(probe.body(self._model) | ({"stream": True} if stream else {}))
         content = json.dumps(body, ensure_ascii=False).encode()
         started = time.monotonic()
         taken = bytearray()
@@ -152,9 +153,11 @@ class Asker:
             heed_refusal(f"{self._model} version {version}", response.status_code, _message(bytes(taken)))
         if by != str(version):
             return Said(outcome=None, error=_refusal(by, version, response.status_code, bytes(taken)))
-        if repeatable.refused(body, response.status_code, bytes(taken)):
+        if known.refused(body, response.status_code, bytes(taken)):
             return await self._put(probe, version, stream=stream, attempt=attempt)
         if response.status_code != httpx.codes.OK:
+            asked = f"{self._model} version {version}"
+            heed_missing_key(asked, response.status_code, bytes(taken), or_refused=True)
             return Said(
                 outcome=outcome_of(response.status_code),
                 latency_ms=took,

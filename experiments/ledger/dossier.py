@@ -6,6 +6,7 @@ folder only.
 
 from __future__ import annotations
 
+import glob
 import secrets
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,9 @@ from .evidence import distinct, gather
 from .facts import PAST
 from .store import Store, instant
 
+#: One file, by a pattern that finds it alone. Left to itself, DuckDB takes a folder `date=2026-11-28` in its
+#: path for a column.
+_PARQUET: Final = "read_parquet(?, hive_partitioning = false)"
 #: What evidence reads of an exchange.
 _COLUMNS: Final = (
     "exchange_id, request_id, pair_id, role, origin, started_at, model, experiment, phase, assigned_arm,"
@@ -125,30 +129,31 @@ def regather(folder: Path, spec: AnalysisSpec, told: Evidence) -> Evidence:
         def load(connection: duckdb.DuckDBPyConnection) -> None:
             begun = instant(told.started_ns)
             files = {
-                name: str(folder / f"{name}.parquet")
+                name: glob.escape(str(folder / f"{name}.parquet"))
                 for name in ("rows", "past", "feedback", "scores", "phases")
             }
             connection.execute(
                 "INSERT INTO experiments (name, model, mode, state, spec, spec_hash, created_at, started_at)"
-                " SELECT ?, coalesce(any_value(model), '-'), ?, 'kept', '{}', '-', ?, ? FROM read_parquet(?)",
+                " SELECT ?, coalesce(any_value(model), '-'), ?, 'kept', '{}', '-', ?, ?"
+                f" FROM {_PARQUET}",
                 [spec.experiment, spec.mode, begun, begun, files["rows"]],
             )
             connection.execute(
-                "INSERT INTO phases BY NAME SELECT *, ? AS experiment FROM read_parquet(?)",
+                f"INSERT INTO phases BY NAME SELECT *, ? AS experiment FROM {_PARQUET}",
                 [spec.experiment, files["phases"]],
             )
             for name in ("past", "rows"):  # in the order in which they had come
-                if Path(files[name]).exists():  # older folders have no past
+                if (folder / f"{name}.parquet").exists():  # older folders have no past
                     connection.execute(
-                        f"INSERT INTO exchanges BY NAME SELECT *, {_FILLED} FROM read_parquet(?)",
+                        f"INSERT INTO exchanges BY NAME SELECT *, {_FILLED} FROM {_PARQUET}",
                         [files[name]],
                     )
             connection.execute(
-                "INSERT INTO feedback BY NAME SELECT *, '-' AS segment FROM read_parquet(?)",
+                f"INSERT INTO feedback BY NAME SELECT *, '-' AS segment FROM {_PARQUET}",
                 [files["feedback"]],
             )
-            if Path(files["scores"]).exists():  # folders of before scores counted have none
-                connection.execute("INSERT INTO scores BY NAME FROM read_parquet(?)", [files["scores"]])
+            if (folder / "scores.parquet").exists():  # folders of before scores counted have none
+                connection.execute(f"INSERT INTO scores BY NAME FROM {_PARQUET}", [files["scores"]])
             # What metrics read is SQL of the folder's own, which may be anybody's: it is to see these rows
             # and neither a file nor the network.
             connection.execute("SET enable_external_access = false")

@@ -195,6 +195,11 @@ def rows_in(result: DuckDBPyConnection) -> list[Row]:
 
 
 def _open(path: Path, config: dict[str, Any]) -> DuckDBPyConnection:
+    if "?" in str(path.absolute()):  # it writes the log before the `?`, and the data after it
+        raise LedgerError(
+            f"the ledger {path} cannot be opened: DuckDB takes no `?` in a path ({path.absolute()});"
+            " choose another data folder"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return duckdb.connect(str(path), config=config)

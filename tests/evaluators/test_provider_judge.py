@@ -340,19 +340,22 @@ def test_litellm_is_not_imported_before_a_providers_judge_is_asked() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
 
 
-async def test_a_temperature_that_only_the_provider_knows_it_does_not_take_is_left_out(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("field", ["temperature", "max_tokens"])
+async def test_a_field_that_only_the_provider_knows_it_does_not_take_is_left_out(
+    field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wire = WIRES["openai"]
-    error = {"message": "Unsupported value: 'temperature'", "param": "temperature"}
+    error = {"message": f"Unsupported value: '{field}'", "param": field}
+    given = f'"{field}"'.encode()
 
     async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
-        refused = b'"temperature"' in request
+        refused = given in request
         body = json.dumps({"error": error}).encode() if refused else saying(wire)
         writer.write(json_answer(body, "400 Bad Request" if refused else "200 OK"))
 
     engine = Engine(answer)
     async with engine.running():
         assert [reply.text for reply in await replies(judge(wire, engine, monkeypatch), 2)] == [TEXT, TEXT]
-    assert [b'"temperature"' in request for request in engine.requests] == [True, False, False]
+    assert [given in request for request in engine.requests] == [True, False, False]
+    assert (b'"max_completion_tokens"' in engine.requests[-1]) is (field == "max_tokens")
     assert all(b'"grade"' in request for request in engine.requests), "the schema is asked for all along"

@@ -9,18 +9,22 @@ from pathlib import Path
 
 import pytest
 
+from evaluators.errors import RunRefused
+from evaluators.golden import GoldenItem
 from evaluators.judges.proxied import ProxiedJudge
 from evaluators.pacing import Retry
 from evaluators.preflight import PROBES, Asker
+from evaluators.target import ProxyTarget
 from tests.proxy.harness import ADMIN, json_answer
 from tests.proxy.provider_wires import TEXT, WIRES
-from tests.proxy.test_providers import Within, asked, well
+from tests.proxy.test_providers import Within, asked, saying, well
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
     # aiohttp's pool, inside litellm, closes its sockets after the loop has gone
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+ITEM = GoldenItem(id="i", hash="", messages=({"role": "user", "content": "?"},), checks=())
 QUICK = Retry(attempts=2, first_wait_s=0.001, longest_wait_s=0.01)
 
 
@@ -43,6 +47,68 @@ async def test_a_judge_that_takes_no_seed_is_asked_without_it(
         assert len(engine.requests) == 2
         assert all(b'"grade"' in request for request in engine.requests), "the schema is asked for all along"
         assert len(proxy.exchanges()) == 3, "refused once, known from then on"
+
+
+OLD = {
+    "message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use"
+    " 'max_completion_tokens' instead.",
+    "type": "invalid_request_error",
+    "param": "max_tokens",
+    "code": "unsupported_parameter",
+}
+
+
+async def test_a_deployment_that_wants_max_completion_tokens_is_asked_with_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name says nothing of the model behind it."""
+    wire = replace(WIRES["openai"], served_name="azure/ours", base="AZURE_API_BASE")
+    wire = replace(wire, credential="AZURE_API_KEY")
+    monkeypatch.setenv("AZURE_API_VERSION", "2025-01-01-preview")
+
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if b'"max_tokens"' in request:
+            writer.write(json_answer(json.dumps({"error": OLD}).encode(), "400 Bad Request"))
+        else:
+            await well(wire)(request, writer)
+
+    async with asked(wire, answer, tmp_path, monkeypatch) as (proxy, engine):
+        url = f"http://127.0.0.1:{proxy.port}"
+        async with Asker(base_url=url, model="chat", token=ADMIN) as asker:
+            for stream in (False, True):
+                found = await asker.ask(PROBES[0], 1, stream=stream)
+                assert found.complete, found.error
+        assert len(proxy.exchanges()) == 3, "refused once, known from then on"
+        async with ProxiedJudge(base_url=url, model="chat", version=1, token=ADMIN, retry=QUICK) as judge:
+            assert (await judge.reply([{"role": "user", "content": "?"}], schema={}, seed=1)).text == TEXT
+    assert b'"max_completion_tokens":' in engine.requests[-1]
+
+
+@pytest.mark.parametrize("status", [None, "401 Unauthorized", "403 Forbidden"])
+async def test_for_want_of_a_key_nothing_is_concluded(
+    status: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gate that had would not ask again, though the key were there."""
+    wire = WIRES["openai"]
+    answer = well(wire) if status is None else saying(status, b'{"error": {"message": "no such key"}}')
+    async with asked(wire, answer, tmp_path, monkeypatch) as (proxy, _):
+        if status is None:
+            monkeypatch.delenv(wire.credential)
+        async with Asker(base_url=f"http://127.0.0.1:{proxy.port}", model="chat", token=ADMIN) as asker:
+            with pytest.raises(RunRefused, match=r"version 1 cannot be asked: .*; put a good key into"):
+                await asker.ask(PROBES[0], 1, stream=False)
+        target = ProxyTarget(
+            base_url=f"http://127.0.0.1:{proxy.port}", model="chat", version=1, token=ADMIN, retry=QUICK
+        )
+        async with target:
+            if status is None:
+                with pytest.raises(RunRefused, match="version 1 cannot be asked"):
+                    await target.ask(ITEM, 0)
+            else:  # what one item is refused for may be the item
+                assert (await target.ask(ITEM, 0)).outcome == "upstream_error"
+        [record, *_] = proxy.exchanges()
+        code = "provider_credential_refused" if status else "provider_credential_missing"
+        assert (record.outcome, record.error_code) == ("upstream_error", code)
 
 
 @pytest.mark.parametrize("name", ["openai", "together_ai"])

@@ -262,6 +262,13 @@ def written(plane: Plane, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("name", ["date=2026-11-28", "re*", "what?", "[1] {2}", "100 % 'quoted'"])
+def test_its_folder_may_be_called_as_one_likes(written: Path, name: str) -> None:
+    folder = written.rename(written.with_name(name))
+    shutil.copytree(folder, folder.with_name("report"))  # what a pattern finds as well
+    assert all(check.same for check in replay(folder))
+
+
 def test_a_row_that_is_missing_is_noticed(written: Path) -> None:
     rows = pyarrow.parquet.read_table(written / "rows.parquet")
     pyarrow.parquet.write_table(rows.slice(1), written / "rows.parquet")

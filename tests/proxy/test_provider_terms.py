@@ -93,8 +93,6 @@ def test_data_and_text_with_addresses_pass() -> None:
     [
         (400, 400, "provider_rejected"),
         (422, 422, "provider_rejected"),
-        (401, 502, "provider_credential_refused"),
-        (403, 502, "provider_credential_refused"),
         (429, 429, "provider_overloaded"),
         (500, 500, "provider_failed"),
         (503, 503, "provider_failed"),

@@ -199,6 +199,9 @@ async def test_a_failing_candidate_falls_back_and_the_row_says_both(
             (row,) = proxy.exchanges()
             assert (row.assigned_arm, row.served_arm) == ("candidate", "control")
             assert (row.outcome, row.arm_outcome, row.attempts) == ("complete", outcome, 2)
+            assert row.error_code == ("upstream_cut" if fault is dead else None), (
+                "why it was not the candidate"
+            )
             assert row.response == ANSWER
 
 

@@ -141,6 +141,22 @@ async def test_an_engine_that_is_away_is_no_row(tmp_path: Path) -> None:
         assert one.rows() == []
 
 
+async def test_one_that_is_left_alone_is_told_with_why(tmp_path: Path) -> None:
+    """That it fails is not that nobody is there."""
+    async with replaying(tmp_path, "500") as one:
+        for _ in range(20):
+            assert (await one.put(ask()))[1]["status"] == 500
+        status, answer = await one.put(ask())
+        assert (status, answer["error"]["code"]) == (503, "breaker_open")
+        assert "the last: status 500" in answer["error"]["message"]
+        assert len(one.rows()) == 20
+    async with replaying(tmp_path / "away") as one:
+        await one.candidate.__aexit__(None, None, None)
+        told = {(await one.put(ask()))[1]["error"]["code"] for _ in range(22)}
+        assert told == {"upstream_unreachable"}
+        assert one.proxy.worker.shadows._breakers.popitem()[1].is_open
+
+
 @pytest.mark.parametrize(
     ("fault", "outcome", "code"),
     [

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,7 +17,7 @@ import pytest
 
 from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.spool import read_segment, sealed_segments
-from experiments.snapshot import Snapshot
+from experiments.snapshot import LITELLM, Snapshot
 from proxy.roster import RosterFile
 from proxy.supervisor import PortTaken, ProxyOptions, Supervisor, listen
 from turnout.processes import free_port
@@ -225,6 +226,26 @@ async def test_all_workers_are_replaced_under_load_and_no_request_fails(tmp_path
     assert not failed, [repr(error) for error in failed]
     rows = [record for path in sealed_segments(tmp_path / "spool") for record in read_segment(path).records]
     assert sorted(row.request_id for row in rows if isinstance(row, ExchangeRecord)) == sorted(answered)
+
+
+async def test_where_no_other_worker_takes_connections_a_provider_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its library takes seconds to load; other models have nothing to do with it."""
+    slow = tmp_path / "slow" / "litellm"
+    slow.mkdir(parents=True)
+    (slow / "__init__.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(slow.parent), os.environ.get("PYTHONPATH", ""))))
+    async with Engine(plain).running() as engine:
+        plainly = snapshot({1: engine.url, 2: engine.url})
+        away = replace(plainly.endpoints["chat", 2], engine=LITELLM, replicas=(), served_name="openai/gpt-4o")
+        table = replace(plainly, endpoints={**plainly.endpoints, ("chat", 2): away})
+        (tmp_path / "proxy-snapshot.json").write_bytes(table.to_json())
+        async with proxy_process(tmp_path, "http://127.0.0.1:9", 1) as (url, supervisor):
+            [worker] = children(supervisor)
+            os.kill(worker, signal.SIGKILL)
+            async with httpx.AsyncClient(base_url=url, timeout=12) as client:
+                assert (await client.post("/v1/chat/completions", json=ask())).status_code == 200
 
 
 def test_a_taken_port_says_what_to_do() -> None:

@@ -8,18 +8,32 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import typer
 
 from proxy.roster import Roster, RosterFile
+from proxy.supervisor import PortTaken
 from tests.experiments.plane import Plane
 from tests.journey import eventually
+from tests.proxy.harness import snapshot
 from turnout import running
-from turnout.processes import Processes, ProcessFailed, Program, check_ports, endings, free_port, programs
+from turnout.processes import (
+    BIRTH_SECONDS,
+    Processes,
+    ProcessFailed,
+    Program,
+    check_ports,
+    endings,
+    free_port,
+    programs,
+)
 from turnout.running import with_ports
 from turnout.settings import Settings
 
@@ -325,3 +339,78 @@ def test_in_a_folder_of_another_user_no_evaluators_are_seen(
     settings = Settings(data=tmp_path, tracking_uri="http://127.0.0.1:1")
     monkeypatch.setattr(os, "stat", refuse)
     assert [one.name for one in programs(settings)] == ["controller", "proxy", "dashboard"]
+
+
+def proxy_alone(data: Path, workers: int = 1) -> Program:
+    """The proxy of `turnout up`, on a folder that has a routing table."""
+    (data / "proxy-snapshot.json").write_bytes(snapshot({1: "http://127.0.0.1:9"}).to_json())
+    settings = Settings(data=data, proxy_port=free_port(), control_port=free_port(), workers=workers)
+    [found] = [one for one in programs(settings) if one.name == "proxy"]
+    return found
+
+
+def connecting(address: tuple[str, int], stop: threading.Event) -> Counter[str]:
+    """How connections fare until told to stop, each for one request."""
+    fared: Counter[str] = Counter()
+    while not stop.is_set():
+        try:
+            with socket.create_connection(address, timeout=30) as client:
+                client.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+                fared["answered" if client.recv(4096).startswith(b"HTTP/1.1 200") else "cut"] += 1
+        except OSError as error:
+            fared[type(error).__name__] += 1
+        time.sleep(0.005)
+    return fared
+
+
+@pytest.mark.slow
+def test_connections_wait_while_a_killed_proxy_is_started_again(processes: Processes, tmp_path: Path) -> None:
+    program = proxy_alone(tmp_path, workers=2)
+    assert program.port is not None
+    processes.start(program)
+    processes.wait("proxy")
+    stop = threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        users = [pool.submit(connecting, ("127.0.0.1", program.port), stop) for _ in range(2)]
+        try:
+            time.sleep(BIRTH_SECONDS + 0.1)
+            before = processes.pid("proxy")
+            os.kill(before, signal.SIGKILL)
+            eventually(processes.tend, within=10)
+            time.sleep(2)  # the former one's workers find that it is gone, and close their doors
+            processes.wait("proxy")
+        finally:
+            stop.set()
+        fared = sum((user.result() for user in users), Counter[str]())
+    assert processes.pid("proxy") != before
+    assert fared["answered"] > 100
+    assert set(fared) == {"answered"}, fared
+
+
+def test_no_connection_waits_for_a_proxy_that_ends_as_soon_as_it_starts(
+    processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = proxy_alone(tmp_path)
+    assert program.port is not None
+    address = "127.0.0.1", program.port
+    monkeypatch.setenv("TURNOUT_LIMITS", "nonsense=1")
+    processes.start(program)
+    with socket.create_connection(address, timeout=30) as waiting:
+        assert "ended" in eventually(processes.tend, within=30)[0]
+        with pytest.raises(ConnectionResetError):
+            waiting.recv(1)
+    monkeypatch.delenv("TURNOUT_LIMITS")
+    eventually(processes.tend, within=30)
+    processes.wait("proxy")
+    processes.stop()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
+
+
+def test_a_port_that_is_taken_as_the_proxy_starts_is_told(processes: Processes, tmp_path: Path) -> None:
+    program = proxy_alone(tmp_path)
+    with (
+        socket.create_server(("127.0.0.1", program.port or 0)),
+        pytest.raises(PortTaken, match="--proxy-port"),
+    ):
+        processes.start(program)

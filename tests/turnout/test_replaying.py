@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import orjson
 import pytest
 from typer.testing import CliRunner
 
+from evaluators.pacing import Retry
 from tests.evaluators.fakes import Reply, serving
 from turnout.operations import replay_text
 from turnout.replay_command import replay_app
-from turnout.replaying import Journal, Rate, Stopped, Way, replay
+from turnout.replaying import Journal, Rate, Stopped, Tally, Way, replay
 
 ONE = "019a0000-0000-7000-8000-000000000001"
 TWO = "019a0000-0000-7000-8000-000000000002"
@@ -96,11 +100,14 @@ class Recorded:
         return {"requests": [request], "closed": None, "after": None}
 
 
-async def test_a_token_that_the_proxy_refuses_is_told_with_where_it_came_from(tmp_path: Path) -> None:
+@asynccontextmanager
+async def refusing(tmp_path: Path, status: bytes, code: str, message: str) -> AsyncIterator[Tally]:
+    """What a run comes to at a proxy that refuses every request."""
+
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"{}")
-        body = b'{"error": {"code": "admin_required", "message": "wrong token"}}'
-        writer.write(b"HTTP/1.1 403 Forbidden\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        body = orjson.dumps({"error": {"code": code, "message": message}})
+        writer.write(b"HTTP/1.1 %b\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body))
         await writer.drain()
         writer.close()
 
@@ -114,10 +121,22 @@ async def test_a_token_that_the_proxy_refuses_is_told_with_where_it_came_from(tm
             token="wrong",
             token_origin="here the token comes from X",
             rate=Rate(None),
+            retry=Retry(attempts=1),
+            patience=1,
         )
         with Journal(tmp_path, "past") as journal:
-            tally = await replay(way, journal)
-    assert tally.stopped == "wrong token; here the token comes from X"
+            yield await replay(way, journal)
+
+
+async def test_a_token_that_the_proxy_refuses_is_told_with_where_it_came_from(tmp_path: Path) -> None:
+    async with refusing(tmp_path, b"403 Forbidden", "admin_required", "wrong token") as tally:
+        assert tally.stopped == "wrong token; here the token comes from X"
+
+
+async def test_a_candidate_that_fails_is_not_said_to_be_absent(tmp_path: Path) -> None:
+    said = "Nothing succeeds at the candidate (the last: status 500)."
+    async with refusing(tmp_path, b"503 No", "breaker_open", said) as tally:
+        assert tally.stopped == f"1 requests in a row got no answer: {said}".rstrip(".")
 
 
 def test_a_token_that_the_controller_refuses_is_told_with_where_it_came_from(tmp_path: Path) -> None:

@@ -131,6 +131,23 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         Store(tmp_path / "file" / "ledger.duckdb")
 
 
+def test_a_path_that_duckdb_takes_for_another_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """What follows a `?` it takes for options of the address, where it puts its log."""
+    folder = tmp_path / "what?"
+    with pytest.raises(LedgerError, match=r"cannot be opened: DuckDB takes no `\?` .* another data folder"):
+        Store(folder / "ledger.duckdb")
+    assert not folder.exists()
+
+
+def test_a_path_may_hold_anything_else(tmp_path: Path) -> None:
+    folder = tmp_path / "a b'c\"d#e%20f%2Fg&h;ü[1]{2}*=\\x"
+    for _ in range(2):
+        with Store(folder / "ledger.duckdb") as store:
+            store.write(lambda c: c.execute("CREATE OR REPLACE TABLE t AS SELECT 1"))
+            assert store.size() > 0
+    assert [file.name for file in folder.iterdir()] == ["ledger.duckdb"]
+
+
 def test_deleted_side_files_do_no_harm(store: Store) -> None:
     store.write(lambda c: c.execute("INSERT INTO t VALUES (1)"))
     side = [path for path in store.path.parent.iterdir() if path != store.path]
