@@ -56,8 +56,13 @@ def fail(message: str, code: int = 1) -> NoReturn:
 
 def emit(document: Any) -> None:
     """JSON for machines, on stdout. Raises OSError, but not where its reader has left."""
+    put(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
+def put(text: str) -> None:
+    """Text for machines, as it is, on stdout. Raises OSError, but not where its reader has left."""
     try:
-        sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+        sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
         _nothing_more_on(sys.stdout)
@@ -70,8 +75,6 @@ def concluding_with(code: int, unwritten: int = 1) -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):  # rich makes the second of the first
-        _nothing_more_on(sys.stdout)
     except OSError as error:
         no_room(error, unwritten)
     raise typer.Exit(code)
