@@ -138,7 +138,8 @@ class Watch:
         revision = self._revision() if self._revision else None
         now_ns = self._control.junction.now_ns()
         known, there, at_ns = self._looked.get(experiment.name, (None, None, 0))
-        if known is not None and known == revision and there is experiment and now_ns - at_ns < STALE_NS:
+        unchanged = known is not None and known == revision and there is experiment
+        if unchanged and 0 <= now_ns - at_ns < STALE_NS:  # a clock may have been set back
             return False
         self._looked[experiment.name] = (revision, experiment, now_ns)
         return True
@@ -301,7 +302,8 @@ class Watch:
         """Carry out what `on_ship: promote` declared and what something stood in the way of, also of an
         earlier controller. Where production has moved meanwhile, it is left to a person."""
         put_off = self._put_off.get(experiment.name)
-        due = put_off is None or now_ns >= put_off.again_ns
+        # A clock that has been set back must not make it wait for longer than it was to.
+        due = put_off is None or not 0 < put_off.again_ns - now_ns <= put_off.wait_ns
         production = self._control.junction.model(experiment.model).production
         if (
             not due

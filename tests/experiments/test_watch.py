@@ -144,6 +144,17 @@ def test_a_promotion_that_cannot_be_carried_out_now_is_carried_out_later(plane: 
     assert plane.rows().count(("controller", "promote", "done")) == 1
 
 
+def test_a_clock_that_was_set_back_holds_up_no_promotion_that_was_put_off(plane: Plane) -> None:
+    plane.begin(PROMOTES)
+    plane.down = {2: "connection refused"}
+    watch = watched(plane, "ship")
+    watch.look()
+    plane.down = {}
+    plane.now_ns -= 3600 * 10**9
+    watch.look()
+    assert (plane.state(), plane.production) == ("promoted", 2)
+
+
 def test_a_promotion_that_was_put_off_outlives_the_controller(plane: Plane) -> None:
     plane.begin(PROMOTES)
     plane.down = {2: "connection refused"}
