@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from experiments.controller import Controller
 from experiments.evidence import AnalysisSpec, Evidence
 from experiments.ledger import trials
+from experiments.ledger.tally import Tally
 from experiments.verdict import Reason, Verdict, VerdictKind
 from experiments.watch import AGAIN_NS, Watch
 
@@ -32,6 +33,31 @@ def judge(kind: VerdictKind) -> Judge:
 def watched(plane: Plane, kind: VerdictKind) -> Watch:
     controller = plane.controller
     return Watch(controller.control, controller.promotion, judge=judge(kind))
+
+
+def test_silence_is_what_the_controller_has_heard_itself(plane: Plane) -> None:
+    """Not what a clock says that jumped, or a controller that slept while requests came and lie in the
+    spool."""
+    plane.begin(AB + "policies: {no_traffic: roll_back, no_traffic_after: 60s}\n")
+    arrived = 1
+    tally = cast(Tally, SimpleNamespace(requests=lambda name: arrived))
+    controller = plane.controller
+    watch = Watch(controller.control, controller.promotion, judge=judge("keep_running"), tally=tally)
+
+    def look(seconds: int, times: int = 1) -> str:
+        for _ in range(times):
+            plane.now_ns += seconds * 10**9
+            watch.look()
+        plane.settle()
+        return plane.state()
+
+    assert look(0) == "running"
+    assert look(86_400) == "running"  # ahead a day, or asleep for one
+    assert look(-90_000) == "running"  # and back
+    assert look(3, times=10) == "running"
+    arrived += 1  # of an hour ago, by its clock
+    assert look(3, times=19) == "running"
+    assert look(3, times=2) == "rolled_back"
 
 
 def test_the_first_look_waits_for_no_part_of_scipy() -> None:
