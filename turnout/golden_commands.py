@@ -39,7 +39,7 @@ from experiments.client import ControlClient, ControlError
 from turnout.golden_report import Progress, print_comparison, print_summary
 from turnout.operations import refusal
 from turnout.settings import Settings, SettingsError, read_settings
-from turnout.terminal import concluding_with, emit, err, fail, out, say
+from turnout.terminal import concluding_with, emit, err, fail, out, put_into, say
 
 EXIT_CODES: Final[dict[Gate, int]] = {"pass": 0, "fail": 1, "inconclusive": 2}
 NOTHING_CONCLUDED: Final = 3
@@ -400,7 +400,7 @@ def write_junit(
         rows=[row for rows in run.results.rows.values() for row in rows],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(junit(golden_set, record, comparison), "utf-8")
+    put_into(path, junit(golden_set, record, comparison))
 
 
 def set_path(name: str) -> Path:

@@ -37,7 +37,7 @@ from turnout.golden_commands import (
     golden,
     set_path,
 )
-from turnout.terminal import concluding_with, emit, err, put, say
+from turnout.terminal import concluding_with, emit, err, put, put_into, say
 
 _SHOWN: Final = 30
 _REFUSED: Final = 1
@@ -104,7 +104,7 @@ def export_command(
         if out is None:
             put(text)
         else:
-            out.write_text(text, "utf-8")
+            put_into(out, text)
 
 
 @golden.command("add", cls=GoldenCommand)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, Any, Final, NoReturn
 
 import orjson
@@ -100,6 +101,14 @@ def put(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         _nothing_more_on(sys.stdout)
+
+
+def put_into(path: Path, text: str) -> None:
+    """Text into a file. Raises OSError, which names the file: where the disk is full it does not."""
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 @contextmanager
