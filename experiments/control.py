@@ -322,7 +322,7 @@ class Control:
         changed: tuple[str, ...],
         backing: Backing | None = None,
     ) -> Decision:
-        takes = action in ("pause", "stop", "rollback")
+        takes = action in ("pause", "stop", "rollback") or experiment.state == "kept"
         return Decision(
             at_ns=self.junction.now_ns(),
             actor=author.actor,

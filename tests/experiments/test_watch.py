@@ -13,7 +13,7 @@ import pytest
 
 from experiments.controller import Controller
 from experiments.evidence import AnalysisSpec, Evidence
-from experiments.ledger import trials
+from experiments.ledger import decisions, trials
 from experiments.ledger.tally import Tally
 from experiments.verdict import Reason, Verdict, VerdictKind
 from experiments.watch import AGAIN_NS, Watch
@@ -247,6 +247,9 @@ def test_what_is_no_answer_keeps_production(plane: Plane, kind: VerdictKind, sta
     assert plane.production == 1
     assert plane.state() == state
     assert plane.candidate_has_traffic == (state != "kept")
+    if state == "kept":  # its units went back to control, and the audit row says so
+        [ended] = decisions.listed(plane.controller.store, experiment="faster", limit=1)
+        assert (ended.from_version, ended.to_version) == (2, 1)
 
 
 def test_a_paused_experiment_is_left_alone(plane: Plane) -> None:
