@@ -477,7 +477,8 @@ class GoldenComparison(Answer):
 
 
 class Preflight(Answer):
-    """A candidate held against a control before it has traffic; `result` has the findings."""
+    """A candidate held against a control before it has traffic; `result` has the findings, `outdated` what is
+    another engine since."""
 
     preflight_id: str = ""
     model: str | None = None
@@ -486,3 +487,4 @@ class Preflight(Answer):
     verdict: str = ""
     at: Instant | None = None
     result: JsonObject = {}
+    outdated: Annotated[tuple[str, ...], BeforeValidator(_sequence)] = ()

@@ -42,14 +42,17 @@ class Loops:
     _changed: float = -1.0
     _gates: list[VersionGate] = field(default_factory=list)
     _online: tuple[OnlineRule, ...] = ()
+    #: What is wrong with each part, as it was told: it is tried again every few seconds.
+    _troubles: dict[str, str] = field(default_factory=dict)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set."""
         while not stop.is_set():
             try:
                 self._reload()
+                self._troubles.pop("file", None)
             except OSError as error:
-                log.warning("%s", error)
+                self._trouble("file", str(self.path), error)
             failed = [not await self._gate(gate) for gate in self._gates]
             busy = [await self._score(rule, stop) for rule in self._online]
             pause = 0.0 if any(busy) else self.every_s
@@ -67,11 +70,10 @@ class Loops:
             said = await gate.step()
             if said is not None:
                 log.info("%s", said)
-        except (EvaluatorError, ControlError, OSError) as error:
-            log.warning("%s: %s", gate.rule.model, error)
-            return not isinstance(error, EvaluatorError)
         except Exception as error:
-            return _unforeseen(gate.rule.model, error)
+            self._trouble(f"gate {gate.rule.model}", gate.rule.model, error)
+            return isinstance(error, (ControlError, OSError))
+        self._troubles.pop(f"gate {gate.rule.model}", None)
         return True
 
     async def _score(self, rule: OnlineRule, stop: asyncio.Event) -> bool:
@@ -89,11 +91,22 @@ class Loops:
                 while not stop.is_set() and await scorer.step():
                     if asyncio.get_running_loop().time() >= until:
                         return True
-        except (EvaluatorError, ControlError, OSError) as error:
-            log.warning("%s: %s", rule.name, error)
         except Exception as error:
-            return _unforeseen(rule.name, error)
+            self._trouble(f"online {rule.name}", rule.name, error)
+            return False
+        self._troubles.pop(f"online {rule.name}", None)
         return False
+
+    def _trouble(self, part: str, name: str, error: Exception) -> None:
+        """Say it once, not every few seconds; of a fault of ours, or of a plugin's, with its traceback. No
+        other part of the process ends with it."""
+        foreseen = isinstance(error, (EvaluatorError, ControlError, OSError))
+        told = str(error) if foreseen else f"{type(error).__name__}: {error}"
+        if self._troubles.get(part) != told:
+            self._troubles[part] = told
+            log.log(
+                logging.WARNING if foreseen else logging.ERROR, "%s: %s", name, told, exc_info=not foreseen
+            )
 
     def _reload(self) -> None:
         """A file that is wrong leaves what was good in force, and is told once."""
@@ -121,6 +134,7 @@ class Loops:
             log.warning("what was good last is in force: %s", self._last_good)
         self._gates = [VersionGate(rule=rule, api=self.api, access=self.access) for rule in found.gates]
         self._online = found.online
+        self._troubles.clear()
         log.info("%s: %s", self.path, _told(found))
 
     @property
@@ -138,12 +152,6 @@ class Loops:
                 self._last_good.unlink(missing_ok=True)
         except OSError as error:
             log.warning("%s could not be written: %s", self._last_good, error)
-
-
-def _unforeseen(part: str, error: Exception) -> bool:
-    """A fault of ours, or of a plugin, with its traceback; no other part of the process ends with it."""
-    log.exception("%s: %s: %s", part, type(error).__name__, error)
-    return False
 
 
 def _told(found: Automation) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, BinaryIO, Final
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, BinaryIO, Final, TypeAlias
 from urllib.parse import quote
 
 import httpx
@@ -16,6 +17,10 @@ MARK: Final = "x-turnout-control-api"
 _LONG_S: Final = 600.0
 #: With these the controller has not heard of the request.
 _UNSENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+#: Opened for as long as an answer is waited for: for whose, and how many seconds at the longest.
+WhileWaiting: TypeAlias = Callable[[str, float], AbstractContextManager[None]]
 
 
 class ControlError(Exception):
@@ -38,9 +43,17 @@ def path_part(name: str, kind: str) -> str:
 class ControlClient:
     """The control API at `url`; without a token only reading is allowed. Safe to use from threads."""
 
-    def __init__(self, url: str, token: str | None = None, *, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        timeout_s: float = 30.0,
+        while_waiting: WhileWaiting = lambda whom, longest_s: nullcontext(),
+    ) -> None:
         self._url = url.rstrip("/")
         self._timeout_s = timeout_s
+        self._while_waiting = while_waiting
         if token is not None and not (token.isascii() and token.isprintable()):
             message = "the control token has characters that no token has: copy it from the file `token`"
             raise ControlError(message, status=401, code="unauthorized")
@@ -75,7 +88,10 @@ class ControlClient:
     def download(self, path: str, target: BinaryIO, params: Mapping[str, str | int] | None = None) -> None:
         """Write the answer's bytes into `target`. Raises ControlError."""
         try:
-            with self._client.stream("GET", path, params=params, timeout=_LONG_S) as response:
+            with (
+                self._waiting(_LONG_S),
+                self._client.stream("GET", path, params=params, timeout=_LONG_S) as response,
+            ):
                 if response.is_success and MARK in response.headers:
                     for block in response.iter_bytes():
                         target.write(block)
@@ -87,10 +103,14 @@ class ControlClient:
 
     def _answer(self, method: str, path: str, **arguments: Any) -> Any:
         try:
-            response = self._client.request(method, path, **arguments)
+            with self._waiting(self._timeout_s):
+                response = self._client.request(method, path, **arguments)
         except httpx.HTTPError as error:
             raise self._unreachable(method, error, self._timeout_s) from None
         return self._parsed(method, path, response)
+
+    def _waiting(self, longest_s: float) -> AbstractContextManager[None]:
+        return self._while_waiting(f"the controller at {self._url}", longest_s)
 
     def _unreachable(self, method: str, error: httpx.HTTPError, timeout_s: float) -> ControlError:
         why = str(error) or type(error).__name__

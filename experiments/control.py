@@ -129,18 +129,23 @@ class Control:
 
     def admit(self, name: str, author: Author) -> Done:
         """What has passed its preflight gets its first traffic. Raises Conflict."""
+        return self._change(name, "admit", "start", author, check=self._nothing_in_the_way)
 
-        def nothing_in_the_way(there: Experiment) -> None:
-            self.admission.check(there.spec, there.control_version, there.candidate_version)
-
-        return self._change(name, "admit", "start", author, check=nothing_in_the_way)
+    def _nothing_in_the_way(self, there: Experiment) -> None:
+        self.admission.check(there.spec, there.control_version, there.candidate_version)
 
     def resume(self, name: str, author: Author) -> Done:
-        """Give a paused experiment its traffic back, in a new phase."""
+        """Give a paused experiment its traffic back, in a new phase. Raises Conflict, also where a version
+        has no endpoint any more."""
         there = self.junction.experiment(name)
         if there.state == "running":
             return self.nothing("resume", there.model, f"experiment {name!r} is running already")
-        return self._change(name, "resume", "resume", author)
+
+        def nothing_in_the_way(there: Experiment) -> None:
+            if there.state == "paused":  # else that is what is wrong
+                self._nothing_in_the_way(there)
+
+        return self._change(name, "resume", "resume", author, check=nothing_in_the_way)
 
     def advance(self, name: str, author: Author) -> Done:
         """The operator gives the candidate the ramp's next weight, whatever the ramp waits for."""
@@ -317,7 +322,7 @@ class Control:
         changed: tuple[str, ...],
         backing: Backing | None = None,
     ) -> Decision:
-        takes = action in ("pause", "stop", "rollback")
+        takes = action in ("pause", "stop", "rollback") or experiment.state == "kept"
         return Decision(
             at_ns=self.junction.now_ns(),
             actor=author.actor,

@@ -140,6 +140,7 @@ class Controller:
         self._stopping = threading.Event()
         self._hinted = threading.Event()
         self._asked = threading.Event()
+        self._taken_in = threading.Event()
         self._accounts: dict[str, Accounts] = {}
         self._accounts_lock = threading.Lock()
         self._collecting = threading.Lock()
@@ -177,7 +178,7 @@ class Controller:
             self._begin("collect", self.collect, self.options.collect_every_s, yields=False)
             self._begin("reconcile", self.reconcile, self.options.reconcile_every_s)
             self._begin("heed", self.heed, HINTS_APART_S)
-            self._begin("look", self.watch.look, self.options.look_every_s)
+            self._begin("look", self.look, self.options.look_every_s)
             self._begin("protect", self.protection.look, self.options.look_every_s)
             self._begin("tell", self.notices.tell, self.options.look_every_s)
             if self.tracing is not None:
@@ -247,10 +248,19 @@ class Controller:
 
     def collect(self) -> None:
         """Take in what lies in the spool; at the end after a round that is still under way."""
-        with self._collecting:
-            self.collected = self.collector.collect_once()
+        try:
+            with self._collecting:
+                self.collected = self.collector.collect_once()
+        finally:
+            self._taken_in.set()
         if self.collected.segments:
             self.revision += 1
+
+    def look(self) -> None:
+        """Judge, but not before what lay in the spool at the start is in the ledger: an experiment whose time
+        is over by now must not end without what came while no controller ran."""
+        if self._taken_in.wait(1.0):
+            self.watch.look()
 
     def reconcile(self) -> None:
         """Take up what the registry says, finish or undo what was begun. The registry may be away."""

@@ -73,7 +73,7 @@ def _time_s(phases: list[Row], experiment: Experiment, now_ns: int) -> float | N
         return None
     ended = phases[-1]["ended_at"]
     ended_ns = nanoseconds(ended) if ended is not None else experiment.ended_ns or now_ns
-    return (ended_ns - nanoseconds(phases[0]["started_at"])) / 1e9
+    return max(0.0, (ended_ns - nanoseconds(phases[0]["started_at"])) / 1e9)  # a clock may be set back
 
 
 def _permission(decision: Decision | None) -> dict[str, Any] | None:

@@ -398,7 +398,8 @@ class Promotion:
             default=0,
         )
         age_s = (self._junction.now_ns() - released_ns) / 1e9
-        if age_s >= REPEATED_S or released_ns < self._moved_ns.get(model, 0):
+        # Before it happened it is no repetition: the clock has been set back, and a rollback is not to wait.
+        if not 0 <= age_s < REPEATED_S or released_ns < self._moved_ns.get(model, 0):
             return None
         return (
             f"the candidate was released {age_s:.0f} s ago; to take production itself back to the former "

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from .lifecycle import Experiment, VerdictKind, next_step
+from .quantities import duration_text
 from .spec import CanaryTraffic, Policies, Policy
 
 Step = Literal[
@@ -127,6 +128,9 @@ def ramp(experiment: Experiment, findings: Findings, now_ns: int) -> Response:
             action="none", reason=f"{findings.phase_units} of {traffic.min_units} candidate units"
         )
     waited = (now_ns - experiment.phase.started_ns) / 1e9
+    if waited <= -1.0:
+        ahead = f"this phase began {duration_text(-waited)} from now"
+        return Response(action="none", reason=f"the clock has been set back: {ahead}")
     if waited < traffic.min_duration:
         return Response(action="none", reason=f"{waited:.0f} of {traffic.min_duration:.0f} s in this phase")
     held = sorted(m for m, state in findings.guardrails.items() if state not in ("ok", "better"))

@@ -9,6 +9,7 @@ import math
 from typing import Final, Literal
 
 from .evidence import Goal
+from .quantities import duration_text
 from .reasons import opposed_turns
 from .scorecard import Comparison
 from .statistics.estimate import quantile
@@ -42,11 +43,20 @@ def progress(case: Case) -> tuple[VerdictKind, str, list[Reason]]:
         )
     if case.look.scheduled:
         return "keep_running", LABELS["keep_running"], blocking
-    ahead = f"at {_next_look(case):,} of {case.spec.horizon:,} units; there are {case.look.units:,}"
-    if case.spec.recorded and case.look.units >= case.spec.horizon:
-        ahead = "at the end of the replay: all units have a pair, and some will have more"
-    waiting = Reason(code="next_look", severity="note", text=f"The next look is {ahead}.")
+    waiting = Reason(code="next_look", severity="note", text=f"The next look is {_when(case)}.")
     return "keep_running", LABELS["keep_running"], [waiting]
+
+
+def _when(case: Case) -> str:
+    """When the next look is; where its units have come already, what it waits for."""
+    spec, units = case.spec, case.look.units
+    if spec.recorded and units >= spec.horizon:
+        return "at the end of the replay: all units have a pair, and some will have more"
+    if units >= _next_look(case) and case.elapsed_s < spec.min_duration_s:
+        return f"{duration_text(spec.min_duration_s)} after the begin (min_duration); its units have come"
+    if units >= _next_look(case) and spec.mode == "canary":
+        return "at the last step of the ramp; its units have come"
+    return f"at {_next_look(case):,} of {spec.horizon:,} units; there are {units:,}"
 
 
 _END_TEXTS: Final = {

@@ -85,14 +85,18 @@ def _version_of(endpoint: Endpoint) -> Json:
     return {
         "version": endpoint.version,
         "aliases": [],
-        "endpoint": {
-            "replicas": list(endpoint.replicas),
-            "served_name": endpoint.served_name,
-            "engine": endpoint.engine,
-            "credential": endpoint.credential or None,
-        },
+        "endpoint": served(endpoint) | {"credential": endpoint.credential or None},
         "tags": {},
         "created_at": None,
+    }
+
+
+def served(endpoint: Endpoint) -> Json:
+    """Where an endpoint is, and what serves it."""
+    return {
+        "replicas": list(endpoint.replicas),
+        "served_name": endpoint.served_name,
+        "engine": endpoint.engine,
     }
 
 

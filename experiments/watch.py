@@ -41,6 +41,9 @@ log = logging.getLogger("turnout.watch")
 KEEP_EVERY_NS: Final = 10 * 10**9
 #: Without new rows only the clock can change a verdict (a duration that has passed): look this often.
 STALE_NS: Final = 2 * 10**9
+#: Between two looks no more than this is counted as time in which a request could have been seen: what is
+#: longer is a clock that jumped, a machine that slept, or a controller that was held up.
+AWAKE_NS: Final = 5 * 10**9
 #: When a promotion is tried again that an endpoint or the registry stood in the way of: first, and at the
 #: longest; the wait doubles.
 AGAIN_NS: Final = 30 * 10**9
@@ -94,6 +97,10 @@ class Watch:
         self._waiting: dict[str, str] = {}
         self._warned: dict[str, tuple[str, ...]] = {}
         self._put_off: dict[str, _PutOff] = {}
+        self._woke_ns: int | None = None
+        self._awake_ns = 0
+        #: By experiment its phase and how many requests had come, and since when (of `_awake_ns`) that is so.
+        self._heard: dict[str, tuple[int, int, int]] = {}
 
     def seen(self, experiment: str) -> Seen | None:
         """What was last seen of an experiment since the controller started."""
@@ -118,6 +125,7 @@ class Watch:
 
     def look(self) -> None:
         """Judge and act on every experiment whose candidate has traffic; keep the last word on the others."""
+        self._wake()
         for experiment in self._control.junction.experiments():
             if not experiment.has_traffic and experiment.name in self._unkept:
                 self._save(*self._unkept[experiment.name])  # somebody ended it between two looks to be kept
@@ -133,12 +141,19 @@ class Watch:
                     self._tell(experiment.name, f"{type(error).__name__}: {error}")
         self._rollups.keep({one.name for one in self._control.junction.experiments() if one.has_traffic})
 
+    def _wake(self) -> None:
+        now_ns = self._control.junction.now_ns()
+        if self._woke_ns is not None:
+            self._awake_ns += min(max(0, now_ns - self._woke_ns), AWAKE_NS)
+        self._woke_ns = now_ns
+
     def _news(self, experiment: Experiment) -> bool:
         """Whether a look can show anything else than the last one: new rows, another phase, or time."""
         revision = self._revision() if self._revision else None
         now_ns = self._control.junction.now_ns()
         known, there, at_ns = self._looked.get(experiment.name, (None, None, 0))
-        if known is not None and known == revision and there is experiment and now_ns - at_ns < STALE_NS:
+        unchanged = known is not None and known == revision and there is experiment
+        if unchanged and 0 <= now_ns - at_ns < STALE_NS:  # a clock may have been set back
             return False
         self._looked[experiment.name] = (revision, experiment, now_ns)
         return True
@@ -204,7 +219,7 @@ class Watch:
         self, experiment: Experiment, verdict: Verdict, document: dict[str, Any], units: int, now_ns: int
     ) -> Findings:
         label, troubles = verdict.sentence or verdict.label, self._troubles(verdict)
-        silence = self._silence_s(experiment, now_ns)
+        silence = self._silence_s(experiment)
         if silence is not None:
             troubles = (*troubles, "no_traffic")
             label = f"No request has come for {duration_text(silence)}. {label}"
@@ -227,17 +242,19 @@ class Watch:
             return ()
         return tuple(sorted({reason.code for reason in verdict.reasons if reason.severity == "block"}))
 
-    def _silence_s(self, experiment: Experiment, now_ns: int) -> float | None:
-        """Whole seconds without a request, None if that is not long enough to be told. A replay goes on when
-        its operator says so: between two runs of it nothing is amiss."""
+    def _silence_s(self, experiment: Experiment) -> float | None:
+        """Whole seconds in which the controller has looked and no request has arrived, None if that is not
+        long enough to be told. A replay goes on when its operator says so: between two runs of it nothing is
+        amiss."""
         if experiment.stage.recorded is not None:
             return None
-        patience = experiment.spec.policies.no_traffic_after
-        if (now_ns - experiment.phase.started_ns) / 1e9 < patience:
-            return None
-        latest = self._tally.last_request_ns(experiment.name) or 0
-        silent = (now_ns - max(latest, experiment.phase.started_ns)) // 10**9
-        return float(silent) if silent >= patience else None
+        arrived = (experiment.phase.number, self._tally.requests(experiment.name))
+        *known, since_ns = self._heard.get(experiment.name, (0, 0, 0))
+        if arrived != tuple(known):
+            since_ns = self._awake_ns
+            self._heard[experiment.name] = (*arrived, since_ns)
+        silent = (self._awake_ns - since_ns) // 10**9
+        return float(silent) if silent >= experiment.spec.policies.no_traffic_after else None
 
     def _warn(self, experiment: Experiment, findings: Findings, backing: Backing) -> None:
         """Once for each kind of trouble, not every second."""
@@ -301,7 +318,8 @@ class Watch:
         """Carry out what `on_ship: promote` declared and what something stood in the way of, also of an
         earlier controller. Where production has moved meanwhile, it is left to a person."""
         put_off = self._put_off.get(experiment.name)
-        due = put_off is None or now_ns >= put_off.again_ns
+        # A clock that has been set back must not make it wait for longer than it was to.
+        due = put_off is None or not 0 < put_off.again_ns - now_ns <= put_off.wait_ns
         production = self._control.junction.model(experiment.model).production
         if (
             not due

@@ -17,11 +17,12 @@ _EXPECTED: Final = (
     'Expected {"request_id": the x-turnout-request-id, or "unit": a user, session, ..., "name": a metric, '
     '"value": a number}, and perhaps "key": what makes it count once.'
 )
-_LONGEST: Final = {"request_id": 64, "unit": 512, "key": 128}
+_LONGEST: Final = {"request_id": 64, "key": 128}
 
 
-def read(raw: bytes, tenant: str | None, at_ns: int, worker: str) -> FeedbackRecord:
-    """The record of a body. Raises Refusal with the field that is wrong."""
+def read(raw: bytes, tenant: str | None, at_ns: int, worker: str, *, unit_characters: int) -> FeedbackRecord:
+    """The record of a body. A unit's name is cut after `unit_characters`, as a request's is. Raises Refusal
+    with the field that is wrong."""
     try:
         body = orjson.loads(raw)
     except ValueError:
@@ -38,7 +39,7 @@ def read(raw: bytes, tenant: str | None, at_ns: int, worker: str) -> FeedbackRec
         value=_number(body.get("value")),
         at_ns=at_ns,
         worker=worker,
-        unit=None if unit is None else unit_id(unit),
+        unit=None if unit is None else unit_id(unit[:unit_characters]),
         # Two tenants may count alike; a key is kept as its digest, since it may name somebody.
         key=None if key is None else sha256(f"{tenant}\n{key}".encode("utf-8", "replace")).hexdigest()[:32],
     )
@@ -48,8 +49,10 @@ def _text(body: dict[str, Any], field: str) -> str | None:
     value = body.get(field)
     if field not in body:
         return None
-    if not (isinstance(value, str) and 0 < len(value) <= _LONGEST[field]):
-        message = f"'{field}' is text, at most {_LONGEST[field]} characters. {_EXPECTED}"
+    longest = _LONGEST.get(field)
+    if not (isinstance(value, str) and value and (longest is None or len(value) <= longest)):
+        bound = "" if longest is None else f", at most {longest} characters"
+        message = f"'{field}' is text{bound}. {_EXPECTED}"
         raise Refusal(400, "invalid_type", message, field)
     return value
 

@@ -318,7 +318,8 @@ class Worker:
     def _feedback(self, request: Request) -> tuple[int, bytes]:
         """What the application says of an answer, now or later."""
         tenant = auth.tenant(self.snapshot, request.head)
-        record = feedback.read(request.body, tenant, request.started_ns, self.name)
+        most = self.limits.unit_characters
+        record = feedback.read(request.body, tenant, request.started_ns, self.name, unit_characters=most)
         if not self.spool.append(record):
             raise Refusal(503, "not_recorded", "The feedback could not be stored; send it again later.")
         return 202, b'{"accepted":true}'

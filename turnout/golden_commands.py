@@ -6,7 +6,6 @@ files, a service that is away). Progress and remarks go to stderr, results to st
 
 from __future__ import annotations
 
-import json
 import shlex
 import traceback
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,6 @@ from typing import Annotated, Any, Final
 
 import typer
 import uvloop
-from rich.console import Console
 from typer.core import TyperCommand
 
 from evaluators.comparison import Comparison, compare
@@ -41,7 +39,7 @@ from experiments.client import ControlClient, ControlError
 from turnout.golden_report import Progress, print_comparison, print_summary
 from turnout.operations import refusal
 from turnout.settings import Settings, SettingsError, read_settings
-from turnout.terminal import concluding_with
+from turnout.terminal import concluding_with, emit, err, fail, out, put_into, say
 
 EXIT_CODES: Final[dict[Gate, int]] = {"pass": 0, "fail": 1, "inconclusive": 2}
 NOTHING_CONCLUDED: Final = 3
@@ -133,7 +131,7 @@ def run_command(
 ) -> None:
     """Ask one version every item of a golden set, and store what its answers are worth."""
     places = Places(proxy_url=proxy_url, control_url=control_url, token=token, api_key=api_key)
-    with concluding(), places.desk(concurrency, timeout) as desk:
+    with concluding(_stopped(fresh=fresh)), places.desk(concurrency, timeout) as desk:
         golden_set = load_golden_set(set_path(set_))
         subject = desk.ledger.subject(model, version)
         limits = RunLimits(concurrency=concurrency, max_cost_usd=max_cost, prices=read_prices(price))
@@ -143,9 +141,9 @@ def run_command(
     with concluding_with(EXIT_CODES[finished.summary.gate], NOTHING_CONCLUDED):
         if as_json:
             told = {"run_id": finished.run.run_id, "version": subject.version}
-            _print_json({**told, **finished.summary.to_json()})
+            emit({**told, **finished.summary.to_json()})
         else:
-            print_summary(Console(), golden_set, subject, finished)
+            print_summary(out, golden_set, subject, finished, fresh=fresh)
 
 
 @golden.command("compare", cls=GoldenCommand)
@@ -173,7 +171,7 @@ def compare_command(
     A stored run is used where it asked the same questions of the same version at the same endpoint.
     """
     places = Places(proxy_url=proxy_url, control_url=control_url, token=token, api_key=api_key)
-    with concluding(), places.desk(concurrency, timeout) as desk:
+    with concluding(_stopped(fresh=fresh)), places.desk(concurrency, timeout) as desk:
         golden_set = load_golden_set(set_path(set_))
         subjects = [desk.ledger.subject(model, reference) for reference in (control, candidate)]
         if subjects[0].version == subjects[1].version:
@@ -191,28 +189,32 @@ def compare_command(
         write_junit(junit_file, golden_set, model, runs[1], comparison)
     with concluding_with(EXIT_CODES[comparison.verdict], NOTHING_CONCLUDED):
         if as_json:
-            _print_json(comparison.to_json())
+            emit(comparison.to_json())
         else:
-            print_comparison(Console(), comparison, runs, show_all=show_all)
+            print_comparison(out, comparison, runs, show_all=show_all)
             if any(reason.code == "judge_unlabelled" for reason in comparison.reasons):
                 words = ["turnout", "golden", "label", set_, "--model", model, "--candidate", candidate]
                 words += [] if control == "production" else ["--control", control]
-                typer.echo(shlex.join(words))
+                say(shlex.join(words))
 
 
 @contextmanager
-def concluding() -> Iterator[None]:
-    """Whatever keeps a command from its verdict is told on stderr, with the exit code that says so."""
+def concluding(stopped: str = "Stopped.") -> Iterator[None]:
+    """Whatever keeps a command from its verdict is told on stderr, with the exit code that says so; where it
+    is Ctrl-C, by `stopped`."""
     try:
         yield
     except (EvaluatorError, ControlError, SettingsError, OSError) as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(NOTHING_CONCLUDED) from None
+        fail(str(error), NOTHING_CONCLUDED)
     except KeyboardInterrupt:
-        Console(stderr=True).print(
-            "Stopped. What was answered is stored: the same command goes on from there."
-        )
+        err.print(stopped, markup=False, soft_wrap=True)
         raise typer.Exit(NOTHING_CONCLUDED) from None
+
+
+def _stopped(*, fresh: bool) -> str:
+    """What is said where a run was stopped: the next one takes up what is there, unless it is to be fresh."""
+    told = "Stopped. What was answered is stored: the same command goes on from there"
+    return f"{told}, but without --fresh." if fresh else f"{told}."
 
 
 @contextmanager
@@ -398,7 +400,7 @@ def write_junit(
         rows=[row for rows in run.results.rows.values() for row in rows],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(junit(golden_set, record, comparison), "utf-8")
+    put_into(path, junit(golden_set, record, comparison))
 
 
 def set_path(name: str) -> Path:
@@ -406,7 +408,3 @@ def set_path(name: str) -> Path:
     path = Path(name)
     named = Path("goldens") / name
     return named if not path.exists() and named.exists() else path
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from evaluators.errors import EvaluatorError
@@ -38,7 +37,7 @@ from turnout.golden_commands import (
     golden,
     set_path,
 )
-from turnout.terminal import concluding_with
+from turnout.terminal import concluding_with, emit, err, put, put_into, say
 
 _SHOWN: Final = 30
 _REFUSED: Final = 1
@@ -103,9 +102,9 @@ def export_command(
         if found["run"]["set_hash"] != golden_set.hash:
             _warn("the set has changed since the run: items that are another question now are left out")
         if out is None:
-            typer.echo(text, nl=False)
+            put(text)
         else:
-            out.write_text(text, "utf-8")
+            put_into(out, text)
 
 
 @golden.command("add", cls=GoldenCommand)
@@ -142,7 +141,7 @@ def add_command(
     for field in lifted.left_out:
         _warn(f"{field} of the request is no part of the question and was left out")
     noun = "place" if lifted.redactions == 1 else "places"
-    typer.echo(
+    say(
         f"{lifted.row['id']} added to {path}; {lifted.redactions} {noun} blotted out. "
         "Look at it before you commit it."
     )
@@ -192,17 +191,16 @@ def _tell(draft: Draft, out: Path | None, *, as_json: bool) -> None:
             "items": len(draft.rows),
             "checks": draft.checks,
         }
-        typer.echo(json.dumps({**summary, "refused": refused}, indent=2, ensure_ascii=False))
+        emit({**summary, "refused": refused})
         return
     where = f" written to {out}" if out else ""
-    typer.echo(f"{len(draft.rows)} of {draft.read} items, {draft.checks} checks{where}.")
+    say(f"{len(draft.rows)} of {draft.read} items, {draft.checks} checks{where}.")
     if draft.refused:
-        console = Console(stderr=True)
-        console.print(f"Not imported ({len(draft.refused)}):", style="yellow")
+        err.print(f"Not imported ({len(draft.refused)}):", style="yellow")
         for one in draft.refused[:_SHOWN]:
-            console.print(f"  {escape(str(one))}", highlight=False, soft_wrap=True)
+            err.print(f"  {escape(str(one))}", soft_wrap=True)
         if len(draft.refused) > _SHOWN:
-            console.print(f"  ... and {len(draft.refused) - _SHOWN} more (--json lists them)")
+            err.print(f"  ... and {len(draft.refused) - _SHOWN} more (--json lists them)")
 
 
 def _mapping(pairs: Sequence[str]) -> dict[str, str]:
@@ -228,7 +226,7 @@ def _checks(given: Sequence[str]) -> tuple[dict[str, Any], ...]:
 
 
 def _warn(text: str) -> None:
-    Console(stderr=True).print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    err.print(text, style="yellow", markup=False, soft_wrap=True)
 
 
 __all__ = ["golden"]

@@ -6,7 +6,6 @@ Exit codes as for the other `turnout golden` commands: 0 there is a ranking, 2 t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -31,7 +30,7 @@ from turnout.golden_commands import (
     concluding,
 )
 from turnout.golden_files import golden
-from turnout.terminal import concluding_with
+from turnout.terminal import concluding_with, emit, out
 
 
 @golden.command("rank", cls=GoldenCommand)
@@ -65,10 +64,10 @@ def rank_command(
     gate: Gate = "inconclusive" if any(one.problem for one in rankings) else "pass"
     with concluding_with(EXIT_CODES[gate], NOTHING_CONCLUDED):
         if as_json:
-            typer.echo(json.dumps([asdict(one) for one in rankings], indent=2))
+            emit([asdict(one) for one in rankings])
         else:
             for one in rankings:
-                _print(Console(), model, one)
+                _print(out, model, one)
 
 
 def _print(console: Console, model: str, ranking: Ranking) -> None:

@@ -27,7 +27,7 @@ from experiments.scorecard import percent, points
 from experiments.statistics.pairwise import position_bias_p
 
 from .judge_report import print_correction, print_judges
-from .terminal import plain
+from .terminal import err, plain
 
 _STYLES: Final[dict[Gate, str]] = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 _LISTED: Final = 10
@@ -50,7 +50,7 @@ class Progress:
             MofNCompleteColumn(),
             TextColumn("{task.fields[remark]}"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=err,
             transient=True,
         )
         self._task = self._bar.add_task(escape(title), total=None, remark="")
@@ -83,7 +83,9 @@ class Progress:
         self._bar.update(self._task, advance=1, remark=remark)
 
 
-def print_summary(console: Console, golden: GoldenSet, subject: Subject, finished: FinishedRun) -> None:
+def print_summary(
+    console: Console, golden: GoldenSet, subject: Subject, finished: FinishedRun, *, fresh: bool = False
+) -> None:
     """One run: pass rates by evaluator, how answers ended, the gate."""
     summary = finished.summary
     console.print(f"[bold]{escape(golden.name)}[/] on {escape(subject.model)} version {subject.version}")
@@ -105,7 +107,9 @@ def print_summary(console: Console, golden: GoldenSet, subject: Subject, finishe
     if finished.mlflow_run_id:
         console.print(f"MLflow run {finished.mlflow_run_id}", highlight=False)
     if finished.partial:
-        console.print(f"Partial: {escape(finished.partial)}; the same command goes on.", style="yellow")
+        unless = ", but without --fresh" if fresh else ""
+        told = f"Partial: {escape(finished.partial)}; the same command goes on{unless}."
+        console.print(told, style="yellow")
     console.print(escape(summary.sentence), style=_STYLES[summary.gate], highlight=False)
 
 

@@ -8,7 +8,6 @@ was done.
 from __future__ import annotations
 
 import getpass
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from evaluators.errors import EvaluatorError
 from evaluators.golden import GoldenSet
@@ -44,6 +42,8 @@ from turnout.golden_commands import (
 )
 from turnout.golden_files import golden
 from turnout.label_session import LabelSession, TerminalKeyboard
+from turnout.terminal import emit, err, say
+from turnout.terminal import out as screen
 
 _REFUSED = 1
 
@@ -79,7 +79,7 @@ def label_command(
     with concluding(), places.api() as api:
         desk = _desk(api, set_path(set_), model, control, candidate, check)
         if not desk.cases.open:
-            typer.echo("The answers of both versions are the same: there is nothing to label.")
+            say("The answers of both versions are the same: there is nothing to label.")
             return
         name = labeller or getpass.getuser()
         draw = desk.draw(size, name)
@@ -165,7 +165,7 @@ def _ask(desk: LabelDesk, tasks: Sequence[Task], pen: Pen) -> None:
             tasks=tasks,
             pen=pen,
             save=lambda label: desk.labels.add([label]),
-            console=Console(highlight=False),
+            console=screen,
             keyboard=keyboard,
         ).run()
 
@@ -191,14 +191,14 @@ def _judged(golden_set: GoldenSet, check: str | None) -> str:
 def _tell(state: dict[str, Any], refused: list[Refused], *, as_json: bool) -> None:
     if as_json:
         rows = [{"row": one.row, "why": one.why} for one in refused]
-        typer.echo(json.dumps({**state, "refused": rows}, indent=2, ensure_ascii=False))
+        emit({**state, "refused": rows})
         return
     for one in refused:
-        typer.echo(f"row {one.row}: {one.why}", err=True)
+        err.print(f"row {one.row}: {one.why}", markup=False, soft_wrap=True)
     left = f"{state['waiting']} answers wait for {state['labeller']}"
-    typer.echo(f"{state['check']}: {state['labelled']} of {state['drawn']} drawn items are labelled; {left}.")
+    say(f"{state['check']}: {state['labelled']} of {state['drawn']} drawn items are labelled; {left}.")
     if state["labelled"] == state["drawn"]:
-        typer.echo("The sample is whole: turnout golden compare says what follows.")
+        say("The sample is whole: turnout golden compare says what follows.")
 
 
 __all__ = ["golden"]

@@ -20,7 +20,7 @@ from experiments.scorecard import percent, points
 
 from .books import accounting
 from .settings import Settings, SettingsError, read_settings, unknown_variables
-from .terminal import emit, err, fail, out, plain, say, table
+from .terminal import emit, err, fail, out, plain, say, table, waiting
 
 Json = dict[str, Any]
 
@@ -43,7 +43,9 @@ def control_api(settings: Settings, *, timeout_s: float = 30.0) -> Iterator[Cont
     """The control API; whatever it refuses ends the command in one line."""
     try:
         with closing(
-            ControlClient(settings.control_address, settings.read_token(), timeout_s=timeout_s)
+            ControlClient(
+                settings.control_address, settings.read_token(), timeout_s=timeout_s, while_waiting=waiting
+            )
         ) as api:
             yield api
     except ControlError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,6 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
-from experiments.client import ControlClient, ControlError
 from experiments.errors import DocumentError
 from experiments.evidence import AnalysisSpec
 from experiments.history import History
@@ -18,7 +16,7 @@ from experiments.lifecycle import entering_share
 from experiments.planning import Caught, GoalPlan, Plan, plan
 from experiments.spec import ExperimentSpec, analysis_of, read_spec
 
-from .operations import settings_in_force
+from .operations import control_api, settings_in_force
 from .terminal import emit, fail, say, table
 
 plan_app = typer.Typer(pretty_exceptions_enable=False)
@@ -60,12 +58,9 @@ def read(spec: Path) -> tuple[ExperimentSpec, str]:
 def history_of(text: str, spec: Path, days: float) -> History:
     """The traffic that the ledger has had of the spec's model. Ends the command if there is none."""
     settings = settings_in_force()
-    try:
-        with closing(ControlClient(settings.control_address, settings.read_token(), timeout_s=120)) as api:
-            body = {"spec_yaml": text, "filename": str(spec), "days": days}
-            found: History = _HISTORY.validate_python(api.post("/api/experiments/history", body))
-    except ControlError as error:
-        fail(str(error))
+    with control_api(settings, timeout_s=120) as api:
+        body = {"spec_yaml": text, "filename": str(spec), "days": days}
+        found: History = _HISTORY.validate_python(api.post("/api/experiments/history", body))
     if not found.units:
         fail(f"the ledger has no traffic of {found.model!r} in the last {days:g} days: nothing to learn from")
     return found

@@ -6,7 +6,6 @@ Exit codes as `turnout golden`: 0 pass, 1 fail, 2 inconclusive, 3 nothing was co
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final
@@ -36,11 +35,12 @@ from turnout.golden_commands import (
     concluding,
     set_path,
 )
-from turnout.terminal import concluding_with
+from turnout.terminal import concluding_with, emit, err, out
 
 _STYLES: Final = {"ok": "green", "note": "dim", "warn": "yellow", "fail": "red", "unchecked": "magenta"}
 _VERDICTS: Final = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 _MOST_ITEMS: Final = 20
+_STOPPED: Final = "Stopped. Nothing of it is stored: the same command begins anew."
 
 preflight_app = typer.Typer(add_completion=False)
 
@@ -74,7 +74,7 @@ def preflight_command(
 ) -> None:
     """Hold a candidate against production before it gets traffic: how it reads, calls tools and streams."""
     places = Places(proxy_url=proxy_url, control_url=control_url, token=token, api_key=api_key)
-    with concluding(), places.api() as api:
+    with concluding(_STOPPED), places.api() as api:
         if unknown := sorted(set(accept or ()) - set(CHECKS)):
             raise EvaluatorError(f"--accept {unknown[0]}: expected one of {', '.join(CHECKS)}")
         folders = (control_files, candidate_files)
@@ -90,9 +90,9 @@ def preflight_command(
         record(api, report)
     with concluding_with(EXIT_CODES[report.verdict], NOTHING_CONCLUDED):
         if as_json:
-            typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+            emit(report.to_json())
         else:
-            print_report(Console(), report)
+            print_report(out, report)
 
 
 def _sides(
@@ -119,7 +119,7 @@ async def _watched(
     """The preflight, with a bar on stderr."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     async with asker:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        with Progress(*columns, console=err, transient=True) as progress:
             task = progress.add_task(escape(f"preflight of {model} version {sides[1].version}"), total=None)
             return await preflight(
                 model,

@@ -30,7 +30,7 @@ from experiments.client import ControlClient, ControlError, path_part
 from .operations import reasons_text, refusal, replay_text, settings_in_force
 from .replaying import FAILING, Journal, Rate, Stopped, Tally, Way, replay
 from .settings import Settings
-from .terminal import emit, err, fail, say, table
+from .terminal import emit, err, fail, say, table, waiting
 
 Json = dict[str, Any]
 
@@ -101,7 +101,8 @@ def replay_command(
         traffic["max_tokens"] = max_tokens
     settings, token = _opened()
     try:
-        with closing(ControlClient(settings.control_address, token, timeout_s=120)) as api:
+        api = ControlClient(settings.control_address, token, timeout_s=120, while_waiting=waiting)
+        with closing(api):
             desk = _Desk(api, settings, token, as_json=as_json)
             if what is not None and not os.path.isfile(what):
                 if Path(what).suffix in (".yaml", ".yml"):

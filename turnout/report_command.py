@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import tarfile
-from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated
@@ -42,15 +41,13 @@ def report(
 
 
 def _write(experiment: str, out: Path, digest: str | None, *, as_json: bool) -> None:
-    from experiments.client import ControlClient, ControlError
-
-    from .operations import path_part, settings_in_force
+    from .operations import control_api, path_part, settings_in_force
     from .report_page import write_page
 
     settings = settings_in_force()
     try:
         with (
-            closing(ControlClient(settings.control_address, settings.read_token())) as api,
+            control_api(settings) as api,
             TemporaryFile(dir=_beside(out)) as archive,
         ):
             params = {"digest": digest} if digest else None
@@ -59,8 +56,6 @@ def _write(experiment: str, out: Path, digest: str | None, *, as_json: bool) -> 
             out.mkdir(parents=True, exist_ok=True)
             with tarfile.open(fileobj=archive) as packed:
                 packed.extractall(out, filter="data")
-    except ControlError as error:
-        fail(str(error))
     except (OSError, tarfile.TarError) as error:
         fail(f"the report cannot be written to {out}: {error}")
     write_page(out)

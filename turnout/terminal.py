@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO, Any, Final, NoReturn
 
 import orjson
 import typer
 from rich.console import Console
+from rich.errors import LiveError
 from rich.table import Table
 from rich.text import Text
 
@@ -32,6 +36,9 @@ class Screen(Console):
 
 out = Screen(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 err = Screen(stderr=True, highlight=False)
+#: How long (s) is waited in silence: in a terminal, and where a log gets a line of it.
+PATIENCE_S: Final = 2.0
+PIPED_PATIENCE_S: Final = 10.0
 #: What a full disk, a quota or `ulimit -f` says.
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ENDLESS: Final = out.options.update(width=10_000)
@@ -54,13 +61,54 @@ def fail(message: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
+@contextmanager
+def waiting(whom: str, longest_s: float) -> Iterator[None]:
+    """Who is waited for in this block, and for how long, once that takes longer than it should: seconds that
+    go on in a terminal, elsewhere a line. Not beside a bar, which shows that by standing still."""
+    over = threading.Event()
+    teller = threading.Thread(target=_tell_waiting, args=(whom, longest_s, over), daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
+
+
+def _tell_waiting(whom: str, longest_s: float, over: threading.Event) -> None:
+    began = time.monotonic()
+    if over.wait(PATIENCE_S if err.is_terminal else PIPED_PATIENCE_S):
+        return
+    told = f"waiting for {plain(whom)}, {longest_s:g} s at most"
+    if not err.is_terminal:
+        with suppress(OSError):
+            err.print(told, markup=False, soft_wrap=True)
+        return
+    with suppress(LiveError, OSError), err.status(Text(told)) as status:
+        while not over.wait(0.5):
+            status.update(Text(f"{told}: {time.monotonic() - began:.0f} s"))
+
+
 def emit(document: Any) -> None:
     """JSON for machines, on stdout. Raises OSError, but not where its reader has left."""
+    put(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
+def put(text: str) -> None:
+    """Text for machines, as it is, on stdout. Raises OSError, but not where its reader has left."""
     try:
-        sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+        sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
         _nothing_more_on(sys.stdout)
+
+
+def put_into(path: Path, text: str) -> None:
+    """Text into a file. Raises OSError, which names the file: where the disk is full it does not."""
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 @contextmanager
@@ -70,8 +118,6 @@ def concluding_with(code: int, unwritten: int = 1) -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except (BrokenPipeError, SystemExit):  # rich makes the second of the first
-        _nothing_more_on(sys.stdout)
     except OSError as error:
         no_room(error, unwritten)
     raise typer.Exit(code)

@@ -110,6 +110,10 @@ def _decision(one: Decision) -> None:
             st.caption(label(f"on the verdict: {verdict}{evidence}"))
 
 
+#: After these every unit is where it was.
+STILL = ("draft", "preflight", "amend", "warn", "invalidate", "revalidate")
+
+
 def moved(one: Decision) -> str:
     """From which version to which: production, or the units of an experiment."""
     if one.from_version is None and one.to_version is None:
@@ -119,6 +123,8 @@ def moved(one: Decision) -> str:
     of_model = one.experiment is None and one.from_version is not None
     if one.action == "promote" or (one.action == "rollback" and of_model):
         return f"production {before} → {after}"
+    if one.action in STILL:
+        return f"{before} and {after}"
     return f"units {before} → {after}"
 
 

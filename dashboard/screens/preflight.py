@@ -54,6 +54,8 @@ def _preflight(one: Preflight, *, opened: bool) -> None:
                 width="content",
             )
             st.caption(label(figures.moment(one.at)), width="content")
+        for why in one.outdated:
+            st.warning(f"Outdated: {label(why, 120)}.", icon=":material/history:")
         said = one.result.get("sentence")
         if said:
             st.text(str(said)[:600])

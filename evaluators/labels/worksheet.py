@@ -111,16 +111,26 @@ class Pen:
 
 
 def write(path: Path, tasks: Sequence[Task]) -> None:
-    """Write the tasks, as CSV where the file is called so, else as JSONL."""
+    """Write the tasks, as CSV where the file is called so, else as JSONL. Raises EvaluatorError where it
+    cannot be written, and where it is there: people's grades may be in it."""
     rows = [_row(task) for task in tasks]
-    if path.suffix.lower() != ".csv":
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-        return
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, (*_COLUMNS, *_FILLED))
-    table.writeheader()
-    table.writerows({name: _harmless(value) for name, value in row.items()} for row in rows)
-    path.write_text(text.getvalue(), "utf-8-sig")  # what Excel needs to see that it is UTF-8
+    text, encoding = io.StringIO(newline=""), "utf-8"
+    if path.suffix.lower() == ".csv":
+        table = csv.DictWriter(text, (*_COLUMNS, *_FILLED))
+        table.writeheader()
+        table.writerows({name: _harmless(value) for name, value in row.items()} for row in rows)
+        encoding = "utf-8-sig"  # what Excel needs to see that it is UTF-8
+    else:
+        text.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    try:
+        with path.open("x", encoding=encoding, newline="") as out:
+            out.write(text.getvalue())
+    except FileExistsError:
+        raise EvaluatorError(
+            f"{path} is there, perhaps with grades in it: `--from {path}` takes them; name another file"
+        ) from None
+    except OSError as error:
+        raise EvaluatorError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def read(path: Path, tasks: Iterable[Task], pen: Pen) -> tuple[list[Label], list[Refused]]:

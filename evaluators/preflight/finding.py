@@ -65,7 +65,8 @@ def unchecked(check: Check, why: str) -> Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All findings about a candidate against a control, and a fingerprint of each (None: nothing known)."""
+    """All findings about a candidate against a control, of each where it was asked, and a fingerprint (None:
+    nothing known)."""
 
     model: str
     control_version: int
@@ -73,6 +74,8 @@ class Report:
     findings: tuple[Finding, ...]
     control_fingerprint: str | None = None
     candidate_fingerprint: str | None = None
+    control_endpoint: Mapping[str, Any] | None = None
+    candidate_endpoint: Mapping[str, Any] | None = None
 
     @property
     def verdict(self) -> Gate:
@@ -112,6 +115,8 @@ class Report:
             "sentence": self.sentence,
             "control_fingerprint": self.control_fingerprint,
             "candidate_fingerprint": self.candidate_fingerprint,
+            "control_endpoint": self.control_endpoint,
+            "candidate_endpoint": self.candidate_endpoint,
             "findings": [finding.to_json() for finding in self.findings],
         }
 

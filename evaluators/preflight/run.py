@@ -37,6 +37,11 @@ class Side:
     engine: str
     files: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def endpoint(self) -> dict[str, Any]:
+        """Where it was asked, as the control API tells it."""
+        return {"replicas": [*self.replicas], "served_name": self.served_name, "engine": self.engine}
+
 
 class NotServed(EvaluatorError):
     """A version without an endpoint cannot be held against anything."""
@@ -103,6 +108,8 @@ async def preflight(
         findings=tuple(findings),
         control_fingerprint=_fingerprint(control_all, control.files),
         candidate_fingerprint=_fingerprint(candidate_all, candidate.files),
+        control_endpoint=control.endpoint,
+        candidate_endpoint=candidate.endpoint,
     )
 
 

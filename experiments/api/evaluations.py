@@ -12,7 +12,7 @@ from ..admission import version_of
 from ..controller import Controller
 from ..labels import preflight_tag
 from ..ledger import evaluations
-from ..ledger.store import instant
+from ..ledger.store import Row, instant
 from .appending import append
 from .bodies import ExchangeScores, GateState, Preflight, Version
 from .gate import Known, require_token
@@ -43,10 +43,13 @@ def record(body: Preflight, controller: Known, response: Response) -> dict[str, 
         tag(controller, body.model, body.candidate_version, preflight_tag(body.model_dump()))
     else:
         response.status_code = 200
-    return views.row(evaluations.preflights(controller.store, preflight_id=body.preflight_id)[0])
+    [found] = evaluations.preflights(controller.store, preflight_id=body.preflight_id)
+    return views.row(found) | {"outdated": _outdated(controller, [found])[0]}
 
 
-@router.get("/preflights", summary="Preflights, the newest first")
+@router.get(
+    "/preflights", summary="Preflights, the newest first; `outdated` says what is another engine since"
+)
 def list_preflights(
     controller: Known,
     model: str | None = None,
@@ -61,7 +64,29 @@ def list_preflights(
         candidate_version=candidate_version,
         limit=limit,
     )
-    return [views.row(one) for one in found]
+    told = _outdated(controller, found)
+    return [views.row(one) | {"outdated": why} for one, why in zip(found, told, strict=True)]
+
+
+def _outdated(controller: Controller, found: list[Row]) -> list[list[str]]:
+    """Of each preflight, what has changed since in what it was asked of: where a version is served, or what a
+    later preflight found there."""
+    prints = evaluations.latest_fingerprints(controller.store)
+    known = {model.name: model for model in controller.junction.models()}
+    told = []
+    for one in found:
+        reasons: list[str] = []
+        for side in ("control", "candidate"):
+            version, result = one[f"{side}_version"], one["result"]
+            model, asked = known.get(one["model"]), result.get(f"{side}_endpoint")
+            now = model.endpoints.get(version) if model is not None else None
+            print_, later = result.get(f"{side}_fingerprint"), prints.get((one["model"], version))
+            if asked and now and any(asked.get(name) != value for name, value in views.served(now).items()):
+                reasons.append(f"version {version} is served elsewhere, or by another engine, since")
+            elif print_ and later and print_ != later:
+                reasons.append(f"a later preflight found another engine behind version {version}")
+        told.append(reasons)
+    return told
 
 
 @router.post(

@@ -75,6 +75,22 @@ def latest_preflights(store: Store, model: str) -> list[Row]:
     )
 
 
+def latest_fingerprints(store: Store) -> dict[tuple[str, int], str]:
+    """What the last preflight that could tell found a version to be, on either side; by model and version."""
+    rows = store.read(
+        """
+        SELECT model, version, print FROM (
+            SELECT model, control_version AS version, "at", preflight_id,
+                json_extract_string(result, '$.control_fingerprint') AS print FROM preflights
+            UNION ALL SELECT model, candidate_version, "at", preflight_id,
+                json_extract_string(result, '$.candidate_fingerprint') FROM preflights)
+        WHERE print IS NOT NULL
+        QUALIFY row_number() OVER (PARTITION BY model, version ORDER BY "at" DESC, preflight_id) = 1
+        """
+    )
+    return {(row["model"], row["version"]): row["print"] for row in rows}
+
+
 def preflights(
     store: Store,
     *,

@@ -1,6 +1,6 @@
 """What do the rows of the experiments say that must be known every second?
 
-When the latest request came, whose breakers are open, what copies have used up. Each row is read once, when
+How many requests have come, whose breakers are open, what copies have used up. Each row is read once, when
 it arrives: ten million that are known cost nothing.
 """
 
@@ -19,7 +19,7 @@ BREAKER_OPEN: Final = "breaker_open"
 
 _NEW: Final = """
     SELECT x.experiment, x.phase, x.role, x.worker, coalesce(x.error_code = $breaker_open, false) AS tripped,
-        count(*), min(x.started_at), max(x.started_at) FILTER (x.assigned_arm IS NOT NULL),
+        count(*), min(x.started_at), count(x.assigned_arm),
         coalesce(sum(x.prompt_tokens), 0)::BIGINT, coalesce(sum(x.completion_tokens), 0)::BIGINT
     FROM exchanges x WHERE x.rowid >= $since AND x.experiment IS NOT NULL GROUP BY ALL
 """
@@ -41,16 +41,15 @@ class Tally:
         self._store = store
         self._lock = threading.Lock()
         self._rows = 0
-        self._latest: dict[str, datetime] = {}
+        self._assigned: defaultdict[str, int] = defaultdict(int)
         self._copied: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
         self._trips: defaultdict[tuple[str, int], dict[str, tuple[int, datetime]]] = defaultdict(dict)
 
-    def last_request_ns(self, experiment: str) -> int | None:
-        """When the experiment's latest request in an arm began (unix nanoseconds), None before the first."""
+    def requests(self, experiment: str) -> int:
+        """How many requests in an arm of the experiment have arrived."""
         with self._lock:
             self._read()
-            latest = self._latest.get(experiment)
-            return None if latest is None else nanoseconds(latest)
+            return self._assigned.get(experiment, 0)
 
     def copied_tokens(self, experiment: str) -> tuple[int, int]:
         """Prompt and completion tokens of all copies of a shadow, as far as the engines counted."""
@@ -76,9 +75,8 @@ class Tally:
                 return
             new = cursor.execute(_NEW, {"since": self._rows, "breaker_open": BREAKER_OPEN}).fetchall()
         self._rows = cut
-        for experiment, phase, role, worker, tripped, rows, first, latest, prompt, completion in new:
-            if latest is not None:
-                self._latest[experiment] = max(latest, self._latest.get(experiment, latest))
+        for experiment, phase, role, worker, tripped, rows, first, assigned, prompt, completion in new:
+            self._assigned[experiment] += assigned
             if role == "shadow":
                 before = self._copied[experiment]
                 self._copied[experiment] = (before[0] + prompt, before[1] + completion)

@@ -20,7 +20,7 @@ class AbTraffic(Strict):
     @field_validator("weight", mode="after")
     @classmethod
     def _somebody(cls, value: float) -> float:
-        return _some_traffic(value)
+        return _some_control(_some_traffic(value))
 
 
 class CanaryTraffic(Strict):
@@ -56,6 +56,7 @@ class CanaryTraffic(Strict):
         if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
             expected = "percentages, each larger than the one before, such as [5, 25, 50]"
             raise wrong(steps, expected, f"Write {sorted(set(steps))}")
+        _some_control(steps[-1])
         return steps
 
 
@@ -121,6 +122,16 @@ def _some_traffic(value: float) -> float:
     # Parts per million are the grain of assignment: less than one of them is nobody.
     if value < 0.0001:
         raise wrong(value, "more than 0: a candidate without traffic cannot be judged")
+    return value
+
+
+def _some_control(value: float) -> float:
+    if value > 99.9999:
+        raise wrong(
+            value,
+            "less than 100: with nobody on control there is nothing to compare the candidate with",
+            "Write 50, and give it everybody by `turnout promote`, or `on_ship: promote`",
+        )
     return value
 
 

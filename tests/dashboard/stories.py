@@ -526,6 +526,7 @@ def preflights() -> list[Json]:
             "candidate_version": version,
             "verdict": verdict,
             "at": ago(3600 * hours),
+            "outdated": outdated,
             "result": {
                 "verdict": verdict,
                 "sentence": sentence,
@@ -534,9 +535,9 @@ def preflights() -> list[Json]:
                 "findings": findings,
             },
         }
-        for version, verdict, hours, sentence, print_, findings in (
-            (3, "fail", 1, "Fail: template. Not checked: sampling defaults.", "b", drifted),
-            (2, "pass", 30, "Pass.", "a", same),
+        for version, verdict, hours, sentence, print_, findings, outdated in (
+            (3, "fail", 1, "Fail: template. Not checked: sampling defaults.", "b", drifted, []),
+            (2, "pass", 30, "Pass.", "a", same, ["a later preflight found another engine behind version 2"]),
         )
     ]
 

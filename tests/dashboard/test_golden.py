@@ -140,6 +140,10 @@ def test_a_list_that_has_no_end_says_how_much_of_it_is_shown(
     assert any(f"/golden/runs?limit={RUNS}" in route for route in control.asked), control.asked
 
 
+def test_a_preflight_of_another_engine_is_marked(control: FakeControlApi, open_page: OpenPage) -> None:
+    assert texts(open_page("preflight")).count("Outdated: a later preflight found another engine") == 1
+
+
 def test_every_preflight_is_found_page_by_page(control: FakeControlApi, open_page: OpenPage) -> None:
     one = control.story["preflights"][0]
     control.story["preflights"] = [{**one, "model": f"nr{n}"} for n in range(12)]

@@ -109,6 +109,8 @@ def test_a_rollback_of_several_candidates_is_none_of_production() -> None:
     several = Decision(decision_id="1", action="rollback", model="chat", to_version=1)
     assert decisions.moved(several).startswith("units")
     assert decisions.moved(several.model_copy(update={"from_version": 2})).startswith("production")
+    amended = Decision(decision_id="2", action="amend", experiment="e", from_version=1, to_version=2)
+    assert decisions.moved(amended) == "v1 and v2"
 
 
 @pytest.mark.parametrize("page", PAGES)

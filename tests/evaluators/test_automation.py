@@ -154,6 +154,30 @@ async def test_a_part_that_fails_in_a_way_nobody_thought_of_is_told_and_holds_up
     assert ("short: RuntimeError: a scorer's own thread", True) in told
 
 
+async def test_what_is_wrong_is_told_once_for_each_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A rule that is refused is tried again every few seconds, for days."""
+    written(tmp_path, FILE)
+    running = loops(tmp_path)
+    running._reload()
+    stop, wrong = asyncio.Event(), [None, "a", "a", "a", "b", None, "b"]
+
+    async def step(self: OnlineScorer | VersionGate) -> Any:
+        if wrong[0] is not None:
+            raise ControlError(wrong[0], status=404, code="unknown_model")
+
+    monkeypatch.setattr(VersionGate, "step", step)
+    monkeypatch.setattr(OnlineScorer, "step", step)
+    running.access = Access(proxy_url="http://127.0.0.1:1", token="t", data=tmp_path)
+    while wrong:
+        await running._gate(running._gates[0])
+        await running._score(running._online[0], stop)
+        wrong.pop(0)
+    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert told == ["chat: a", "short: a", "chat: b", "short: b", "chat: b", "short: b"]
+
+
 def test_a_last_good_file_that_is_good_no_more_is_told_and_no_end(tmp_path: Path) -> None:
     """A package that brought an evaluator has been uninstalled since."""
     gone = FILE.replace("{type: length, max: 20}", "{type: telepathy}")

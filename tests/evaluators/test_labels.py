@@ -379,6 +379,17 @@ def test_a_worksheet_of_any_answers_comes_back(
 
 
 @pytest.mark.parametrize("name", ["sheet.csv", "sheet.jsonl"])
+def test_a_worksheet_is_never_written_over_what_people_have_filled_in(
+    golden: GoldenSet, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_text("hours of grades")
+    with pytest.raises(EvaluatorError, match=f"--from {path}"):
+        sheet(golden, path)
+    assert path.read_text() == "hours of grades"
+
+
+@pytest.mark.parametrize("name", ["sheet.csv", "sheet.jsonl"])
 def test_a_worksheet_comes_back_as_labels_and_what_is_wrong_is_listed(
     golden: GoldenSet, tmp_path: Path, name: str
 ) -> None:

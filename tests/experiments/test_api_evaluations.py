@@ -9,6 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from experiments.api import create_app
+from registry import EndpointSpec
 
 from .plane import TOKEN, Plane
 
@@ -36,6 +37,26 @@ def test_a_preflight_is_kept_once_and_becomes_a_tag(plane: Plane, api: TestClien
     assert listed["result"]["sentence"] == "Fail: template."
     assert plane.registry.version("chat", 2).tags["preflight"] == "fail against version 1"
     assert api.post("/api/preflights", json=preflight(candidate_version=99)).status_code == 404
+
+
+def test_a_preflight_of_what_is_another_engine_since_says_so(plane: Plane, api: TestClient) -> None:
+    def asked(number: int, print_: str) -> dict[str, Any]:
+        known = api.get("/api/models/chat").json()["versions"]
+        endpoint = next(one["endpoint"] for one in known if one["version"] == 2)
+        result = {"candidate_fingerprint": print_, "candidate_endpoint": endpoint, "control_fingerprint": "a"}
+        body = preflight(preflight_id=f"{number:032x}", result=result)
+        return dict(api.post("/api/preflights", json=body).json())
+
+    def outdated() -> list[Any]:
+        return [one["outdated"] for one in api.get("/api/preflights").json()]
+
+    assert asked(1, "a")["outdated"] == []
+    assert asked(2, "b")["outdated"] == []
+    assert outdated() == [[], ["a later preflight found another engine behind version 2"]]
+    moved = EndpointSpec(replicas=("http://127.0.0.1:7",), served_name="chat", engine="vllm")
+    plane.registry.set_endpoint("chat", 2, moved)
+    plane.controller.reconcile()
+    assert outdated() == [["version 2 is served elsewhere, or by another engine, since"]] * 2
 
 
 def test_where_a_version_stands_is_in_its_tags(plane: Plane, api: TestClient) -> None:

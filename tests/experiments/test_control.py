@@ -119,6 +119,19 @@ def test_a_version_without_an_endpoint_gets_no_traffic(plane: Plane) -> None:
     assert refused.value.code == "no_endpoint"
 
 
+def test_what_was_paused_is_not_resumed_without_an_endpoint(plane: Plane) -> None:
+    plane.begin()
+    plane.controller.control.take_away("faster", "pause", "pause", ADA)
+    plane.registry.set_endpoint("chat", 2, None)
+    plane.settle()
+    with pytest.raises(Conflict, match="version 2 of 'chat' has no endpoint"):
+        plane.controller.control.resume("faster", ADA)
+    assert plane.state() == "paused"
+    plane.controller.control.stop("faster", ADA)
+    with pytest.raises(Conflict, match="does not allow resume"):
+        plane.controller.control.resume("faster", ADA)
+
+
 def test_a_golden_set_that_must_be_passed_must_have_been_passed(plane: Plane) -> None:
     with pytest.raises(Refused, match="there is none"):
         plane.begin(GOLDEN)

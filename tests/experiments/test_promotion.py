@@ -242,6 +242,18 @@ def test_pressing_rollback_twice_does_not_roll_production_back_as_well(plane: Pl
     assert plane.production == 1
 
 
+def test_a_clock_that_was_set_back_makes_no_rollback_a_repetition(plane: Plane) -> None:
+    plane.promote(3, force=True)
+    plane.now_ns += 3600 * 10**9  # an hour ahead, until it is noticed
+    plane.begin(AB.replace("candidate: 2", "candidate: 2\ncontrol: 3"))
+    plane.rollback()
+    plane.settle()
+    plane.now_ns -= 3590 * 10**9
+    done = plane.rollback()
+    plane.settle()
+    assert plane.production == 1, done.decision.changed
+
+
 def test_production_goes_back_to_the_former_version_and_no_further(plane: Plane) -> None:
     plane.promote(2, force=True)
     plane.promote(3, force=True)

@@ -68,6 +68,10 @@ def test_a_ramp_waits_for_units_for_time_and_for_guardrails_with_figures() -> No
     for held, words in (
         (respond(experiment, findings(units=9), NOW + MINUTE), "9 of 10"),
         (respond(experiment, findings(units=10), NOW + MINUTE - 10**9), "59 of 60 s"),
+        (
+            respond(experiment, findings(units=10), NOW - 60 * MINUTE),
+            "the clock has been set back: this phase began 1h from now",
+        ),
         (respond(experiment, findings(units=10, guardrail="no_data"), NOW + MINUTE), "held by error_rate"),
         (respond(experiment, findings(units=10, guardrail="crossed"), NOW + MINUTE), "held by error_rate"),
     ):

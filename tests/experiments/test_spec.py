@@ -129,6 +129,7 @@ def test_an_unknown_metric_comes_with_the_metric_that_was_meant() -> None:
         ("[5, 25%, 50]", "[5, 5, 50]", "traffic.ramp", 5),
         ("[5, 25%, 50]", "[0, 5]", "traffic.ramp", 5),
         ("[5, 25%, 50]", "[]", "traffic.ramp", 5),
+        ("[5, 25%, 50]", "[5, 25%, 100]", "traffic.ramp", 5),
         ("min_units: 100", "min_units: -1", "traffic.min_units", 5),
         ("min_duration: 10m", "min_duration: 10 apples", "traffic.min_duration", 5),
         ("horizon: 2000", "horizon: 1", "analysis.horizon", 10),
@@ -226,6 +227,7 @@ def test_a_chain_has_its_stages_in_their_order_each_with_its_own_plan() -> None:
     ("old", "new", "field"),
     [
         ("ab: {weight: 50}", "ab: {wait: 50}", "stages.ab.wait"),
+        ("ab: {weight: 50}", "ab: {weight: 100}", "stages.ab.weight"),
         ("  guardrails:\n    - {metric: error_rate, tolerated_ratio: 1.25}\n", "", "stages.shadow"),
         ("ramp: [1, 5, 25]", "ramp: [1, 5, 25], hold_at: [7]", "stages.canary"),
         ("no_traffic: hold", "no_traffic: pray", "policies.no_traffic"),

@@ -135,6 +135,22 @@ class TestShip:
         assert verdict.kind == "keep_running"
         assert codes(verdict) == ["next_look"]
 
+    @pytest.mark.parametrize(
+        ("asked", "share", "when"),
+        [
+            ({"mode": "canary", "full_share": 0.5}, 0.1, "at the last step of the ramp; its units have come"),
+            ({"min_duration_s": 7200.0}, 0.5, "2h after the begin (min_duration); its units have come"),
+            ({}, 0.5, "at 2,000 of 10,000 units; there are 700"),
+        ],
+    )
+    def test_a_look_whose_units_have_come_says_what_it_waits_for(
+        self, asked: dict[str, Any], share: float, when: str
+    ) -> None:
+        horizon = 1000 if asked else 10_000
+        few = evidence(n=(630, 70) if share < 0.5 else (350, 350), x=(9, 1), share=share)
+        verdict = conclude(spec(horizon=horizon, looks=5, **asked), few)
+        assert [reason.text for reason in verdict.reasons] == [f"The next look is {when}."]
+
     def test_an_early_look_has_a_higher_bound(self) -> None:
         early = conclude(spec(), evidence(n=(500, 500), means=(6.0, 5.85)))
         assert early.look.scheduled

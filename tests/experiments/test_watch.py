@@ -7,13 +7,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from experiments.controller import Controller
 from experiments.evidence import AnalysisSpec, Evidence
-from experiments.ledger import trials
+from experiments.ledger import decisions, trials
+from experiments.ledger.tally import Tally
 from experiments.verdict import Reason, Verdict, VerdictKind
 from experiments.watch import AGAIN_NS, Watch
 
@@ -32,6 +33,31 @@ def judge(kind: VerdictKind) -> Judge:
 def watched(plane: Plane, kind: VerdictKind) -> Watch:
     controller = plane.controller
     return Watch(controller.control, controller.promotion, judge=judge(kind))
+
+
+def test_silence_is_what_the_controller_has_heard_itself(plane: Plane) -> None:
+    """Not what a clock says that jumped, or a controller that slept while requests came and lie in the
+    spool."""
+    plane.begin(AB + "policies: {no_traffic: roll_back, no_traffic_after: 60s}\n")
+    arrived = 1
+    tally = cast(Tally, SimpleNamespace(requests=lambda name: arrived))
+    controller = plane.controller
+    watch = Watch(controller.control, controller.promotion, judge=judge("keep_running"), tally=tally)
+
+    def look(seconds: int, times: int = 1) -> str:
+        for _ in range(times):
+            plane.now_ns += seconds * 10**9
+            watch.look()
+        plane.settle()
+        return plane.state()
+
+    assert look(0) == "running"
+    assert look(86_400) == "running"  # ahead a day, or asleep for one
+    assert look(-90_000) == "running"  # and back
+    assert look(3, times=10) == "running"
+    arrived += 1  # of an hour ago, by its clock
+    assert look(3, times=19) == "running"
+    assert look(3, times=2) == "rolled_back"
 
 
 def test_the_first_look_waits_for_no_part_of_scipy() -> None:
@@ -144,6 +170,17 @@ def test_a_promotion_that_cannot_be_carried_out_now_is_carried_out_later(plane: 
     assert plane.rows().count(("controller", "promote", "done")) == 1
 
 
+def test_a_clock_that_was_set_back_holds_up_no_promotion_that_was_put_off(plane: Plane) -> None:
+    plane.begin(PROMOTES)
+    plane.down = {2: "connection refused"}
+    watch = watched(plane, "ship")
+    watch.look()
+    plane.down = {}
+    plane.now_ns -= 3600 * 10**9
+    watch.look()
+    assert (plane.state(), plane.production) == ("promoted", 2)
+
+
 def test_a_promotion_that_was_put_off_outlives_the_controller(plane: Plane) -> None:
     plane.begin(PROMOTES)
     plane.down = {2: "connection refused"}
@@ -210,6 +247,9 @@ def test_what_is_no_answer_keeps_production(plane: Plane, kind: VerdictKind, sta
     assert plane.production == 1
     assert plane.state() == state
     assert plane.candidate_has_traffic == (state != "kept")
+    if state == "kept":  # its units went back to control, and the audit row says so
+        [ended] = decisions.listed(plane.controller.store, experiment="faster", limit=1)
+        assert (ended.from_version, ended.to_version) == (2, 1)
 
 
 def test_a_paused_experiment_is_left_alone(plane: Plane) -> None:

@@ -16,7 +16,7 @@ GOOD: dict[str, Any] = {"request_id": "r", "name": "thumbs_up", "value": True}
 
 
 def read(body: object, tenant: str | None = None) -> FeedbackRecord:
-    return feedback.read(orjson.dumps(body), tenant, 5, "w")
+    return feedback.read(orjson.dumps(body), tenant, 5, "w", unit_characters=512)
 
 
 def test_of_a_request_or_of_a_unit() -> None:
@@ -56,7 +56,7 @@ def test_what_is_wrong_is_refused_by_name(wrong: dict[str, Any], param: str | No
     import json
 
     with pytest.raises(Refusal) as refused:
-        feedback.read(json.dumps(GOOD | wrong).encode(), None, 5, "w")
+        feedback.read(json.dumps(GOOD | wrong).encode(), None, 5, "w", unit_characters=512)
     assert refused.value.status == 400
     assert refused.value.param == param
 
@@ -64,4 +64,4 @@ def test_what_is_wrong_is_refused_by_name(wrong: dict[str, Any], param: str | No
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'"x"', b'{"name":"x","value":1}', b"\xff"])
 def test_what_is_no_feedback_is_refused(body: bytes) -> None:
     with pytest.raises(Refusal, match="Expected"):
-        feedback.read(body, None, 5, "w")
+        feedback.read(body, None, 5, "w", unit_characters=512)

@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from experiments.assignment import PPM, point, unit_id
+from experiments.ledger.exchange import FeedbackRecord
 from experiments.snapshot import Exclusion, Gate
 from proxy.limits import Limits
 
@@ -384,6 +385,17 @@ async def test_feedback_is_spooled(tmp_path: Path) -> None:
             assert parts(await proxy.post(wrong, "/v1/feedback"))[0] == 400
         (record,) = proxy.records()
         assert (record.request_id, record.name, record.value) == ("r", "thumbs_up", 1.0)
+
+
+async def test_feedback_is_of_the_unit_that_its_requests_are_of_however_long_its_name(tmp_path: Path) -> None:
+    name = "ä" * 600  # a request's is cut at `unit_characters`
+    async with Engine(plain).running() as engine:
+        async with running_proxy(tmp_path, snapshot({1: engine.url})) as proxy:
+            assert parts(await proxy.post(ask(user=name)))[0] == 200
+            body = {"unit": name, "name": "resolved", "value": 1}
+            assert parts(await proxy.post(body, "/v1/feedback"))[0] == 202
+            (said,) = [one for one in proxy.records() if isinstance(one, FeedbackRecord)]
+            assert said.unit == proxy.exchanges()[0].unit
 
 
 async def test_a_full_disk_costs_rows_and_no_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import subprocess
@@ -14,12 +15,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from experiments.client import ControlClient, ControlError
 from tests.experiments.plane import AB, Plane
 from turnout.cli import app
+from turnout.operations import control_api, settings_in_force
 from turnout.simulation import SimulatedEngine
+from turnout.terminal import Screen
 
 
 def run(*arguments: str) -> Result:
@@ -331,6 +335,25 @@ def test_a_controller_that_hangs_is_not_said_to_be_away() -> None:
             client.get("/api/overview")
         with closing(client), pytest.raises(ControlError, match="may have done what it was asked"):
             client.post("/api/models/chat/promote", {})
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_whoever_waits_sees_for_whom(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, terminal: bool) -> None:
+    """Seconds that go on in a terminal; elsewhere a line, once."""
+    seen = io.StringIO()
+    monkeypatch.setattr("turnout.terminal.err", Screen(file=seen, force_terminal=terminal, width=200))
+    monkeypatch.setattr("turnout.terminal.PATIENCE_S", 0.05)
+    monkeypatch.setattr("turnout.terminal.PIPED_PATIENCE_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        url = f"http://127.0.0.1:{hung.getsockname()[1]}"
+        settings = settings_in_force(data=tmp_path, control_url=url)
+        with pytest.raises(typer.Exit), control_api(settings, timeout_s=1.5) as api:
+            api.get("/api/overview")
+    told = f"waiting for the controller at {url}, 1.5 s at most"
+    assert told in seen.getvalue()
+    assert (f"{told}: 1 s" in seen.getvalue()) == terminal
+    if not terminal:
+        assert seen.getvalue().count("waiting") == 1
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "", "a\\b", "a\nb", "\udcff"])

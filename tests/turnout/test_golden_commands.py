@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from typer.testing import CliRunner, Result
 from evaluators.ledger import GoldenLedger
 from tests.evaluators.fakes import TOKEN, FakeTurnout, Reply, serving
 from tests.evaluators.sets import row, write_set
+from turnout import preflight_command
 from turnout.golden_commands import golden
 
 ITEMS = 60
@@ -181,6 +183,26 @@ def test_a_run_cut_short_goes_on_where_it_stopped(items: str) -> None:
     doubled = {question for (question, _), times in fake.times_asked().items() if times > 1}
     assert len(doubled - {"q40"}) <= 1  # of two at a time, the other one was in flight
     assert len(fake.rows[run["run_id"]]) == ITEMS
+
+
+@pytest.mark.parametrize(("options", "end"), [([], "from there."), (["--fresh"], "but without --fresh.")])
+def test_a_stopped_run_says_which_command_goes_on_with_it(
+    items: str, options: list[str], end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("uvloop.run", lambda asked: (asked.close(), os.kill(os.getpid(), signal.SIGINT)))
+    with serving(right) as fake:
+        result = invoke(fake, "run", items, "-m", "chat", "-v", "1", *options)
+    assert result.exit_code == 3
+    assert result.stderr.strip().endswith(end)
+
+
+def test_a_stopped_preflight_says_that_it_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asyncio.run", lambda asked: (asked.close(), os.kill(os.getpid(), signal.SIGINT)))
+    monkeypatch.setattr(preflight_command, "_sides", lambda *_: (None, None))
+    arguments = ["chat", "-c", "2", "--token", TOKEN]
+    result = CliRunner().invoke(preflight_command.preflight_app, arguments)
+    assert result.exit_code == 3
+    assert result.stderr == "Stopped. Nothing of it is stored: the same command begins anew.\n"
 
 
 def test_overload_is_missing_and_so_inconclusive(items: str, monkeypatch: pytest.MonkeyPatch) -> None:

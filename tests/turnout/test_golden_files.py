@@ -79,6 +79,8 @@ def test_a_stored_run_is_exported(tmp_path: Path) -> None:
         assert done.exit_code == 0, done.output
         assert out.read_text().count("<testcase") == 2
         assert invoke("export", items, "--run", run, "-f", "word", fake=fake).exit_code == 3
+        full = invoke("export", items, "--run", run, "-f", "junit", "-o", "/dev/full", fake=fake)
+        assert (full.exit_code, full.stderr) == (3, "[Errno 28] No space left on device: '/dev/full'\n")
         elsewhere = invoke("export", items, "--run", "../../x", "-f", "junit", fake=fake)
         assert "'../../x' is no run's name" in elsewhere.stderr
         assert "'../x' is no exchange's name" in invoke("add", "../x", "--set", items, fake=fake).stderr
