@@ -33,7 +33,7 @@ from .upstream import Receiver
 
 log = logging.getLogger("turnout.proxy")
 
-#: How long after a child has ended another is started; twice as long each time it could not even begin.
+#: How long after a child that could not even begin another is started; twice as long each time.
 _AGAIN_SECONDS: Final = 1.0
 _AGAIN_AT_MOST: Final = 60.0
 #: The child keeps the deadlines; one that is so late does nothing any more, and is ended.
@@ -272,7 +272,7 @@ class ProviderProcess(asyncio.Protocol):
             if kind is Kind.READY:
                 self._ready.set()
                 self._settled.set()
-                self._again = _AGAIN_SECONDS
+                self._again = 0.0
                 for waiting in list(self._calls.values()):
                     self._send(waiting)
                 continue
@@ -297,7 +297,12 @@ class ProviderProcess(asyncio.Protocol):
             call.lost()
 
     def _come_back(self) -> None:
-        """Try again in a while; until then there is nobody to ask."""
+        """Another in the place of one that was ready, at once: calls wait for it. One that could not begin is
+        tried again in a while; until then there is nobody to ask."""
+        if not self._again:
+            self._again = _AGAIN_SECONDS
+            self.start()
+            return
         self._settled.set()
         self._not_before = self._loop.time() + self._again
         self._loop.call_later(self._again, self.start)

@@ -106,8 +106,9 @@ async def test_it_answers_it_is_killed_and_there_is_another(
         os.kill(first, signal.SIGKILL)
         assert (await waiting).startswith(b"HTTP/1.1 502 ")
         assert proxy.exchanges()[-1].error_code == "upstream_cut"
-        await another(proxy, first)
+        # What comes next waits for that one: it has failed nobody.
         assert (await proxy.post(ask())).startswith(b"HTTP/1.1 200 ")
+        await another(proxy, first)
         last = pid(proxy)
     with pytest.raises(ProcessLookupError):  # it has ended with its worker, and was waited for
         os.kill(last, 0)
