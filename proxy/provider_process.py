@@ -33,7 +33,9 @@ from .upstream import Receiver
 
 log = logging.getLogger("turnout.proxy")
 
-#: How long after a child has ended another is started; twice as long each time it could not even begin.
+#: A child loads for seconds; on a busy machine for longer than a call may wait.
+_BEGIN_SECONDS: Final = 60.0
+#: How long after a child that could not even begin another is started; twice as long each time.
 _AGAIN_SECONDS: Final = 1.0
 _AGAIN_AT_MOST: Final = 60.0
 #: The child keeps the deadlines; one that is so late does nothing any more, and is ended.
@@ -132,9 +134,10 @@ class RemoteCall:
         self._process.tell(self, Kind.RESUME)
 
     def overdue(self, now: float) -> None:
-        """The child should have ended this long ago."""
+        """The child should have ended this long ago. One that still loads has not been asked yet."""
         self.fail("timeout", "upstream_idle" if self.got_head else "upstream_timeout")
-        self._process.kill("it keeps no deadline any more")
+        if self.sent or now >= self._process.begins_by:
+            self._process.kill("it keeps no deadline any more")
 
     def fail(self, outcome: Outcome, code: str) -> None:
         if self._process.ended(self):
@@ -179,6 +182,7 @@ class ProviderProcess(asyncio.Protocol):
         self._numbers = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._not_before = 0.0
+        self.begins_by = 0.0  # by the loop's clock: a child that cannot be asked then hangs
         self._again = _AGAIN_SECONDS
         self._transport: Any = None
         self._frames = Frames()
@@ -210,6 +214,7 @@ class ProviderProcess(asyncio.Protocol):
         finally:
             theirs.close()
         log.info("the process that asks providers is pid %d", self._process.pid)
+        self.begins_by = self._loop.time() + _BEGIN_SECONDS
         if self._deadlines is None:
             self._deadlines = Deadlines(self._calls.values(), tick_for(_LATE_SECONDS))
         self._connecting = self._loop.create_task(self._connect(ours))
@@ -239,7 +244,7 @@ class ProviderProcess(asyncio.Protocol):
         return call
 
     def _send(self, call: RemoteCall) -> None:
-        call.sent = True
+        call.sent, call.due = True, self.patience(self.limits.first_byte_seconds)
         self._transport.write(frame(call.number, Kind.ASK, call.request))
         call.request = b""
 
@@ -272,7 +277,7 @@ class ProviderProcess(asyncio.Protocol):
             if kind is Kind.READY:
                 self._ready.set()
                 self._settled.set()
-                self._again = _AGAIN_SECONDS
+                self._again = 0.0
                 for waiting in list(self._calls.values()):
                     self._send(waiting)
                 continue
@@ -297,7 +302,12 @@ class ProviderProcess(asyncio.Protocol):
             call.lost()
 
     def _come_back(self) -> None:
-        """Try again in a while; until then there is nobody to ask."""
+        """Another in the place of one that was ready, at once: calls wait for it. One that could not begin is
+        tried again in a while; until then there is nobody to ask."""
+        if not self._again:
+            self._again = _AGAIN_SECONDS
+            self.start()
+            return
         self._settled.set()
         self._not_before = self._loop.time() + self._again
         self._loop.call_later(self._again, self.start)
