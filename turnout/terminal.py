@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import io
+import json
 import os
 import sys
 import threading
@@ -21,6 +23,8 @@ from rich.text import Text
 
 if sys.stdout is None:  # closed by whoever started us
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115  as long as the process
+if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding has not is shown, as stderr does
+    sys.stdout.reconfigure(errors="backslashreplace")
 
 #: Piped output is read by people later: it is not squeezed into the 80 columns of no terminal.
 _PIPED_WIDTH = 120
@@ -91,7 +95,10 @@ def _tell_waiting(whom: str, longest_s: float, over: threading.Event) -> None:
 
 def emit(document: Any) -> None:
     """JSON for machines, on stdout. Raises OSError, but not where its reader has left."""
-    put(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+    text = orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
+    if not (sys.stdout.encoding or "utf-8").lower().startswith("utf"):
+        text = json.dumps(orjson.loads(text), indent=2)  # in ASCII, which every encoding has
+    put(f"{text}\n")
 
 
 def put(text: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from experiments.ledger import trials
 from experiments.statistics.paired import PairTable, bonett_price
 
-from .virtual_day import Day
+from .virtual_day import SECOND, Day
 
 HOUR = 3600
 CHAIN = """
@@ -123,7 +123,10 @@ def test_other_days_leave_production_as_it_is(
     day.close()
 
 
-def test_a_day_without_traffic_ends_nothing_and_promotes_nothing(folder: Path) -> None:
+def test_a_day_without_traffic_ends_nothing_and_promotes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.watch.AWAKE_NS", HOUR * SECOND)  # it looks once an hour, and is awake
     day = Day(folder, seed=3)
     day.start(CHAIN)
     day.golden("pass")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -317,6 +318,21 @@ def test_a_reader_that_leaves_changes_no_exit_code(plane: Plane, spec: str, comm
     shell = f"{called} | true; exit ${{PIPESTATUS[0]}}"
     ended = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stderr) == (code, "")
+
+
+@pytest.mark.parametrize(("option", "said"), [("--json", r"gr\u00f6\u00dfe"), ("", r"gr\xf6\xdfe")])
+def test_an_output_that_has_not_every_letter_shows_what_it_has_not(
+    plane: Plane, tmp_path: Path, option: str, said: str
+) -> None:
+    """An old locale, or PYTHONIOENCODING: every command that met such a letter ended with a traceback."""
+    (tmp_path / "ab.yaml").write_text(AB + "exclude: {tags: {größe: l}}\n")
+    command = [sys.executable, "-m", "turnout.cli", "apply", "--dry-run", *option.split(), str(tmp_path)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert (ended.returncode, ended.stderr) == (3, "")
+    assert said in ended.stdout
+    if option:
+        json.loads(ended.stdout)
 
 
 def test_the_proxy_is_not_taken_for_a_controller(monkeypatch: pytest.MonkeyPatch) -> None:
