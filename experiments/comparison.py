@@ -33,6 +33,7 @@ from .evidence import SMALLEST_SHARE, AnalysisSpec, Evidence, Goal, MetricSums, 
 from .pairing import compare_pairs
 from .scorecard import ArmResult, Comparison
 from .statistics import failures, proportion, strata
+from .statistics.bounded import BoundedArm, arms_interval, arms_z
 from .statistics.estimate import Estimate
 from .statistics.moments import Cluster
 
@@ -219,18 +220,56 @@ def _means(
         replace(layer, candidate=layer.candidate.no_less_spread_than(layer.control)) for layer in layers
     ]
     units = [(layer.candidate.n, layer.control.n) for layer in layers]
+    limited = _limited(goal, layers, weights, candidate, control)
+    noninferior = _held(harm, -sign, limited, 1.0 + sign * margin)
     return Comparison(
         arms=_both_arms(spec, phases, level_shown(candidate, ratio), level_shown(control, ratio)),
-        effect=effect_of(estimate, ratio=ratio),
+        effect=effect_of(
+            arms_interval(estimate, *limited, alpha=spec.alpha) if limited else estimate, ratio=ratio
+        ),
         band=band_of(spec, estimate, units, ratio=ratio),
         margin=margin_shown(sign, margin, control, ratio),
         harm_log_e=harm_log_e(spec, against(1.0, spread), sign, units, harm_alpha),
         harm_method="one-sided-asymptotic",
-        z_better=signed_z(estimate, -sign),
-        z_noninferior=signed_z(harm, -sign),
-        z_equivalent=lesser(signed_z(harm, -sign), signed_z(gain, sign)),
+        z_better=_held(estimate, -sign, limited),
+        z_noninferior=noninferior,
+        z_equivalent=lesser(noninferior, _held(gain, sign, limited, 1.0 - sign * margin)),
         missing_log_e=_missing_log_e(spec, evidence, phases),
     )
+
+
+def _limited(
+    goal: Goal,
+    layers: Sequence[strata.MeanStratum],
+    weights: Sequence[float],
+    candidate: float | None,
+    control: float | None,
+) -> tuple[BoundedArm, BoundedArm] | None:
+    """Candidate's and control's units, where their values have limits; None elsewhere."""
+    if goal.metric.limits is None or candidate is None or control is None or not sum(weights):
+        return None
+    if not all(0.0 <= level <= 1.0 for level in (candidate, control)):  # of another scale
+        return None
+    found = []
+    for level, arms in ((candidate, [s.candidate for s in layers]), (control, [s.control for s in layers])):
+        parts = [((w / sum(weights)) ** 2, arm) for w, arm in zip(weights, arms, strict=True) if w > 0.0]
+        n = 1.0 / sum(part * arm.mm / arm.m**2 for part, arm in parts)
+        found.append(
+            BoundedArm(n=n, mean=level, variance=n * sum(part * arm.variance for part, arm in parts))
+        )
+    return found[0], found[1]
+
+
+def _held(
+    estimate: Estimate, sign: float, limited: tuple[BoundedArm, BoundedArm] | None, factor: float = 1.0
+) -> float | None:
+    """The z of the estimate, no surer than values with limits let it be: where few units are on an arm, rare
+    ones at a limit are those that it lacks, and its spread with them."""
+    z = signed_z(estimate, sign)
+    if z is None or limited is None or estimate.value is None or estimate.se is None:
+        return z
+    found = sign * arms_z(estimate.value, estimate.se, *limited, factor=max(0.0, factor))
+    return min(z, found, key=abs)
 
 
 def _quantiles(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -21,6 +21,7 @@ from .paired import PairedSums
 
 #: Stakes tried at once, as parts of the largest that cannot ruin; small ones see small effects.
 STAKES: Final = np.geomspace(0.005, 0.95, 24)
+_RUINED: Final = np.log1p(-STAKES)
 #: Of a sum of squares, what floats leave of zero.
 _ROUNDING: Final = 1e-12
 #: How many clusters at the limit are thought to have been seen besides.
@@ -121,8 +122,9 @@ class BoundedClusters:
             other = (reach + variance / reach) / abs(null - end)
         else:
             lost, other = 1.0, 0.0
-        capital = self.n * (lost * np.log1p(-STAKES) + (1.0 - lost) * np.log1p(STAKES * (other - 1.0)))
-        return float(scipy.special.logsumexp(capital)) - math.log(len(STAKES))
+        capital = self.n * (lost * _RUINED + (1.0 - lost) * np.log1p(STAKES * (other - 1.0)))
+        most = float(capital.max())
+        return most + math.log(float(np.exp(capital - most).mean()))
 
     def estimate(self, *, alpha: float) -> Estimate:
         """The difference with its interval, of which each end leaves out the truth at most at alpha / 2."""
@@ -159,3 +161,61 @@ class BoundedClusters:
             middle = 0.5 * (inside + outside)
             inside, outside = (middle, outside) if held(middle) else (inside, middle)
         return outside
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundedArm:
+    """`n` independent units with values in [0, 1]: their mean, and the variance of one."""
+
+    n: float
+    mean: float
+    variance: float
+
+    @property
+    def turned(self) -> BoundedArm:
+        """The same, counted from 1 downwards."""
+        return BoundedArm(n=self.n, mean=1.0 - self.mean, variance=self.variance)
+
+    @property
+    def third(self) -> float:
+        """How far the mean's third moment can be below zero: with all of the variance from units at 0."""
+        return self.variance * (self.mean - self.variance / self.mean) / self.n**2 if self.mean > 0.0 else 0.0
+
+
+def arms_z(value: float, se: float, one: BoundedArm, zero: BoundedArm, *, factor: float = 1.0) -> float:
+    """The z of `value`, the difference of `one`'s mean and `factor` times `zero`'s with its standard error,
+    were the two as skewed as their limits let them be: as `BoundedClusters.z`, with a unit of `one` at 0, or
+    of `zero` at 1, as what may not have been seen. Positive where the value is."""
+    if value < 0.0:
+        return -arms_z(-value, se, one.turned, zero.turned, factor=factor)
+    n, variance = one.n, se * se * one.n
+    reach = max(one.mean, factor * (1.0 - zero.mean) * n / zero.n, math.sqrt(variance))
+    third = one.third + factor**3 * zero.turned.third
+    return BoundedClusters(
+        n=n,
+        value=value,
+        squares=variance * (n - 1.0),
+        cubes=-third * n**3,
+        low=value - reach,
+        high=value + reach + 2.0 * variance / reach,
+    ).z(0.0)
+
+
+def arms_interval(estimate: Estimate, one: BoundedArm, zero: BoundedArm, *, alpha: float = 0.05) -> Estimate:
+    """The difference of two arms' means with an interval no end of which `arms_z` would not exclude."""
+    if estimate.value is None or estimate.se is None or estimate.interval is None:
+        return estimate
+    size, se, ends = quantile(1.0 - alpha / 2.0), estimate.se, []
+    for side, end in ((1.0, estimate.interval.lower), (-1.0, estimate.interval.upper)):
+        inside, outside = 0.0, 2.0
+        while outside - inside > 1e-7:
+            middle = 0.5 * (inside + outside)
+            excluded = abs(arms_z(side * middle, se, one, zero)) >= size
+            inside, outside = (inside, middle) if excluded else (middle, outside)
+        ends.append(side * min(side * end, side * (estimate.value - side * outside)))
+    log_p = log_two_sided(arms_z(estimate.value, se, one, zero))
+    return replace(
+        estimate,
+        interval=Interval(lower=ends[0], upper=ends[1], level=estimate.interval.level),
+        log_p=max(log_p, log_p if estimate.log_p is None else estimate.log_p),
+    )

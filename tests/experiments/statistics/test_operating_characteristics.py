@@ -11,16 +11,21 @@ import pytest
 from scipy import stats
 
 from bench.operating import adaptive, ramps
-from experiments.contrast import BURN_IN_ARM
+from experiments.comparison import compare
+from experiments.contrast import BURN_IN_ARM, signed_z
+from experiments.evidence import AnalysisSpec, Evidence, Goal, MetricSums
+from experiments.metrics import metric
 from experiments.statistics import (
     confidence_sequence,
     failures,
     group_sequential,
     paired,
     sample_ratio,
+    strata,
 )
 from experiments.statistics.bounded import BoundedClusters
 from experiments.statistics.estimate import quantile
+from experiments.statistics.moments import Cluster
 
 Floats = npt.NDArray[np.float64]
 
@@ -264,3 +269,67 @@ def test_scores_that_often_drop_a_little_and_rarely_win_all_are_rarely_taken_for
         alarms["betting"] += max(capital) >= math.log(20)
     assert alarms["betting"] / 200 <= 0.05
     assert alarms["asymptotic"] / 200 > 0.2
+
+
+def arms_called(
+    candidate: float, control: float, units: tuple[int, int], *, margin: float
+) -> dict[str, float]:
+    """How often a score of 0 or 1, of which the two arms lose these shares, is called better, at 2.5 %, and
+    not worse by the margin, at 5 %: as it is, and by Welch's t."""
+    goal = Goal(metric=metric("score:judge"), role="guardrail", margin=margin)
+    spec = AnalysisSpec(experiment="e", mode="ab", unit="user", goals=(goal,))
+    rng, found, runs = (
+        np.random.default_rng(23),
+        dict.fromkeys(("better", "safe", "t better", "t safe"), 0),
+        400,
+    )
+    for _ in range(runs):
+        arms = []
+        for arm, share, n in (("candidate", candidate, units[0]), ("control", control, units[1])):
+            y = float(n - rng.binomial(n, share))
+            arms.append(
+                MetricSums(
+                    metric=goal.metric.name,
+                    phase=1,
+                    arm=arm,
+                    units=n,
+                    exchanges=n,
+                    missing=0,
+                    y=y,
+                    m=float(n),
+                    yy=y,
+                    mm=float(n),
+                    ym=y,
+                )
+            )
+        one = compare(
+            spec, Evidence(experiment="e", as_of_ns=0, started_ns=0, sums=tuple(arms)), goal, harm_alpha=0.01
+        )
+        found["better"] += (one.z_better or 0.0) > quantile(0.975)
+        found["safe"] += (one.z_noninferior or 0.0) > quantile(0.95)
+        clusters = [Cluster(n=a.units, y=a.y, m=a.m, yy=a.yy, mm=a.mm, ym=a.ym) for a in arms]
+        layer = strata.MeanStratum(candidate=clusters[0], control=clusters[1])
+        for name, factor, level in (("t better", 1.0, 0.975), ("t safe", 1.0 - margin, 0.95)):
+            z = signed_z(strata.mean_contrast([layer], control_factor=factor), 1.0)
+            found[name] += z is not None and z > quantile(level)
+    return {name: count / runs for name, count in found.items()}
+
+
+@pytest.mark.parametrize("units", [(50, 50), (30, 3000), (300, 30_000)])
+@pytest.mark.parametrize("lost", [0.0, 0.02])
+def test_a_score_that_few_units_on_an_arm_happen_not_to_lose_is_called_neither_better_nor_safe(
+    units: tuple[int, int], lost: float
+) -> None:
+    worse = arms_called(1.0 - (1.0 - lost) * 0.9, lost, units, margin=0.1)
+    assert worse["safe"] <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 300)
+    same = arms_called(lost, lost, units, margin=0.1)
+    assert same["better"] <= 0.025 + 2 * math.sqrt(0.025 * 0.975 / 300)
+
+
+def test_by_welchs_t_it_is_and_where_units_are_many_nothing_is_lost() -> None:
+    assert arms_called(0.118, 0.02, (50, 5000), margin=0.1)["t safe"] > 0.09
+    assert arms_called(0.02, 0.02, (50, 5000), margin=0.1)["t better"] > 0.3
+    many = arms_called(0.02, 0.02, (300, 30_000), margin=0.05)
+    assert many["safe"] > many["t safe"] - 0.02
+    few = arms_called(0.02, 0.02, (100, 100), margin=0.05)
+    assert few["safe"] > few["t safe"] - 0.1
