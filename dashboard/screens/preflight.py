@@ -60,9 +60,8 @@ def _preflight(one: Preflight, *, opened: bool) -> None:
         if said:
             st.text(str(said)[:600])
         findings = ranked(one.result.get("findings"))
-        with st.expander(
-            f"{figures.count(len(findings))} findings", icon=":material/checklist:", expanded=opened
-        ):
+        title = f"{figures.count(len(findings))} finding{'' if len(findings) == 1 else 's'}"
+        with st.expander(title, icon=":material/checklist:", expanded=opened):
             for finding in findings:
                 _finding(finding)
         prints = [one.result.get(f"{side}_fingerprint") for side in ("control", "candidate")]

@@ -141,7 +141,9 @@ def test_a_list_that_has_no_end_says_how_much_of_it_is_shown(
 
 
 def test_a_preflight_of_another_engine_is_marked(control: FakeControlApi, open_page: OpenPage) -> None:
-    assert texts(open_page("preflight")).count("Outdated: a later preflight found another engine") == 1
+    app = open_page("preflight")
+    assert texts(app).count("Outdated: a later preflight found another engine") == 1
+    assert [one.label for one in app.expander] == ["7 findings", "1 finding"]
 
 
 def test_every_preflight_is_found_page_by_page(control: FakeControlApi, open_page: OpenPage) -> None:
