@@ -56,10 +56,7 @@ class Taken:
         """Whether this is the refusal of such a field, which was in the question: ask again."""
         if status not in (400, 422):
             return False
-        try:
-            return self.learned(asked, json.loads(answer)["error"]["param"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return False
+        return self.learned(asked, _error(answer).get("param"))
 
     def learned(self, asked: Mapping[str, Any], field: object) -> bool:
         """Whether the field that a refusal names is one of these, and was in the question."""
@@ -101,13 +98,20 @@ def heed_missing_key(asked: str, status: int, answer: bytes, *, or_refused: bool
     """
     if status != _UNREACHED:
         return
-    try:
-        error = json.loads(answer)["error"]
-        code, said = error["code"], str(error["message"]).removesuffix(".")
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return
+    error = _error(answer)
+    code = str(error.get("code"))  # an engine's own 502 may have anything there
     if code == _MISSING or (or_refused and code in _UNKEYED):
+        said = str(error.get("message", "")).removesuffix(".")
         raise RunRefused(f"{asked} cannot be asked: {said}; {_SET_IT}")
+
+
+def _error(answer: bytes) -> dict[str, Any]:
+    """What a refusal's body says of it; empty of what is none."""
+    try:
+        found = json.loads(answer)["error"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def outcome_of(status: int) -> Outcome:

@@ -433,11 +433,14 @@ def _until_bounded(
     return _first_units(excluded, 2.0, spec.horizon)
 
 
+def _tolerated(goal: Goal) -> float:
+    """By what the control's level is multiplied where the candidate is worse by the margin."""
+    return 1.0 + sign_of(goal) * _margin(goal)
+
+
 def _spread(goal: Goal, known: _Known, factor: float, design: _Design) -> float:
     """One unit's standard deviation of the difference with the control's level that a margin tolerates."""
-    margin = _margin(goal)
-    kept = 1.0 + margin if goal.metric.direction == "decrease" else 1.0 - margin
-    tolerated = 1.0 if goal.metric.on_log_scale else kept
+    tolerated = 1.0 if goal.metric.on_log_scale else _tolerated(goal)
     return design.spread(goal, known.spread_of(factor), tolerated * known.spread)
 
 
@@ -445,12 +448,10 @@ def _until_sequence(
     spec: AnalysisSpec, goal: Goal, known: _Known, factor: float, design: _Design
 ) -> float | None:
     """The median over simulated Brownian paths of the estimate, by the one-sided sequence that rolls back."""
-    margin = _margin(goal)
-    kept = 1.0 + margin if goal.metric.direction == "decrease" else 1.0 - margin
     if goal.metric.on_log_scale:
-        excess = abs(math.log(factor)) - abs(math.log(kept))
+        excess = abs(math.log(factor)) - abs(math.log(_tolerated(goal)))
     else:
-        excess = abs(factor - 1.0) - margin
+        excess = abs(factor - 1.0) - _margin(goal)
     # Counts of units with a value, of both arms, from the burn-in's end to the horizon's.
     first, last = design.burn_in, spec.horizon * known.coverage
     if excess <= 0.0 or last < first:

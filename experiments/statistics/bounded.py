@@ -156,11 +156,15 @@ class BoundedClusters:
 
     def _end(self, limit: float, held: Callable[[float], bool]) -> float:
         """Where `held`, which is true at the value, ends on the way to the limit, within a billionth."""
-        inside, outside = self.value, limit
-        while abs(inside - outside) > 1e-9 * (self.high - self.low):
-            middle = 0.5 * (inside + outside)
-            inside, outside = (middle, outside) if held(middle) else (inside, middle)
-        return outside
+        return _crossing(self.value, limit, held, within=1e-9 * (self.high - self.low))
+
+
+def _crossing(inside: float, outside: float, held: Callable[[float], bool], *, within: float) -> float:
+    """Where `held`, which is true `inside`, ends on the way to `outside`; not before, and so close to it."""
+    while abs(inside - outside) > within:
+        middle = 0.5 * (inside + outside)
+        inside, outside = (middle, outside) if held(middle) else (inside, middle)
+    return outside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,17 +209,17 @@ def arms_interval(estimate: Estimate, one: BoundedArm, zero: BoundedArm, *, alph
     """The difference of two arms' means with an interval no end of which `arms_z` would not exclude."""
     if estimate.value is None or estimate.se is None or estimate.interval is None:
         return estimate
-    size, se, ends = quantile(1.0 - alpha / 2.0), estimate.se, []
-    for side, end in ((1.0, estimate.interval.lower), (-1.0, estimate.interval.upper)):
-        inside, outside = 0.0, 2.0
-        while outside - inside > 1e-7:
-            middle = 0.5 * (inside + outside)
-            excluded = abs(arms_z(side * middle, se, one, zero)) >= size
-            inside, outside = (inside, middle) if excluded else (middle, outside)
-        ends.append(side * min(side * end, side * (estimate.value - side * outside)))
-    log_p = log_two_sided(arms_z(estimate.value, se, one, zero))
+    size, value, se = quantile(1.0 - alpha / 2.0), estimate.value, estimate.se
+    lower, upper = estimate.interval.lower, estimate.interval.upper
+
+    def end(side: float, told: float) -> float:
+        """The lower (1) or upper (-1) one, and no nearer to the value than it was told."""
+        away = _crossing(0.0, 2.0, lambda away: abs(arms_z(side * away, se, one, zero)) < size, within=1e-7)
+        return side * min(side * told, side * value - away)
+
+    log_p = log_two_sided(arms_z(value, se, one, zero))
     return replace(
         estimate,
-        interval=Interval(lower=ends[0], upper=ends[1], level=estimate.interval.level),
+        interval=Interval(lower=end(1.0, lower), upper=end(-1.0, upper), level=estimate.interval.level),
         log_p=max(log_p, log_p if estimate.log_p is None else estimate.log_p),
     )

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import orjson
 import pytest
 
+from evaluators.admission import Taken, heed_missing_key
 from evaluators.preflight import PROBES, Asker, drift
 from evaluators.preflight.answers import Asked
 from evaluators.preflight.behaviour import agree, tool_calls
@@ -143,3 +144,9 @@ def test_a_recorded_request_that_no_engine_can_be_sent_is_counted_as_it_was(odd:
 
     [prompt] = recorded_prompts(Recorded(), "chat", 9)  # type: ignore[arg-type]
     assert (prompt.question, prompt.prompt_tokens) == (None, 7)
+
+
+@pytest.mark.parametrize("error", ['{"code": [], "message": "x"}', '{"code": {}}', "[]", "7", DEEP])
+def test_no_error_of_an_engines_own_is_taken_for_a_missing_key(error: str) -> None:
+    heed_missing_key("chat version 2", 502, f'{{"error": {error}}}'.encode(), or_refused=True)
+    assert not Taken().refused({"seed": 1}, 400, f'{{"error": {error}}}'.encode())
