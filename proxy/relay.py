@@ -138,7 +138,10 @@ class Relay:
             raise Refusal(404, "version_not_found", f"{error}.") from None
         self._take(route)
         if route.mirrored and self._origin == "live":
-            self._mirror(route)
+            try:
+                self._mirror(route)
+            except Exception:  # the request is on its way: it does not fail by its copies
+                log.exception("request %s could not be mirrored", self._named())
 
     def _take(self, route: Route) -> None:
         """Send the request where it goes, then note that."""
