@@ -206,7 +206,9 @@ class Relay:
         except (UnknownModel, UnknownVersion):
             return
         if route.endpoint != self._endpoint:
-            self._tell_breaker("client_gone")  # it was never asked
+            if self._breaker is not None:
+                self._breaker.excused(self)  # it was never asked
+                self._breaker = None
             self._call.cancel()
             self._snapshot, self._unit = snapshot, unit
             self._take(route)
@@ -287,7 +289,7 @@ class Relay:
             if failed(outcome, status) and self._take_fallback(outcome):
                 return False
         elif self._breaker is not None:
-            self._breaker.begun(self)
+            self._breaker.excused(self)
         self._head = head
         if not head.is_stream:
             self._stripper = None

@@ -254,7 +254,7 @@ class Copy:
         record.first_byte_us = (monotonic_ns() - self._started) // 1000
         record.content_type = head.content_type
         if outcome_of(head.status) == "complete":
-            self._breaker.begun(self)
+            self._breaker.excused(self)
 
     def body(self, data: bytes, came: int, chunks: bytes = b"") -> None:
         self._shadows.hold(self, len(data))
@@ -281,7 +281,7 @@ class Copy:
     def forget(self) -> None:
         """It never began, or nobody wants it any more: that says nothing of the candidate."""
         self._deadline.cancel()
-        self._breaker.ended(self, "client_gone", 0)
+        self._breaker.excused(self)
 
     def withdraw(self) -> None:
         """Nobody wants it any more, and no row is to speak of it: the engine is told."""
