@@ -139,11 +139,11 @@ class Breakers:
 
     def probe(self, breaker: Breaker, endpoint: Endpoint, ask: wire.Ask, request: Request) -> None:
         """If it is time, ask an open breaker's candidate with a copy. Never raises, never waits."""
-        if ask.has_tools or not breaker.wants_probe():
+        if not breaker.wants_probe():
             return
         try:
             probe = _Probe(breaker, self._probes, self._worker)
-            body = copy_body(ask, endpoint.served_name, None)
+            body = copy_body(ask, endpoint.served_name, None, tools=False)
             head = copy_head(request.head.forwarded)
             self._probes.add(probe)
             probe.call = self._worker.upstreams.call(endpoint, ask.path, head, body, probe)

@@ -199,6 +199,27 @@ async def test_a_candidate_that_is_back_gets_its_units_back_and_no_user_pays_for
             assert {row.role for row in proxy.exchanges()} == {"primary"}  # a probe is nobody's exchange
 
 
+async def test_where_all_requests_have_tools_the_candidate_is_asked_without(tmp_path: Path) -> None:
+    limits = Limits(breaker_failures=2, breaker_probe_seconds=0.0)
+    request = ask(tools=[{"type": "function", "function": {"name": "pay"}}], tool_choice="required")
+    async with (
+        SimulatedEngine(Profile(name="chat")) as good,
+        SimulatedEngine(Profile(name="chat"), faults="5xx") as bad,
+    ):
+        table = snapshot({1: good.url, 2: bad.url}, candidate_ppm=1_000_000)
+        async with running_proxy(tmp_path, table, limits) as proxy:
+            for _ in range(3):
+                await proxy.post(request)
+            await bad.until(lambda counters: counters.requests == 3)  # two users and a probe
+            assert b"tool" not in bad.counters.last_body
+            bad.misbehave("")
+            async with asyncio.timeout(10):
+                while proxy.worker.breakers.open_ones():
+                    await proxy.post(request)
+                    await asyncio.sleep(0.01)
+            assert b"x-turnout-arm: candidate" in await proxy.post(request)
+
+
 async def test_a_new_phase_begins_without_a_memory(tmp_path: Path) -> None:
     limits = Limits(breaker_failures=1)
     async with SimulatedEngine(Profile(name="chat")) as good:
