@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         # uvicorn raises the signal again once it has stopped; being told to stop is no failure.
         signal.signal(number, lambda *_: None)
     server.run()
-    return 0 if server.started else 1
+    return 0 if server.started and not controller.store.lost else 1
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ fails says so once and goes on; nothing here is awaited by traffic.
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -238,6 +240,10 @@ class Controller:
                 if trouble != told:
                     log.warning("%s: %s", name, trouble, exc_info=not isinstance(error, SETBACKS))
                 told = trouble
+                if self.store.lost:
+                    log.critical("the ledger has to be opened anew: the controller ends, to be started again")
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
             # Every second means every second, however long the step took; but one that takes long (a look at
             # millions of rows) leaves half of the time to everyone else. Not so collecting: its work is done
             # once.

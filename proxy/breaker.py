@@ -31,6 +31,9 @@ log = logging.getLogger("turnout.proxy")
 
 #: What the row of a unit says that was sent to control because of an open breaker.
 OPEN: Final = "breaker_open"
+#: Who waits so long for an answer to begin and then leaves has been failed; who leaves sooner has changed its
+#: mind.
+_GIVEN_UP_SECONDS: Final = 5.0
 #: A refusal that the engine's address or name is to blame for, not the client's request.
 _MISDIRECTED: Final = (401, 403, 404)
 
@@ -64,7 +67,7 @@ class Breaker:
         self.cause = ""
 
     def admits(self, who: object) -> bool:
-        """Whether a request may go to the candidate; it is then waited for until `begun` or `ended`."""
+        """Whether a request may go to the candidate; it is then waited for until `excused` or `ended`."""
         now = self._clock()
         if not self.is_open and len(self._waiting) + self.failures >= self._limit:
             need = self._limit - self.failures
@@ -76,14 +79,17 @@ class Breaker:
         self._waiting[who] = now
         return True
 
-    def begun(self, who: object) -> None:
-        """An answer that is no failure has begun: it may take its time now."""
+    def excused(self, who: object) -> None:
+        """An answer that is no failure has begun, and may take its time now; or the request says nothing of
+        the candidate."""
         self._waiting.pop(who, None)
 
     def ended(self, who: object, outcome: Outcome, status: int, code: str | None = None) -> None:
         """How a request ended that was admitted."""
-        self._waiting.pop(who, None)
-        if failed(outcome, status):
+        now = self._clock()
+        waited = now - self._waiting.pop(who, now)
+        given_up = outcome == "client_gone" and waited >= min(_GIVEN_UP_SECONDS, self._stall_s)
+        if given_up or failed(outcome, status):
             self.failures += 1
             self.cause = code or (f"status {status}" if status >= 400 else outcome)
             if self.failures >= self._limit and not self.is_open:
@@ -133,11 +139,11 @@ class Breakers:
 
     def probe(self, breaker: Breaker, endpoint: Endpoint, ask: wire.Ask, request: Request) -> None:
         """If it is time, ask an open breaker's candidate with a copy. Never raises, never waits."""
-        if ask.has_tools or not breaker.wants_probe():
+        if not breaker.wants_probe():
             return
         try:
             probe = _Probe(breaker, self._probes, self._worker)
-            body = copy_body(ask, endpoint.served_name, None)
+            body = copy_body(ask, endpoint.served_name, None, tools=False)
             head = copy_head(request.head.forwarded)
             self._probes.add(probe)
             probe.call = self._worker.upstreams.call(endpoint, ask.path, head, body, probe)

@@ -18,6 +18,9 @@ from .identity import new_id
 #: What stores the answer, or names the user, at the other end.
 LEFT_OUT: Final = frozenset(("store", "metadata", "user", "safety_identifier"))
 
+#: What lets the model call tools, some of which the other end itself would run.
+_TOOLS: Final = frozenset(("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"))
+
 
 def copy_record(
     mirror: Mirror,
@@ -61,10 +64,15 @@ def copy_head(head: bytes) -> bytes:
     return b"%b%b: 1\r\n" % (head, MARK)
 
 
-def copy_body(ask: wire.Ask, served_name: str, priority: int | None) -> bytes:
-    """The bytes for the engine, without what a copy must not carry. Raises Refusal for what cannot be cut."""
+def copy_body(ask: wire.Ask, served_name: str, priority: int | None, *, tools: bool = True) -> bytes:
+    """The bytes for the engine, without what a copy must not carry. Raises Refusal for what cannot be cut.
+
+    With a `priority` that one stands in it; `tools`: whether the model may call those of the request.
+    """
     body = wire.engine_body(ask, served_name)
     unwanted = LEFT_OUT if priority is None else LEFT_OUT | {"priority"}
+    if not tools:
+        unwanted |= _TOOLS
     if unwanted.isdisjoint(ask.document):
         if priority is None:
             return body

@@ -2,7 +2,7 @@
 
 Every worker leaves its sums in a file of its own each second, DATA/metrics/<worker>.json; whoever is asked
 adds them up. Those of workers that have ended are kept in `ended.json`, so that no counter goes back when a
-worker is replaced. Nothing here runs on the loop that relays.
+worker is replaced. Reading and adding up is nothing for the loop that relays.
 """
 
 from __future__ import annotations
@@ -103,16 +103,18 @@ def _read(path: Path) -> WorkerState:
 def _states(folder: Path, own: WorkerState) -> Iterator[WorkerState]:
     """All workers', the asked one's own at first hand. What cannot be read is left out."""
     yield own
-    included: list[str] = []
+    others: dict[str, WorkerState] = {}
+    for path in sorted(folder.glob("*.json")):
+        if path.name not in (_ENDED, f"{own.worker}.json"):
+            with suppress(OSError, ValueError, TypeError, KeyError):
+                others[path.name] = _read(path)
+    # The ended ones last: a file that has gone meanwhile is among them, and one that was read may be too.
     with suppress(OSError, ValueError, TypeError, KeyError):
         raw = orjson.loads((folder / _ENDED).read_bytes())
-        included = raw["includes"]
         yield WorkerState("ended", Metrics.of(raw["metrics"]), None)
-    for path in sorted(folder.glob("*.json")):
-        if path.name in (_ENDED, f"{own.worker}.json", *included):
-            continue
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            yield _read(path)
+        for name in raw["includes"]:
+            others.pop(name, None)
+    yield from others.values()
 
 
 def expose(folder: Path, spool: Path, own: WorkerState, *, each: bool) -> bytes:
@@ -169,9 +171,9 @@ def _exchanges(counted: list[tuple[str, Metrics]], *, each: bool) -> Iterator[An
         labels=names,
     )
     for worker, metrics in counted:
-        for labels, numbers in list(metrics.numbers.items()):
+        for labels, numbers in metrics.numbers.items():
             values = [*_values(labels), worker] if each else _values(labels)
-            for outcome, count in sorted(list(numbers.outcomes.items())):
+            for outcome, count in sorted(numbers.outcomes.items()):
                 exchanges.add_metric([*values, outcome], count)
             _histogram(duration, values, DURATION_US, numbers.duration, numbers.duration_us)
             if any(numbers.first):
@@ -188,7 +190,7 @@ def _unread(counted: list[tuple[str, Metrics]], *, each: bool) -> Any:
         "turnout_requests_unread", told, labels=("worker", "reason") if each else ("reason",)
     )
     for worker, metrics in counted:
-        for reason, count in sorted(list(metrics.unread.items())):
+        for reason, count in sorted(metrics.unread.items()):
             family.add_metric([worker, reason] if each else [reason], count)
     return family
 

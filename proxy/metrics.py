@@ -55,7 +55,7 @@ class Numbers:
 
     def add(self, other: Numbers) -> None:
         """Take up what another has counted."""
-        for outcome, count in list(other.outcomes.items()):
+        for outcome, count in other.outcomes.items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
         for mine, theirs in (
             (self.duration, other.duration),
@@ -101,9 +101,9 @@ class Metrics:
 
     def add(self, other: Metrics) -> None:
         """Take up what another has counted."""
-        for labels, numbers in list(other.numbers.items()):  # it may be counting at the moment
+        for labels, numbers in other.numbers.items():
             self.numbers.setdefault(labels, Numbers()).add(numbers)
-        self.unread.update(dict(other.unread))
+        self.unread.update(other.unread)
 
     def document(self) -> dict[str, Any]:
         """Plain lists and counts, for JSON."""

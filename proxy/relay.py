@@ -138,7 +138,10 @@ class Relay:
             raise Refusal(404, "version_not_found", f"{error}.") from None
         self._take(route)
         if route.mirrored and self._origin == "live":
-            self._mirror(route)
+            try:
+                self._mirror(route)
+            except Exception:  # the request is on its way: it does not fail by its copies
+                log.exception("request %s could not be mirrored", self._named())
 
     def _take(self, route: Route) -> None:
         """Send the request where it goes, then note that."""
@@ -203,7 +206,9 @@ class Relay:
         except (UnknownModel, UnknownVersion):
             return
         if route.endpoint != self._endpoint:
-            self._tell_breaker("client_gone")  # it was never asked
+            if self._breaker is not None:
+                self._breaker.excused(self)  # it was never asked
+                self._breaker = None
             self._call.cancel()
             self._snapshot, self._unit = snapshot, unit
             self._take(route)
@@ -284,7 +289,7 @@ class Relay:
             if failed(outcome, status) and self._take_fallback(outcome):
                 return False
         elif self._breaker is not None:
-            self._breaker.begun(self)
+            self._breaker.excused(self)
         self._head = head
         if not head.is_stream:
             self._stripper = None

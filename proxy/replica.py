@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import ssl
 from dataclasses import replace
 from time import monotonic
@@ -34,6 +35,20 @@ _KEEP: Final = 256
 _LONGEST_REST_SECONDS: Final = 30.0
 #: Between two complaints about a replica.
 _SILENT_SECONDS: Final = 10.0
+#: A host that has gone without a word (a power cut, a firewall that has forgotten the connection) is noticed
+#: within a minute: it is silent to a request, or to the probes of a connection on which nothing is sent. They
+#: also keep firewalls from forgetting. What a system does not have of it is left out.
+_TCP_OPTIONS: Final = tuple(
+    (level, getattr(socket, name), value)
+    for level, name, value in (
+        (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+        (socket.IPPROTO_TCP, "TCP_KEEPIDLE", 30),  # seconds
+        (socket.IPPROTO_TCP, "TCP_KEEPINTVL", 10),
+        (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
+        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 60_000),  # milliseconds
+    )
+    if hasattr(socket, name)
+)
 #: Statuses whose answers have no body, whatever their heads say.
 _BARE: Final = (204, 304)
 
@@ -109,6 +124,8 @@ class Replica:
                 )
             if not connection.usable:  # it ended before it was used: nobody will hear of that end again
                 raise ConnectionResetError("it was closed at once")
+            for option in _TCP_OPTIONS:
+                connection.transport.get_extra_info("socket").setsockopt(*option)
         except Exception as error:
             self._failures += 1
             self.rest(min(2.0 ** (self._failures - 1), _LONGEST_REST_SECONDS))

@@ -84,8 +84,8 @@ class Shadows:
     ) -> Copy | None:
         """Send a copy of `ask`; its record goes to `ended` when it is over. None: it was shed, and has ended.
         Never raises, never waits."""
-        reason = self._shed_reason(mirror, endpoint, ask, record.model)
         try:
+            reason = self._shed_reason(mirror, endpoint, ask, record.model)
             if reason is None:
                 return self._start(mirror, endpoint, ask, request, record, ended)
         except Exception:
@@ -109,9 +109,10 @@ class Shadows:
         body = copy_body(ask, endpoint.served_name, priority)
         head = copy_head(request.head.forwarded)
         allowance = self._allowances.setdefault(mirror.experiment, Allowance())
-        copy = Copy(self, self._worker, record, mirror, allowance, len(ask.body), request.started, ended)
-        copy.breaker = self._breaker(mirror)
-        copy.breaker.admits(copy)
+        breaker = self._breaker(mirror)
+        size, started = len(ask.body), request.started
+        copy = Copy(self, self._worker, record, mirror, allowance, breaker, size, started, ended)
+        breaker.admits(copy)
         try:
             copy.call = self._upstreams.call(endpoint, ask.path, head, body, copy)
         except BaseException:
@@ -224,6 +225,7 @@ class Copy:
         record: ExchangeRecord,
         mirror: Mirror,
         allowance: Allowance,
+        breaker: Breaker,
         request_size: int,
         started: int,
         ended: Callable[[ExchangeRecord], object],
@@ -233,6 +235,7 @@ class Copy:
         self._worker = worker
         self._record = record
         self._started = started
+        self._breaker = breaker
         self._recording = Recording(started, worker.limits.recorded_bytes, worker.budget)
         self._deadline: asyncio.TimerHandle = worker.loop.call_later(mirror.timeout_ms / 1000, self._overdue)
         self.mirror = mirror
@@ -240,7 +243,6 @@ class Copy:
         self.request_size = request_size
         self.size = 0
         self.call: Outgoing | None = None
-        self.breaker: Breaker | None = None
 
     def answer(self, head: AnswerHead, body: bytes) -> None:
         self.head(head)
@@ -251,8 +253,8 @@ class Copy:
         record.status = head.status
         record.first_byte_us = (monotonic_ns() - self._started) // 1000
         record.content_type = head.content_type
-        if self.breaker is not None and outcome_of(head.status) == "complete":
-            self.breaker.begun(self)
+        if outcome_of(head.status) == "complete":
+            self._breaker.excused(self)
 
     def body(self, data: bytes, came: int, chunks: bytes = b"") -> None:
         self._shadows.hold(self, len(data))
@@ -277,12 +279,13 @@ class Copy:
         self._finish("shed", reason)
 
     def forget(self) -> None:
-        """It never began."""
+        """It never began, or nobody wants it any more: that says nothing of the candidate."""
         self._deadline.cancel()
+        self._breaker.excused(self)
 
     def withdraw(self) -> None:
         """Nobody wants it any more, and no row is to speak of it: the engine is told."""
-        self._deadline.cancel()
+        self.forget()
         if self.call is not None:
             self.call.cancel()
         self._shadows.released(self)
@@ -301,8 +304,7 @@ class Copy:
         self._recording.settle(record)
         record.outcome, record.error_code = outcome, code
         record.duration_us = (monotonic_ns() - self._started) // 1000
-        if self.breaker is not None:
-            self.breaker.ended(self, outcome, record.status, code)
+        self._breaker.ended(self, outcome, record.status, code)
         if record.status == 200:
             self.allowance.spend(self.mirror, self.request_size, record.response)
         self._ended(record)

@@ -68,11 +68,15 @@ _NOTHING = Snapshot(version=0, published_ns=0, models={}, endpoints={})
 
 
 class Scrape:
-    """An answer to Prometheus, made in a thread: it reads the other workers' files."""
+    """An answer to Prometheus, made in a thread: it reads the other workers' files.
+
+    What this one says it has left for the others before: killed at once, no counter of it goes back.
+    """
 
     def __init__(self, worker: Worker, client: ClientConnection, *, each: bool) -> None:
         self._client = client
-        making = worker.loop.run_in_executor(None, lambda: worker.exposed(each=each))
+        state = worker.saved()
+        making = worker.loop.run_in_executor(None, lambda: worker.exposed(state, each=each))
         making.add_done_callback(self._made)
 
     def _made(self, making: asyncio.Future[bytes]) -> None:
@@ -392,7 +396,7 @@ class Worker:
         while True:
             await asyncio.sleep(SEAL_SECONDS)
             self.spool.seal()
-            self._save_metrics()
+            self.saved()
             self._tell_losses()
 
     def _tell_losses(self) -> None:
@@ -409,7 +413,9 @@ class Worker:
             self._told_lost = self.spool.lost
 
     def state(self) -> WorkerState:
-        """What this worker says of itself."""
+        """What this worker says of itself at this moment."""
+        metrics = Metrics()
+        metrics.add(self.metrics)
         gauges = Gauges(
             in_flight=len(self.relays),
             connections=len(self._clients),
@@ -422,16 +428,18 @@ class Worker:
             open_files=open_files(),
             resident_bytes=resident_bytes(),
         )
-        return WorkerState(self.name, self.metrics, gauges)
+        return WorkerState(self.name, metrics, gauges)
 
-    def exposed(self, *, each: bool) -> bytes:
-        """The text for Prometheus. Reads files: not for the loop's thread."""
-        return expose(self._metrics_folder, self._spool_folder, self.state(), each=each)
-
-    def _save_metrics(self) -> None:
-        """Best effort: the other workers say what this one has done."""
+    def saved(self) -> WorkerState:
+        """The same, left where the other workers find it, if that can be: they say what this one has done."""
+        state = self.state()
         with suppress(OSError):
-            save(self._metrics_folder, self.state())
+            save(self._metrics_folder, state)
+        return state
+
+    def exposed(self, own: WorkerState, *, each: bool) -> bytes:
+        """The text for Prometheus. Reads files: not for the loop's thread."""
+        return expose(self._metrics_folder, self._spool_folder, own, each=each)
 
     async def _until_deserted(self, seconds: float) -> None:
         """Until no client is connected, or for `seconds`."""
@@ -462,7 +470,7 @@ class Worker:
         # 4. Nobody can write a row any more: hand the spool over.
         self._deadlines.close()
         self._conclude_turn()
-        self._save_metrics()
+        self.saved()
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)

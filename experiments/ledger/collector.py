@@ -24,7 +24,7 @@ from .exchange import ExchangeRecord, Record, encode
 from .recorded import without_repeats
 from .recording import Patience, RecordingPolicy
 from .rows import MISFITS, Rows, rows_of
-from .spool import read_segment, sealed_segments
+from .spool import contents_of, read_segment, sealed_segments
 from .store import Store
 
 logger = logging.getLogger(__name__)
@@ -141,9 +141,9 @@ class Collector:
             if self._store.read("SELECT 1 FROM segments WHERE name = ?", [name]):
                 _delete(path)
                 return None
-            contents = read_segment(path)
         except FileNotFoundError:
             return None
+        contents = contents_of(content)
         if contents.torn_bytes:
             logger.warning("%d bytes of the segment %s are no record", contents.torn_bytes, path)
         tables, refused = self._understand(contents.records, name)

@@ -162,8 +162,12 @@ class SegmentContents:
 
 
 def read_segment(path: Path) -> SegmentContents:
-    """All whole records of a segment. A torn tail, or damage in the middle, is skipped and counted."""
-    buffer = path.read_bytes()
+    """All whole records of a segment."""
+    return contents_of(path.read_bytes())
+
+
+def contents_of(buffer: bytes) -> SegmentContents:
+    """All whole records in such bytes. A torn tail, or damage in the middle, is skipped and counted."""
     records: list[Record] = []
     torn = 0
     offset = 0
@@ -193,7 +197,10 @@ def sealed_segments(root: Path) -> list[Path]:
 
 
 def _adopt(folder: Path) -> None:
-    """Seal the files of a worker that is dead; remove its folder when nothing is left in it."""
+    """Seal the files of a worker that is dead; remove its folder when nothing is left in it.
+
+    What cannot be done is tried again: it holds up no other worker's segments.
+    """
     try:
         lock = os.open(folder / "owner.lock", os.O_RDWR)
     except OSError:
@@ -206,7 +213,7 @@ def _adopt(folder: Path) -> None:
             (folder / "owner.lock").unlink()
             with suppress(OSError):
                 folder.rmdir()
-    except BlockingIOError:
-        pass  # alive
+    except OSError:
+        pass  # alive, or a disk that refuses
     finally:
         os.close(lock)

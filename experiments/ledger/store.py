@@ -8,6 +8,7 @@ none of the tables.
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -31,6 +32,13 @@ DatabaseError = duckdb.Error
 _Job = Callable[[], None]
 
 _NANOSECONDS: Final = 1_000_000_000
+
+#: How large the log grows before DuckDB moves it into the file, and while there is no room for that.
+_LOG_BYTES: Final = 16 << 20
+_NO_END: Final = 1 << 40
+#: To move it in, DuckDB writes anew what it adds to: a row group of each table, the whole file at most.
+_REWRITTEN_BYTES: Final = 2 << 30
+_MARGIN_BYTES: Final = 64 << 20
 
 
 def instant(ns: int) -> datetime:
@@ -67,6 +75,10 @@ class Store:
         config: dict[str, Any] = {"memory_limit": memory_limit, "allocator_background_threads": True}
         if threads is not None:
             config["threads"] = threads
+        config["wal_autocheckpoint"] = f"{_NO_END}B"
+        self._log_bytes = _NO_END
+        #: whether DuckDB has given the database up: it has to be opened anew, by another process
+        self.lost = False
         self._writer_connection = _open(path, config)
         # `now()` and any aware datetime become UTC, whatever the machine's zone is.
         self._writer_connection.execute("SET TimeZone = 'UTC'")
@@ -102,9 +114,11 @@ class Store:
 
         def job() -> None:
             try:
+                self._mind_room()
                 result = _in_transaction(self._writer_connection, change)
                 self._guard_log()
             except BaseException as error:
+                self.lost = self.lost or isinstance(error, duckdb.FatalException)
                 future.set_exception(error)
             else:
                 future.set_result(result)
@@ -141,6 +155,9 @@ class Store:
             cursor = self._reader_connection.cursor()
         try:
             yield cursor
+        except duckdb.FatalException:
+            self.lost = True
+            raise
         finally:
             cursor.close()
 
@@ -154,6 +171,20 @@ class Store:
         # Fails only while other transactions are open: then the next one will do it.
         with self.reading() as cursor, suppress(duckdb.TransactionException):
             cursor.execute("CHECKPOINT")
+
+    def _mind_room(self) -> None:
+        """Where the disk runs out as DuckDB moves its log into the file, it gives the database up, though
+        nothing is lost: as long as there is no room for that, the log grows.
+        """
+        with suppress(OSError):
+            rewritten = min(self.path.stat().st_size, _REWRITTEN_BYTES)
+            self._let_log_grow(shutil.disk_usage(self.path.parent).free < rewritten + _MARGIN_BYTES)
+
+    def _let_log_grow(self, without_end: bool) -> None:
+        most = _NO_END if without_end else _LOG_BYTES
+        if most != self._log_bytes:
+            self._writer_connection.execute(f"SET GLOBAL wal_autocheckpoint = '{most}B'")
+            self._log_bytes = most
 
     def _guard_log(self) -> None:
         """Where the log has gone from disk, by DuckDB's own hand or another, move what it held into the file.

@@ -104,3 +104,27 @@ def test_the_life_of_a_controller(stocked_mlflow: Path, tmp_path: Path) -> None:
         assert time.monotonic() - began < 10
         assert polled == [304]
         api.close()
+
+
+@pytest.mark.slow
+def test_a_controller_whose_ledger_is_given_up_ends_so_that_it_is_started_again(
+    stocked_mlflow: Path, tmp_path: Path
+) -> None:
+    """DuckDB gives a database up where the disk runs out under it, for as long as the process lives."""
+    shutil.copy(stocked_mlflow, tmp_path / "mlflow.db")
+    code = f"""
+import sys, duckdb
+from experiments.__main__ import main
+from experiments.controller import Controller
+
+def fail(connection):
+    raise duckdb.FatalException("the database has been invalidated")
+
+Controller.tidy = lambda self: self.store.write(fail)
+sys.exit(main(["--data", {str(tmp_path)!r}, "--port", "{free_port()}"]))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1, ended.stderr
+    assert "has to be opened anew" in ended.stderr

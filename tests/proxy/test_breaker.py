@@ -14,7 +14,7 @@ from proxy.breaker import Breaker, failed
 from proxy.limits import Limits
 from turnout.simulation import Profile, SimulatedEngine
 
-from .harness import ask, running_proxy, snapshot
+from .harness import ask, post, running_proxy, snapshot
 
 
 class Clock:
@@ -66,7 +66,7 @@ def test_answers_that_do_not_begin_count_when_they_have_had_their_time() -> None
     assert one.admits("c")
     assert one.admits("d")  # young: a slow model is no dead one
     clock.now += 11
-    one.begun("b")
+    one.excused("b")
     assert not one.admits("e")
     assert one.is_open
 
@@ -76,9 +76,25 @@ def test_what_has_begun_may_take_its_time() -> None:
     one = breaker(clock)
     for who in "abcdef":
         assert one.admits(who)
-        one.begun(who)
+        one.excused(who)
     clock.now += 1000
     assert one.admits("g")
+
+
+def test_who_waits_long_for_an_answer_and_leaves_has_been_failed() -> None:
+    clock = Clock()
+    one = breaker(clock)
+    for seconds, begins in ((1.0, False), (4.0, False), (9.0, True)) * 5:
+        assert one.admits("a")  # who leaves early has changed its mind, or reads what has begun
+        if begins:
+            one.excused("a")
+        clock.now += seconds
+        one.ended("a", "client_gone", 0)
+    for _ in range(3):
+        assert one.admits("a")
+        clock.now += 5.0
+        one.ended("a", "client_gone", 0)
+    assert not one.admits("a")
 
 
 @pytest.mark.parametrize(
@@ -140,6 +156,25 @@ async def test_within_twenty_requests_the_units_are_with_control_and_the_rows_sa
             assert proxy.worker.breakers.open_ones() == ["exp"]
 
 
+async def test_a_candidate_that_hangs_is_left_alone_where_clients_are_less_patient(tmp_path: Path) -> None:
+    limits = Limits(breaker_failures=3, breaker_stall_seconds=0.1)
+    async with (
+        SimulatedEngine(Profile(name="chat")) as good,
+        SimulatedEngine(Profile(name="chat"), faults="hang") as bad,
+    ):
+        table = snapshot({1: good.url, 2: bad.url}, candidate_ppm=1_000_000)
+        async with running_proxy(tmp_path, table, limits) as proxy:
+            for _ in range(3):
+                _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+                writer.write(post(ask()))
+                await asyncio.sleep(0.15)
+                writer.close()
+            async with asyncio.timeout(10):
+                assert b"x-turnout-arm: control" in await proxy.post(ask())
+            gone = [row for row in proxy.exchanges() if row.outcome == "client_gone"]
+            assert [row.arm_outcome for row in gone] == [None] * 3  # missing data, as ever
+
+
 async def test_a_candidate_that_is_back_gets_its_units_back_and_no_user_pays_for_asking(
     tmp_path: Path,
 ) -> None:
@@ -162,6 +197,27 @@ async def test_a_candidate_that_is_back_gets_its_units_back_and_no_user_pays_for
                     await asyncio.sleep(0.01)
             assert b"x-turnout-arm: candidate" in await proxy.post(ask())
             assert {row.role for row in proxy.exchanges()} == {"primary"}  # a probe is nobody's exchange
+
+
+async def test_where_all_requests_have_tools_the_candidate_is_asked_without(tmp_path: Path) -> None:
+    limits = Limits(breaker_failures=2, breaker_probe_seconds=0.0)
+    request = ask(tools=[{"type": "function", "function": {"name": "pay"}}], tool_choice="required")
+    async with (
+        SimulatedEngine(Profile(name="chat")) as good,
+        SimulatedEngine(Profile(name="chat"), faults="5xx") as bad,
+    ):
+        table = snapshot({1: good.url, 2: bad.url}, candidate_ppm=1_000_000)
+        async with running_proxy(tmp_path, table, limits) as proxy:
+            for _ in range(3):
+                await proxy.post(request)
+            await bad.until(lambda counters: counters.requests == 3)  # two users and a probe
+            assert b"tool" not in bad.counters.last_body
+            bad.misbehave("")
+            async with asyncio.timeout(10):
+                while proxy.worker.breakers.open_ones():
+                    await proxy.post(request)
+                    await asyncio.sleep(0.01)
+            assert b"x-turnout-arm: candidate" in await proxy.post(request)
 
 
 async def test_a_new_phase_begins_without_a_memory(tmp_path: Path) -> None:

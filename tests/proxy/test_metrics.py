@@ -101,6 +101,50 @@ def test_workers_add_up_and_the_ended_stay_counted(tmp_path: Path) -> None:
     assert [labels["worker"] for labels, _ in each["turnout_in_flight"]] == ["host-1-aa"]
 
 
+def test_a_worker_that_ends_while_somebody_asks_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = WorkerState("host-1-aa", of([record()]), GAUGES)
+    exposition.save(tmp_path, WorkerState("host-2-bb", of([record()] * 5), GAUGES))
+    for pid in (8, 9):
+        exposition.save(tmp_path, WorkerState(f"host-{pid}-zz", of([record()]), GAUGES))
+    exposition.retire(tmp_path, 8)
+    read = Path.read_bytes
+
+    def read_and_retire(path: Path) -> bytes:
+        found = read(path)
+        monkeypatch.setattr(Path, "read_bytes", read)
+        exposition.retire(tmp_path, 9)
+        return found
+
+    monkeypatch.setattr(Path, "read_bytes", read_and_retire)
+    for _ in range(2):
+        found = samples(exposition.expose(tmp_path, tmp_path, own, each=False))
+        assert total(found, "turnout_exchanges_total") == 8
+
+
+async def test_a_worker_that_is_killed_has_left_what_it_said_last(tmp_path: Path) -> None:
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(json_answer(b"{}"))
+
+    for name in ("killed", "next"):  # as the supervisor does
+        exposition.clear(tmp_path / name / "metrics")
+    async with Engine(answer).running() as engine:
+        async with running_proxy(tmp_path / "killed", snapshot({1: engine.url})) as proxy:
+            await proxy.post(ask())
+            await proxy.send(b"GARBAGE\r\n\r\n")
+            said = await scrape(proxy)
+            (left,) = (tmp_path / "killed" / "metrics").glob("*.json")
+            killed = (left.name, left.read_bytes())  # at this instant
+        async with running_proxy(tmp_path / "next", snapshot({1: engine.url})) as proxy:
+            folder = tmp_path / "next" / "metrics"
+            (folder / killed[0]).write_bytes(killed[1])
+            exposition.retire(folder, int(killed[0].split("-")[-2]))
+            now = await scrape(proxy)
+    for name in ("turnout_exchanges_total", "turnout_requests_unread_total"):
+        assert total(now, name) == total(said, name) == 1
+
+
 def test_a_number_in_the_hosts_name_is_no_worker_that_has_ended(tmp_path: Path) -> None:
     for name in ("ip-10-0-0-7-8-aa", "ip-10-0-0-7-10-bb"):
         exposition.save(tmp_path, WorkerState(name, of([record()]), GAUGES))

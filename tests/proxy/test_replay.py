@@ -14,6 +14,7 @@ import pytest
 
 from experiments.ledger.exchange import ExchangeRecord
 from experiments.snapshot import Exclusion
+from proxy.limits import Limits
 from turnout.simulation import Profile, SimulatedEngine
 
 from .harness import ADMIN, Proxy, ask, post, running_proxy, snapshot
@@ -48,13 +49,15 @@ def read(answer: bytes) -> tuple[int, dict[str, Any]]:
 
 
 @asynccontextmanager
-async def replaying(tmp_path: Path, fault: str = "ok", **changes: Any) -> AsyncIterator[Replayed]:
+async def replaying(
+    tmp_path: Path, fault: str = "ok", limits: Limits | None = None, **changes: Any
+) -> AsyncIterator[Replayed]:
     async with SimulatedEngine(Profile(name="chat"), faults=fault) as candidate:
         table = snapshot({1: "http://127.0.0.1:1", 2: candidate.url}, share_ppm=1_000_000)
         route = table.models["chat"]
         mirrors = tuple(replace(mirror, recorded=True, **changes) for mirror in route.mirrors)
         table = replace(table, models={"chat": replace(route, mirrors=mirrors)})
-        async with running_proxy(tmp_path, table) as proxy:
+        async with running_proxy(tmp_path, table, limits) as proxy:
             yield Replayed(proxy, candidate)
 
 
@@ -221,6 +224,23 @@ async def test_who_leaves_leaves_no_row_and_the_engine_is_told(tmp_path: Path) -
         await one.candidate.until(lambda counters: counters.running == 0)
         assert one.rows() == []
         assert one.proxy.worker.shadows.bytes == 0
+
+
+async def test_who_leaves_says_nothing_of_the_candidate(tmp_path: Path) -> None:
+    """However many requests were given up, the next one is asked, and not what is left of a failing one."""
+    limits = Limits(breaker_failures=3, breaker_stall_seconds=0.05)
+    async with replaying(tmp_path, "slow-ttft-300", limits) as one:
+        for left in range(3):
+            _, writer = await asyncio.open_connection("127.0.0.1", one.proxy.port)
+            writer.write(message(ask()))
+            await one.candidate.until(lambda counters, left=left: counters.requests == left + 1)  # type: ignore[misc]
+            writer.close()
+        async with asyncio.timeout(10):
+            while one.proxy.worker.shadows.in_flight:
+                await asyncio.sleep(0.005)
+        await asyncio.sleep(0.1)
+        answers = await asyncio.gather(*(one.put(ask(), pair=PAIR[:-1] + str(n)) for n in range(2)))
+        assert [status for status, _ in answers] == [200, 200]
 
 
 async def test_it_needs_no_api_key_where_clients_do(tmp_path: Path) -> None:

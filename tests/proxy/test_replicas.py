@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,22 @@ async def test_a_replica_that_takes_no_connections_is_left_alone_for_a_while(tmp
                     assert status(await proxy.post(ask())) == 200
                     slow += loop.time() - began > 0.2
     assert slow <= 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other words for it")
+async def test_a_host_that_goes_without_a_word_is_noticed_within_a_minute(tmp_path: Path) -> None:
+    async with (
+        Engine(plain).running() as engine,
+        running_proxy(tmp_path, snapshot({1: engine.url})) as proxy,
+    ):
+        await proxy.post(ask())
+        (idle,) = proxy.worker.upstreams.replica(engine.url)._idle
+        found = idle.transport.get_extra_info("socket").getsockopt
+        assert found(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        probes = socket.TCP_KEEPIDLE, socket.TCP_KEEPCNT, socket.TCP_KEEPINTVL
+        idle_s, count, between_s = (found(socket.IPPROTO_TCP, option) for option in probes)
+        assert idle_s + count * between_s == 60
+        assert found(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
 
 
 async def test_who_asks_a_replica_again_asks_alone(tmp_path: Path) -> None:

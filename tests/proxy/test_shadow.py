@@ -252,3 +252,21 @@ async def test_what_cannot_be_copied_is_shed_and_the_primary_answered(
         await asyncio.sleep(0.1)  # a deadline left behind would write a second row
         assert len(one.copies()) == 1
     assert "could not be mirrored" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("broken", "shed"), [("proxy.shadow.Shadows._shed_reason", 1), ("proxy.shadow.copy_record", 0)]
+)
+async def test_a_defect_in_copying_is_never_the_primarys(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, broken: str, shed: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(broken, fail)
+    async with shadowed(tmp_path) as one:
+        assert b" 200 OK" in await one.proxy.post(ask())
+        assert one.reasons() == ({"not_copied": 1} if shed else {})
+        (row,) = (row for row in one.proxy.exchanges() if row.role == "primary")
+        assert row.outcome == "complete"
+    assert "could not be mirrored" in caplog.text

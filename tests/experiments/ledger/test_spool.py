@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import struct
@@ -292,3 +293,24 @@ def test_a_closed_spool_takes_nothing(tmp_path: Path) -> None:
     assert not writer.append(record(0))
     assert writer.lost == 1
     assert not list(tmp_path.rglob("*.open"))
+
+
+def test_one_folder_that_cannot_be_adopted_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for worker in ("bad", "good"):
+        writer = SpoolWriter(tmp_path, worker)
+        writer.append(record(0))
+        os.close(writer._lock)  # it is dead, and its file was left open
+        os.close(writer._fd)
+    rename = Path.rename
+
+    def refuses(path: Path, target: Path) -> Path:
+        if path.parent.name == "bad":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", refuses)
+        assert [path.parent.name for path in sealed_segments(tmp_path)] == ["good"]
+    assert [path.parent.name for path in sealed_segments(tmp_path)] == ["bad", "good"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from experiments.ledger import store as module
 from experiments.ledger.schema import LedgerClosed, LedgerError, LedgerHeld
 from experiments.ledger.store import Store, instant, nanoseconds
 
@@ -230,3 +232,53 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     with Store(tmp_path / "ledger.duckdb") as store:
         assert {row["key"] for row in store.read("SELECT key FROM settings")} >= {"before", "after"}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file system of 24 MiB for a ledger, whose log is short in proportion."""
+    monkeypatch.setattr(module, "_LOG_BYTES", 1 << 20)
+    monkeypatch.setattr(module, "_MARGIN_BYTES", 2 << 20)
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
+    if subprocess.run(mounting, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(store: Store) -> duckdb.Error:
+    """Write until that fails, 200 KB at a time; with what it failed."""
+    for number in range(1000):
+        row = [f"k{number}", os.urandom(100_000).hex()]
+        try:
+            store.write(lambda c, row=row: c.execute("INSERT INTO settings VALUES (?, ?)", row))  # type: ignore[misc]
+        except duckdb.Error as error:
+            return error
+    raise AssertionError("the disk has no end")
+
+
+def test_on_a_full_disk_a_write_fails_and_the_ledger_goes_on(small_disk: Path) -> None:
+    with Store(small_disk / "ledger.duckdb", threads=2) as store:
+        ballast = small_disk / "ballast"
+        ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - (12 << 20)))
+        error = fill(store)
+        assert "No space left" in str(error)
+        assert not isinstance(error, duckdb.FatalException)
+        before = store.read("SELECT count(*) AS n FROM settings")[0]["n"]
+        ballast.unlink()
+        store.write(lambda c: c.execute("INSERT INTO settings VALUES ('there is room', '1')"))
+        assert store.read("SELECT count(*) AS n FROM settings")[0]["n"] == before + 1 > 30
+        assert not store.lost
+
+
+def test_a_ledger_that_duckdb_has_given_up_says_so(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Store, "_mind_room", lambda self: self._let_log_grow(False))
+    with Store(small_disk / "ledger.duckdb", threads=2) as store:
+        assert isinstance(fill(store), duckdb.FatalException)
+        assert store.lost
+    with Store(small_disk / "ledger.duckdb", threads=2) as store:
+        assert store.read("SELECT count(*) AS n FROM settings")[0]["n"] > 30
