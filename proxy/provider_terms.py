@@ -11,8 +11,6 @@ import re
 import struct
 from base64 import b64encode
 from collections.abc import Container, Iterable, Iterator, Mapping
-from email.utils import parsedate_to_datetime
-from math import ceil
 from typing import Any, Final
 
 import orjson
@@ -188,19 +186,6 @@ class Seen:
         text = self._tail + data
         self.finished = self.finished or self._SAID.search(text) is not None
         self._tail = text[-64:]
-
-
-def seconds_to_wait(said: str, date: str | None) -> bytes:
-    """A `retry-after` in whole seconds, whether it says them or an instant (held against the answer's own
-    `date`, since clocks differ); empty for what is neither."""
-    if said.isascii() and said.isdigit():
-        return said.encode()
-    try:
-        then = parsedate_to_datetime(said).timestamp()
-        now = parsedate_to_datetime(date or "").timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return b""
-    return str(max(0, ceil(then - now))).encode()
 
 
 def named(said: str, param: object, fields: Container[str]) -> str | None:

@@ -32,7 +32,7 @@ from experiments.ledger.exchange import Outcome
 from experiments.snapshot import Endpoint
 
 from .errors import Refusal
-from .heads import AnswerHead
+from .heads import AnswerHead, seconds_to_wait
 from .limits import Limits
 from .provider_process import EVENT_HEAD, Frames, Kind, answered, frame, json_head
 from .provider_terms import (
@@ -46,7 +46,6 @@ from .provider_terms import (
     named,
     packed_vector,
     refusal,
-    seconds_to_wait,
     unsupported,
 )
 from .upstream import Receiver
