@@ -233,7 +233,7 @@ def test_a_golden_set_that_the_experiment_did_not_ask_for_stands_in_no_reports_w
         row = [f"{name}-{digest}", name, digest, "chat", "c", "d", 1, 2, "pass", at, "{}"]
         plane.controller.store.write(
             lambda c: c.execute(
-                "INSERT INTO golden_comparisons VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row
+                "INSERT INTO golden_comparisons VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", row
             )
         )
 
