@@ -94,10 +94,8 @@ def _replay(folder: Path, *, as_json: bool) -> None:
         if same:
             say("The verdict is the same to the byte.")
         elif other and intact:
-            say(
-                f"The folder is as it was written, but by another code: {other}. Its sums and rules may be others:"
-            )
-            say("that code reaches its verdict; what this one would say of the rows need not be the same.")
+            say(f"The folder is as it was written, but by another code: {other}.")
+            say("Its sums and rules may be others: that code reaches its verdict.")
         else:
             say("This is not the verdict of these rows.")
     raise typer.Exit(0 if same else 1)
