@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluators.errors import RunRefused
+from evaluators.errors import ModelRefused, ModelUnavailable, RunRefused
 from evaluators.golden import GoldenItem
 from evaluators.judges.proxied import ProxiedJudge
 from evaluators.pacing import Retry
@@ -127,6 +127,22 @@ async def test_a_question_that_is_refused_like_a_bad_key_ends_no_preflight(
         assert [row.error_code for row in proxy.exchanges()] == [
             "provider_credential_refused", None, None, None,
         ]  # fmt: skip
+
+
+async def test_a_judge_that_refuses_a_flagged_answer_refuses_that_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = WIRES["openai"]
+    flags = flagging(wire, "flagged by moderation")
+    async with asked(wire, flags, tmp_path, monkeypatch) as (proxy, _):
+        url = f"http://127.0.0.1:{proxy.port}"
+        async with ProxiedJudge(base_url=url, model="chat", version=1, token=ADMIN, retry=QUICK) as judge:
+            with pytest.raises(ModelRefused, match="flagged by moderation"):
+                await judge.reply(FLAG_ME, schema={}, seed=1)
+        async with ProxiedJudge(base_url=url, model="chat", version=1, token="no", retry=QUICK) as judge:
+            with pytest.raises(ModelUnavailable) as error:
+                await judge.reply(FLAG_ME, schema={}, seed=1)
+            assert not isinstance(error.value, ModelRefused)
 
 
 @pytest.mark.parametrize("name", ["openai", "together_ai"])
