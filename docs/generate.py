@@ -172,7 +172,9 @@ def _configuration() -> list[str]:
         " everything is kept. The file is read again when it changes, or put there by `turnout apply`; a"
         " file that is torn, empty, wrong or gone leaves what is in force, at a restart too: `turnout"
         " status`, the dashboard and a decision row (`configure`, `failed`) say so. `keep` and `keep_size`"
-        " bound the bodies; the rows of `exchanges` stay.\n",
+        " bound the bodies; the rows of `exchanges` stay. By a clock that has jumped ahead by more than"
+        " an hour, or stands there when the controller starts again, nothing is deleted until it has said so"
+        " for an hour: a fault of a minute would cost all bodies at once.\n",
         "## API keys: `keys` in the same file\n",
         "Without `keys` the proxy asks for none. `turnout key TENANT` makes a key, prints it once, and"
         " prints the entry to put under `keys`.\n",

@@ -96,13 +96,18 @@ def heed_missing_key(asked: str, status: int, answer: bytes, *, or_refused: bool
     """Raises RunRefused where the version could not be asked for want of a key, `or_refused` also where that
     is not taken: of questions that are not ours some say so that they do not like what is asked.
     """
-    if status != _UNREACHED:
+    if not refuses_key(status, answer):
         return
     error = _error(answer)
-    code = str(error.get("code"))  # an engine's own 502 may have anything there
-    if code == _MISSING or (or_refused and code in _UNKEYED):
+    if error["code"] == _MISSING or or_refused:
         said = str(error.get("message", "")).removesuffix(".")
         raise RunRefused(f"{asked} cannot be asked: {said}; {_SET_IT}")
+
+
+def refuses_key(status: int, answer: bytes) -> bool:
+    """Whether the proxy says that the key is missing or is not taken. An engine's own 502 may have anything
+    for its code."""
+    return status == _UNREACHED and str(_error(answer).get("code")) in _UNKEYED
 
 
 def _error(answer: bytes) -> dict[str, Any]:

@@ -56,11 +56,12 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRun:
-    """A run in the ledger."""
+    """A run in the ledger; `began` is a date and time (UTC), empty where it is not told."""
 
     run_id: str
     status: str
     version: int
+    began: str
     parameters: Mapping[str, Any]
 
     @classmethod
@@ -69,6 +70,7 @@ class StoredRun:
             run_id=view["run_id"],
             status=view["status"],
             version=view["version"],
+            began=str(view.get("started_at") or "")[:16].replace("T", " "),
             parameters=view.get("parameters") or {},
         )
 

@@ -1,7 +1,7 @@
 """How does one version come to have a finished golden run: by reuse, by resuming, or by asking anew?
 
-Ties the runner to the ledger. A finished run of the same fingerprint is reused when that is allowed, an
-unfinished one is gone on with, and only what is not stored is asked.
+Ties the runner to the ledger. A finished run of the same fingerprint is reused when that is allowed, unless
+one was begun after it and stopped; an unfinished one is gone on with, and only what is not stored is asked.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ async def finished_run(
     looked = effort.reuse or effort.resume
     stored = ledger.stored(golden, subject, effort.repeats, services) if looked else []
     complete = next((run for run in stored if run.status == "complete"), None)
-    if effort.reuse and complete is not None:
+    begun_anew = effort.resume and bool(stored) and stored[0].status == "partial"
+    if effort.reuse and complete is not None and not begun_anew:
         on_start(planned, planned)
         return _reused(golden, complete, ledger, effort.repeats)
     # An unfinished run that a finished one has followed is history, not something to go on with.

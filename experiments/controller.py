@@ -33,7 +33,7 @@ from .ledger import decisions, traffic, trials
 from .ledger.accounts import Accounts
 from .ledger.collector import Collected, Collector
 from .ledger.recording import RecordingPolicy
-from .ledger.retention import prune
+from .ledger.retention import Retention
 from .ledger.standings import Standings
 from .ledger.store import Connection, Store
 from .ledger.tally import Tally
@@ -134,6 +134,7 @@ class Controller:
             self.protection = Protection(self.control, revision=lambda: self.revision, tally=tally)
             self.notices = Notices(self.store, self.config.webhooks, now_ns=now_ns)
             self.tracing = _tracing(self.store, now_ns)
+            self.retention = Retention(self.store)
             self.collector = Collector(self.store, options.data / "spool", self.config)
         except BaseException:
             self.store.close()
@@ -325,7 +326,7 @@ class Controller:
 
     def tidy(self) -> None:
         """Delete the bodies that are no longer to be kept."""
-        prune(self.store, dict(self.config), now_ns=self.junction.now_ns())
+        self.retention.prune(dict(self.config), now_ns=self.junction.now_ns())
 
     def accounting(self, experiment: Experiment) -> dict[str, Any]:
         """What became of an experiment's requests by now, in all its stages, and of a replay, where its

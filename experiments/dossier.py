@@ -88,7 +88,8 @@ def replay(folder: Path) -> list[Check]:
     looks = _read(folder, "looks.json", TypeAdapter(tuple[Look, ...]))
     again = regather(folder, spec, evidence)
     differing = [name for name in asdict(evidence) if getattr(evidence, name) != getattr(again, name)]
-    checks.append(Check(what="sums from the rows", same=not differing, detail=", ".join(differing)))
+    detail = ", ".join(differing) + (_by_another(sealed) if differing else "")
+    checks.append(Check(what="sums from the rows", same=not differing, detail=detail))
     stored, written = _content(folder, "verdict.json"), _json(folder, "verdict.json")
     reached = conclude(spec, again, past_looks=looks).to_json()
     checks.append(
@@ -99,6 +100,21 @@ def replay(folder: Path) -> list[Check]:
         )
     )
     return checks
+
+
+def written_by(folder: Path) -> str | None:
+    """By which code a folder was written, in words, with what this one is; None where it is this one."""
+    sealed, here = _json(folder, CODE), code()
+    if all(sealed.get(name) == value for name, value in here.items()):
+        return None
+    return f"{_in_words(sealed)}; this is {_in_words(here)}"
+
+
+def _in_words(code: Mapping[str, Any]) -> str:
+    packages = code.get("packages")
+    known = packages if isinstance(packages, dict) else {}
+    named = ", ".join(f"{name} {number}" for name, number in known.items() if number)
+    return f"{named}, Python {code.get('python')}, rules {str(code.get('experiments'))[:12]}"
 
 
 def _intact(folder: Path, files: Mapping[str, str]) -> Iterator[Check]:
@@ -113,10 +129,13 @@ def _intact(folder: Path, files: Mapping[str, str]) -> Iterator[Check]:
 def _difference(before: Mapping[str, Any], reached: bytes, sealed: Mapping[str, Any]) -> str:
     after = orjson.loads(reached)
     fields = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+    return f"{', '.join(fields)}{_by_another(sealed)}"
+
+
+def _by_another(sealed: Mapping[str, Any]) -> str:
     here = code()
     other = [name for name in here if sealed.get(name) != here[name]]
-    by = f"; another code computes it ({', '.join(other)})" if other else ""
-    return f"{', '.join(fields)}{by}"
+    return f"; another code computes it ({', '.join(other)})" if other else ""
 
 
 def _bytes(value: Any) -> bytes:

@@ -6,11 +6,16 @@ Pure. What follows from them is `shipping`'s and `verdict`'s.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from .evidence import Evidence
+from .ledger.exchange import RATE_LIMITED
 from .scorecard import percent
 from .turns import TurnResult
 from .weighing import Reason
+
+#: The share of copies that a provider's limit may cost unsaid.
+_FEW: Final = 0.05
 
 
 def unrecorded(evidence: Evidence) -> list[Reason]:
@@ -37,6 +42,21 @@ def unrecorded(evidence: Evidence) -> list[Reason]:
             )
         )
     return found
+
+
+def too_many_copies(evidence: Evidence) -> list[Reason]:
+    """Copies that the candidate's provider did not take: more than a few, and what is compared is a part."""
+    arms = [account for account in evidence.accounts if account.inside]
+    limited = sum(count for arm in arms for reason, count in arm.shed if reason == RATE_LIMITED)
+    copies = sum(count for arm in arms for _, count in arm.outcomes)
+    if limited <= _FEW * copies:
+        return []
+    text = (
+        f"The candidate's provider answered 429 (too many requests): {limited:,} of {copies:,} copies "
+        f"({percent(limited / copies)}) are in no comparison. A larger limit there, or a smaller `share`, "
+        "brings pairs sooner."
+    )
+    return [Reason(code="copies_rate_limited", severity="warn", text=text)]
 
 
 def opposed_turns(turns: Sequence[TurnResult]) -> list[Reason]:

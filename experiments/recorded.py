@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from .errors import Conflict
-from .ledger.recorded import Progress, Selection, progress
+from .ledger.recorded import NOT_RECORDED, Progress, Selection, progress
 from .ledger.standings import Standings
 from .ledger.store import Store
 from .lifecycle import Experiment, exclusion, gates
 from .spec import ExperimentSpec, ShadowTraffic
+
+#: From the end of a copy to its row in the ledger, at the longest.
+_ON_THE_WAY_S: Final = 15.0
 
 
 def selection_of(experiment: Experiment) -> Selection | None:
@@ -70,9 +75,18 @@ def check_something_recorded(store: Store, spec: ExperimentSpec, control_version
 
 
 def exhausted(standings: Standings, experiment: Experiment) -> bool:
-    """Whether the present stage replays, and nothing is left that it could ask."""
+    """Whether the present stage replays, and nothing is left that it could ask, nor under way: a body may be
+    deleted while the copy of its request is asked."""
+    traffic = experiment.stage.traffic
     selection = selection_of(experiment) if experiment.stage.recorded is not None else None
-    return selection is not None and standings.of(selection).remaining == 0
+    if selection is None or not isinstance(traffic, ShadowTraffic):
+        return False
+    found = standings.of(selection)
+    if found.remaining:
+        return False
+    # Only what has lost its body meanwhile can be under way and not remain.
+    lost = NOT_RECORDED in found.skipped
+    return not (lost and standings.awaited(experiment.name, traffic.timeout + _ON_THE_WAY_S))
 
 
 __all__ = ["Progress", "Selection", "check_something_recorded", "exhausted", "foreseen", "selection_of"]

@@ -20,13 +20,21 @@ _TAIL: Final = 4096
 _BYTES_PER_TOKEN: Final = 4
 _MILLION: Final = 1_000_000
 
+#: How long no copy is sent after a 429 that does not say it; twice as long each time, until one is answered.
+_REST_SECONDS: Final = 1.0
+_REST_AT_MOST: Final = 60.0
+#: One that says more (a day's quota) is asked again after so long all the same: it costs nothing.
+_ASKED_AT_MOST: Final = 3600.0
+
 
 class Allowance:
     """One experiment's use. Money is in millionths of the currency."""
 
-    __slots__ = ("bytes", "cost", "in_flight", "tokens")
+    __slots__ = ("_rest", "_rests_until", "bytes", "cost", "in_flight", "tokens")
 
     def __init__(self) -> None:
+        self._rest = _REST_SECONDS
+        self._rests_until = 0.0
         self.in_flight = 0
         self.bytes = 0
         self.tokens = 0
@@ -43,6 +51,22 @@ class Allowance:
         if mirror.max_cost and self.cost >= mirror.max_cost:
             return "experiment_cost"
         return None
+
+    def rests_for(self, now: float) -> float:
+        """For how many seconds more no copy is to be sent, since the last one was too many."""
+        return max(0.0, self._rests_until - now)
+
+    def limited(self, now: float, asked: float) -> None:
+        """A copy was answered with 429, which asks for so many seconds (0: it does not say)."""
+        if not asked and self._rests_until > now:
+            return  # one of those that were under way at the first of them
+        if not asked:
+            asked, self._rest = self._rest, min(2 * self._rest, _REST_AT_MOST)
+        self._rests_until = max(self._rests_until, now + min(asked, _ASKED_AT_MOST))
+
+    def answered(self) -> None:
+        """A copy has got its answer."""
+        self._rest = _REST_SECONDS
 
     def spend(self, mirror: Mirror, request: int, answer: bytes) -> None:
         """Book an answer. `request` is the copy's size; it stands in where the engine did not count."""

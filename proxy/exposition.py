@@ -170,16 +170,21 @@ def _exchanges(counted: list[tuple[str, Metrics]], *, each: bool) -> Iterator[An
         "Between two pieces of a stream, as they came from the engine.",
         labels=names,
     )
+    shed = CounterMetricFamily(
+        "turnout_copies_shed", "Copies not sent, or refused by a limit, by why.", labels=(*names, "reason")
+    )
     for worker, metrics in counted:
         for labels, numbers in metrics.numbers.items():
             values = [*_values(labels), worker] if each else _values(labels)
             for outcome, count in sorted(numbers.outcomes.items()):
                 exchanges.add_metric([*values, outcome], count)
+            for reason, count in sorted(list(numbers.shed.items())):
+                shed.add_metric([*values, reason], count)
             _histogram(duration, values, DURATION_US, numbers.duration, numbers.duration_us)
             if any(numbers.first):
                 _histogram(first, values, DURATION_US, numbers.first, numbers.first_us)
                 _histogram(gaps, values, GAP_US, numbers.gaps, numbers.gaps_us)
-    yield from (exchanges, duration, first, gaps)
+    yield from (exchanges, shed, duration, first, gaps)
 
 
 def _unread(counted: list[tuple[str, Metrics]], *, each: bool) -> Any:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from math import ceil
 from typing import Any, Final, Generic, TypeVar
 
 #: In a copy's head. Whoever gets it, another Turnout included, mirrors it no further.
@@ -57,6 +59,8 @@ _SINGLE: Final = frozenset(
 _SPAN: Final = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?=-|\Z)"
 )
+
+_RETRY_AFTER: Final = re.compile(rb"^retry-after: ([^\r\n]*)", re.MULTILINE)
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -162,6 +166,26 @@ class AnswerHead:
         """The same at another time, of a head that has a date."""
         lines = self.lines.replace(b"date: " + self.date, b"date: " + date)
         return AnswerHead(self.status, lines, self.content_type, self.length, self.is_stream, date)
+
+
+def seconds_asked(head: AnswerHead) -> float:
+    """In how many seconds an engine wants to be asked again; 0 where it does not say."""
+    said = _RETRY_AFTER.search(head.lines)
+    date = head.date.decode("latin-1") or None
+    return float(seconds_to_wait(said[1].decode("latin-1"), date) or 0) if said else 0.0
+
+
+def seconds_to_wait(said: str, date: str | None) -> bytes:
+    """A `retry-after` in whole seconds, whether it says them or an instant (held against the answer's own
+    `date`, since clocks differ); empty for what is neither."""
+    if said.isascii() and said.isdigit():
+        return said.encode()
+    try:
+        then = parsedate_to_datetime(said).timestamp()
+        now = parsedate_to_datetime(date or "").timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return b""
+    return str(max(0, ceil(then - now))).encode()
 
 
 def answer_head(status: int, headers: Headers) -> AnswerHead:

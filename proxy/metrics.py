@@ -43,7 +43,8 @@ def _zeros(bounds: tuple[int, ...]) -> list[int]:
 
 @dataclass(slots=True)
 class Numbers:
-    """Counts of one set of labels. A histogram is the count of each bucket; its sum is in microseconds."""
+    """Counts of one set of labels: by outcome, and of what was shed by reason. A histogram is the count of
+    each bucket; its sum is in microseconds."""
 
     outcomes: dict[str, int] = field(default_factory=dict)
     duration: list[int] = field(default_factory=lambda: _zeros(DURATION_US))
@@ -52,11 +53,14 @@ class Numbers:
     first_us: int = 0
     gaps: list[int] = field(default_factory=lambda: _zeros(GAP_US))
     gaps_us: int = 0
+    shed: dict[str, int] = field(default_factory=dict)
 
     def add(self, other: Numbers) -> None:
         """Take up what another has counted."""
         for outcome, count in other.outcomes.items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
+        for reason, count in list(other.shed.items()):
+            self.shed[reason] = self.shed.get(reason, 0) + count
         for mine, theirs in (
             (self.duration, other.duration),
             (self.first, other.first),
@@ -86,6 +90,9 @@ class Metrics:
             numbers = self.numbers[Labels(*labels)] = Numbers()
         outcomes, outcome = numbers.outcomes, record.outcome
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        if outcome == "shed":
+            reason = record.error_code or "unknown"
+            numbers.shed[reason] = numbers.shed.get(reason, 0) + 1
         duration = record.duration_us
         numbers.duration[bisect_left(DURATION_US, duration)] += 1
         numbers.duration_us += duration

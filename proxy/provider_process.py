@@ -2,7 +2,7 @@
 
 litellm takes seconds and 200 MB to import, and milliseconds of its loop for each request: they are the
 child's, and no other request waits for them. The child is started when an endpoint of that kind appears and
-again when it has ended; what it was asked meanwhile has failed, like at any engine that breaks off. It ends
+again when it has ended; what it had been asked has failed, like at any engine that breaks off. It ends
 when the worker does, by the end of the socket between them, over which calls and their answers travel as
 frames. `providers` is the other end.
 """
@@ -296,16 +296,19 @@ class ProviderProcess(asyncio.Protocol):
         self._ready.clear()
         if process is not None and not self._closing:
             process.kill()  # whatever made it let go of its end
-            log.error("the process that asks providers (pid %d) ended with %s", process.pid, process.wait())
-            self._come_back()
+            code = process.wait()
+            log.error("the process that asks providers (pid %d) ended with %s", process.pid, code)
+            self._come_back(killed=code < 0)
         for call in list(self._calls.values()):
-            call.lost()
+            if call.sent or self._process is None:  # else another loads, and it can wait for that
+                call.lost()
 
-    def _come_back(self) -> None:
-        """Another in the place of one that was ready, at once: calls wait for it. One that could not begin is
-        tried again in a while; until then there is nobody to ask."""
-        if not self._again:
-            self._again = _AGAIN_SECONDS
+    def _come_back(self, *, killed: bool = False) -> None:
+        """Another in the place of one that was ready, or that was killed before, at once: calls wait for it.
+        One that could not begin, or is killed again, is tried again in a while; until then there is nobody to
+        ask."""
+        if not self._again or (killed and self._again == _AGAIN_SECONDS):
+            self._again = 2 * self._again or _AGAIN_SECONDS
             self.start()
             return
         self._settled.set()

@@ -11,8 +11,6 @@ import re
 import struct
 from base64 import b64encode
 from collections.abc import Container, Iterable, Iterator, Mapping
-from email.utils import parsedate_to_datetime
-from math import ceil
 from typing import Any, Final
 
 import orjson
@@ -49,7 +47,7 @@ _ENDING_HERE: Final = frozenset(("model", "metadata", "store", "prompt_cache_key
 _ADDRESS: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
 
 #: Statuses that say what is wrong with the request: the client can mend it, so it reads why.
-_CLIENTS: Final = frozenset((400, 404, 409, 413, 422))
+_CLIENTS: Final = frozenset((400, 403, 404, 409, 413, 422))
 #: Statuses that say "not now", the second one Anthropic's own, and what they are to a client.
 _NOT_NOW: Final = {429: 429, 529: 503}
 #: litellm's error where it has no status; it also stands for whatever litellm did not expect.
@@ -59,6 +57,12 @@ _LITELLM_PREFIX: Final = re.compile(r"^(?:litellm\.)?(?:\w*(?:Error|Exception)(?
 #: What litellm's own users could set; nobody can here.
 _HINT: Final = re.compile(r" ?To drop (?:these|it)\b.*", re.DOTALL)
 _PARAM: Final = re.compile(r'"param"\s*:\s*"(\w+)"')
+#: OpenRouter, xAI and those behind a moderating gateway say such of a prompt, and say it with a 403.
+_FLAGGED: Final = re.compile(
+    r"moderat|flagged|(?:content|safety|usage)[ _-]?(?:policy|policies|filter|check|violat|guideline)"
+    r"|content violates|safety_check",
+    re.IGNORECASE,
+)
 _MESSAGE: Final = re.compile(r'"message"\s*:\s*"((?:[^"\\]|\\.)+)"')
 
 
@@ -190,25 +194,18 @@ class Seen:
         self._tail = text[-64:]
 
 
-def seconds_to_wait(said: str, date: str | None) -> bytes:
-    """A `retry-after` in whole seconds, whether it says them or an instant (held against the answer's own
-    `date`, since clocks differ); empty for what is neither."""
-    if said.isascii() and said.isdigit():
-        return said.encode()
-    try:
-        then = parsedate_to_datetime(said).timestamp()
-        now = parsedate_to_datetime(date or "").timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return b""
-    return str(max(0, ceil(then - now))).encode()
-
-
 def named(said: str, param: object, fields: Container[str]) -> str | None:
     """Which of a request's fields a provider's refusal is about, as OpenAI's `param` says it, in litellm's
     error or in the words that it quotes; None: it names none."""
     if param is None and (found := _PARAM.search(said)) is not None:
         param = found[1]
     return param if isinstance(param, str) and param in fields else None
+
+
+def flagged(said: str) -> bool:
+    """Whether a provider's 403 says that it is about what was asked (its moderation, its terms of use), and
+    not about the key."""
+    return _FLAGGED.search(said) is not None
 
 
 def refusal(status: int, said: str, secrets: Iterable[str], field: str | None = None) -> Refusal:

@@ -32,7 +32,8 @@ from experiments.ledger.exchange import Outcome
 from experiments.snapshot import Endpoint
 
 from .errors import Refusal
-from .heads import AnswerHead
+from .heads import AnswerHead, seconds_to_wait
+from .keys import Keys
 from .limits import Limits
 from .provider_process import EVENT_HEAD, Frames, Kind, answered, frame, json_head
 from .provider_terms import (
@@ -42,11 +43,11 @@ from .provider_terms import (
     causes,
     event,
     fault,
+    flagged,
     keywords,
     named,
     packed_vector,
     refusal,
-    seconds_to_wait,
     unsupported,
 )
 from .upstream import Receiver
@@ -82,6 +83,7 @@ class Providers:
         self.limits = limits
         self.loop = asyncio.get_running_loop()
         self.client = Client(_litellm())
+        self.keys = Keys()
         self._calls: set[ProviderCall] = set()
 
     def call(self, endpoint: Endpoint, path: str, body: bytes, receiver: Receiver) -> ProviderCall:
@@ -117,6 +119,7 @@ class ProviderCall:
         self._flowing.set()
         self._got_head = False
         self._seen = Seen(providers.limits.provider_bytes)
+        self._key = endpoint.served_name, endpoint.credential
         self.sent = False
         self.done = False
         self.task = providers.loop.create_task(self._run())
@@ -182,6 +185,7 @@ class ProviderCall:
                 self._due_in(self._providers.limits.idle_seconds)
                 if not self._got_head:
                     self._got_head = True
+                    self._providers.keys.taken(self._key)
                     self._receiver.head(EVENT_HEAD)
                 self._receiver.body(data, monotonic_ns())
         finally:
@@ -203,6 +207,8 @@ class ProviderCall:
     # to the receiver
 
     def _answer(self, status: int, body: bytes, retry_after: bytes = b"") -> None:
+        if status < 300:
+            self._providers.keys.taken(self._key)
         if not self.done:
             self.done = self._got_head = True
             self._receiver.answer(json_head(status, len(body), retry_after), body)
@@ -238,7 +244,9 @@ class ProviderCall:
             said = self._seen.status or 0
             if said < 400:  # refused among a stream's events, or by litellm; else its word may be another
                 said = status if name != NO_STATUS and isinstance(status, int) else 502
-            if said in (401, 403):
+            if said == 401 or (
+                said == 403 and not flagged(message) and self._providers.keys.distrusted(self._key)
+            ):
                 self._fail("upstream_error", "provider_credential_refused")
                 return
             field = named(message, getattr(error, "param", None), document)

@@ -39,6 +39,10 @@ _UNREACHED: Final = {
         502,
         "The engine behind this model does not take the key that Turnout has for it.",
     ),
+    "engine_refused_request": (
+        403,
+        "The engine behind this model refuses this request with 403, and takes others with the same key.",
+    ),
     "upstream_unreachable": (502, "The engine behind this model cannot be reached."),
     "upstream_timeout": (504, "The engine behind this model did not answer in time."),
     "upstream_idle": (504, "The engine behind this model began to answer and fell silent."),

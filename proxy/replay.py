@@ -7,11 +7,12 @@ nothing of the candidate (a cap, an engine that is full or away), there is no ro
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from experiments.ledger.exchange import ExchangeRecord
+from experiments.ledger.exchange import RATE_LIMITED, ExchangeRecord
 from experiments.snapshot import Endpoint, Mirror, UnknownModel
 
 from . import auth, wire
@@ -42,6 +43,7 @@ _NOT_ASKED: Final = frozenset(
 _FIELDS: Final = {"experiment": str, "model": str, "pair": str, "path": str}
 _MESSAGES: Final = {
     "engine_overloaded": "The candidate's engine says that it has too much to do: ask again, more slowly.",
+    RATE_LIMITED: "The candidate's engine or provider takes no more requests now (429): ask again later.",
     "upstream_unreachable": "The candidate's engine cannot be reached.",
     OPEN: "Nothing succeeds at the candidate (the last: {cause}), and it is asked once in 5 s only.",
     "engine_refused_key": "The candidate's engine does not take the key that Turnout has for it.",
@@ -135,7 +137,9 @@ class Replay:
             status, code = again
             message = _MESSAGES.get(code, f"No copy is sent just now: {code.replace('_', ' ')}.")
             message = message.replace("{cause}", self._cause())
-            self._client.respond(status, Refusal(status, code, message).body())
+            rest = ceil(self._worker.shadows.rests_for(record.experiment or ""))
+            lines = b"retry-after: %d\r\n" % rest if code == RATE_LIMITED and rest else b""
+            self._client.respond(status, Refusal(status, code, message).body(), lines)
             return
         ended = {"outcome": record.outcome, "status": record.status, "error_code": record.error_code}
         self._client.respond(200, orjson.dumps(ended))

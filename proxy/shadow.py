@@ -11,9 +11,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 from time import monotonic_ns
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from experiments.ledger.exchange import ExchangeRecord, Outcome
+from experiments.ledger.exchange import RATE_LIMITED, ExchangeRecord, Outcome
 from experiments.snapshot import LITELLM, Endpoint, Mirror, Snapshot
 
 from . import wire
@@ -21,7 +21,7 @@ from .allowance import Allowance
 from .application import Request
 from .breaker import OPEN, Breaker, breaker_of
 from .copying import copy_body, copy_head, copy_record
-from .heads import AnswerHead
+from .heads import AnswerHead, seconds_asked
 from .pressure import PressureGauge
 from .recording import Recording, outcome_of
 from .upstream import Outgoing, Upstreams
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .worker import Worker
 
 log = logging.getLogger("turnout.proxy")
+
+_TOO_MANY: Final = 429
 
 
 class Shadows:
@@ -138,6 +140,8 @@ class Shadows:
         refusal = allowance.refusal(mirror, len(ask.body))
         if refusal is not None:
             return refusal
+        if allowance.rests_for(self._worker.loop.time()):
+            return RATE_LIMITED
         if len(self._copies) >= limits.shadow_in_flight:
             return "worker_in_flight"
         if self.bytes + len(ask.body) > limits.shadow_bytes:
@@ -151,6 +155,11 @@ class Shadows:
         if self.gauge.busy(replicas, waiting=mirror.waiting, kv_ppm=mirror.kv_ppm):
             return "engine_pressure"
         return None
+
+    def rests_for(self, experiment: str) -> float:
+        """For how many seconds no copy of an experiment is sent, since its provider takes no more of them."""
+        allowance = self._allowances.get(experiment)
+        return allowance.rests_for(self._worker.loop.time()) if allowance else 0.0
 
     def left_alone(self, mirror: Mirror) -> str:
         """What the last failure was of a candidate that its breaker keeps copies from."""
@@ -253,6 +262,8 @@ class Copy:
         record.status = head.status
         record.first_byte_us = (monotonic_ns() - self._started) // 1000
         record.content_type = head.content_type
+        if head.status == _TOO_MANY:
+            self.allowance.limited(self._worker.loop.time(), seconds_asked(head))
         if outcome_of(head.status) == "complete":
             self._breaker.excused(self)
 
@@ -302,9 +313,12 @@ class Copy:
         self._shadows.released(self)
         record = self._record
         self._recording.settle(record)
+        if record.status == _TOO_MANY and outcome != "shed":  # how much is asked is no quality of who is
+            outcome, code = "shed", RATE_LIMITED
         record.outcome, record.error_code = outcome, code
         record.duration_us = (monotonic_ns() - self._started) // 1000
         self._breaker.ended(self, outcome, record.status, code)
         if record.status == 200:
+            self.allowance.answered()
             self.allowance.spend(self.mirror, self.request_size, record.response)
         self._ended(record)

@@ -20,6 +20,7 @@ from experiments.snapshot import LITELLM, Endpoint
 
 from .deadlines import Deadlines, tick_for
 from .heads import AnswerHead, KnownAnswers
+from .keys import Keys
 from .limits import Limits
 from .replica import Connection, Replica
 
@@ -28,6 +29,9 @@ log = logging.getLogger("turnout.proxy")
 #: An engine that says so at once has the fewest requests, and would get the most: for a moment it gets none.
 _OVERWHELMED: Final = (502, 503)
 _RECOVERING_SECONDS: Final = 1.0
+#: Of an engine that has a key of Turnout's: what it says may hold that, and does not reach the client.
+_REFUSED_KEY: Final = "engine_refused_key"
+_REFUSED_REQUEST: Final = "engine_refused_request"
 
 
 class Receiver(Protocol):
@@ -184,17 +188,25 @@ class Call:
         """Why an answer is not for the client: it is about Turnout's own request. None: it is."""
         if head.status < 400:  # a redirect, to where no client can go, or what no engine says to a POST
             return "upstream_redirect"
-        if head.status in (401, 403) and self._endpoint.credential:  # what it says may hold the key
-            return "engine_refused_key"
+        if head.status in (401, 403) and self._endpoint.credential:
+            good = head.status == 403 and not self._upstreams.keys.distrusted(self._key)
+            return _REFUSED_REQUEST if good else _REFUSED_KEY
         if head.status in _OVERWHELMED and self._replica is not None:
             self._replica.rest(_RECOVERING_SECONDS)
         return None
 
+    @property
+    def _key(self) -> tuple[tuple[str, ...], str | None]:
+        return self._endpoint.replicas, self._endpoint.credential
+
     def head(self, head: AnswerHead) -> None:
-        fault = self._fault(head) if head.status >= 300 else None
-        if fault is not None:
-            self._fail("upstream_error", fault)
-            return
+        if head.status >= 300:
+            fault = self._fault(head)
+            if fault is not None:
+                self._fail(_outcome(fault), fault)
+                return
+        elif self._endpoint.credential:
+            self._upstreams.keys.taken(self._key)
         self.got_head = True
         self._progressed()
         self.receiver.head(head)
@@ -207,6 +219,8 @@ class Call:
     def answered(self, head: AnswerHead, body: bytes) -> None:
         """The whole answer at once; the connection is no longer this call's."""
         fault = self._fault(head) if head.status >= 300 else None
+        if self._endpoint.credential and head.status < 300:
+            self._upstreams.keys.taken(self._key)
         self.got_head = self.done = True
         self._connection = None
         self._upstreams.calls.discard(self)
@@ -214,7 +228,7 @@ class Call:
         if fault is None:
             self.receiver.answer(head, body)
         else:
-            self.receiver.failed("upstream_error", fault)
+            self.receiver.failed(_outcome(fault), fault)
 
     def finish(self, data: bytes) -> None:
         self._connection = None
@@ -286,6 +300,7 @@ class Upstreams:
         self.first_byte_seconds = min(limits.first_byte_seconds, limits.total_seconds)
         self.loop = asyncio.get_running_loop()
         self.calls: set[Call] = set()
+        self.keys = Keys()
         self._heads = KnownAnswers()
         self._replicas: dict[str, Replica] = {}
         self._pools: dict[tuple[str, ...], tuple[Replica, ...]] = {}
@@ -367,6 +382,10 @@ def _authorization(variable: str) -> bytes:
         log.error("the proxy's environment has no usable %s: the engine is asked without a key", variable)
         return b""
     return b"authorization: Bearer %b\r\n" % key.encode()
+
+
+def _outcome(fault: str) -> Outcome:
+    return "upstream_rejected" if fault == _REFUSED_REQUEST else "upstream_error"
 
 
 def _outstanding(replica: Replica) -> int:

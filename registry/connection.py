@@ -13,7 +13,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -87,6 +87,10 @@ def _mlflow_client() -> type[MlflowClient]:
     os.environ.update(_FIXED)
     for key, value in _DEFAULTS.items():
         os.environ.setdefault(key, value)
+    with suppress(OSError):  # a folder that is gone
+        folder = Path.cwd() / "mlruns"
+        if "\\" in repr(str(folder)):  # MLflow writes it so into its first INSERT, where that is no string
+            os.environ.setdefault("_MLFLOW_SERVER_ARTIFACT_ROOT", folder.as_uri())
     import mlflow.store.db.utils as databases
     from mlflow import MlflowClient
 

@@ -83,13 +83,21 @@ class Progress:
         self._bar.update(self._task, advance=1, remark=remark)
 
 
+def _way(finished: FinishedRun) -> str:
+    """How a run was had; of one that was there, since when."""
+    began = finished.run.began
+    return f"{finished.way}, of {began} UTC" if began and finished.way != "asked" else finished.way
+
+
 def print_summary(
     console: Console, golden: GoldenSet, subject: Subject, finished: FinishedRun, *, fresh: bool = False
 ) -> None:
     """One run: pass rates by evaluator, how answers ended, the gate."""
     summary = finished.summary
     console.print(f"[bold]{escape(golden.name)}[/] on {escape(subject.model)} version {subject.version}")
-    console.print(f"{golden.hash}, run {finished.run.run_id} ({finished.way})", style="dim", highlight=False)
+    console.print(
+        f"{golden.hash}, run {finished.run.run_id} ({_way(finished)})", style="dim", highlight=False
+    )
     table = Table("check", "scored", "passed", "rate", "missing", "")
     for tally in summary.evaluators:
         missing = tally.planned - tally.scored - tally.skipped
@@ -119,7 +127,7 @@ def print_comparison(
     """Two runs: rates and intervals by evaluator, what newly fails, the verdict in a sentence."""
     control, candidate = (run.run.version for run in runs)
     console.print(f"[bold]{escape(comparison.set_name)}[/]: version {candidate} against version {control}")
-    ways = ", ".join(f"version {run.run.version}: {run.way}" for run in runs)
+    ways = ", ".join(f"version {run.run.version}: {_way(run)}" for run in runs)
     console.print(f"{comparison.set_hash} ({ways})", style="dim", highlight=False)
     level = 1 - comparison.policy.alpha
     interval = f"{100 * level:.4g} % interval"

@@ -23,8 +23,9 @@ from urllib.parse import quote
 import aiohttp
 import orjson
 
-from evaluators.pacing import Pace, Retry, Sign
+from evaluators.pacing import PATIENT, Pace, Retry, Sign
 from experiments.client import ControlClient, ControlError
+from experiments.ledger.exchange import RATE_LIMITED
 
 #: Why a run ends before the window does. The rest of the codes are the proxy's (docs/reference/proxy.md).
 _SPENT: Final = frozenset(("experiment_tokens", "experiment_cost"))
@@ -197,13 +198,16 @@ class _Run:
 
     async def _put(self, request: dict[str, Any]) -> None:
         """One request, asked until it has its end or the attempts are used up."""
-        way, body = self._way, _body(self._way, request)
-        for attempt in range(1, way.retry.attempts + 1):
+        way, body, retry, attempt = self._way, _body(self._way, request), self._way.retry, 0
+        code: str | None = ""
+        asked: str | None = None
+        while attempt < retry.attempts:
+            attempt += 1
             if attempt > 1:
-                await asyncio.sleep(way.retry.wait_s(attempt, None, self._jitter))
+                await asyncio.sleep(retry.wait_s(attempt, asked, self._jitter))
             async with self._pace as turn:
                 await asyncio.sleep(way.rate.delay())
-                code = await self._attempt(body)
+                code, asked = await self._attempt(body)
             self._pace.note(turn, _sign(code))
             if code is None:
                 self._journal.write(request["exchange_id"])
@@ -211,6 +215,8 @@ class _Run:
                 self._failed_in_a_row = 0
                 self._on_end(self._tally)
                 return
+            if code == RATE_LIMITED:  # which is counted by the minute
+                retry = PATIENT
         self._tally.failed[code or ""] += 1
         self._failed_in_a_row += 1
         self._on_end(self._tally)
@@ -228,19 +234,20 @@ class _Run:
             "there, or let `turnout serve` start it and note the new address; then go on"
         )
 
-    async def _attempt(self, body: bytes) -> str | None:
-        """None if the request has its end, else why not. Raises Stopped where all would fare alike."""
+    async def _attempt(self, body: bytes) -> tuple[str | None, str | None]:
+        """None if the request has its end, else why not; and in how many seconds to ask again, if that was
+        said. Raises Stopped where all would fare alike."""
         self._tally.attempts += 1
         url = self._way.proxy_url.rstrip("/").removesuffix("/v1") + "/v1/replay"
         try:
             async with self._session.post(url, data=body, allow_redirects=False) as response:
                 status, content = response.status, await response.read()
         except TimeoutError:
-            return "no_answer_in_time"
+            return "no_answer_in_time", None
         except (aiohttp.ClientError, OSError):
-            return "proxy_unreachable"
+            return "proxy_unreachable", None
         if status == 200:
-            return None
+            return None, None
         code, message = _refusal(status, content)
         if code == "no_replay":
             raise Stopped(await self._why_ended())
@@ -249,7 +256,7 @@ class _Run:
             raise Stopped(f"{message}; {self._way.token_origin}" if code == "admin_required" else message)
         if code == FAILING:
             self._failing = message
-        return code
+        return code, response.headers.get("retry-after")
 
     async def _why_ended(self) -> str:
         found = await self._asked(f"/api/experiments/{quote(self._way.experiment, safe='')}/recorded")

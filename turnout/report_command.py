@@ -75,20 +75,27 @@ def _beside(out: Path) -> Path:
 
 
 def _replay(folder: Path, *, as_json: bool) -> None:
-    from experiments.dossier import DossierError, replay
+    from experiments.dossier import DossierError, replay, written_by
     from experiments.errors import ExperimentsError
 
     try:
-        checks = replay(folder)
+        checks, other = replay(folder), written_by(folder)
     except (DossierError, LookupError, ExperimentsError) as error:
         fail(str(error))
     same = all(check.same for check in checks)
     if as_json:
         found = [{"what": one.what, "same": one.same, "detail": one.detail} for one in checks]
-        emit({"same": same, "checks": found})
+        emit({"same": same, "checks": found, "written_by_another": other})
     else:
         for check in checks:
             word, style = ("same     ", "") if check.same else ("different", "red")
             say(f"{word}  {check.what}{': ' if check.detail else ''}{check.detail}", style)
-        say("The verdict is the same to the byte." if same else "This is not the verdict of these rows.")
+        intact = checks[0].same
+        if same:
+            say("The verdict is the same to the byte.")
+        elif other and intact:
+            say(f"The folder is as it was written, but by another code: {other}.")
+            say("Its sums and rules may be others: that code reaches its verdict.")
+        else:
+            say("This is not the verdict of these rows.")
     raise typer.Exit(0 if same else 1)

@@ -31,6 +31,8 @@ JUDGE_KEY: Final = "TURNOUT_JUDGE_KEY"
 #: The last one is Anthropic's own.
 _OVERLOADED: Final = OVERLOADED | {529}
 _NOT_THIS: Final = frozenset((400, 413, 422))
+#: What some say of a question that their moderation stops; of one that has never answered, it is the key's.
+_FLAGGED: Final = 403
 _SHOWN: Final = 300
 
 
@@ -53,6 +55,7 @@ class ProviderJudge:
         self._max_tokens, self._timeout_s = max_tokens, timeout_s
         self._attempts = Attempts(concurrency, retry)
         self._structured = True
+        self._answered = False
         self._taken = Taken()
         self._litellm: Any = None
 
@@ -109,13 +112,14 @@ class ProviderJudge:
             ):
                 raise self._fault(error) from None
             return await self._once(question)
+        self._answered = True
         return self._read(response, (time.monotonic() - started) * 1000)
 
     def _fault(self, error: Exception) -> Exception:
         """What an error means for this question, without what could be a key."""
         status = getattr(error, "status_code", None)
         told = f"the judge {self.identity}: {type(error).__name__} (status {status})"
-        if status in _NOT_THIS:
+        if status in _NOT_THIS or (status == _FLAGGED and self._answered):
             return ModelRefused(f"{told}: {blotted(str(error))[:_SHOWN]}")
         if status in _OVERLOADED:
             return Again(told, "overloaded", _retry_after(error))

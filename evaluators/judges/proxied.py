@@ -80,7 +80,7 @@ class ProxiedJudge:
             response = await self._put(body)
             # Only if it answers now was it the field: else it is this question, and the next is another.
             self._structured = response.status_code != 200
-        if response.status_code in _NOT_THIS:
+        if response.status_code in _NOT_THIS or _flagged(response):
             raise ModelRefused(f"the judge {self.identity} refuses with {_said(response)}")
         if response.status_code != 200:
             raise ModelUnavailable(f"the judge {self.identity} answers {_said(response)}")
@@ -201,6 +201,11 @@ def _reply(response: httpx.Response, took_ms: float, identity: str) -> ModelRepl
         tokens=tokens if isinstance(tokens, int) else None,
         latency_ms=took_ms,
     )
+
+
+def _flagged(response: httpx.Response) -> bool:
+    """Whether the version refuses with 403, which is about the question; Turnout's own is about the token."""
+    return response.status_code == httpx.codes.FORBIDDEN and VERSION_HEADER in response.headers
 
 
 def _said(response: httpx.Response) -> str:

@@ -26,6 +26,7 @@ from evaluators.admission import (
     heed_missing_key,
     heed_refusal,
     outcome_of,
+    refuses_key,
     root_of,
 )
 from evaluators.pacing import PATIENT, Retry
@@ -38,6 +39,8 @@ PATH: Final = "/v1/chat/completions"
 _SHOWN: Final = 200
 #: A version that was waited for in vain for so many timeouts on end is asked no more.
 _PATIENCE: Final = 3
+#: What nobody has a reason to refuse.
+_PLAIN: Final = Probe(name="plain", messages=({"role": "user", "content": "Say yes."},))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +92,7 @@ class Asker:
         self._retry, self._jitter = retry, Random()
         self._taken: defaultdict[int, Taken] = defaultdict(Taken)  # by version
         self._in_vain: dict[int, tuple[float, Said]] = {}  # seconds since a version's last answer; what came
+        self._answers: set[int] = set()  # versions that have answered something
         self._client = httpx.AsyncClient(
             base_url=root_of(base_url),
             headers=golden_headers(token, api_key=api_key),
@@ -111,10 +115,18 @@ class Asker:
         began = time.monotonic()
         said = await self._put(probe, version, stream=stream)
         if said.complete:
+            self._answers.add(version)
             self._in_vain.pop(version, None)
         else:
             self._in_vain[version] = waited + time.monotonic() - began, said
         return said
+
+    async def _takes_its_key(self, version: int) -> bool:
+        """Whether it is the question that a version refuses as if its key were bad: a plain one is answered.
+        Raises RunRefused where that is refused too."""
+        if version not in self._answers and (await self._put(_PLAIN, version, stream=False)).complete:
+            self._answers.add(version)
+        return version in self._answers
 
     async def _put(self, probe: Probe, version: int, *, stream: bool, attempt: int = 1) -> Said:
         known = self._taken[version]
@@ -157,7 +169,9 @@ class Asker:
             return await self._put(probe, version, stream=stream, attempt=attempt)
         if response.status_code != httpx.codes.OK:
             asked = f"{self._model} version {version}"
-            heed_missing_key(asked, response.status_code, bytes(taken), or_refused=True)
+            plain = probe is _PLAIN or not refuses_key(response.status_code, bytes(taken))
+            doubted = plain or not await self._takes_its_key(version)
+            heed_missing_key(asked, response.status_code, bytes(taken), or_refused=doubted)
             return Said(
                 outcome=outcome_of(response.status_code),
                 latency_ms=took,

@@ -64,6 +64,7 @@ def requests(
 ) -> dict[str, Any]:
     experiment, selection = _replay(name, controller)
     page = remaining(controller.store, selection, after=after, limit=limit)
+    controller.standings.gave(name, (one["exchange_id"] for one in page.requests))
     return {
         "closed": _closed(experiment),
         "requests": [{**one, "request": (one["request"] or b"").decode()} for one in page.requests],

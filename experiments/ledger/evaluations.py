@@ -16,6 +16,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from .appending import append_new
+from .schema import NEWEST_EVALUATION, NEXT_EVALUATION
 from .store import Row, Store
 
 _TEXT: Final = pa.string()
@@ -54,10 +55,10 @@ def save_preflight(connection: DuckDBPyConnection, preflight: Mapping[str, Any],
     """Enter a preflight; False if its id is there already, and then nothing is changed."""
     names = ("preflight_id", "model", "control_version", "candidate_version", "verdict")
     found = connection.execute(
-        """
+        f"""
         INSERT INTO preflights
-            (preflight_id, model, control_version, candidate_version, verdict, "at", result)
-        VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING preflight_id
+            (preflight_id, model, control_version, candidate_version, verdict, "at", result, number)
+        VALUES (?, ?, ?, ?, ?, ?, ?, {NEXT_EVALUATION}) ON CONFLICT DO NOTHING RETURNING preflight_id
         """,
         [*(preflight[name] for name in names), at, orjson.dumps(preflight["result"]).decode()],
     ).fetchall()
@@ -67,9 +68,9 @@ def save_preflight(connection: DuckDBPyConnection, preflight: Mapping[str, Any],
 def latest_preflights(store: Store, model: str) -> list[Row]:
     """Of each version of the model that had a preflight, the last one, in brief."""
     return store.read(
-        """
-        SELECT candidate_version, control_version, verdict FROM preflights WHERE model = ?
-        QUALIFY row_number() OVER (PARTITION BY candidate_version ORDER BY "at" DESC, preflight_id) = 1
+        f"""
+        SELECT candidate_version, control_version, verdict FROM preflights WHERE model = ? QUALIFY
+            row_number() OVER (PARTITION BY candidate_version ORDER BY {NEWEST_EVALUATION}, preflight_id) = 1
         """,
         [model],
     )
@@ -78,14 +79,15 @@ def latest_preflights(store: Store, model: str) -> list[Row]:
 def latest_fingerprints(store: Store) -> dict[tuple[str, int], str]:
     """What the last preflight that could tell found a version to be, on either side; by model and version."""
     rows = store.read(
-        """
+        f"""
         SELECT model, version, print FROM (
-            SELECT model, control_version AS version, "at", preflight_id,
+            SELECT model, control_version AS version, "at", number, preflight_id,
                 json_extract_string(result, '$.control_fingerprint') AS print FROM preflights
-            UNION ALL SELECT model, candidate_version, "at", preflight_id,
+            UNION ALL SELECT model, candidate_version, "at", number, preflight_id,
                 json_extract_string(result, '$.candidate_fingerprint') FROM preflights)
         WHERE print IS NOT NULL
-        QUALIFY row_number() OVER (PARTITION BY model, version ORDER BY "at" DESC, preflight_id) = 1
+        QUALIFY
+            row_number() OVER (PARTITION BY model, version ORDER BY {NEWEST_EVALUATION}, preflight_id) = 1
         """
     )
     return {(row["model"], row["version"]): row["print"] for row in rows}
@@ -102,13 +104,13 @@ def preflights(
 ) -> list[Row]:
     """Preflights, newest first. None means any."""
     rows = store.read(
-        """
-        SELECT * FROM preflights
+        f"""
+        SELECT * EXCLUDE (number) FROM preflights
         WHERE (CAST($model AS VARCHAR) IS NULL OR model = $model)
             AND (CAST($control AS INTEGER) IS NULL OR control_version = $control)
             AND (CAST($candidate AS INTEGER) IS NULL OR candidate_version = $candidate)
             AND (CAST($id AS VARCHAR) IS NULL OR preflight_id = $id)
-        ORDER BY "at" DESC, preflight_id LIMIT $limit
+        ORDER BY {NEWEST_EVALUATION}, preflight_id LIMIT $limit
         """,
         {
             "model": model,

@@ -33,6 +33,7 @@ from ..turns import turn_metrics
 from .layout import SCALE, Columns
 from .pair_sums import pair_sums
 from .rollup import PAST_OVERLAP_TERMS, PAST_TERMS, Rollup, Slot
+from .schema import NEWEST_EVALUATION
 from .store import Row, Store, instant, nanoseconds, rows_in, rows_so_far
 
 
@@ -184,11 +185,11 @@ _LOST: Final = """
                     WHERE collected_at >= $since AND collected_at <= $until), 0)
 """
 
-_GOLDEN: Final = """
+_GOLDEN: Final = f"""
     SELECT verdict FROM golden_comparisons
     WHERE model = $model AND control_version = $control AND candidate_version = $candidate
         AND (CAST($set AS VARCHAR) IS NULL OR set_name = $set) AND "at" <= $as_of
-    ORDER BY "at" DESC LIMIT 1
+    ORDER BY {NEWEST_EVALUATION} LIMIT 1
 """
 
 

@@ -36,6 +36,8 @@ FAILURES: Final = frozenset(
 )
 #: Nobody knows how it would have ended: missing data, reported as such.
 MISSING: Final = frozenset(("client_gone", "shed"))
+#: Why a copy is shed that its engine or provider answered with 429, and those that are not sent thereafter.
+RATE_LIMITED: Final = "rate_limited"
 
 Role = Literal["primary", "shadow"]
 #: Why a request of an experiment's model is in none of its arms.

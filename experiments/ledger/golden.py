@@ -15,6 +15,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from .appending import append_new
+from .schema import NEWEST_EVALUATION, NEXT_EVALUATION
 from .store import Row, Store
 
 _RUN_JSON: Final = ("parameters", "summary")
@@ -156,10 +157,11 @@ def save_comparison(connection: DuckDBPyConnection, comparison: Mapping[str, Any
         "candidate_version", "verdict",
     )  # fmt: skip
     found = connection.execute(
-        """
+        f"""
         INSERT INTO golden_comparisons (comparison_id, set_name, set_hash, model, control_run, candidate_run,
-            control_version, candidate_version, verdict, "at", result)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING comparison_id
+            control_version, candidate_version, verdict, "at", result, number)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {NEXT_EVALUATION})
+        ON CONFLICT DO NOTHING RETURNING comparison_id
         """,
         [*(comparison[name] for name in names), at, _json(comparison["result"])],
     ).fetchall()
@@ -179,15 +181,15 @@ def comparisons(
 ) -> list[Row]:
     """Comparisons, newest first. None means any."""
     rows = store.read(
-        """
-        SELECT * FROM golden_comparisons
+        f"""
+        SELECT * EXCLUDE (number) FROM golden_comparisons
         WHERE (CAST($model AS VARCHAR) IS NULL OR model = $model)
             AND (CAST($control AS INTEGER) IS NULL OR control_version = $control)
             AND (CAST($candidate AS INTEGER) IS NULL OR candidate_version = $candidate)
             AND (CAST($set_hash AS VARCHAR) IS NULL OR set_hash = $set_hash)
             AND (CAST($set_name AS VARCHAR) IS NULL OR set_name = $set_name)
             AND (CAST($id AS VARCHAR) IS NULL OR comparison_id = $id)
-        ORDER BY "at" DESC, comparison_id LIMIT $limit
+        ORDER BY {NEWEST_EVALUATION}, comparison_id LIMIT $limit
         """,
         {
             "model": model,
@@ -225,11 +227,11 @@ def latest_sets(store: Store, model: str) -> dict[int, str]:
 def latest_comparisons(store: Store, model: str) -> list[Row]:
     """Of each version of the model that was compared on a golden set, the last comparison, in brief."""
     return store.read(
-        """
+        f"""
         SELECT candidate_version, control_version, set_name, set_hash, verdict FROM golden_comparisons
         WHERE model = ?
         QUALIFY row_number() OVER (
-            PARTITION BY candidate_version, set_name ORDER BY "at" DESC, comparison_id) = 1
+            PARTITION BY candidate_version, set_name ORDER BY {NEWEST_EVALUATION}, comparison_id) = 1
         """,
         [model],
     )

@@ -6,16 +6,26 @@ and a verdict must be computable again. How the bodies came to be kept is `recor
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from duckdb import DuckDBPyConnection
 
+from .decisions import set_setting, setting
 from .recording import RecordingPolicy
 from .store import Store, instant
 
 #: A segment's name is needed until its file is deleted, a moment after the commit.
 _SEGMENT_LIFE_NS: Final = 30 * 86_400 * 10**9
+
+#: A clock that is ahead by more than is a fault, a machine that slept, or a controller that was away: nothing
+#: goes by it until it has said so for as long.
+_IMPLAUSIBLE_NS: Final = 3600 * 10**9
+_SEEN: Final = "retention_now_ns"
+
+log = logging.getLogger("turnout.controller")
 
 _TOO_MUCH: Final = """
     SELECT max(started_at) FROM (
@@ -23,6 +33,45 @@ _TOO_MUCH: Final = """
         FROM bodies WHERE model = $model)
     WHERE newer > $bytes
 """
+
+
+class Retention:
+    """Prunes by a clock that it does not believe at once: what is deleted does not come back."""
+
+    def __init__(self, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self._at: float | None = None
+        self._now_ns = 0
+        self._doubted_at: float | None = None
+
+    def prune(self, policies: Mapping[str, RecordingPolicy], *, now_ns: int) -> dict[str, int]:
+        """As `prune`; where the clock has jumped ahead, for an hour as if it had gone on."""
+        believed_ns = self._believed(now_ns)
+        gone = prune(self._store, policies, now_ns=believed_ns)
+        self._store.write(lambda connection: set_setting(connection, _SEEN, str(believed_ns)))
+        return gone
+
+    def _believed(self, now_ns: int) -> int:
+        at = self._clock()
+        if self._at is None:  # the last controller's word; how long it was away nobody knows
+            self._at, self._now_ns = at, int(setting(self._store, _SEEN) or now_ns)
+        going_on_ns = self._now_ns + round((at - self._at) * 1e9)
+        self._at = at
+        if now_ns - going_on_ns <= _IMPLAUSIBLE_NS:
+            self._doubted_at = None
+            self._now_ns = now_ns
+            return now_ns
+        if self._doubted_at is None:
+            self._doubted_at = at
+            log.warning(
+                "the clock is %.0f h ahead of what it was when bodies were last deleted: none is deleted by"
+                " it until it has said so for an hour", (now_ns - going_on_ns) / 3.6e12,
+            )  # fmt: skip
+        if (at - self._doubted_at) * 1e9 >= _IMPLAUSIBLE_NS:
+            self._doubted_at, going_on_ns = None, now_ns
+        self._now_ns = going_on_ns
+        return going_on_ns
 
 
 def prune(store: Store, policies: Mapping[str, RecordingPolicy], *, now_ns: int) -> dict[str, int]:

@@ -266,6 +266,19 @@ def routes_of_experiments(connection: DuckDBPyConnection) -> None:
     connection.execute("DROP TABLE model_routes")
 
 
+def order_of_evaluations(connection: DuckDBPyConnection) -> None:
+    """Preflights and comparisons are numbered as they are kept: a clock may be set back between two."""
+    connection.execute("ALTER TABLE preflights ADD COLUMN number BIGINT")
+    connection.execute("ALTER TABLE golden_comparisons ADD COLUMN number BIGINT")
+
+
+#: The number of the next preflight or comparison, and the order in which the newest comes first; those that
+#: have none were kept before there were numbers.
+NEXT_EVALUATION: Final = """(
+    SELECT coalesce(max(number), 0) + 1
+    FROM (SELECT number FROM preflights UNION ALL SELECT number FROM golden_comparisons))"""
+NEWEST_EVALUATION: Final = 'number DESC NULLS LAST, "at" DESC'
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     traffic,
     trials,
@@ -281,6 +294,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     label_worksheets,
     trace_context,
     routes_of_experiments,
+    order_of_evaluations,
 )
 
 

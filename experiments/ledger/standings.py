@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +21,14 @@ from .store import Store, instant, rows_so_far
 
 #: How long a count may go without the whole window, in seconds.
 RECOUNT_S: Final = 60.0
+
+#: Requests that were given out and may still be under way: two of the largest pages.
+_UNDER_WAY: Final = 2000
+
+_CAME: Final = """
+    SELECT count(DISTINCT pair_id) AS came FROM exchanges
+    WHERE experiment = $experiment AND role = 'shadow' AND list_contains($given, pair_id)
+"""
 
 #: As functions, conditions on strings leave the range of row numbers to be the filter of the scan.
 _NEW: Final = """
@@ -52,6 +60,25 @@ class Standings:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[str, _Known] = {}
+        self._given: dict[str, tuple[deque[str], float]] = {}  # the latest, and when anything last happened
+
+    def gave(self, experiment: str, requests: Iterable[str]) -> None:
+        """These requests were given out to be asked."""
+        with self._lock:
+            given, _ = self._given.get(experiment, (deque(maxlen=_UNDER_WAY), 0.0))
+            given.extend(requests)
+            self._given[experiment] = given, self._clock()
+
+    def awaited(self, experiment: str, patience_s: float) -> bool:
+        """Whether copies may be under way of requests that were given out, also of those whose bodies have
+        gone since: until nothing has been given out, and nothing has come, for so long."""
+        with self._lock:
+            given, at_s = self._given.get(experiment, (deque[str](), 0.0))
+            if not given or self._clock() - at_s >= patience_s:
+                return False
+            asked = sorted(set(given))
+        found = self._store.read(_CAME, {"experiment": experiment, "given": asked})
+        return int(found[0]["came"]) < len(asked)
 
     def of(self, selection: Selection) -> Progress:
         """Where every request of an experiment's selection stands. `units` are those of the last recount."""
@@ -64,8 +91,12 @@ class Standings:
                 found = self._with_news(cursor, known, cut)
             if known is None or found is None:
                 whole = progress_at(cursor, selection)
+                if known is not None and known.cut != cut and name in self._given:
+                    self._given[name] = self._given[name][0], self._clock()
                 self._known[name] = _Known(selection, whole, cut, self._clock())
                 return whole
+            if found != known.found and name in self._given:
+                self._given[name] = self._given[name][0], self._clock()
             known.found, known.cut = found, cut
             return found
 

@@ -19,6 +19,7 @@ from ..errors import DocumentError
 from ..lifecycle import Experiment, Phase
 from ..spec import read_spec
 from ..verdict import Look, Verdict, look_taken
+from .schema import NEWEST_EVALUATION
 from .store import Row, Store, instant, nanoseconds
 
 log = logging.getLogger(__name__)
@@ -271,16 +272,17 @@ def golden_verdict(
     A preflight of the two that has failed since, and is the last, is `fail` too: the engine has changed.
     """
     rows = store.read(
-        """
+        f"""
         WITH held AS (
-            SELECT verdict, "at", row_number() OVER (ORDER BY "at" DESC) AS place FROM preflights
+            SELECT verdict, "at", number, row_number() OVER (ORDER BY {NEWEST_EVALUATION}) AS place
+            FROM preflights
             WHERE model = $model AND control_version = $control AND candidate_version = $candidate)
         SELECT verdict FROM (
-            SELECT verdict, "at" FROM golden_comparisons
+            SELECT verdict, "at", number FROM golden_comparisons
             WHERE model = $model AND control_version = $control AND candidate_version = $candidate
                 AND set_name = $set_name
-            UNION ALL SELECT verdict, "at" FROM held WHERE place = 1 AND verdict = 'fail')
-        ORDER BY "at" DESC LIMIT 1
+            UNION ALL SELECT verdict, "at", number FROM held WHERE place = 1 AND verdict = 'fail')
+        ORDER BY {NEWEST_EVALUATION} LIMIT 1
         """,
         {
             "model": model,

@@ -114,6 +114,7 @@ class FakeTurnout:
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         if path == "/api/golden/runs":
             run = {**body, "status": "running", "summary": None, "mlflow_run_id": None}
+            run["started_at"] = "2026-11-28T08:12:30+00:00"
             self.rows.setdefault(body["run_id"], {})
             return self.runs.setdefault(body["run_id"], run)
         if path == "/api/golden/comparisons":

@@ -215,6 +215,28 @@ async def test_a_question_that_is_refused_however_it_is_asked_is_an_error_of_thi
     assert b'"grade"' in engine.requests[-1], "the next question is asked by schema again"
 
 
+async def test_a_403_of_a_judge_that_has_answered_is_about_the_question(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = json.dumps({"error": {"message": "flagged"}}).encode()
+    refused = json_answer(body, "403 Forbidden")
+    answers = [refused, json_answer(saying(wire)), refused, refused, json_answer(saying(wire))]
+
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(answers[len(engine.requests) - 1])
+
+    engine = Engine(answer)
+    async with engine.running():
+        async with judge(wire, engine, monkeypatch) as found:
+            with pytest.raises(ModelUnavailable) as error:
+                await found.reply(ASKED, schema=SCHEMA, seed=7)
+            assert not isinstance(error.value, ModelRefused), "perhaps its key is not good"
+            await found.reply(ASKED, schema=SCHEMA, seed=7)
+            with pytest.raises(ModelRefused):
+                await found.reply(ASKED, schema=SCHEMA, seed=7)
+            await found.reply(ASKED, schema=SCHEMA, seed=7)
+
+
 @pytest.mark.parametrize("status", ["401 Unauthorized", "404 Not Found"])
 async def test_a_judge_that_cannot_be_asked_is_asked_once_and_its_key_is_not_told(
     wire: Wire, status: str, monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluators.errors import RunRefused
+from evaluators.errors import ModelRefused, ModelUnavailable, RunRefused
 from evaluators.golden import GoldenItem
 from evaluators.judges.proxied import ProxiedJudge
 from evaluators.pacing import Retry
@@ -17,7 +17,7 @@ from evaluators.preflight import PROBES, Asker
 from evaluators.target import ProxyTarget
 from tests.proxy.harness import ADMIN, json_answer
 from tests.proxy.provider_wires import TEXT, WIRES
-from tests.proxy.test_providers import Within, asked, saying, well
+from tests.proxy.test_providers import FLAG_ME, Within, asked, flagging, saying, well
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning"),
@@ -109,6 +109,40 @@ async def test_for_want_of_a_key_nothing_is_concluded(
         [record, *_] = proxy.exchanges()
         code = "provider_credential_refused" if status else "provider_credential_missing"
         assert (record.outcome, record.error_code) == ("upstream_error", code)
+
+
+async def test_a_question_that_is_refused_like_a_bad_key_ends_no_preflight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a provider's moderation stops is that question's; a plain one tells that the key is good."""
+    wire = WIRES["openai"]
+    async with asked(wire, flagging(wire, "No."), tmp_path, monkeypatch) as (proxy, _):
+        url = f"http://127.0.0.1:{proxy.port}"
+        async with Asker(base_url=url, model="chat", token=ADMIN, retry=QUICK) as asker:
+            flagged = replace(PROBES[0], messages=tuple(FLAG_ME))
+            for stream in (False, True):
+                said = await asker.ask(flagged, 1, stream=stream)
+                assert said.outcome in ("upstream_error", "upstream_rejected")
+            assert (await asker.ask(PROBES[0], 1, stream=False)).complete
+        assert [row.error_code for row in proxy.exchanges()] == [
+            "provider_credential_refused", None, None, None,
+        ]  # fmt: skip
+
+
+async def test_a_judge_that_refuses_a_flagged_answer_refuses_that_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = WIRES["openai"]
+    flags = flagging(wire, "flagged by moderation")
+    async with asked(wire, flags, tmp_path, monkeypatch) as (proxy, _):
+        url = f"http://127.0.0.1:{proxy.port}"
+        async with ProxiedJudge(base_url=url, model="chat", version=1, token=ADMIN, retry=QUICK) as judge:
+            with pytest.raises(ModelRefused, match="flagged by moderation"):
+                await judge.reply(FLAG_ME, schema={}, seed=1)
+        async with ProxiedJudge(base_url=url, model="chat", version=1, token="no", retry=QUICK) as judge:
+            with pytest.raises(ModelUnavailable) as error:
+                await judge.reply(FLAG_ME, schema={}, seed=1)
+            assert not isinstance(error.value, ModelRefused)
 
 
 @pytest.mark.parametrize("name", ["openai", "together_ai"])

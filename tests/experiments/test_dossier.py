@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
 import pytest
+from typer.testing import CliRunner
 
 from experiments import views
 from experiments.dossier import DossierError, replay
@@ -20,6 +22,7 @@ from experiments.ledger.exchange import ExchangeRecord, FeedbackRecord
 from experiments.ledger.spool import SpoolWriter
 from experiments.ledger.store import instant
 from experiments.reporting import write_dossier
+from turnout.cli import app
 from turnout.report_page import write_page
 
 from .ledger.samples import chat_stream, record
@@ -233,7 +236,7 @@ def test_a_golden_set_that_the_experiment_did_not_ask_for_stands_in_no_reports_w
         row = [f"{name}-{digest}", name, digest, "chat", "c", "d", 1, 2, "pass", at, "{}"]
         plane.controller.store.write(
             lambda c: c.execute(
-                "INSERT INTO golden_comparisons VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row
+                "INSERT INTO golden_comparisons VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", row
             )
         )
 
@@ -285,6 +288,30 @@ def test_a_verdict_that_was_touched_is_noticed(written: Path) -> None:
     intact, sums, verdict = replay(written)
     assert (intact.same, sums.same, verdict.same) == (False, True, False)
     assert "kind" in verdict.detail
+
+
+def test_a_folder_of_another_code_is_told_as_that_and_not_as_changed_rows(written: Path) -> None:
+    """Its sums may lack what is summed since: that is no fault of its rows."""
+    sealed = json.loads((written / "code.json").read_bytes())
+    verdict = written / "verdict.json"
+    verdict.write_bytes(verdict.read_bytes().replace(b'"keep_running"', b'"ship"'))
+    sealed["files"]["verdict.json"] = sha256(verdict.read_bytes()).hexdigest()
+    command = ["report", "--replay", str(written)]
+    (written / "code.json").write_text(json.dumps(sealed))
+    changed = CliRunner().invoke(app, command)
+    assert changed.exit_code == 1
+    assert "This is not the verdict of these rows." in changed.stdout
+    sealed |= {"experiments": "0ld" * 20, "packages": {"turnout-llm": "0.0.9"}}
+    (written / "code.json").write_text(json.dumps(sealed))
+    older = CliRunner().invoke(app, command)
+    assert older.exit_code == 1
+    told = " ".join(older.stdout.split())
+    assert "by another code: turnout-llm 0.0.9" in told
+    assert "rules 0ld0ld0ld0ld; this is turnout-llm" in told
+    assert "not the verdict of these rows" not in told
+    assert json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)["written_by_another"]
+    (written / "rows.parquet").write_bytes(b"")
+    assert CliRunner().invoke(app, command).exit_code == 1
 
 
 @pytest.mark.parametrize(

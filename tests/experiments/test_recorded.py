@@ -147,6 +147,53 @@ def test_it_ends_when_nothing_is_left_to_ask(filled: Plane) -> None:
     )
 
 
+def test_copies_under_way_are_waited_for_though_their_bodies_are_deleted_meanwhile(
+    filled: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.begin(REPLAY)
+    controller, running = filled.controller, [0.0]
+    monkeypatch.setattr(controller.standings, "_clock", lambda: running[0])
+    client = TestClient(create_app(controller, loops=False))
+    authorised = {"authorization": f"Bearer {TOKEN}"}
+    client.get("/api/experiments/past/recorded/requests", params={"limit": 20}, headers=authorised)
+    collect(filled, *(copy(filled, number) for number in range(10)))
+    controller.watch.look()
+    controller.store.write(lambda connection: connection.execute("DELETE FROM bodies"))
+
+    def look() -> str:
+        running[0] += 61  # the whole window is counted once a minute
+        controller.watch.look()
+        filled.now_ns += 3 * 10**9
+        return str(filled.state("past"))
+
+    assert look() == "running"
+    collect(filled, *(copy(filled, number) for number in range(10, 19)))
+    assert look() == "running"
+    collect(filled, copy(filled, 19))
+    assert look() in ("concluded", "kept")
+    seen = controller.watch.seen("past")
+    assert seen is not None
+    assert seen.document["units"] == 20
+
+
+def test_copies_that_never_come_are_not_waited_for_for_ever(
+    filled: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.begin(REPLAY)
+    controller, running = filled.controller, [0.0]
+    monkeypatch.setattr(controller.standings, "_clock", lambda: running[0])
+    client = TestClient(create_app(controller, loops=False))
+    authorised = {"authorization": f"Bearer {TOKEN}"}
+    client.get("/api/experiments/past/recorded/requests", params={"limit": 20}, headers=authorised)
+    controller.store.write(lambda connection: connection.execute("DELETE FROM bodies"))
+    controller.watch.look()
+    assert filled.state("past") == "running"
+    running[0] += 400
+    filled.now_ns += 400 * 10**9
+    controller.watch.look()
+    assert filled.state("past") == "kept"
+
+
 def test_a_passed_replay_permits_no_promotion(filled: Plane) -> None:
     filled.begin(REPLAY)
     filled.conclude("ship", "past")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.evidence import Instrument
+from experiments.evidence import Account, Instrument
 from experiments.metrics import metric
 from experiments.statistics import group_sequential
 from experiments.verdict import Evidence, Goal, Look, MetricSums, PairSums, conclude, look_taken
@@ -482,3 +482,27 @@ def test_days_left_follow_from_what_is_still_unsure() -> None:
     assert left(0.8) == pytest.approx((math.ceil(needed / 200) * 200 - 800) / 800 * hour, rel=1e-6)
     assert left(3.0) == pytest.approx((5000 - 800) / 800 * hour)
     assert left(0.3) == pytest.approx(200 / 800 * hour)
+
+
+class TestCopiesThatAProviderRefused:
+    """A 429 to a copy is no quality of the candidate, but what it leaves of a shadow has to be said."""
+
+    @staticmethod
+    def shadow(limited: int, answered: int) -> Any:
+        ends = (("complete", answered), ("shed", limited))
+        account = Account(place="candidate", outcomes=ends, shed=(("rate_limited", limited),))
+        return conclude(
+            spec(mode="shadow", goals=GOALS[1:2]), evidence(arms=(), sums=(), accounts=(account,))
+        )
+
+    def test_where_none_is_left_that_is_what_is_said(self) -> None:
+        verdict = self.shadow(40, 0)
+        assert verdict.kind == "keep_running"
+        assert verdict.sentence.startswith("No data yet: keep running. The candidate's provider answered 429")
+        assert "40 of 40 copies" in verdict.sentence
+        assert "copies_rate_limited" in codes(verdict)
+
+    def test_a_few_are_not_worth_a_word(self) -> None:
+        assert "copies_rate_limited" in codes(self.shadow(6, 94))
+        assert "copies_rate_limited" not in codes(self.shadow(5, 95))
+        assert "copies_rate_limited" not in codes(self.shadow(0, 0))

@@ -58,7 +58,7 @@ class Day:
         self.plane.controller.store.write(
             lambda c: c.execute(
                 "INSERT INTO golden_comparisons"
-                " VALUES ('g', 'support', 'h', 'chat', 'a', 'b', 1, 2, ?, ?, '{}')",
+                " VALUES ('g', 'support', 'h', 'chat', 'a', 'b', 1, 2, ?, ?, '{}', NULL)",
                 [verdict, at],
             )
         )

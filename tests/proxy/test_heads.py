@@ -13,8 +13,9 @@ import orjson
 import pytest
 
 from proxy.chunks import unchunked
-from proxy.heads import AnswerHead, KnownHeads, RequestHead, answer_head, framed, path_of
+from proxy.heads import AnswerHead, KnownHeads, RequestHead, answer_head, framed, path_of, seconds_asked
 from proxy.limits import Limits
+from proxy.provider_process import json_head
 from proxy.replica import Connection, Replica
 
 from .harness import Engine, Proxy, ask, json_answer, running_proxy, snapshot
@@ -467,3 +468,13 @@ def test_a_clients_span_is_noted_where_it_is_said_well_and_passed_on_in_any_case
     head = RequestHead("POST", "/", {} if said is None else {b"traceparent": said}, True, True)
     assert head.traceparent == noted
     assert (said is not None) == (b"traceparent: %b\r\n" % (said or b"") in head.forwarded)
+
+
+def test_when_to_ask_again_is_read_of_an_engine_and_of_a_provider() -> None:
+    date = (b"date", b"Fri, 27 Nov 2020 10:00:00 GMT")
+    until = (b"retry-after", b"Fri, 27 Nov 2020 10:01:30 GMT")
+    assert seconds_asked(json_head(429, 2, b"7")) == 7.0
+    assert seconds_asked(answer_head(429, [date, until])) == 90.0
+    assert seconds_asked(answer_head(429, [until])) == 0.0
+    assert seconds_asked(answer_head(429, [(b"retry-after", b"soon")])) == 0.0
+    assert seconds_asked(answer_head(429, [])) == 0.0

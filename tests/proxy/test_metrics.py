@@ -58,6 +58,17 @@ def of(records: Iterable[ExchangeRecord]) -> Metrics:
     return metrics
 
 
+def test_copies_that_were_shed_are_counted_by_why(tmp_path: Path) -> None:
+    copy = {"role": "shadow", "experiment": "dark", "served_arm": "candidate", "outcome": "shed"}
+    limited = record(**copy, error_code="rate_limited")
+    metrics = of([limited, limited, record(**copy, error_code="tools_skipped"), record()])
+    metrics.add(Metrics.of(orjson.loads(orjson.dumps(metrics.document()))))
+    found = samples(exposition.expose(tmp_path, tmp_path, WorkerState("w", metrics, GAUGES), each=False))
+    name = "turnout_copies_shed_total"
+    assert total(found, name, experiment="dark", reason="rate_limited") == 4
+    assert total(found, name) == 6
+
+
 def test_a_record_is_counted_where_it_belongs() -> None:
     stream = record(stream=True, chunk_us=(5_000, 5_000, 15_500), chunk_ends=(1, 2, 3), outcome="truncated")
     metrics = of([record(), record(), stream])

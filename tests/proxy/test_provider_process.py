@@ -114,6 +114,21 @@ async def test_it_answers_it_is_killed_and_there_is_another(
         os.kill(last, 0)
 
 
+async def test_one_that_is_killed_while_it_loads_has_failed_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asked(Engine(well(WIRE)), tmp_path, monkeypatch) as proxy:
+        waiting = asyncio.ensure_future(proxy.post(ask()))
+        while not proxy.worker.providers._calls:
+            await asyncio.sleep(0.01)
+        first = pid(proxy)
+        os.kill(first, signal.SIGKILL)
+        await asyncio.wait_for(another(proxy, first), 0.5)
+        assert (await proxy.post(ask())).startswith(b"HTTP/1.1 200 ")
+        assert (await waiting).startswith(b"HTTP/1.1 200 ")
+        assert {row.outcome for row in proxy.exchanges()} == {"complete"}
+
+
 async def test_when_to_ask_again_comes_through_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(saying("429 Busy\r\nretry-after: 7", b"{}"))
     async with asked(engine, tmp_path, monkeypatch) as proxy:

@@ -383,6 +383,42 @@ async def test_errors_are_in_openais_shape_and_hold_no_key(
         assert len(engine.requests) == 1
 
 
+def flagging(wire: Wire, said: str) -> Answering:
+    """Who refuses what is flagged with 403, and answers all else."""
+    body = json.dumps({"error": {"message": said}, "message": said}).encode()
+
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        await (saying("403 Forbidden", body) if b"flag me" in request else well(wire))(request, writer)
+
+    return answer
+
+
+FLAG_ME = [{"role": "user", "content": "flag me"}]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_403_for_a_flagged_question_is_no_refused_key(
+    wire: Wire, stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says_so = f"Your input was flagged by moderation ({KEY})"
+    async with asked(wire, flagging(wire, says_so), tmp_path / "said", monkeypatch) as (proxy, _):
+        answer = await proxy.post(ask(messages=FLAG_ME, stream=stream))
+        assert answer.split(b" ", 2)[1] == b"403"
+        assert b"provider_rejected" in answer
+        assert b"flagged" in answer
+        assert KEY.encode() not in answer
+        assert proxy.exchanges()[0].outcome == "upstream_rejected"
+    async with asked(wire, flagging(wire, "No."), tmp_path / "seen", monkeypatch) as (proxy, _):
+        found = []
+        for messages in (FLAG_ME, None, FLAG_ME):  # only who has answered is known to take the key
+            given = {} if messages is None else {"messages": messages}
+            found.append((await proxy.post(ask(stream=stream, **given))).split(b" ", 2)[1])
+        assert found == [b"502", b"200", b"403"]
+        rows = [(row.outcome, row.error_code) for row in proxy.exchanges()]
+        assert rows[0] == ("upstream_error", "provider_credential_refused")
+        assert rows[2] == ("upstream_rejected", None)
+
+
 @pytest.mark.parametrize("status", [429, 503])
 async def test_when_to_ask_again_is_the_providers_to_say(
     wire: Wire, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

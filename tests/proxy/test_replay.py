@@ -118,7 +118,7 @@ async def test_only_the_admin_and_only_for_an_experiment_that_replays(tmp_path: 
 @pytest.mark.parametrize(
     ("fault", "changes", "status", "code"),
     [
-        ("429", {}, 503, "engine_overloaded"),
+        ("429", {}, 503, "rate_limited"),
         ("503", {}, 503, "engine_overloaded"),
         ("ok", {"max_tokens": 1}, 503, "experiment_tokens"),
     ],
@@ -134,6 +134,17 @@ async def test_what_says_nothing_of_the_candidate_is_no_row(
         answer = await one.put(ask())
         assert (answer[0], answer[1]["error"]["code"]) == (status, code)
         assert len(one.rows()) == rows
+
+
+async def test_who_replays_is_told_when_a_limited_provider_may_be_asked_again(tmp_path: Path) -> None:
+    async with replaying(tmp_path, "429") as one:  # its retry-after is 1 s
+        for _ in range(2):
+            about = {"experiment": "dark", "model": "chat", "path": "/v1/chat/completions", "pair": PAIR}
+            body = orjson.dumps(about) + b"\n" + orjson.dumps(ask())
+            answer = await one.proxy.send(post(body, "/v1/replay", {"x-turnout-admin": ADMIN}))
+            assert b"retry-after: 1\r\n" in answer
+        assert one.candidate.counters.requests == 1
+        assert one.rows() == []
 
 
 async def test_an_engine_that_is_away_is_no_row(tmp_path: Path) -> None:

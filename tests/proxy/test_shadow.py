@@ -109,6 +109,44 @@ async def test_a_candidate_that_always_fails_is_left_alone_and_asked_again_now_a
         assert len(one.copies()) == len(primaries) == 19
 
 
+async def test_a_limited_provider_is_left_alone_for_as_long_as_it_asks_and_nothing_is_said_of_it(
+    tmp_path: Path,
+) -> None:
+    """A 429 says how many requests were sent, not how good the candidate is: such copies are no pairs."""
+    async with shadowed(tmp_path, "429") as one:  # its retry-after is 1 s
+        await one.ask(2)
+        await one.settled()
+        asked = one.candidate.counters.requests
+        await one.ask(3)
+        await one.settled()
+        assert one.candidate.counters.requests == asked
+        assert one.reasons() == {"rate_limited": 5}
+        assert one.proxy.worker.shadows._breakers.popitem()[1].failures == 0
+        one.candidate.misbehave("ok")
+        await asyncio.sleep(1.05)
+        await one.ask()
+        await one.settled()
+        assert one.copies()[-1].outcome == "complete"
+
+
+def test_a_limit_without_a_time_is_waited_for_longer_each_time() -> None:
+    allowance, now = Allowance(), 100.0
+    waits = []
+    for _ in range(8):
+        allowance.limited(now, 0.0)
+        allowance.limited(now, 0.0)  # one more of those that were under way
+        waits.append(allowance.rests_for(now))
+        now += waits[-1]
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    allowance.answered()
+    allowance.limited(now, 0.0)
+    assert allowance.rests_for(now) == 1.0
+    allowance.limited(now, 30.0)
+    assert allowance.rests_for(now) == 30.0
+    allowance.limited(now, 86_400.0)
+    assert allowance.rests_for(now) == 3600.0
+
+
 async def test_a_copy_that_trickles_is_given_up(tmp_path: Path) -> None:
     async with shadowed(tmp_path, "bandwidth-1", timeout_ms=150) as one:
         await one.ask()

@@ -195,6 +195,31 @@ async def test_an_engine_gets_its_key_and_nobody_else_does(
             assert not any(b"client-canary" in request for request in engine.requests)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_an_engine_that_has_taken_its_key_refuses_the_request_by_a_403(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streaming: bool
+) -> None:
+    """A gateway that moderates. Where all are refused from then on, it is the key after all."""
+
+    async def guarded(request: bytes, writer: asyncio.StreamWriter) -> None:
+        refused = json_answer(b'{"error":"engine-canary"}', "403 Forbidden")
+        writer.write(refused if b"flag me" in request else json_answer(b'{"own":1}'))
+
+    async with Engine(guarded).running() as engine:
+        table = snapshot({1: engine.url})
+        endpoint = replace(table.endpoints["chat", 1], credential="ENGINE_A_API_KEY")
+        table = replace(table, endpoints={("chat", 1): endpoint})
+        async with running_proxy(tmp_path, table) as proxy:
+            monkeypatch.setenv("ENGINE_A_API_KEY", "engine-canary")
+            flagged = ask(stream=streaming, messages=[{"role": "user", "content": "flag me"}])
+            for sent in (flagged, ask(stream=streaming), *[flagged] * 20):
+                assert b"canary" not in await proxy.send(post(sent))
+            rows = [(row.outcome, row.error_code) for row in proxy.exchanges()]
+    key = ("upstream_error", "engine_refused_key")
+    request = ("upstream_rejected", "engine_refused_request")
+    assert rows == [key, ("complete", None), *[request] * 19, key]
+
+
 def _self_signed(folder: Path) -> tuple[ssl.SSLContext, Path]:
     """For a server on localhost; and the certificate, for whoever trusts it."""
     if shutil.which("openssl") is None:

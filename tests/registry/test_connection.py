@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -152,3 +153,19 @@ def test_a_database_lies_where_its_folder_is_whatever_that_is_called(tmp_path: P
         assert file.exists()
     if "%" not in folder:
         assert uri == f"sqlite:///{file}"
+
+
+def test_the_working_folder_may_have_both_kinds_of_quotes_in_its_name(tmp_path: Path) -> None:
+    """MLflow writes its path into SQL as Python writes a text: the registry could not be opened at all."""
+    folder = tmp_path / 'it\'s "quoted"'
+    folder.mkdir()
+    code = (
+        "from registry.connection import Connection\n"
+        f"with Connection('sqlite:///{tmp_path}/mlflow.db').asking('look') as client:\n"
+        "    print(client.get_experiment('0').name)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "Default\n", done.stderr[-500:]

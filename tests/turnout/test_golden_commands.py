@@ -141,11 +141,31 @@ def test_stored_runs_are_reused_unless_asked_otherwise(items: str) -> None:
         invoke(fake, *compare)
         again = invoke(fake, *compare)
         assert len(fake.asked) == 2 * ITEMS
-        assert "version 1: reused, version 2: reused" in again.stdout
+        when = "reused, of 2026-11-28 08:12 UTC"
+        assert f"version 1: {when}, version 2: {when}" in " ".join(again.stdout.split())
         invoke(fake, *compare, "--fresh")
         assert len(fake.asked) == 4 * ITEMS
         invoke(fake, *compare, "--repeats", "2")
         assert len(fake.asked) == 8 * ITEMS
+
+
+def test_one_that_was_begun_anew_and_stopped_is_gone_on_with(items: str) -> None:
+    """Who said --fresh wanted other answers than those that are there."""
+    with serving(right) as fake:
+        compare = ["compare", items, "-m", "chat", "-c", "candidate"]
+        invoke(fake, *compare)
+        invoke(fake, *compare, "--fresh")
+        stopped = list(fake.runs)[-1]
+        fake.runs[stopped]["status"] = "partial"
+        fake.rows[stopped].popitem()
+        before = len(fake.asked)
+        again = invoke(fake, *compare)
+        assert len(fake.asked) == before + 1
+        assert fake.runs[stopped]["status"] == "complete"
+        assert "version 2: resumed, of" in " ".join(again.stdout.split())
+        fake.runs[stopped]["status"] = "running"  # perhaps somebody else's, at this moment
+        invoke(fake, *compare)
+        assert len(fake.asked) == before + 1
 
 
 def test_a_run_says_how_it_went_and_gates_on_the_sets_floor(tmp_path: Path) -> None:

@@ -162,3 +162,34 @@ def test_a_preflight_that_failed_since_takes_the_permission_back(store: Store) -
     held(store, "fail", 5)
     compared(store, "pass", 6)
     assert verdict() == "pass"
+
+
+def test_what_was_kept_while_the_clock_was_ahead_is_not_the_latest_for_ever(store: Store) -> None:
+    def verdict() -> str | None:
+        return trials.golden_verdict(
+            store, model="chat", set_name="support", control_version=1, candidate_version=2
+        )
+
+    year = 365 * 24 * 60
+    compared(store, "pass", year)
+    compared(store, "fail", 1)
+    assert verdict() == "fail"
+    assert [row["verdict"] for row in golden.comparisons(store)] == ["fail", "pass"]
+    assert [row["verdict"] for row in golden.latest_comparisons(store, "chat")] == ["fail"]
+    held(store, "fail", year)
+    compared(store, "pass", 2)
+    assert verdict() == "pass"
+    held(store, "pass", 3)
+    assert [row["verdict"] for row in evaluations.preflights(store)] == ["pass", "fail"]
+    assert [row["verdict"] for row in evaluations.latest_preflights(store, "chat")] == ["pass"]
+    held(store, "fail", 4)
+    assert verdict() == "fail"
+
+
+def test_those_that_were_kept_before_there_were_numbers_are_older_in_their_own_order(store: Store) -> None:
+    compared(store, "fail", 1)
+    compared(store, "pass", 2)
+    store.write(lambda connection: connection.execute("UPDATE golden_comparisons SET number = NULL"))
+    assert [row["verdict"] for row in golden.comparisons(store)] == ["pass", "fail"]
+    compared(store, "inconclusive", 0)
+    assert [row["verdict"] for row in golden.comparisons(store)] == ["inconclusive", "pass", "fail"]

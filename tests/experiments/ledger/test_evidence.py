@@ -149,7 +149,7 @@ def test_the_latest_golden_comparison_of_the_two_versions_counts(
         ]
         store.write(
             lambda c, row=row: c.execute(
-                "INSERT INTO golden_comparisons VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row
+                "INSERT INTO golden_comparisons VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", row
             )
         )
     evidence = gather(store, spec("ab", "error_rate"), as_of_ns=END_NS, golden_set=set_name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from experiments.ledger.recording import RecordingPolicy
-from experiments.ledger.retention import prune
+from experiments.ledger.retention import Retention, prune
 from experiments.ledger.store import Store
 
 from .conftest import Collect
@@ -50,3 +50,26 @@ def test_segments_are_remembered_for_a_month(store: Store, collect: Collect) -> 
     assert store.read("SELECT count(*) AS n FROM segments") == [{"n": 1}]
     prune(store, {}, now_ns=row["ns"] + 31 * day)
     assert store.read("SELECT count(*) AS n FROM segments") == [{"n": 0}]
+
+
+def test_a_clock_that_jumps_ahead_deletes_nothing_until_it_has_said_so_for_an_hour(
+    store: Store, collect: Collect
+) -> None:
+    collect(*(record(n * HOUR) for n in range(10)))
+    policies, running = {"chat": RecordingPolicy(keep_s=8.5 * 3600)}, [0.0]
+    retention, year = Retention(store, clock=lambda: running[0]), 365 * 86_400 * 10**9
+    assert retention.prune(policies, now_ns=NOW) == {"chat": 2}
+    running[0] += 60
+    assert retention.prune(policies, now_ns=NOW + year) == {}
+    running[0] += 60
+    assert retention.prune(policies, now_ns=NOW + 120 * 10**9) == {}  # it was set right
+    running[0] += 3600
+    assert retention.prune(policies, now_ns=NOW + 3720 * 10**9) == {"chat": 1}, "time goes on"
+    # A controller that begins while it is wrong knows no better than its predecessor.
+    again = Retention(store, clock=lambda: running[0])
+    assert again.prune(policies, now_ns=NOW + year) == {}
+    running[0] += 1800
+    assert again.prune(policies, now_ns=NOW + year) == {"chat": 1}, "time goes on"
+    running[0] += 1800
+    assert again.prune(policies, now_ns=NOW + year + 3600 * 10**9) == {"chat": 6}, "a machine that slept"
+    assert kept(store) == []

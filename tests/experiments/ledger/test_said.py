@@ -186,7 +186,7 @@ def test_a_golden_set_that_was_changed_since_the_start_is_seen(store: Store) -> 
         row = [f"c{number}", name, digest, "chat", "r1", "r2", 1, 2, "pass", at, "{}"]
         store.write(
             lambda c: c.execute(
-                "INSERT INTO golden_comparisons VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row
+                "INSERT INTO golden_comparisons VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", row
             )
         )
 
