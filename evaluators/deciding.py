@@ -106,8 +106,12 @@ def _p(bar: Bar) -> float:
 def items_needed(effect: Effect, n: int, margin: float) -> int | None:
     """About how many more items would decide, if they came out as these did; None if that is no advice.
 
-    The half-width of the interval goes with 1/sqrt(n), so a width w at n items becomes h at n (w/h)^2.
+    By the method that decides, if the effect says what it was had from. Of labels: the half-width of the
+    interval goes with 1/sqrt(n), so a width w at n items becomes h at n (w/h)^2.
     """
+    if effect.clusters is not None:
+        factor = effect.clusters.enough(-margin, alpha=1.0 - effect.level, most=1.0 + _MOST_ITEMS / n)
+        return None if factor is None else max(1, math.ceil(n * factor) - n)
     below, above = effect.estimate - effect.lower, effect.upper - effect.estimate
     rooms = [(below, effect.estimate + margin), (above, -effect.estimate)]
     needs = [n * (width / room) ** 2 for width, room in rooms if room > 0]

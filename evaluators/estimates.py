@@ -1,17 +1,13 @@
 """By how much do two versions differ on paired items, and how surely?
 
-Chooses the method by the shape of the scores and calls `experiments.statistics`; no formula lives here.
+Chooses the method and calls `experiments.statistics`; no formula lives here. Scores lie in [0, 1], so that
+a difference has limits, and the interval is the one that a shadow's scores have (`statistics.bounded`): what
+was not seen to be lost may be lost all the same. Clusters are what is counted; one counts as several as far
+as its items were seen to differ apart from each other. That it is worse is told by McNemar's mid-p where
+scores are yes or no, one answer an item, every item on its own.
 
-- yes-or-no scores, one answer an item, every item on its own: McNemar's mid-p and the adjusted interval of
-  Bonett and Price (2012);
-- anything else (repeats, grades, weights, items in clusters): the paired t over clusters with the jackknife's
-  standard error, on the items and two pseudo-clusters, one of each direction, as Bonett and Price add two
-  pseudo-pairs. Scores lie in [0, 1], so the two are as extreme as clusters can be; without them thirty equal
-  pairs would claim an interval of width zero. They are as large as the design effect: one item where items
-  stand alone, up to a whole cluster where clusters lose or gain their items together. The estimate shown is
-  of the items alone.
-
-How often the interval holds the truth is simulated by `python -m bench.golden_clusters`.
+How often the interval holds the truth, and how often what is worse by the margin passes, is simulated by
+`python -m bench.golden_clusters` and `python -m bench.golden_margin`.
 """
 
 from __future__ import annotations
@@ -19,13 +15,18 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any
 
+from experiments.statistics.bounded import BoundedClusters
 from experiments.statistics.estimate import Estimate
-from experiments.statistics.paired import PairTable, bonett_price, design_effect, jackknife_difference
-
-_DIRECTIONS: Final = (1.0, -1.0)
+from experiments.statistics.paired import (
+    Cluster,
+    PairTable,
+    cluster_sums,
+    independent_parts,
+    mcnemar_mid_p,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,8 @@ class PairedValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
-    """Candidate minus control, with its interval at `level`. `p_value` is two-sided."""
+    """Candidate minus control, with its interval at `level`. `p_value` is two-sided. `clusters`: what it was
+    had from, if from nothing else."""
 
     estimate: float
     lower: float
@@ -49,6 +51,7 @@ class Effect:
     method: str
     method_version: str
     p_value: float | None
+    clusters: BoundedClusters | None = field(default=None, compare=False)
 
     @property
     def significant(self) -> bool:
@@ -64,20 +67,38 @@ def paired_effect(values: Sequence[PairedValue], *, alpha: float) -> Effect | No
     """The effect over items, or None without any."""
     if not values:
         return None
-    if _is_plain(values):
-        found = bonett_price(_table(values), alpha=alpha)
-        return _effect(found, found.method)
+    bounded = clustered(values)
+    if bounded is None:  # one cluster says nothing of another
+        return _alone(_clusters(values)[0], alpha)
+    found = bounded.estimate(alpha=alpha)
+    return _effect(found, mcnemar_mid_p(_table(values)) if _is_plain(values) else found.p, bounded)
+
+
+def _alone(cluster: Cluster, alpha: float) -> Effect:
+    return Effect(
+        estimate=math.fsum(weight * d for weight, d in cluster) / math.fsum(weight for weight, _ in cluster),
+        lower=-1.0,
+        upper=1.0,
+        level=1.0 - alpha,
+        method="one-cluster",
+        method_version="1",
+        p_value=None,
+    )
+
+
+def clustered(values: Sequence[PairedValue]) -> BoundedClusters | None:
+    """The clusters of items as what their effect is had from; None of a single one."""
+    clusters = _clusters(values)
+    return BoundedClusters.of(cluster_sums(clusters), low=-1.0, high=1.0, parts=independent_parts(clusters))
+
+
+def _clusters(values: Sequence[PairedValue]) -> list[Cluster]:
     mean_weight = math.fsum(value.weight for value in values) / len(values)
     by_cluster: dict[str, list[tuple[float, float]]] = {}
     for value in values:
-        weight = value.weight / mean_weight  # of mean 1, so that a pseudo-pair weighs as much as an item
-        by_cluster.setdefault(value.cluster, []).append((weight, value.candidate - value.control))
-    clusters = list(by_cluster.values())
-    size = design_effect(clusters)
-    guards = [[(size, direction)] for direction in _DIRECTIONS]
-    found = jackknife_difference([*clusters, *guards], guards=len(guards), alpha=alpha)
-    total = math.fsum(weight * difference for cluster in clusters for weight, difference in cluster)
-    return _effect(found, f"{found.method}-adjusted", total / len(values))
+        pair = (value.weight / mean_weight, value.candidate - value.control)
+        by_cluster.setdefault(value.cluster, []).append(pair)
+    return list(by_cluster.values())
 
 
 def _is_plain(values: Sequence[PairedValue]) -> bool:
@@ -97,15 +118,16 @@ def _table(values: Sequence[PairedValue]) -> PairTable:
     )
 
 
-def _effect(found: Estimate, method: str, value: float | None = None) -> Effect | None:
+def _effect(found: Estimate, p: float | None, clusters: BoundedClusters) -> Effect | None:
     if found.interval is None or found.value is None:
         return None
     return Effect(
-        estimate=found.value if value is None else value,
+        estimate=found.value,
         lower=found.interval.lower,
         upper=found.interval.upper,
         level=found.interval.level,
-        method=method,
+        method=found.method,
         method_version=found.version,
-        p_value=found.p,
+        p_value=p,
+        clusters=clusters,
     )

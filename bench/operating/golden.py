@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.statistics import contingency, paired, paired_scores, proportion
-from experiments.statistics.estimate import Estimate
+from experiments.statistics.bounded import BoundedClusters
+from experiments.statistics.estimate import Estimate, lacking
 from experiments.statistics.paired import PairedSums, PairTable
 
 
@@ -27,11 +28,17 @@ def _paired_t(table: PairTable, alpha: float) -> Estimate:
     return paired.clustered_difference(sums, alpha=alpha)
 
 
+def _bounded(table: PairTable, alpha: float) -> Estimate:
+    found = BoundedClusters.of(table.sums, low=-1.0, high=1.0)
+    return lacking("no_data", "paired-bounded") if found is None else found.estimate(alpha=alpha)
+
+
 def _intervals(table: PairTable, alpha: float) -> dict[str, Estimate]:
     one, zero = table.both + table.candidate_only, table.both + table.control_only
     return {
         "wald": paired_scores.wald(table, alpha=alpha),
         "paired_t": _paired_t(table, alpha),
+        "bounded": _bounded(table, alpha),
         "bonett_price": paired.bonett_price(table, alpha=alpha),
         "newcombe_paired": paired.newcombe_paired(table, alpha=alpha),
         "may_johnson": paired_scores.may_johnson(table, alpha=alpha),

@@ -45,26 +45,53 @@ class BoundedClusters:
     high: float
 
     @classmethod
-    def of(cls, sums: PairedSums, *, low: float, high: float) -> BoundedClusters | None:
-        """What the sums are of; None of fewer than two clusters, or where the limits do not hold."""
+    def of(cls, sums: PairedSums, *, low: float, high: float, parts: float = 1.0) -> BoundedClusters | None:
+        """What the sums are of; None of fewer than two clusters, or where the limits do not hold. `parts`: of
+        how many that have nothing to do with each other a cluster is made, 1 where it may be lost whole."""
         if sums.clusters < 2 or sums.m <= 0.0 or sums.mm <= 0.0:
             return None
-        value, size = sums.d / sums.m, sums.mm / sums.m
+        value = sums.d / sums.m
         squares = sums.dd + value * value * sums.mm - 2.0 * value * sums.md
         if squares <= _ROUNDING * (abs(sums.dd) + value * value * sums.mm):
             squares = 0.0
-        n = min(float(sums.clusters), sums.m / size)
-        most = n * (value - low) * (high - value)
-        if not low <= value <= high or squares / size**2 > most * (1.0 + 1e-6) + 1e-9:
+        reach = max(value - low, high - value)
+        if not low <= value <= high or squares > sums.mm * reach**2 * (1.0 + 1e-6) + 1e-9:
             return None
+        whole = min(float(sums.clusters), sums.m**2 / sums.mm)
+        n = parts * whole
+        if squares:  # one large cluster among many: so few as that leaves two points for the variance
+            n = min(n, sums.m**2 * (value - low) * (high - value) / squares)
+        known = whole > 1.0 and n > 1.0 and parts > 1.0
+        freedom = whole / (whole - 1.0) * (n - 1.0) / n if known else 1.0
         third = sums.residual_cubes if squares else 0.0
         return cls(
             n=n,
             value=value,
-            squares=squares / size**2,
-            cubes=None if third is None else third / size**3,
+            squares=squares * (n / sums.m) ** 2 * freedom,
+            cubes=None if third is None else third * (n / sums.m) ** 3,
             low=low,
             high=high,
+        )
+
+    def enough(self, null: float, *, alpha: float, most: float) -> float | None:
+        """How many times as many of these exclude `null` from below, or 0 from above; None above `most`."""
+        size = quantile(1.0 - alpha / 2.0)
+
+        def held(factor: float) -> bool:
+            more = self.times(factor)
+            return more.z(null) < size and more.z(0.0) > -size
+
+        if held(most):
+            return None
+        return _crossing(1.0, most, held, within=1e-6) if held(1.0) else 1.0
+
+    def times(self, factor: float) -> BoundedClusters:
+        """`factor` times as many clusters, if they came out as these did."""
+        return replace(
+            self,
+            n=factor * self.n,
+            squares=factor * self.squares,
+            cubes=None if self.cubes is None else factor * self.cubes,
         )
 
     def _far(self, null: float) -> float:

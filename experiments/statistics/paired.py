@@ -1,7 +1,7 @@
 """By how much do two versions differ on the same items? Shadow pairs and golden sets.
 
 McNemar's test (mid-p and exact) with the intervals of Bonett and Price and of Newcombe for failures; the
-cluster-robust mean difference (F17, and by the jackknife) for numbers. Candidate minus control.
+cluster-robust mean difference (F17) for numbers. Candidate minus control.
 """
 
 from __future__ import annotations
@@ -213,43 +213,25 @@ def clustered_difference(
 Cluster = Sequence[tuple[float, float]]
 
 
-def jackknife_difference(
-    clusters: Sequence[Cluster], *, guards: int = 0, alpha: float = 0.05, null: float = 0.0
-) -> Estimate:
-    """The weighted mean difference with the standard error of the jackknife over clusters and as many degrees
-    of freedom as there are clusters that are none of the `guards`, less one (but not less than one).
-
-    sqrt((C - 1) / C * sum over clusters of ((d_c - m_c * mean) / (n - m_c))^2), with d_c the sum of weighted
-    differences and m_c of weights: the CV3 of MacKinnon, Nielsen and Webb (2023) and of Bell and McCaffrey
-    (2002). Where all clusters are of one size it is F17; where they are few and uneven F17 is too small.
-    """
-    method = "paired-t-jackknife"
-    sums = [_cluster_sums(cluster) for cluster in clusters]
-    count, n = len(sums), math.fsum(m for _, m in sums)
-    if not count or n <= 0:
-        return lacking("no_data", method)
-    value = math.fsum(d for d, _ in sums) / n
-    if count < 2:
-        return lacking("insufficient_data", method, value)
-    left_out = math.fsum(((d - m * value) / (n - m)) ** 2 for d, m in sums)
-    variance = left_out * (count - 1) / count
-    if variance <= 1e-15 * max(1.0, value * value):
-        return lacking("insufficient_data", method, value)
-    df = float(max(1, count - guards - 1))
-    return t_estimate(value, variance, df, alpha=alpha, method=method, null=null)
-
-
-def design_effect(clusters: Sequence[Cluster]) -> float:
-    """The variance of the mean difference over what it were if no pair had to do with another (Kish 1965),
-    from 1 to the average size of a cluster. 1.0 where no pair differs: then nothing can be said of it."""
+def independent_parts(clusters: Sequence[Cluster]) -> float:
+    """Of how many pairs that have nothing to do with each other a cluster is made: from 1, where its pairs
+    are won and lost as one, to its size. It is the size over the design effect (Kish 1965), as if one cluster
+    more had come and had been lost whole: what was not seen to differ is taken to hang together."""
     sums = [_cluster_sums(cluster) for cluster in clusters]
     n = math.fsum(m for _, m in sums)
     if n <= 0:
         return 1.0
     mean = math.fsum(d for d, _ in sums) / n
-    between = math.fsum((d - m * mean) ** 2 for d, m in sums)
+    whole = math.fsum(m * m for _, m in sums) / n
+    pair = math.fsum(weight * weight for cluster in clusters for weight, _ in cluster) / n
+    between = math.fsum((d - m * mean) ** 2 for d, m in sums) + whole * whole
     within = math.fsum((weight * (d - mean)) ** 2 for cluster in clusters for weight, d in cluster)
-    return min(max(1.0, n / len(sums)), max(1.0, between / within)) if within > 1e-12 * n else 1.0
+    return min(max(1.0, whole / pair * (within + whole * pair) / between), whole / pair)
+
+
+def cluster_sums(clusters: Sequence[Cluster]) -> PairedSums:
+    """The sums over these clusters, of weighted differences and of weights."""
+    return _paired_sums([_cluster_sums(cluster) for cluster in clusters])
 
 
 def _cluster_sums(cluster: Cluster) -> tuple[float, float]:
@@ -295,14 +277,17 @@ def paired_sums(differences: Sequence[float], clusters: Sequence[object] | None 
         name = index if clusters is None else clusters[index]
         d, m = totals.get(name, (0.0, 0))
         totals[name] = (d + difference, m + 1)
-    pairs = list(totals.values())
+    return _paired_sums(list(totals.values()))
+
+
+def _paired_sums(pairs: Sequence[tuple[float, float]]) -> PairedSums:
     return PairedSums(
         clusters=len(pairs),
         d=math.fsum(d for d, _ in pairs),
-        m=float(sum(m for _, m in pairs)),
+        m=math.fsum(m for _, m in pairs),
         dd=math.fsum(d * d for d, _ in pairs),
         md=math.fsum(m * d for d, m in pairs),
-        mm=float(sum(m * m for _, m in pairs)),
+        mm=math.fsum(m * m for _, m in pairs),
         cubes=tuple(math.fsum(m**k * d ** (3 - k) for d, m in pairs) for k in range(4)),
     )
 

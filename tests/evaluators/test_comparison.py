@@ -63,12 +63,12 @@ def passing(n: int, *, failing: int = 0, first: int = 0) -> dict[str, float]:
 
 
 def test_an_identical_candidate_passes_when_the_set_is_large_enough(tmp_path: Path) -> None:
-    found = versus(numbered(tmp_path, 60), passing(60, failing=3), passing(60, failing=3))
+    found = versus(numbered(tmp_path, 80), passing(80, failing=3), passing(80, failing=3))
     assert found.verdict == "pass"
     assert found.gate.effect is not None
     assert found.gate.effect.estimate == 0.0
-    assert found.gate.effect.method == "bonett-price"
-    assert (found.gate.both, found.gate.neither, found.coverage) == (57, 3, 1.0)
+    assert found.gate.effect.method == "paired-bounded"
+    assert (found.gate.both, found.gate.neither, found.coverage) == (77, 3, 1.0)
 
 
 def test_a_small_set_cannot_pass_and_says_what_it_takes(tmp_path: Path) -> None:
@@ -127,10 +127,10 @@ def test_too_little_coverage_is_inconclusive_however_good_the_rest(tmp_path: Pat
 
 
 def test_missing_answers_that_could_flip_the_decision_make_it_inconclusive(tmp_path: Path) -> None:
-    golden = numbered(tmp_path, 60, "coverage_floor: 0.9\n")
-    whole = versus(golden, passing(60), passing(60))
+    golden = numbered(tmp_path, 80, "coverage_floor: 0.9\n")
+    whole = versus(golden, passing(80), passing(80))
     assert whole.verdict == "pass"
-    one_missing = versus(golden, passing(60), {**passing(60), "q1": None})
+    one_missing = versus(golden, passing(80), {**passing(80), "q1": None})
     assert (one_missing.verdict, [r.code for r in one_missing.reasons]) == (
         "inconclusive",
         ["missing_decides"],
@@ -180,7 +180,7 @@ def test_repeats_are_averaged_first_and_clusters_widen_the_interval(tmp_path: Pa
     wide, narrow = versus(clustered, control, candidate), versus(alone, control, candidate)
     for found in (wide, narrow):
         assert found.gate.effect is not None
-        assert found.gate.effect.method == "paired-t-jackknife-adjusted"
+        assert found.gate.effect.method == "paired-bounded"
         assert found.gate.effect.estimate == pytest.approx(-sum(bad.values()) * 5 / 60 * 2 / 3)
     assert wide.gate.effect is not None
     assert narrow.gate.effect is not None
@@ -188,12 +188,15 @@ def test_repeats_are_averaged_first_and_clusters_widen_the_interval(tmp_path: Pa
     assert width[1] > 1.5 * width[0]
 
 
-def test_identical_answers_to_clustered_items_pass_and_do_not_claim_certainty(tmp_path: Path) -> None:
-    golden = make_set(tmp_path, [row(f"q{k}", cluster_id=f"c{k // 3}") for k in range(60)])
-    found = versus(golden, passing(60, failing=2), passing(60, failing=2))
-    assert found.gate.effect is not None
-    assert found.gate.effect.lower < -0.03
-    assert found.verdict == "pass"
+def test_of_clusters_without_a_difference_each_may_be_lost_whole(tmp_path: Path) -> None:
+    for clusters, verdict in ((71, "inconclusive"), (72, "pass")):
+        rows = [row(f"q{k}", cluster_id=f"c{k // 3}") for k in range(3 * clusters)]
+        golden = make_set(tmp_path / verdict, rows)
+        found = versus(golden, passing(3 * clusters, failing=2), passing(3 * clusters, failing=2))
+        assert found.gate.effect is not None
+        assert found.gate.effect.lower == pytest.approx(-0.05, abs=0.001)
+        assert found.verdict == verdict
+    assert found.more_items is None
 
 
 def test_a_control_that_does_not_answer_is_warned_of(tmp_path: Path) -> None:

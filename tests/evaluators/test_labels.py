@@ -34,7 +34,7 @@ from .labelled import KEY, YAML, by_people, cases, draws, judged_run, judged_set
 from .sets import one_item, said
 from .test_preferences import answers, golden_set, right
 
-N = 60
+N = 80
 GOOD = ["good a"] * N
 
 
@@ -155,14 +155,14 @@ def test_two_versions_that_say_the_same_pass_without_a_label(golden: GoldenSet) 
 def test_where_few_answers_differ_all_of_them_are_labelled_and_the_judge_is_not_needed(
     golden: GoldenSet,
 ) -> None:
-    control, candidate = two_runs(golden, [*GOOD[:50], *["good b"] * 10])
+    control, candidate = two_runs(golden, [*GOOD[:70], *["good b"] * 10])
     assert compare(golden, control, candidate).verdict == "inconclusive"
     found = by_people(golden, control, candidate, truly, 30)
     assert found.verdict == "pass", found.sentence
     judged = found.corrections[0]
     assert (judged.needed, judged.drawn, judged.labelled, judged.open) == (10, 10, 10, 10)
     assert judged.effect is not None
-    assert judged.effect.method == "bonett-price", "zeros and labels alone"
+    assert judged.effect.method == "paired-bounded", "zeros and labels alone"
 
 
 # what the labels make of a judge
@@ -194,7 +194,7 @@ def test_labels_of_answers_that_somebody_picked_do_not_count(golden: GoldenSet) 
     everything = labelled(golden, found, draws(control, candidate, N), truly)
     drawn = {case.item.id for case in sample_of(found, declared)}
     picked = [label for label in everything if label.item_id not in drawn]
-    assert len(picked) == N
+    assert len(picked) == 2 * (N - 30)
     judged = correction(found, People.of(declared, picked), alpha=0.05)
     assert (judged.labelled, judged.effect) == (0, None)
     chosen = [replace(draw, seed="0" * 16) for draw in declared]
@@ -283,7 +283,7 @@ def test_looking_again_with_more_labels_costs_level(golden: GoldenSet) -> None:
 
 def test_two_labellers_are_averaged_and_held_against_each_other(golden: GoldenSet) -> None:
     control, candidate = two_runs(golden, ["good b"] * N)
-    declared, found = draws(control, candidate, 60), cases(golden, control, candidate)
+    declared, found = draws(control, candidate, N), cases(golden, control, candidate)
     ann = labelled(golden, found, declared, truly)
     bob = labelled(golden, found, declared, lambda text: "fail" if text.endswith("b") else "pass", name="bob")
     judged = correction(found, People.of(declared, [*ann, *bob]), alpha=0.05)
@@ -296,7 +296,7 @@ def test_two_labellers_are_averaged_and_held_against_each_other(golden: GoldenSe
 
 def test_the_last_word_of_a_labeller_counts(golden: GoldenSet) -> None:
     control, candidate = two_runs(golden, ["good b"] * N)
-    declared, found = draws(control, candidate, 60), cases(golden, control, candidate)
+    declared, found = draws(control, candidate, N), cases(golden, control, candidate)
     first = labelled(golden, found, declared, lambda text: "fail")
     people = People.of(declared, [*first, *labelled(golden, found, declared, truly)])
     assert all(set(said) == {"ann"} for said in people.said.values())

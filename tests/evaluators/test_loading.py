@@ -197,12 +197,12 @@ def test_the_page_about_golden_sets_names_every_check_option_and_field() -> None
             assert f"| `{field}` | `{info.default}` |" in page
 
 
-def test_a_set_without_a_difference_passes_from_54_items_on_as_the_page_says() -> None:
+def test_a_set_without_a_difference_passes_from_72_items_on_as_the_page_says() -> None:
     def effect(n: int) -> Effect | None:
         values = [PairedValue(control=1, candidate=1, cluster=str(k)) for k in range(n)]
         return paired_effect(values, alpha=0.05)
 
-    assert [decide(effect(n), 0.05) for n in (53, 54)] == ["inconclusive", "pass"]
+    assert [decide(effect(n), 0.05) for n in (71, 72)] == ["inconclusive", "pass"]
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ async def test_a_judge_that_prefers_the_candidate_is_counted_in_wins_and_losses(
 
 async def test_two_versions_that_say_the_same_tie_and_nobody_is_asked(tmp_path: Path) -> None:
     judge = Gullible()
-    found, shares = await versus(golden_set(tmp_path, 60), right, right, judge)
+    found, shares = await versus(golden_set(tmp_path, 80), right, right, judge)
     assert (judge.asked, found.verdict) == (0, "pass")
     assert shares.effect is not None
     assert shares.effect.estimate == 0.0

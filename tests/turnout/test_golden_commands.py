@@ -42,7 +42,9 @@ def invoke(
 
 @pytest.fixture
 def items(tmp_path: Path) -> str:
-    return str(write_set(tmp_path / "set", [row(f"q{n}") for n in range(ITEMS)], "name: mine\n"))
+    return str(
+        write_set(tmp_path / "set", [row(f"q{n}") for n in range(ITEMS)], "name: mine\nmargin: 0.06\n")
+    )
 
 
 def test_a_candidate_as_good_as_production_passes(items: str) -> None:
@@ -72,7 +74,9 @@ def test_ci_gets_the_verdict_and_what_newly_fails(tmp_path: Path) -> None:
         number = int(question[1:])
         return Reply(text="wrong" if number < 5 or (version == 2 and number % 3 == 0) else "right")
 
-    items = str(write_set(tmp_path / "set", [row(f"q{n}") for n in range(ITEMS)], "name: mine\n"))
+    items = str(
+        write_set(tmp_path / "set", [row(f"q{n}") for n in range(ITEMS)], "name: mine\nmargin: 0.06\n")
+    )
     file = tmp_path / "reports" / "junit.xml"
     with serving(answers) as fake:
         result = invoke(fake, "compare", items, "-m", "chat", "-c", "2", "--junit", str(file))

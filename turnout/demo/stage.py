@@ -27,7 +27,7 @@ _MARK: Final = ".turnout-demo"
 VERSIONS: Final = {
     1: Profile(name=MODEL, quality=0.80, error_rate=0.01, ttft_ms=12, tokens_per_s=600, jitter=0.3),
     2: Profile(name=MODEL, quality=0.50, ttft_ms=10, tokens_per_s=700, jitter=0.3),
-    3: Profile(name=MODEL, quality=0.80, ttft_ms=12, tokens_per_s=600, jitter=0.3),
+    3: Profile(name=MODEL, quality=0.92, ttft_ms=12, tokens_per_s=600, jitter=0.3),
     4: Profile(name=MODEL, quality=0.96, ttft_ms=9, tokens_per_s=800, jitter=0.3),
 }
 
