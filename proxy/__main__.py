@@ -54,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         host=arguments.host,
         port=arguments.port,
         workers=arguments.workers,
+        leaving_s=limits.leaving_seconds,
         busy_polling=arguments.busy_polling,
         listener_fd=arguments.listener_fd,
     )

@@ -17,6 +17,8 @@ log = logging.getLogger("turnout.proxy")
 VARIABLE: Final = "TURNOUT_LIMITS"
 #: More is no limit of anything, and overflows what counts with it.
 _LARGEST: Final = 10**15
+#: What a worker may need after its drain time: for its last rows, and the process that asks providers.
+_LAST_SECONDS: Final = 7.0
 #: Descriptors that are not connections: the spool, the log, the snapshot, clients that are being refused.
 _OTHER_FILES: Final = 128
 
@@ -78,6 +80,11 @@ class Limits:
     #: all shadow copies of a worker together
     shadow_in_flight: int = 256
     shadow_bytes: int = 64 << 20
+
+    @property
+    def leaving_seconds(self) -> float:
+        """How long a worker may take to end once it is told to: whoever kills it sooner cuts off answers."""
+        return self.last_call_seconds + self.drain_seconds + _LAST_SECONDS
 
 
 def read_limits(text: str) -> Limits:

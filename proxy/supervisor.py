@@ -20,12 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import exposition
+from .limits import Limits
 from .roster import Roster, RosterFile
 
 log = logging.getLogger("turnout.proxy")
-
-#: A worker's own drain time, and a little for its last rows.
-_DRAIN_SECONDS = 35.0
 
 #: Left to itself, glibc keeps what large bodies have taken for whatever comes: a crowd that was there once
 #: stays in a worker's memory. Pieces of 256 KiB are given back at once, smaller ones above 8 MiB; a threshold
@@ -46,6 +44,8 @@ class ProxyOptions:
     host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 1
+    #: how long a worker may take to end, in seconds
+    leaving_s: float = Limits().leaving_seconds
     #: workers never sleep; each needs a core of its own
     busy_polling: bool = False
     #: a listening socket that was inherited; None: it opens one
@@ -285,7 +285,7 @@ class Supervisor:
         workers = [*self._workers.values(), *others]
         for worker in workers:
             worker.process.terminate()
-        deadline = time.monotonic() + _DRAIN_SECONDS
+        deadline = time.monotonic() + self._options.leaving_s
         for worker in workers:
             try:
                 worker.process.wait(timeout=max(0.0, deadline - time.monotonic()))

@@ -22,6 +22,7 @@ from typing import IO
 import httpx
 
 import dashboard.start
+from proxy.limits import read_limits
 from proxy.supervisor import listen
 
 from .settings import Settings
@@ -32,8 +33,9 @@ EVALUATORS_FILE = "evaluators.yaml"
 START_SECONDS = 90.0
 #: One that ends so soon after its start does nothing yet: connections are not kept waiting for the next.
 BIRTH_SECONDS = 5.0
-#: Time to drain after SIGTERM; the proxy lets requests in flight end within 30 s.
+#: Time to end after SIGTERM. The proxy has longer where its workers have, and a little beyond that.
 STOP_SECONDS = 40.0
+_BEYOND_WORKERS = 2.0
 
 
 class ProcessFailed(RuntimeError):
@@ -54,11 +56,14 @@ class Program:
     #: connects while it is being started again waits for it
     host: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    #: seconds that it may take to end
+    stop_s: float = STOP_SECONDS
 
 
 def programs(settings: Settings) -> tuple[Program, ...]:
     """The processes of `turnout up`, in the order of starting: each can live without the later ones."""
     data = str(settings.data)
+    leaving_s = read_limits(settings.limits or "").leaving_seconds
     control_url = settings.control_address
     controller = [sys.executable, "-m", "experiments", "--data", data]
     controller += ["--tracking-uri", settings.registry_uri, "--port", str(settings.control_port)]
@@ -85,6 +90,7 @@ def programs(settings: Settings) -> tuple[Program, ...]:
             option="--proxy-port",
             host=settings.host,
             healthy=f"{settings.proxy_address}/readyz",
+            stop_s=max(STOP_SECONDS, leaving_s + _BEYOND_WORKERS),
         ),
         Program(
             name="dashboard",
@@ -256,7 +262,7 @@ class Processes:
         """Put another program in the place of the one of the same name, and wait until it answers."""
         process = self._running[program.name]
         process.terminate()
-        process.wait(STOP_SECONDS)
+        process.wait(program.stop_s)
         self.start(program)
         self.wait(program.name)
 
@@ -275,7 +281,7 @@ class Processes:
                     said(name)
                 process.terminate()
                 try:
-                    process.wait(STOP_SECONDS)
+                    process.wait(self._programs[name].stop_s)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()

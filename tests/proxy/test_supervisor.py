@@ -18,9 +18,12 @@ import pytest
 from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.spool import read_segment, sealed_segments
 from experiments.snapshot import LITELLM, Snapshot
+from proxy.__main__ import main
+from proxy.limits import VARIABLE
 from proxy.roster import RosterFile
 from proxy.supervisor import PortTaken, ProxyOptions, Supervisor, listen
-from turnout.processes import free_port
+from turnout.processes import free_port, programs
+from turnout.settings import Settings
 
 from .harness import Engine, ask, json_answer, listening, snapshot
 
@@ -294,3 +297,16 @@ def test_workers_that_leave_no_core_to_others_are_told(
     options = ProxyOptions(data=Path(), control_url="", workers=workers, busy_polling=busy)
     Supervisor(options)._mind_cores()
     assert ("fewer workers" in caplog.text) is told
+
+
+@pytest.mark.parametrize(("set_", "least"), [("", 31), ("drain_seconds=120,last_call_seconds=5", 125)])
+def test_workers_are_given_the_time_to_drain_that_was_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_: str, least: float
+) -> None:
+    told: list[ProxyOptions] = []
+    monkeypatch.setattr("proxy.__main__.run", told.append)
+    monkeypatch.setenv(VARIABLE, set_)
+    main(["--data", str(tmp_path)])
+    assert least + 5 < told[0].leaving_s < least + 10
+    proxy = next(one for one in programs(Settings(limits=set_)) if one.name == "proxy")
+    assert proxy.stop_s > told[0].leaving_s
