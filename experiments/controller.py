@@ -23,6 +23,7 @@ from .adoption import Adoption
 from .config import Config, Declared
 from .control import Control
 from .enactment import Enactment
+from .erasure import Erasure
 from .errors import NotFound
 from .golden_log import GoldenLog
 from .journal import Journal
@@ -30,6 +31,7 @@ from .junction import Junction
 from .ledger import decisions, traffic, trials
 from .ledger.accounts import Accounts
 from .ledger.collector import Collected, Collector
+from .ledger.forgetting import Forgotten
 from .ledger.recording import RecordingPolicy
 from .ledger.retention import prune
 from .ledger.standings import Standings
@@ -132,7 +134,12 @@ class Controller:
             self.protection = Protection(self.control, revision=lambda: self.revision, tally=tally)
             self.notices = Notices(self.store, self.config.webhooks, now_ns=now_ns)
             self.tracing = _tracing(self.store, now_ns)
-            self.collector = Collector(self.store, options.data / "spool", self.config)
+            self._collecting = threading.Lock()
+            self.forgotten = Forgotten(options.data / "forgotten.json")
+            self.collector = Collector(self.store, options.data / "spool", self.config, self.forgotten)
+            self.erasure = Erasure(
+                self.junction, self.store, self.forgotten, collecting=self._collecting, data=options.data
+            )
         except BaseException:
             self.store.close()
             raise
@@ -143,7 +150,6 @@ class Controller:
         self._taken_in = threading.Event()
         self._accounts: dict[str, Accounts] = {}
         self._accounts_lock = threading.Lock()
-        self._collecting = threading.Lock()
         self.revision = 0
         self._threads: list[threading.Thread] = []
         self._registry_error: str | None = "not asked yet"
@@ -318,7 +324,9 @@ class Controller:
         self._saved_version = version
 
     def tidy(self) -> None:
-        """Delete the bodies that are no longer to be kept."""
+        """Delete the bodies that are no longer to be kept, and who was forgotten long enough ago."""
+        with self._collecting:
+            self.forgotten.expire(self.junction.now_ns())
         prune(self.store, dict(self.config), now_ns=self.junction.now_ns())
 
     def accounting(self, experiment: Experiment) -> dict[str, Any]:
