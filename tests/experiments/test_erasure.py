@@ -17,6 +17,8 @@ from experiments.assignment import unit_id
 from experiments.control import Author
 from experiments.dossier import replay
 from experiments.ledger.recorded import progress
+from experiments.ledger.rewriting import copy_of
+from experiments.ledger.store import Connection
 from experiments.recorded import selection_of
 from experiments.reporting import write_dossier
 from tests.journey import eventually
@@ -187,3 +189,31 @@ def test_while_requests_flow_nobody_is_kept_waiting(tmp_path: Path, empty_databa
                 "SELECT count(*) AS n FROM exchanges WHERE unit = ?", [unit_id("ada@example.org")]
             )
             assert kept["n"] == 1
+
+
+def test_a_rollback_does_not_wait_for_the_file(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traffic is taken away at once, also while a large ledger is written anew; the record follows."""
+    before(plane)
+    plane.begin(AB)
+    writing, done = threading.Event(), threading.Event()
+
+    def slow(connection: Connection, path: Path) -> Path:
+        writing.set()
+        assert done.wait(30)
+        return copy_of(connection, path)
+
+    monkeypatch.setattr("experiments.ledger.store.copy_of", slow)
+    officer = threading.Thread(target=plane.controller.erasure.forget, args=(["user-3"], OFFICER))
+    officer.start()
+    try:
+        assert writing.wait(10)
+        began = time.monotonic()
+        plane.rollback()
+        assert time.monotonic() - began < 5
+        assert not plane.candidate_has_traffic
+    finally:
+        done.set()
+        officer.join(30)
+    plane.settle()
+    assert plane.state() == "rolled_back"
+    assert [action for _, action, _ in plane.rows()][-2:] == ["forget", "rollback"]
