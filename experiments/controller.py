@@ -25,6 +25,7 @@ from .adoption import Adoption
 from .config import Config, Declared
 from .control import Control
 from .enactment import Enactment
+from .erasure import Erasure
 from .errors import NotFound
 from .golden_log import GoldenLog
 from .journal import Journal
@@ -32,6 +33,7 @@ from .junction import Junction
 from .ledger import decisions, traffic, trials
 from .ledger.accounts import Accounts
 from .ledger.collector import Collected, Collector
+from .ledger.forgetting import Forgotten
 from .ledger.recording import RecordingPolicy
 from .ledger.retention import Retention
 from .ledger.standings import Standings
@@ -135,7 +137,12 @@ class Controller:
             self.notices = Notices(self.store, self.config.webhooks, now_ns=now_ns)
             self.tracing = _tracing(self.store, now_ns)
             self.retention = Retention(self.store)
-            self.collector = Collector(self.store, options.data / "spool", self.config)
+            self._collecting = threading.Lock()
+            self.forgotten = Forgotten(options.data / "forgotten.json")
+            self.collector = Collector(self.store, options.data / "spool", self.config, self.forgotten)
+            self.erasure = Erasure(
+                self.junction, self.store, self.forgotten, collecting=self._collecting, data=options.data
+            )
         except BaseException:
             self.store.close()
             raise
@@ -146,7 +153,6 @@ class Controller:
         self._taken_in = threading.Event()
         self._accounts: dict[str, Accounts] = {}
         self._accounts_lock = threading.Lock()
-        self._collecting = threading.Lock()
         self.revision = 0
         self._threads: list[threading.Thread] = []
         self._registry_error: str | None = "not asked yet"
@@ -325,7 +331,9 @@ class Controller:
         self._saved_version = version
 
     def tidy(self) -> None:
-        """Delete the bodies that are no longer to be kept."""
+        """Delete the bodies that are no longer to be kept, and who was forgotten long enough ago."""
+        with self._collecting:
+            self.forgotten.expire(self.junction.now_ns())
         self.retention.prune(dict(self.config), now_ns=self.junction.now_ns())
 
     def accounting(self, experiment: Experiment) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 Action = Literal[
     "draft", "preflight", "start", "ramp", "stage", "pause", "resume", "invalidate", "revalidate", "warn",
     "conclude", "stop", "promote", "rollback", "breaker", "rehearse", "amend", "configure", "apply",
+    "forget",
 ]  # fmt: skip
 DecisionState = Literal["intent", "done", "failed"]
 

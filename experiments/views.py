@@ -171,7 +171,22 @@ def _waiting_for(controller: Controller, experiment: Experiment, accounting: Jso
     left = accounting.get("replay", {}).get("remaining", 0)
     if experiment.has_traffic and experiment.stage.recorded is not None and left:
         return f"`turnout replay {experiment.name}`, which asks the {left:,} recorded requests that remain"
+    nobodys, eligible = accounting["outside"]["no_unit"], accounting["eligible"]
+    if waits and experiment.has_traffic and 2 * nobodys > eligible:
+        unit = experiment.spec.unit
+        return (
+            f"{waits.rstrip('.')}; {nobodys:,} of {eligible:,} requests are in no arm, for they name no "
+            f"{unit.removeprefix('header:')}: send {_NAMED_BY.get(unit, 'that header')}"
+        )
     return waits
+
+
+#: By what a request names its unit (`proxy.units`).
+_NAMED_BY: Final = {
+    "user": "the field `user`, or the header `x-turnout-user`",
+    "session": "the header `x-turnout-session`, or `metadata.session_id`",
+    "tenant": "an API key",
+}
 
 
 def _stages(experiment: Experiment) -> list[Json]:

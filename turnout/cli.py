@@ -168,6 +168,24 @@ def key(
     new_key(_settings(), tenant)
 
 
+@app.command()
+def forget(
+    units: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="UNIT...", help="As applications name them: a `user`, a session; -: from stdin."
+        ),
+    ],
+    reason: Reason = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Delete what users wrote and got, when they ask for it; a verdict's numbers stay, nobody's any more."""
+    from .operations import forget_units
+
+    forget_units(_settings(), units, reason, dry_run=dry_run, as_json=as_json)
+
+
 # -- models ------------------------------------------------------------------------------------------------
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import getpass
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
+import typer
 from rich.text import Text
 
 from experiments import client
@@ -116,6 +118,44 @@ def new_key(settings: Settings, tenant: str) -> None:
     say(f"To put it in force, add to {settings.data / 'turnout.yaml'} (it is read again at once):")
     say(f"keys:\n  - {{tenant: {tenant}, sha256: {sha256(made.encode()).hexdigest()}}}")
     say("From the first key on, the proxy answers nobody without one.")
+
+
+#: A ledger of a hundred gigabytes is written anew in less.
+_FORGET_S: Final = 3600.0
+
+
+def forget_units(
+    settings: Settings, units: Sequence[str], reason: str | None, *, dry_run: bool, as_json: bool
+) -> None:
+    """Ends with 1 where the ledger's file still holds what was deleted."""
+    named = [line for unit in units for line in (sys.stdin.read().splitlines() if unit == "-" else [unit])]
+    if not any(named):
+        fail("no unit to forget: give the names that applications send as `user`, session, ...", 2)
+    body = {"units": [unit for unit in named if unit], "reason": reason, "dry_run": dry_run, "actor": actor()}
+    with control_api(settings, timeout_s=_FORGET_S) as api:
+        done = api.post("/api/forget", body)
+    found = done["found"]
+    if as_json:
+        emit(done)
+    elif dry_run:
+        if any(found.values()):
+            say(
+                f"Would go: {found['bodies']} bodies, {found['explanations']} judges' explanations, "
+                f"{found['golden_answers']} golden answers. The numbers of {found['exchanges']} exchanges "
+                f"and {found['feedback']} feedback rows would stay, nobody's any more."
+            )
+        else:
+            say("Nothing is known of them.")
+        say("Dry run: nothing was changed.")
+    else:
+        _tell(done, as_json=False)
+        if not done["pending"]:
+            say("The ledger's file was written anew: nothing that was deleted is in it.")
+        say("Not reached, look there yourself:")
+        for place in done["elsewhere"]:
+            say(f"  {place}")
+    if done["pending"]:
+        raise typer.Exit(1)
 
 
 # -- models ------------------------------------------------------------------------------------------------

@@ -278,3 +278,12 @@ class ExchangeScores(BaseModel):
     """At most 500 scores."""
 
     scores: list[ExchangeScore] = Field(max_length=500)
+
+
+class Forget(Why):
+    """Whom to forget, by the names that applications give (`user`, a session, ...)."""
+
+    units: Annotated[
+        list[Annotated[str, StringConstraints(min_length=1)]], Field(min_length=1, max_length=1000)
+    ]
+    dry_run: bool = False

@@ -7,10 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 
 from .. import views
+from ..control import Author
 from ..errors import ExperimentsError, NotFound
 from ..ledger import decisions, traffic
 from ..ledger.exchange import Origin, Outcome
-from .gate import Known
+from .bodies import Forget
+from .gate import Known, require_token
 from .refusals import documented
 
 router = APIRouter(prefix="/api", tags=["records"])
@@ -90,3 +92,15 @@ def show_exchange(exchange_id: str, controller: Known) -> dict[str, Any]:
         message = f"no exchange {exchange_id!r}: it may still be on its way from the proxy"
         raise NotFound(message, code="unknown_exchange", param="exchange_id")
     return views.exchange(found)
+
+
+@router.post(
+    "/forget",
+    summary="Forget units: everything in words goes, numbers stay under a name drawn by lot",
+    description="With `dry_run` it is said what there is. Waits until the ledger's file is written anew.",
+    dependencies=[Depends(require_token)],
+    responses=documented(400, 401, 503),
+)
+def forget(body: Forget, controller: Known) -> dict[str, Any]:
+    author = Author(actor=body.actor, reason=body.reason)
+    return controller.erasure.forget(body.units, author, dry_run=body.dry_run).document()

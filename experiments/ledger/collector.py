@@ -21,6 +21,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from .exchange import ExchangeRecord, Record, encode
+from .forgetting import Forgotten
 from .recorded import without_repeats
 from .recording import Patience, RecordingPolicy
 from .rows import MISFITS, Rows, rows_of
@@ -94,15 +95,21 @@ class Collector:
     """Empties a spool into a store. One per store; call `collect_once` again and again from one thread.
 
     `policies` maps a model's name to what may be kept of it; it is looked up anew for each record, so
-    the mapping may change. Models that it does not name are recorded in full.
+    the mapping may change. Models that it does not name are recorded in full. Of whom is `forgotten` no more
+    than numbers are kept of what was before.
     """
 
     def __init__(
-        self, store: Store, spool_root: Path, policies: Mapping[str, RecordingPolicy] | None = None
+        self,
+        store: Store,
+        spool_root: Path,
+        policies: Mapping[str, RecordingPolicy] | None = None,
+        forgotten: Forgotten | None = None,
     ) -> None:
         self._store = store
         self._root = spool_root
         self._policies: Mapping[str, RecordingPolicy] = {} if policies is None else policies
+        self._forgotten = forgotten
         self._patience = Patience()
 
     @property
@@ -146,7 +153,7 @@ class Collector:
         contents = contents_of(content)
         if contents.torn_bytes:
             logger.warning("%d bytes of the segment %s are no record", contents.torn_bytes, path)
-        tables, refused = self._understand(contents.records, name)
+        tables, refused = self._understand(self._as_forgotten(contents.records), name)
         self._set_aside(name, refused)
         return _Segment(
             path=path,
@@ -157,6 +164,10 @@ class Collector:
             quarantined=len(refused),
             tables=tables,
         )
+
+    def _as_forgotten(self, records: tuple[Record, ...]) -> tuple[Record, ...]:
+        """The records as they may be kept of those who were forgotten."""
+        return records if self._forgotten is None else tuple(map(self._forgotten.applied, records))
 
     def _understand(
         self, records: tuple[Record, ...], segment: str
@@ -209,7 +220,7 @@ class Collector:
 
     def _refused(self, segment: _Segment) -> _Segment:
         """The segment without its rows: they are in the quarantine."""
-        self._set_aside(segment.name, read_segment(segment.path).records)
+        self._set_aside(segment.name, self._as_forgotten(read_segment(segment.path).records))
         return replace(segment, records=0, quarantined=segment.quarantined + segment.records, tables={})
 
     def _set_aside(self, segment: str, records: Sequence[Record]) -> None:

@@ -42,26 +42,31 @@ class Rollups:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._epoch = store.epoch
         self._kept: dict[str, tuple[AnalysisSpec, Rollup, DuckDBPyConnection]] = {}
 
     @contextmanager
     def of(self, spec: AnalysisSpec) -> Iterator[tuple[Rollup, DuckDBPyConnection]]:
         """The experiment's rollup and its cursor. What fails in the block leaves nothing behind."""
-        known = self._kept.pop(spec.experiment, None)
-        if known is not None and known[0] != spec:
-            self._store.give_back(known[2])
-            known = None
-        if known is None:
-            cursor = self._store.cursor()
-            # Sums do not care in which order the rows come, and keeping it costs half of the time.
-            cursor.execute("SET SESSION preserve_insertion_order = false")
-            known = (spec, Rollup(cursor, spec, distinct(spec), turn_metrics(spec)), cursor)
-        try:
-            yield known[1], known[2]
-        except BaseException:
-            self._store.give_back(known[2])
-            raise
-        self._kept[spec.experiment] = known
+        with self._store.reading():  # the file stays the same one for as long
+            if self._store.epoch != self._epoch:
+                self.keep(())
+                self._epoch = self._store.epoch
+            known = self._kept.pop(spec.experiment, None)
+            if known is not None and known[0] != spec:
+                self._store.give_back(known[2])
+                known = None
+            if known is None:
+                cursor = self._store.cursor()
+                # Sums do not care in which order the rows come, and keeping it costs half of the time.
+                cursor.execute("SET SESSION preserve_insertion_order = false")
+                known = (spec, Rollup(cursor, spec, distinct(spec), turn_metrics(spec)), cursor)
+            try:
+                yield known[1], known[2]
+            except BaseException:
+                self._store.give_back(known[2])
+                raise
+            self._kept[spec.experiment] = known
 
     def keep(self, experiments: Collection[str]) -> None:
         """Forget every other."""

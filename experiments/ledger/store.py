@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from typing import Any, Final, TypeVar
 import duckdb
 from duckdb import DuckDBPyConnection
 
+from .rewriting import copy_of, discard
 from .schema import LedgerClosed, LedgerError, LedgerHeld, migrate
 
 T = TypeVar("T")
@@ -32,6 +34,8 @@ DatabaseError = duckdb.Error
 _Job = Callable[[], None]
 
 _NANOSECONDS: Final = 1_000_000_000
+#: So long a rewriting waits for those who read; a look at ten million rows takes a quarter of it.
+_READERS_S: Final = 60.0
 
 #: How large the log grows before DuckDB moves it into the file, and while there is no room for that.
 _LOG_BYTES: Final = 16 << 20
@@ -72,29 +76,38 @@ class Store:
         self.path = path
         self._log = path.with_name(path.name + ".wal")
         # What a commit or a checkpoint needed for a moment goes back to the system without being asked for.
-        config: dict[str, Any] = {"memory_limit": memory_limit, "allocator_background_threads": True}
+        self._config: dict[str, Any] = {"memory_limit": memory_limit, "allocator_background_threads": True}
         if threads is not None:
-            config["threads"] = threads
-        config["wal_autocheckpoint"] = f"{_NO_END}B"
-        self._log_bytes = _NO_END
+            self._config["threads"] = threads
+        self._config["wal_autocheckpoint"] = f"{_NO_END}B"
         #: whether DuckDB has given the database up: it has to be opened anew, by another process
         self.lost = False
-        self._writer_connection = _open(path, config)
-        # `now()` and any aware datetime become UTC, whatever the machine's zone is.
-        self._writer_connection.execute("SET TimeZone = 'UTC'")
+        self._open()
+        discard(path)  # of a process that was killed meanwhile
         try:
             migrate(self._writer_connection)
         except BaseException:
             self._writer_connection.close()
             raise
         self._reader_connection = self._writer_connection.cursor()
-        self._cursor_lock = threading.Lock()
+        self._cursor_lock = threading.Condition()
+        #: How many read now, in each thread.
+        self._readers: Counter[int] = Counter()
+        self._rewriting = False
+        #: Grows when what was read before may not stand any more: rows were changed, cursors closed.
+        self.epoch = 0
         self._kept: set[DuckDBPyConnection] = set()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._closing = threading.Lock()
         self._closed = False
         self._writer = threading.Thread(target=self._work, name="ledger-writer", daemon=True)
         self._writer.start()
+
+    def _open(self) -> None:
+        self._writer_connection = _open(self.path, self._config)
+        self._log_bytes = _NO_END
+        # `now()` and any aware datetime become UTC, whatever the machine's zone is.
+        self._writer_connection.execute("SET TimeZone = 'UTC'")
 
     def __enter__(self) -> Store:
         return self
@@ -108,6 +121,51 @@ class Store:
         What it raises is raised here, and then nothing of it was written. It must not begin, commit,
         or call `write` itself.
         """
+        return self._queued(lambda: _in_transaction(self._writer_connection, change))
+
+    def outdate(self) -> None:
+        """Rows that were taken for unchangeable have been changed: what was added up of them is to be read
+        again."""
+        with self._cursor_lock:
+            self.epoch += 1
+
+    def rewrite(self) -> None:
+        """Write all that the ledger holds into a new file in the place of the old, so that nothing that was
+        deleted is in it any more. Writes wait meanwhile, reads only for the moment of the change.
+
+        Raises LedgerError where that cannot be done now; the file is as it was then.
+        """
+        self._queued(self._rewrite)
+
+    def _rewrite(self) -> None:
+        copy = copy_of(self._writer_connection, self.path)
+        with self._cursor_lock:
+            self._rewriting = True
+            try:
+                if not self._cursor_lock.wait_for(lambda: not self._readers.total(), _READERS_S):
+                    raise LedgerError("the ledger is being read all the time: it cannot be written anew now")
+                self.lost = True  # should it not open again
+                # An open cursor would keep the file.
+                for cursor in (*self._kept, self._reader_connection, self._writer_connection):
+                    cursor.close()
+                self._kept.clear()
+                # Its log must be in the old file: the new one would take it for its own.
+                settled = not self._log.exists()
+                if settled:
+                    copy.replace(self.path)
+                self._open()
+                self._reader_connection = self._writer_connection.cursor()
+                self.lost = False
+                self.epoch += 1
+                if not settled:
+                    raise LedgerError("the ledger's log could not be closed: it cannot be written anew now")
+            finally:
+                discard(self.path)
+                self._rewriting = False
+                self._cursor_lock.notify_all()
+
+    def _queued(self, work: Callable[[], T]) -> T:
+        """What `work` gives, on the writer thread."""
         if threading.current_thread() is self._writer:
             raise LedgerError("a write inside a write would wait for itself: pass the connection on instead")
         future: Future[T] = Future()
@@ -115,7 +173,7 @@ class Store:
         def job() -> None:
             try:
                 self._mind_room()
-                result = _in_transaction(self._writer_connection, change)
+                result = work()
                 self._guard_log()
             except BaseException as error:
                 self.lost = self.lost or isinstance(error, duckdb.FatalException)
@@ -150,9 +208,13 @@ class Store:
     @contextmanager
     def reading(self) -> Iterator[DuckDBPyConnection]:
         """A cursor for several queries that belong together, with temporary tables of its own."""
+        me = threading.get_ident()
         with self._cursor_lock:
+            # Who reads already is waited for, and must not wait in turn.
+            self._cursor_lock.wait_for(lambda: not self._rewriting or self._readers[me])
             self._refuse_if_closed()
             cursor = self._reader_connection.cursor()
+            self._readers[me] += 1
         try:
             yield cursor
         except duckdb.FatalException:
@@ -160,6 +222,11 @@ class Store:
             raise
         finally:
             cursor.close()
+            with self._cursor_lock:
+                self._readers[me] -= 1
+                if not self._readers[me]:
+                    del self._readers[me]
+                self._cursor_lock.notify_all()
 
     def size(self) -> int:
         """Bytes on disk: the file and what is not yet moved into it."""

@@ -11,13 +11,16 @@ from typing import Any, cast
 
 import pytest
 
+from experiments import views
 from experiments.controller import Controller
 from experiments.evidence import AnalysisSpec, Evidence
 from experiments.ledger import decisions, trials
+from experiments.ledger.spool import SpoolWriter
 from experiments.ledger.tally import Tally
 from experiments.verdict import Reason, Verdict, VerdictKind
 from experiments.watch import AGAIN_NS, Watch
 
+from .ledger.samples import record
 from .plane import AB, ADA, CANARY, Plane, verdict
 
 Judge = Callable[..., Verdict]
@@ -290,6 +293,28 @@ def test_past_looks_are_the_scheduled_ones(plane: Plane) -> None:
         plane.now_ns += 10**9
         watch.look()
     assert given == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("unit", "words"), [("user", "the field `user`"), ("header:x-team", "name no x-team: send that header")]
+)
+def test_an_experiment_whose_requests_name_no_unit_says_what_they_lack(
+    plane: Plane, unit: str, words: str
+) -> None:
+    """It would wait for ever, at 0 units, and only the accounting would know why."""
+    experiment = plane.begin(f"{CANARY}unit: {unit}\n")
+    writer = SpoolWriter(plane.data / "spool", "w")
+    for number in range(10):
+        outside = {"outside": "no_unit"} if number < 6 else {"assigned_arm": "control", "unit": f"u{number}"}
+        made = record(number, started_ns=plane.now_ns, experiment="faster", phase=1, **outside)
+        assert writer.append(made)
+    writer.close()
+    plane.controller.collect()
+    plane.controller.watch.look()
+    told = views.experiment(plane.controller, experiment)["waiting_for"]
+    assert "6 of 10 requests are in no arm" in told
+    assert words in told
+    assert ".;" not in told
 
 
 def test_the_real_judge_finds_no_data_and_does_nothing(plane: Plane) -> None:

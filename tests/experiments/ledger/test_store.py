@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 
 import duckdb
 import pytest
@@ -220,6 +221,7 @@ def test_a_log_that_was_deleted_costs_nothing_once_something_else_is_written(tmp
     code = f"""
 import os, signal
 from pathlib import Path
+from types import SimpleNamespace
 from experiments.ledger.store import Store
 store = Store(Path({str(tmp_path / "ledger.duckdb")!r}))
 store.checkpoint()
@@ -282,3 +284,85 @@ def test_a_ledger_that_duckdb_has_given_up_says_so(small_disk: Path, monkeypatch
         assert store.lost
     with Store(small_disk / "ledger.duckdb", threads=2) as store:
         assert store.read("SELECT count(*) AS n FROM settings")[0]["n"] > 30
+
+
+def test_the_file_is_written_anew_while_others_read_and_write(store: Store) -> None:
+    """What was deleted is not in it; nobody's read or write fails, and none is lost."""
+    store.write(lambda c: c.execute("CREATE TABLE words (w VARCHAR)"))
+    store.write(lambda c: c.execute("INSERT INTO words SELECT 'Zq7marker' || i FROM range(500) r(i)"))
+    store.checkpoint()
+    store.write(lambda c: c.execute("DELETE FROM words"))
+    stopping = threading.Event()
+
+    def add(start: int) -> int:
+        n = start
+        while not stopping.is_set():
+            store.write(lambda c, n=n: c.execute("INSERT INTO t VALUES (?)", [n]))
+            n += 1
+        return n - start
+
+    def look() -> int:
+        seen = 0
+        while not stopping.is_set():
+            with store.reading():  # a read within a read must not wait for itself
+                now = count(store)
+            assert now >= seen
+            seen = now
+        return seen
+
+    with ThreadPoolExecutor(4) as threads:
+        writers = [threads.submit(add, start) for start in (0, 1_000_000)]
+        readers = [threads.submit(look) for _ in range(2)]
+        for _ in range(5):
+            store.rewrite()
+        stopping.set()
+        added = sum(one.result(timeout=30) for one in writers)
+        [one.result(timeout=30) for one in readers]
+    assert count(store) == added > 0
+    assert b"Zq7marker" not in store.path.read_bytes()
+    assert [path.name for path in store.path.parent.iterdir() if "rewritten" in path.name] == []
+
+
+def test_a_rewriting_gives_up_where_somebody_reads_all_the_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.ledger.store._READERS_S", 0.2)
+    store.write(lambda c: c.execute("INSERT INTO t VALUES (1)"))
+    with store.reading() as cursor:
+        with pytest.raises(LedgerError, match="being read"):
+            store.rewrite()
+        assert cursor.execute("SELECT count(*) FROM t").fetchone() == (1,)
+    store.rewrite()
+    store.write(lambda c: c.execute("INSERT INTO t VALUES (2)"))
+    assert count(store) == 2
+
+
+def test_rows_whose_numbers_would_change_stay_in_their_file(store: Store) -> None:
+    """A look's cut is a row number: the same number must mean the same row for ever."""
+    insert = "INSERT INTO feedback (request_id, name, value, \"at\", segment) VALUES (?, 'n', 1, now(), 's')"
+    for name in "abc":
+        store.write(lambda c, name=name: c.execute(insert, [name]))
+    store.rewrite()
+    assert [row["rowid"] for row in store.read("SELECT rowid FROM feedback")] == [0, 1, 2]
+    store.write(lambda c: c.execute("DELETE FROM feedback WHERE request_id = 'b'"))
+    with pytest.raises(LedgerError, match="other numbers"):
+        store.rewrite()
+    assert [row["request_id"] for row in store.read("SELECT request_id FROM feedback")] == ["a", "c"]
+
+
+def test_without_room_the_ledger_stays_as_it_is(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    store.write(lambda c: c.execute("INSERT INTO t VALUES (1)"))
+    store.checkpoint()
+    with pytest.raises(LedgerError, match="are free"):
+        store.rewrite()
+    assert count(store) == 1
+
+
+def test_what_a_killed_rewriting_left_is_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.duckdb"
+    Store(path).close()
+    left = tmp_path / "ledger.duckdb.rewritten"
+    left.write_bytes(b"half a copy")
+    Store(path).close()
+    assert not left.exists()
