@@ -6,6 +6,8 @@ UV     := .venv-uv/bin/uv
 READY  := $(VENV)/.ready
 # Where Python may not keep what it compiles, every process would compile thousands of modules anew.
 COMPILE  := $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
+# So would every process of a test or of the demo with the modules of this folder: here they are kept.
+KEEPING  := env -u PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help env check test demo peerbench-row test-engines lock clean
@@ -39,10 +41,10 @@ check: env
 	$(BIN)/lint-imports
 
 test: env
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(KEEPING) $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 demo: env
-	$(BIN)/turnout demo $(if $(KEEP),--keep)
+	$(KEEPING) $(BIN)/turnout demo $(if $(KEEP),--keep)
 
 # One line of JSON: how to start Turnout, everything on, under a load generator (bench/row.py).
 peerbench-row: env
@@ -50,7 +52,7 @@ peerbench-row: env
 
 test-engines: env
 	./tests/engines/install.sh
-	$(BIN)/python -m pytest -m engines tests/engines
+	$(KEEPING) $(BIN)/python -m pytest -m engines tests/engines
 
 lock: | $(UV)
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

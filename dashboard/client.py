@@ -76,7 +76,10 @@ class ControlApi:
         self.token = token
         try:
             # The control API is named by the operator: a proxy from the environment would only break it.
-            self._http = httpx.Client(base_url=self.base_url, transport=transport, trust_env=False)
+            secure = httpx.URL(self.base_url).scheme != "http"  # else no root certificates are read
+            self._http = httpx.Client(
+                base_url=self.base_url, transport=transport, trust_env=False, verify=secure
+            )
         except httpx.InvalidURL as error:
             raise Unreachable(f"{self.base_url!r} is no address: set TURNOUT_CONTROL_URL.") from error
 

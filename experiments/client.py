@@ -59,10 +59,15 @@ class ControlClient:
             raise ControlError(message, status=401, code="unauthorized")
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         try:
-            if httpx.URL(self._url).scheme not in ("http", "https"):
+            scheme = httpx.URL(self._url).scheme
+            if scheme not in ("http", "https"):
                 raise httpx.InvalidURL("no http:// in front")
             self._client = httpx.Client(
-                base_url=self._url, headers=headers, timeout=timeout_s, trust_env=False
+                base_url=self._url,
+                headers=headers,
+                timeout=timeout_s,
+                trust_env=False,
+                verify=scheme == "https",  # reading the root certificates takes longer than most answers
             )
         except httpx.InvalidURL as error:
             message = f"{self._url!r} is no address of a controller ({error}): expected http://HOST:PORT"

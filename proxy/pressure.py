@@ -72,11 +72,14 @@ class PressureGauge:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._watched: frozenset[str] = frozenset()
+        self._wanted = asyncio.Event()
         self.readings: dict[str, Reading] = {}
 
     def watch(self, urls: Iterable[str]) -> None:
         """From now on ask these replicas and no others."""
         self._watched = frozenset(urls)
+        if self._watched:
+            self._wanted.set()
         self.readings = {url: found for url, found in self.readings.items() if url in self._watched}
 
     def busy(self, urls: Iterable[str], *, waiting: int, kv_ppm: int) -> bool:
@@ -92,6 +95,7 @@ class PressureGauge:
 
     async def run(self) -> None:
         """Ask every second until cancelled. No proxy, no redirect: only the snapshot's own addresses."""
+        await self._wanted.wait()  # most watch nothing, and reading the root certificates holds up requests
         limits = httpx.Timeout(_PATIENCE_SECONDS)
         async with httpx.AsyncClient(timeout=limits, trust_env=False, follow_redirects=False) as client:
             while True:

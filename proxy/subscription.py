@@ -55,7 +55,9 @@ class Subscription:
         """Poll for ever; every failure is waited out, with jitter so that workers do not come as a herd."""
         pause = 0.1
         limits = httpx.Timeout(_WAIT_SECONDS + _GRACE_SECONDS, connect=2.0)
-        async with httpx.AsyncClient(timeout=limits, trust_env=False) as client:
+        # Reading the root certificates would hold up this worker's first requests.
+        secure = not self._url.lower().startswith("http:")
+        async with httpx.AsyncClient(timeout=limits, trust_env=False, verify=secure) as client:
             while True:
                 try:
                     await self._poll(client)

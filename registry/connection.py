@@ -8,6 +8,7 @@ of models.
 from __future__ import annotations
 
 import fcntl
+import gc
 import logging
 import os
 import threading
@@ -82,6 +83,19 @@ def shown_uri(uri: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri
 
 
+@contextmanager
+def _nothing_swept() -> Iterator[None]:
+    """Hundreds of thousands of objects come with MLflow, and stay: sweeps on the way, a sixth of the time,
+    would find nothing."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 def _mlflow_client() -> type[MlflowClient]:
     """Imports mlflow with its switches set."""
     os.environ.update(_FIXED)
@@ -133,7 +147,8 @@ class Connection:
             # What MLflow and its libraries warn of while they load is not our user's to mend.
             warnings.simplefilter("ignore")
             if self._client is None:
-                new_client = _mlflow_client()
+                with _nothing_swept():
+                    new_client = _mlflow_client()
                 # Opening makes the tables; two processes that do so at once break each other.
                 with self._one_at_a_time():
                     client = new_client(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx._transports.default as transports
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -20,12 +22,22 @@ from turnout.simulation import AnswerKey, Profile, SimulatedEngine, running_engi
 settings.register_profile("turnout", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("turnout")
 
+# A client reads every root certificate there is before its first question: 0.15 s of a core, thousands of
+# times, also for each look whether something answers yet.
+transports.create_ssl_context = functools.cache(transports.create_ssl_context)
+
 ROOT = Path(__file__).parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole journeys first: they take longest, and no core is to wait for the last of them."""
     items.sort(key=lambda item: item.path.parent != ROOT / "tests")
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays: nobody is to look through it again. Streamlit does after each page."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -207,7 +207,8 @@ class Processes:
         if program.healthy is None:
             return
         deadline = time.monotonic() + seconds
-        with httpx.Client(timeout=2.0, trust_env=False) as client:
+        secure = httpx.URL(program.healthy).scheme != "http"  # else no root certificates are read
+        with httpx.Client(timeout=2.0, trust_env=False, verify=secure) as client:
             while time.monotonic() < deadline:
                 if unless():
                     return

@@ -158,6 +158,7 @@ class _Calls:
             timeout=None,  # a call is timed as a whole
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
             trust_env=False,
+            verify=httpx.URL(base_url).scheme != "http",  # else the root certificates are not needed
         )
         self._attempts = Attempts(concurrency, retry)
         self._timeout_s = timeout_s

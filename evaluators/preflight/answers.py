@@ -93,11 +93,13 @@ class Asker:
         self._taken: defaultdict[int, Taken] = defaultdict(Taken)  # by version
         self._in_vain: dict[int, tuple[float, Said]] = {}  # seconds since a version's last answer; what came
         self._answers: set[int] = set()  # versions that have answered something
+        root = root_of(base_url)
         self._client = httpx.AsyncClient(
-            base_url=root_of(base_url),
+            base_url=root,
             headers=golden_headers(token, api_key=api_key),
             timeout=None,  # an answer is timed as a whole
             trust_env=False,
+            verify=httpx.URL(root).scheme != "http",  # else the root certificates are not needed
         )
 
     async def __aenter__(self) -> Asker:

@@ -85,6 +85,7 @@ class EngineClient:
             headers={"accept-encoding": "identity"},  # what is not packed cannot swell
             follow_redirects=False,  # the registry names where to ask, and nobody else does
             trust_env=False,
+            verify=httpx.URL(replica).scheme != "http",  # else the root certificates are not needed
             limits=httpx.Limits(max_connections=4),
         )
 
