@@ -137,11 +137,12 @@ def a_restart_finds_everything_concluded(stack: Stack, evaluators: Program, aske
 def test_new_versions_are_gated_and_answers_scored_by_themselves(
     tmp_path: Path, stocked_mlflow: Path, support_key: AnswerKey
 ) -> None:
-    good, bad = Profile(name=MODEL), Profile(name=MODEL, quality=0.5)
+    production = Profile(name=MODEL, quality=0.7)
+    good, bad = Profile(name=MODEL), Profile(name=MODEL, quality=0.3)
     stack = Stack(tmp_path / "data", workers=1)
     (stack.data / "evaluators.yaml").write_text(json.dumps(RULES), "utf-8")
     with (
-        running_engine(good, key=support_key) as one,
+        running_engine(production, key=support_key) as one,
         running_engine(good, key=support_key) as two,
         running_engine(bad, key=support_key) as three,
         running_engine(Profile(name="examiner")) as judge,

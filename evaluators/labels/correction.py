@@ -6,7 +6,8 @@ Chooses the method and calls `experiments.statistics`; no formula lives here.
 - a random sample of them: prediction-powered inference over clusters. Two pseudo-clusters, one of each
   direction and as large as a labelled one is on average, stand in for what a small sample has not shown:
   without them thirty labels cover a drop of 5 points in 86 of 100 cases, with them in 99
-  (bench/judge_labels.py).
+  (bench/judge_labels.py). It is no surer than the binomial bound on the labelled clusters
+  (`statistics.bounded`): a rare loss that neither judge nor people have met may be there all the same.
 
 The judge's own difference is never the effect. Without a whole sample there is none.
 """
@@ -23,6 +24,9 @@ from evaluators.labels.agreement import Agreement, among, with_judge
 from evaluators.labels.cases import Case, Cases
 from evaluators.labels.draw import Draw, level
 from evaluators.labels.label import People
+from experiments.statistics.bounded import BoundedClusters
+from experiments.statistics.estimate import Estimate, Interval
+from experiments.statistics.paired import cluster_sums
 from experiments.statistics.prediction_powered import ClusterSums, clustered_mean
 
 _DIRECTIONS: Final = (1.0, -1.0)
@@ -133,15 +137,37 @@ def _effect(
     found, plain = clustered_mean([*clusters, *guards], alpha=alpha), clustered_mean(clusters, alpha=alpha)
     if found.interval is None or plain.value is None:
         return None
+    unseen = _unseen(clusters, plain, alpha=alpha) or found.interval
     return Effect(
         estimate=plain.value,
-        lower=max(-1.0, found.interval.lower),
-        upper=min(1.0, found.interval.upper),
+        lower=max(-1.0, min(found.interval.lower, unseen.lower)),
+        upper=min(1.0, max(found.interval.upper, unseen.upper)),
         level=found.interval.level,
         method=f"{found.method}-adjusted",
         method_version=found.version,
         p_value=found.p,
     )
+
+
+def _unseen(clusters: Sequence[ClusterSums], plain: Estimate, *, alpha: float) -> Interval | None:
+    """The interval of `plain`, were its labelled clusters as skewed as people found them and as they may be
+    besides; None of fewer than two."""
+    labelled = cluster_sums([[(one.m, one.y / one.m)] for one in clusters if one.m > 0.0])
+    told = BoundedClusters.of(labelled, low=-1.0, high=1.0)
+    if told is None or plain.value is None:
+        return None
+    open_ = math.fsum(one.m + one.rest_m for one in clusters)
+    whole = open_ + math.fsum(one.known_m for one in clusters)
+    share, known = open_ / whole, math.fsum(one.known_y for one in clusters) / whole
+    bounded = BoundedClusters(
+        n=told.n,
+        value=min(known + share, max(known - share, plain.value)),
+        squares=(plain.se or 0.0) ** 2 * told.n * max(0.0, told.n - 1.0),
+        cubes=None if told.cubes is None else told.cubes * share**3,
+        low=known - share,
+        high=known + share,
+    )
+    return bounded.estimate(alpha=alpha).interval
 
 
 def _clusters(cases: Sequence[Case], known: dict[str, float]) -> list[ClusterSums]:

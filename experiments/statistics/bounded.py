@@ -54,13 +54,14 @@ class BoundedClusters:
         squares = sums.dd + value * value * sums.mm - 2.0 * value * sums.md
         if squares <= _ROUNDING * (abs(sums.dd) + value * value * sums.mm):
             squares = 0.0
-        reach = max(value - low, high - value)
-        if not low <= value <= high or squares > sums.mm * reach**2 * (1.0 + 1e-6) + 1e-9:
+        room = (value - low) * (high - value)
+        # No cluster is larger than the root of mm, and so of no more of the squares that the limits allow.
+        if not low <= value <= high or squares > math.sqrt(sums.mm) * sums.m * room * (1.0 + 1e-6) + 1e-9:
             return None
         whole = min(float(sums.clusters), sums.m**2 / sums.mm)
         n = parts * whole
         if squares:  # one large cluster among many: so few as that leaves two points for the variance
-            n = min(n, sums.m**2 * (value - low) * (high - value) / squares)
+            n = min(n, sums.m**2 * room / squares)
         known = whole > 1.0 and n > 1.0 and parts > 1.0
         freedom = whole / (whole - 1.0) * (n - 1.0) / n if known else 1.0
         third = sums.residual_cubes if squares else 0.0

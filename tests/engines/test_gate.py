@@ -23,7 +23,7 @@ from .conftest import serving
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(420)]
 
-ITEMS = 60  # without a single difference 54 are enough to pass at a margin of five points
+ITEMS = 80  # without a single difference 72 are enough to pass at a margin of five points
 SET = "name: words\nlength: score\n"
 #: The checks of how a version reads: what production's own files with other weights pass.
 READING = {"tokenizer", "template", "sampling_defaults", "context", "prompt_tokens"}
@@ -78,7 +78,7 @@ def words(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     usable = [row for row in rows if row["reference"].strip()]
     (folder / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in usable), "utf-8")
     (folder / "set.yaml").write_text(SET)
-    assert len(usable) >= 54
+    assert len(usable) >= 72
     return folder
 
 

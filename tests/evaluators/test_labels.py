@@ -303,6 +303,18 @@ def test_the_last_word_of_a_labeller_counts(golden: GoldenSet) -> None:
     assert {label.grade for said in people.said.values() for label in said.values()} == {"pass"}
 
 
+def test_thirty_labels_do_not_show_ten_points_for_want_of_a_loss(tmp_path: Path) -> None:
+    """One in ten lost in the whole shows none of them among thirty in four samples of a hundred."""
+    for labels, verdict in ((30, "inconclusive"), (40, "pass")):
+        golden = judged_set(tmp_path / verdict, N, YAML.replace("0.15", "0.1"))
+        control, candidate = two_runs(golden, ["good b"] * N)
+        found = by_people(golden, control, candidate, truly, labels)
+        effect = found.corrections[0].effect
+        assert effect is not None
+        assert effect.lower == pytest.approx(0.025 ** (1 / labels) - 1.0, abs=0.02)
+        assert found.verdict == verdict, found.sentence
+
+
 # pairs
 
 

@@ -118,9 +118,8 @@ def judging(question: str, version: int) -> Reply:
 
 def test_a_judge_of_pairs_is_asked_in_both_orders_and_once(tmp_path: Path) -> None:
     checks = [{"type": "contains", "values": ["right"]}, {"type": "pairwise"}]
-    folder = write_set(
-        tmp_path, [row(f"q{n}", checks=checks) for n in range(ITEMS)], "judge: {model: examiner}\n"
-    )
+    rows = [row(f"q{n}", checks=checks) for n in range(ITEMS)]
+    folder = write_set(tmp_path, rows, "judge: {model: examiner}\nmargin: 0.06\n")
     with serving(judging) as fake:
         compare = ["compare", str(folder), "-m", "chat", "-c", "candidate"]
         environment = {"TURNOUT_DATA": str(tmp_path / "data")}
