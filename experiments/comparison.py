@@ -199,6 +199,12 @@ def _means(
             spec, evidence, goal, [phase for phase, _, _ in phases], layers, overlaps
         )
     shared = _covariances(spec, overlaps, [phase for phase, _, _ in phases], layers)
+    # Few units show too little spread just when a skewed metric's mean goes astray, which would be taken for
+    # a gain or for safety; and for harm, looked at from the first ones on. Control has many.
+    spread = [
+        replace(layer, candidate=layer.candidate.no_less_spread_than(layer.control)) for layer in layers
+    ]
+    layers = [layer.wary for layer in layers]
     estimate = strata.mean_contrast(layers, alpha=spec.alpha, covariance=shared)
     if theta:
         estimate = replace(estimate, method=f"{estimate.method}-cuped")
@@ -214,11 +220,6 @@ def _means(
         return strata.mean_contrast(arms, control_factor=1.0 + side * away, covariance=shared)
 
     harm, gain = against(1.0, layers), against(-1.0, layers)
-    # Few units show too little spread just when a skewed metric's mean goes astray; looked at from the first
-    # ones on, that would be taken for harm. Control has many.
-    spread = [
-        replace(layer, candidate=layer.candidate.no_less_spread_than(layer.control)) for layer in layers
-    ]
     units = [(layer.candidate.n, layer.control.n) for layer in layers]
     limited = _limited(goal, layers, weights, candidate, control)
     noninferior = _held(harm, -sign, limited, 1.0 + sign * margin)
@@ -255,7 +256,9 @@ def _limited(
         parts = [((w / sum(weights)) ** 2, arm) for w, arm in zip(weights, arms, strict=True) if w > 0.0]
         n = 1.0 / sum(part * arm.mm / arm.m**2 for part, arm in parts)
         found.append(
-            BoundedArm(n=n, mean=level, variance=n * sum(part * arm.variance for part, arm in parts))
+            BoundedArm(
+                n=n, mean=level, variance=n * sum(part * arm.variance * arm.missed for part, arm in parts)
+            )
         )
     return found[0], found[1]
 

@@ -150,3 +150,11 @@ def shifted(estimate: Estimate, by: float) -> Estimate:
 def sign_of(goal: Goal) -> float:
     """1 where more is worse, -1 where less is."""
     return 1.0 if goal.metric.direction == "decrease" else -1.0
+
+
+def as_margin(goal: Goal, distance: float) -> float:
+    """What a distance, where it is of logarithms, is as a margin to the worse side, or as an improvement."""
+    if not goal.metric.on_log_scale:
+        return distance
+    up = (sign_of(goal) > 0.0) == (goal.role == "guardrail" or goal.equivalent)
+    return math.expm1(distance) if up else -math.expm1(-distance)

@@ -19,6 +19,7 @@ from .contrast import (
     BURN_IN_UNITS,
     DEFAULT_RELATIVE_MARGIN,
     DEFAULT_SHARE_MARGIN,
+    as_margin,
     sign_of,
 )
 from .evidence import AnalysisSpec, Goal, Mode
@@ -113,7 +114,7 @@ def plan(
     rate = history.units_a_day
     if rate is not None:
         rate *= entering * (last_share if spec.mode == "shadow" else 1.0)
-    days = None if not rate else spec.horizon / rate
+    days = spec.horizon / rate if rate else None
     goals = tuple(
         _goal(spec, goal, history, _Design(spec.mode == "shadow", first_share, last_share, rate))
         for goal in spec.goals
@@ -203,8 +204,7 @@ def _warnings(
 
 
 def _judged(history: History, goal: Goal) -> bool:
-    found = history.totals.get(goal.metric.name)
-    return found is not None and any(m > 0 for m in found.m)
+    return any(m > 0 for found in [history.totals.get(goal.metric.name)] if found for m in found.m)
 
 
 def _goal(spec: AnalysisSpec, goal: Goal, history: History, design: _Design) -> GoalPlan:
@@ -249,8 +249,9 @@ def _asked(goal: Goal, level: float) -> float | None:
 
 
 def _margin(goal: Goal) -> float:
-    default = DEFAULT_SHARE_MARGIN if goal.metric.kind == "binary" else DEFAULT_RELATIVE_MARGIN
-    return default if goal.margin is None else goal.margin
+    if goal.margin is not None:
+        return goal.margin
+    return DEFAULT_SHARE_MARGIN if goal.metric.kind == "binary" else DEFAULT_RELATIVE_MARGIN
 
 
 def _unplanned(goal: Goal, problem: str) -> GoalPlan:
@@ -277,6 +278,8 @@ class _Known:
     spread: float
     coverage: float
     square: float
+    #: Of how many units of one size one unit is worth.
+    worth: float = 1.0
 
     @classmethod
     def of(cls, goal: Goal, totals: UnitTotals) -> _Known | None:
@@ -304,7 +307,9 @@ class _Known:
                 y * y / (m if counted else 1.0) for y, m in zip(totals.y, totals.m, strict=True) if m
             )
             square = squares / cluster.n / (cluster.m / cluster.n) ** 2 / scale**2
-        return cls(level=level, spread=spread, coverage=coverage, square=square) if spread else None
+        even = totals.cluster.worth / totals.cluster.n
+        known = cls(level=level, spread=spread, coverage=coverage, square=square, worth=even)
+        return known if spread else None
 
     def spread_of(self, factor: float) -> float:
         """A candidate's standard deviation: of its answers, the share `1 - factor` is worth nothing."""
@@ -329,7 +334,13 @@ def _detectable(spec: AnalysisSpec, goal: Goal, known: _Known, design: _Design) 
     se = known.spread * math.sqrt(inflated / design.worth(goal, units))
     bounded = _bounded(goal, known, design, units / inflated, se * math.sqrt(units / inflated), 0.0)
     if bounded is None:
-        return planning.detectable(se, alpha=alpha, power=power, sides=sides)
+        arms = [units / inflated * each for each in (design.last, 1.0 - design.last)]
+        if sides == 1 and goal.metric.kind == "binary" and known.level < 1.0:
+            return planning.margin_of_shares(known.level, *arms, alpha=alpha, power=power)
+        if sides == 1 and goal.metric.limits is not None and 0.0 < known.level < 1.0:
+            square, arms = (known.spread * known.level) ** 2 * known.worth, [n * known.worth for n in arms]
+            return planning.margin_of_scores(known.level, square, *arms, alpha=alpha, power=power)
+        return as_margin(goal, planning.detectable(se, alpha=alpha, power=power, sides=sides))
     return bounded.away(planning.detectable(1.0, alpha=alpha, power=power, sides=sides)) / _scale(goal, known)
 
 

@@ -45,7 +45,7 @@ class Sketch:
         mean = sum(x * k for x, k in zip(logs, self.histogram.counts, strict=True)) / self.n
         squares = sum((x - mean) ** 2 * k for x, k in zip(logs, self.histogram.counts, strict=True))
         plain = squares / (self.n - 1) / self.n
-        found = self.units.variance / plain if plain > 0.0 else 1.0
+        found = self.units.variance * self.units.missed / plain if plain > 0.0 else 1.0
         return max(1.0, found) if math.isfinite(found) else 1.0
 
     def quantile(self, level: float) -> float:
@@ -57,13 +57,21 @@ class Sketch:
         inside = 1.0 - (sum(self.histogram.counts[: at + 1]) - rank) / self.histogram.counts[at]
         return math.exp((self.histogram.bins[at] + min(1.0, max(0.0, inside))) / _BINS)
 
-    def summary(self, level: float) -> QuantileSummary:
-        """What the order statistics need, with as many values as the dependent ones are worth."""
-        n = round(self.n / self.design_effect)
+    def summary(self, level: float, *, like: Sketch | None = None) -> QuantileSummary:
+        """What the order statistics need, with as many values as the dependent ones are worth.
+
+        Where there are few, they lack the slow ones just when the quantile is too low by luck: then neither
+        are they worth more nor are they closer together than those of `like`, which has many.
+        """
+        effects = [self.design_effect, *([like.design_effect] if like is not None else [])]
+        n, value = round(self.n / max(effects)), self.quantile(level)
         low, high = outer_levels(level, n)
-        return QuantileSummary(
-            n=n, level=level, value=self.quantile(level), lower=self.quantile(low), upper=self.quantile(high)
-        )
+        ends = [(self.quantile(low), self.quantile(high))]
+        if like is not None and like.n:
+            scale = value / like.quantile(level)
+            ends.append((scale * like.quantile(low), scale * like.quantile(high)))
+        lower, upper = max(ends, key=lambda both: both[1] - both[0])
+        return QuantileSummary(n=n, level=level, value=value, lower=lower, upper=upper)
 
 
 #: (candidate, control) in each phase; and what each phase's comparison weighs, and says.
@@ -90,8 +98,13 @@ def log_ratio(compared: Compared, *, alpha: float) -> Estimate:
 def within(phases: Phases, level: float, *, alpha: float) -> Compared:
     """Each phase's comparison and what it weighs: nothing where it has no standard error."""
     each = (
-        quantile_log_ratio(candidate.summary(level), control.summary(level), alpha=alpha)
+        quantile_log_ratio(
+            candidate.summary(level, like=control if few == "candidate" else None),
+            control.summary(level, like=candidate if few == "control" else None),
+            alpha=alpha,
+        )
         for candidate, control in phases
+        for few in [strata.outnumbered(candidate.units.n, control.units.n)]
     )
     return [
         (strata.harmonic(candidate.units.n, control.units.n) if one.status == "ok" else 0.0, one)

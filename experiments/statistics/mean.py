@@ -7,6 +7,7 @@ and the same for ratios of sums over units (F4). It knows neither looks nor marg
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 from .estimate import Estimate, Interval, check_level, lacking, log_two_sided, quantile
@@ -15,7 +16,7 @@ from .moments import Cluster, Moments
 Alternative = Literal["two-sided", "greater", "less"]
 
 
-def satterthwaite(parts: list[tuple[float, int]]) -> float:
+def satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
     """Degrees of freedom of a sum of independent variances, each with its number of units."""
     total = sum(variance for variance, _ in parts)
     below = sum(variance * variance / (n - 1) for variance, n in parts if n > 1)

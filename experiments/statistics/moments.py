@@ -74,6 +74,29 @@ class Cluster:
         return self.residual_squares / (self.n - 1) * self.n / (self.m * self.m)
 
     @property
+    def worth(self) -> float:
+        """Of how many units with the same number of observations these are worth (Kish 1965): M^2 / sum m^2,
+        between 1 and n."""
+        return min(float(self.n), max(1.0, self.m * self.m / self.mm)) if self.mm > 0.0 else float(self.n)
+
+    @property
+    def missed(self) -> float:
+        """By what `variance` is too small at most, as a factor of at least 1.
+
+        A unit with much of the observations draws the ratio to itself, so that its residual says little of
+        how far off it is. If all observations of a unit are alike, the sum of squared residuals is expected
+        to be s - 2 c + s^2 of what it should be, with s = sum w^2, c = sum w^3 and w = m / M (the bias of
+        Bell and McCaffrey 2002). c is not among the sums: it is the most that n units and s allow, one large
+        unit and the rest alike. For equal units this is n / (n - 1), which `variance` has already.
+        """
+        n, s = self.n, 1.0 / self.worth
+        if n < 2:
+            return 1.0
+        most = min(1.0, 1.0 / n + math.sqrt(max(0.0, s - 1.0 / n) * (1.0 - 1.0 / n)))
+        left = s - 2.0 * (most**3 + (1.0 - most) ** 3 / (n - 1) ** 2) + s * s
+        return max(1.0, s / left * (n - 1) / n) if left > 0.0 else math.inf
+
+    @property
     def usable(self) -> bool:
         """Whether a standard error can be had."""
         return math.isfinite(self.ratio) and 0.0 < self.variance < math.inf

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 import scipy
 
+from .bounded import BoundedArm, arms_z
 from .confidence_sequence import critical_value
 from .estimate import StatisticsError, check_level, quantile
+from .proportion import score_variance
 
 #: Beyond so many degrees of freedom t is normal to seven digits, and the non-central t a number no more.
 _ALMOST_NORMAL = 1e7
@@ -133,6 +135,40 @@ def detectable(se: float, *, alpha: float = 0.05, power: float = 0.8, sides: int
     """The smallest effect that an estimate with this standard error would find with this power."""
     z_a, z_b = _zs(alpha, power, sides)
     return (z_a + z_b) * se
+
+
+def margin_of_shares(
+    share: float, candidates: float, controls: float, *, alpha: float, power: float
+) -> float:
+    """The smallest margin within which two arms that are alike are shown to be, one-sided, by the score test:
+    its variance is that of a candidate at the margin (Farrington and Manning 1990)."""
+    z_a, z_b = _zs(alpha, power, 1)
+    one, zero = ((round(share * n), round(n)) for n in (candidates, controls))
+    se = math.sqrt(share * (1.0 - share) * (1.0 / candidates + 1.0 / controls))
+
+    def gap(margin: float) -> float:
+        return margin - z_b * se - z_a * math.sqrt(score_variance(one, zero, margin, corrected=False))
+
+    most = 1.0 - share
+    return float(scipy.optimize.brentq(gap, 0.0, most, xtol=1e-9)) if gap(most) > 0.0 else most
+
+
+def margin_of_scores(
+    level: float, variance: float, candidates: float, controls: float, *, alpha: float, power: float
+) -> float:
+    """The same of scores in [0, 1] of which a unit has this variance, by `bounded.arms_z`; of `level`."""
+    z_a, z_b = _zs(alpha, power, 1)
+    # A candidate that is as far below by luck as the power allows for: it varies more too.
+    low = max(0.0, level - z_b * math.sqrt(variance * (1.0 / candidates + 1.0 / controls)))
+    one = BoundedArm(n=candidates, mean=low, variance=variance * low * (1.0 - low) / (level * (1.0 - level)))
+    zero = BoundedArm(n=controls, mean=level, variance=variance)
+    se = math.sqrt(one.variance / candidates + variance / controls)
+
+    def gap(away: float) -> float:
+        return arms_z(away, se, one, zero, factor=max(0.0, (low - away) / level)) - z_a
+
+    end = float(scipy.optimize.brentq(gap, 1e-9, level, xtol=1e-9)) if gap(level) > 0.0 else level
+    return min(level, end + level - low) / level
 
 
 def power_of_t(

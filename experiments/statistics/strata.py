@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from .estimate import Estimate, Interval, lacking, log_two_sided, quantile
 from .mean import satterthwaite, t_estimate
@@ -25,6 +26,33 @@ class MeanStratum:
 
     candidate: Cluster
     control: Cluster
+
+    @property
+    def outnumbered(self) -> Literal["candidate", "control"] | None:
+        """The arm that has less than half as many units as the other."""
+        return outnumbered(self.candidate.n, self.control.n)
+
+    @property
+    def wary(self) -> MeanStratum:
+        """With the variance of a unit of the outnumbered arm at least that of the other's."""
+        match self.outnumbered:
+            case "candidate":
+                return replace(self, candidate=self.candidate.no_less_spread_than(self.control))
+            case "control":
+                return replace(self, control=self.control.no_less_spread_than(self.candidate))
+            case _:
+                return self
+
+
+def outnumbered(candidate: int, control: int) -> Literal["candidate", "control"] | None:
+    """The arm whose few units must not be asked alone how much a unit varies; None where neither is so few.
+
+    Where values are skewed, a mean that is too low by luck comes with a variance that is: too few large
+    values came. Two arms of like size are so skewed that it cancels in their difference; one of few is not.
+    """
+    if 2 * candidate < control:
+        return "candidate"
+    return "control" if 2 * control < candidate else None
 
 
 def harmonic(n1: int, n0: int) -> float:
@@ -151,6 +179,10 @@ def mean_contrast(
 ) -> Estimate:
     """The weighted sum over strata of R1 - control_factor * R0 - shift, with its standard error.
 
+    Where units are of unequal sizes, they count as the fewer that they are worth (Carter, Schnepel and
+    Steigerwald 2017), and a large one's residual as too small (`Cluster.missed`): one tenant with half of
+    the requests makes two arms differ whatever the versions do.
+
     `covariance` has, for units seen in two strata (indices i < j), the covariance of the two arms' ratios,
     keyed (i, arm, j, arm) with arms "candidate" and "control".
     """
@@ -162,12 +194,13 @@ def mean_contrast(
         return lacking("insufficient_data" if some else "no_data", method)
     sign = {"candidate": 1.0, "control": -control_factor}
     value = 0.0
-    parts: list[tuple[float, int]] = []
+    parts: list[tuple[float, float]] = []
     for weight, s in zip(weights, strata, strict=True):
         if weight > 0.0:
             value += weight / total * (s.candidate.ratio - control_factor * s.control.ratio - shift)
-            parts.append(((weight / total) ** 2 * s.candidate.variance, s.candidate.n))
-            parts.append(((weight / total * control_factor) ** 2 * s.control.variance, s.control.n))
+            for part, arm in ((weight, s.candidate), (weight * control_factor, s.control)):
+                # However much one unit has, its own square is one degree of freedom.
+                parts.append(((part / total) ** 2 * arm.variance * arm.missed, max(2.0, arm.worth)))
     variance = sum(part for part, _ in parts)
     for (i, arm_i, j, arm_j), shared in (covariance or {}).items():
         variance += 2.0 * weights[i] * weights[j] / total**2 * sign[arm_i] * sign[arm_j] * shared
@@ -177,9 +210,10 @@ def mean_contrast(
 def shared_covariance(a: Cluster, b: Cluster, *, yy: float, ym: float, my: float, mm: float) -> float:
     """The covariance of two ratios of sums whose units are partly the same, from the cross products.
 
-    With residuals r = y - R m, sum over the shared units of r_a r_b, divided by M_a M_b.
+    With residuals r = y - R m, sum over the shared units of r_a r_b, divided by M_a M_b, and as much larger
+    as the two variances are taken to be.
     """
     if not a.m or not b.m:
         return 0.0
     ra, rb = a.ratio, b.ratio
-    return (yy - rb * ym - ra * my + ra * rb * mm) / (a.m * b.m)
+    return math.sqrt(a.missed * b.missed) * (yy - rb * ym - ra * my + ra * rb * mm) / (a.m * b.m)

@@ -56,7 +56,7 @@ def test_four_times_the_units_show_half_the_effect() -> None:
     large = plan(declared(horizon=16_000), made(), first_share=0.5, last_share=0.5)
     for one, other in zip(small.goals, large.goals, strict=True):
         assert one.detectable is not None
-        assert other.detectable == pytest.approx(one.detectable / 2)
+        assert other.detectable == pytest.approx(one.detectable / 2, rel=0.05)
     assert (small.days, large.days) == (1.0, 4.0)
 
 
@@ -125,6 +125,20 @@ def test_nine_answers_in_ten_that_were_as_good_are_caught_after_hundreds_of_scor
     assert fifth.measured < tenth.measured / 4
     short = plan(replace(spec, horizon=2000), judged(), first_share=0.1, last_share=0.1).goals[0].caught
     assert short[0].units is None, "a horizon of 200 scores on the candidate is too short for it"
+
+
+@pytest.mark.parametrize("name", ["score:judge", "score:judge<0.5", "latency"])
+def test_a_margin_that_is_promised_is_shown_as_often_as_promised(name: str) -> None:
+    """Between equals, 100 units on the candidate: a score's test, or a share's, is less sure than a z."""
+    spec, known, runs = guarded(name, horizon=5000, looks=1), made() if name == "latency" else judged(), 60
+    (promised,) = plan(spec, known, first_share=0.02, last_share=0.02).goals
+    assert promised.detectable is not None
+    spec = replace(spec, goals=(replace(spec.goals[0], margin=promised.detectable),))
+    units, random, shown = Units(known, spec.goals), np.random.default_rng(8), 0
+    for _ in range(runs):
+        evidence = drawn(spec, units, random, share=0.02).evidence(spec.horizon, 1)
+        shown += conclude(spec, evidence).kind == "ship"
+    assert abs(shown / runs - spec.power) < 0.05 + 3.0 * (0.8 * 0.2 / runs) ** 0.5
 
 
 def test_what_cannot_be_planned_is_said() -> None:

@@ -1,0 +1,174 @@
+"""How often do equal versions differ where units are of unequal sizes, or few, or far from normal?
+
+`python -m bench.operating.uneven` prints how often an experiment of production against itself is called
+better at 2.5 %, and one that is worse by a margin of 10 % not worse at 5 %, by the verdict's own comparison.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from experiments.comparison import compare
+from experiments.evidence import AnalysisSpec, Evidence, Goal, Histogram, MetricSums
+from experiments.metrics import metric
+from experiments.statistics.estimate import quantile
+
+Floats = npt.NDArray[np.float64]
+Random = np.random.Generator
+
+
+def _alike(random: Random, n: int) -> Floats:
+    return np.ones(n)
+
+
+def _whale(random: Random, n: int) -> Floats:
+    m = np.ceil(np.exp(1.0 + 0.5 * random.normal(size=n)))
+    m[random.integers(n)] = m.sum()
+    return m
+
+
+def _five(random: Random, n: int) -> Floats:
+    m = np.ceil(np.exp(1.0 + 0.5 * random.normal(size=n)))
+    m[random.permutation(n)[:5]] = m.sum() / 5.0
+    return m
+
+
+def _pareto(random: Random, n: int) -> Floats:
+    return np.ceil(1.0 + 2.0 * random.pareto(1.2, n))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """`units` units of which the share goes to the candidate; `sizes` are their numbers of requests, `spread`
+    the standard deviation of the logarithm of a unit's own cost."""
+
+    name: str
+    units: int
+    share: float
+    sizes: Callable[[Random, int], Floats] = _alike
+    spread: float = 0.5
+
+
+CASES: Final = (
+    Case(name="all of one size", units=200, share=0.5),
+    Case(name="one has half of the requests", units=200, share=0.5, sizes=_whale),
+    Case(name="five have a tenth each", units=200, share=0.5, sizes=_five),
+    Case(name="Pareto's sizes (1.2)", units=200, share=0.5, sizes=_pareto),
+    Case(name="the same, 1 % on the candidate", units=5000, share=0.01, sizes=_pareto),
+    Case(name="heavy tail, 1 % on the candidate", units=5000, share=0.01, spread=1.0),
+    Case(name="heavy tail, 10 % on the candidate", units=1000, share=0.1, spread=1.0),
+)
+_MARGIN: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Called:
+    """Shares of the runs: called better, and worse, at 2.5 % each, and not worse by the margin, at 5 %."""
+
+    better: float
+    worse: float
+    safe: float
+
+
+def costs(case: Case, *, factor: float = 1.0, runs: int = 1000, seed: int = 31) -> Called:
+    """The metric `cost` of a candidate whose requests cost `factor` as much."""
+    random = np.random.default_rng(seed)
+
+    def once() -> Evidence:
+        m = case.sizes(random, case.units)
+        y = m * np.exp(case.spread * random.normal(size=case.units))
+        arm = random.random(case.units) < case.share
+        y[arm] *= factor
+        return _evidence([_sums("cost", name, y[which], m[which]) for name, which in _arms(arm)], [])
+
+    return _called("cost", once, runs)
+
+
+def quantiles(
+    name: str, *, units: int, share: float, factor: float = 1.0, runs: int = 300, seed: int = 32
+) -> Called:
+    """A latency's quantile, of units with eight requests each in the mean, 3 % of which are slow in all."""
+    random = np.random.default_rng(seed)
+
+    def once() -> Evidence:
+        requests = random.geometric(1 / 8, units)
+        unit = np.repeat(np.arange(units), requests)
+        m = np.asarray(requests, np.float64)
+        slow = (random.random(units) < 0.03)[unit]
+        logs = 6.0 + 0.5 * random.normal(size=unit.size) + 2.5 * slow
+        arm = random.random(units) < share
+        logs[arm[unit]] += math.log(factor)
+        y = np.asarray(np.bincount(unit, weights=logs, minlength=units), np.float64)
+        return _evidence(
+            [_sums(name, told, y[which], m[which]) for told, which in _arms(arm)],
+            [_histogram(name, told, logs[which[unit]]) for told, which in _arms(arm)],
+        )
+
+    return _called(name, once, runs)
+
+
+def _called(name: str, once: Callable[[], Evidence], runs: int) -> Called:
+    goal = Goal(metric=metric(name), role="guardrail", margin=_MARGIN)
+    spec = AnalysisSpec(experiment="e", mode="ab", unit="user", goals=(goal,))
+    better = worse = safe = 0
+    for _ in range(runs):
+        found = compare(spec, once(), goal, harm_alpha=0.01)
+        better += (found.z_better or 0.0) > quantile(0.975)
+        worse += (found.z_better or 0.0) < -quantile(0.975)
+        safe += (found.z_noninferior or 0.0) > quantile(0.95)
+    return Called(better=better / runs, worse=worse / runs, safe=safe / runs)
+
+
+def _arms(candidate: npt.NDArray[np.bool_]) -> tuple[tuple[str, npt.NDArray[np.bool_]], ...]:
+    return ("control", ~candidate), ("candidate", candidate)
+
+
+def _evidence(sums: list[MetricSums], histograms: list[Histogram]) -> Evidence:
+    return Evidence(experiment="e", as_of_ns=0, started_ns=0, sums=tuple(sums), histograms=tuple(histograms))
+
+
+def _sums(name: str, arm: str, y: Floats, m: Floats) -> MetricSums:
+    return MetricSums(
+        metric=name,
+        phase=1,
+        arm=arm,
+        units=y.size,
+        exchanges=round(float(m.sum())),
+        missing=0,
+        y=float(y.sum()),
+        m=float(m.sum()),
+        yy=float(y @ y),
+        mm=float(m @ m),
+        ym=float(y @ m),
+    )
+
+
+def _histogram(name: str, arm: str, logs: Floats) -> Histogram:
+    bins, counts = np.unique(np.floor(1000.0 * logs).astype(np.int64), return_counts=True)
+    return Histogram(metric=name, phase=1, arm=arm, bins=tuple(bins.tolist()), counts=tuple(counts.tolist()))
+
+
+def main() -> None:
+    """Print the table."""
+    print("| metric | units | as good: called better | called worse | worse by 10 %: called not worse |")
+    print("| --- | --- | --- | --- | --- |")
+    for case in CASES:
+        _row("cost", f"{case.units:,}, {case.name}", costs(case), costs(case, factor=1.0 + _MARGIN))
+    for units, share in ((8000, 0.01), (3000, 0.1)):
+        same = quantiles("latency.p95", units=units, share=share)
+        other = quantiles("latency.p95", units=units, share=share, factor=1.0 + _MARGIN)
+        _row("latency.p95", f"{units:,}, 3 % always slow, {100 * share:g} % on the candidate", same, other)
+
+
+def _row(name: str, what: str, same: Called, other: Called) -> None:
+    print(f"| {name} | {what} | {same.better:.3f} | {same.worse:.3f} | {other.safe:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
