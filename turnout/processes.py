@@ -13,10 +13,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count, islice
 from pathlib import Path
+from random import randrange
 from typing import IO
 
 import httpx
@@ -36,6 +38,9 @@ BIRTH_SECONDS = 5.0
 #: Time to end after SIGTERM. The proxy has longer where its workers have, and a little beyond that.
 STOP_SECONDS = 40.0
 _BEYOND_WORKERS = 2.0
+#: Where free ports are looked for, beginning where no other process is likely to look.
+_PORTS = range(10_000, 30_000)
+_TURNS = count(randrange(len(_PORTS)))
 
 
 class ProcessFailed(RuntimeError):
@@ -110,12 +115,26 @@ def free_port() -> int:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now, none of them twice."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+    """Ports that nobody listens on now, none of them twice. Raises OSError where there are none.
+
+    They are below those that systems give to connections going out: such a one could be taken again before
+    anybody listens on it.
+    """
+    found = list(islice(_free(), count))
+    if len(found) < count:
+        raise OSError(errno.EADDRINUSE, f"no port between {_PORTS[0]} and {_PORTS[-1]} is free")
+    return found
+
+
+def _free() -> Iterator[int]:
+    for turn in islice(_TURNS, len(_PORTS)):
+        port = _PORTS[turn % len(_PORTS)]
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        yield port
 
 
 def check_ports(wanted: tuple[Program, ...]) -> None:

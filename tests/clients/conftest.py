@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from urllib.request import urlopen
 import pytest
 
 from experiments.snapshot import Endpoint, ModelRoute, Snapshot
+from turnout.processes import free_port
 from turnout.simulation import Profile, SimulatedEngine, running_engine
 
 MODEL = "support"
@@ -31,12 +31,6 @@ class Stack:
     @property
     def base_url(self) -> str:
         return f"{self.url}/v1"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _write_snapshot(data: Path, engine: SimulatedEngine) -> None:
@@ -85,7 +79,7 @@ def leftovers() -> Iterator[None]:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One proxy and one engine for all client tests; no controller: the proxy has its last snapshot."""
     data = tmp_path_factory.mktemp("proxy")
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "proxy", "--data", str(data), "--port", str(port)]
     command += ["--control-url", "http://127.0.0.1:1"]
     with running_engine(Profile(name="org/support-v1")) as engine:

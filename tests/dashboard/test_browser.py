@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 from dashboard.start import TOKEN, command, environment
 from tests.experiments.plane import TOKEN as REAL_SECRET
 from tests.experiments.plane import Plane
+from turnout.processes import free_port
 
 from .fake_control_api import TOKEN as SECRET
 from .fake_control_api import FakeControlApi
@@ -49,9 +49,7 @@ def browser() -> Iterator[Any]:
 
 def serve(url: str, secret: str = SECRET) -> Iterator[str]:
     """The dashboard as `turnout up` starts it, against a control API."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         command(port, url),
         env={**os.environ, **environment(url), TOKEN: secret},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from proxy.limits import Limits
 from proxy.server import ClientConnection
 from proxy.supervisor import listen
 from proxy.worker import Worker
+from turnout.processes import free_port
 
 ADMIN = "let-me-in"
 ADMIN_SHA256 = sha256(ADMIN.encode()).hexdigest()
@@ -123,9 +123,7 @@ SSE_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-enco
 
 def nobody() -> str:
     """The URL of a port where nothing listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 def snapshot(

@@ -32,6 +32,7 @@ from turnout.processes import (
     check_ports,
     endings,
     free_port,
+    free_ports,
     programs,
 )
 from turnout.running import with_ports
@@ -229,6 +230,15 @@ def test_a_registry_that_is_away_is_told_where_no_proxy_becomes_ready(plane: Pla
     plane.controller._registry_error = "the one at http://mlflow:5000 is away"
     assert running.registry_trouble(settings) == "registry: the one at http://mlflow:5000 is away\n"
     assert running.registry_trouble(settings.model_copy(update={"control_url": "http://127.0.0.1:1"})) == ""
+
+
+def test_a_free_port_is_none_that_a_connection_going_out_could_take() -> None:
+    found = free_ports(50)
+    assert len(set(found)) == 50
+    assert max(found) < 32_768  # where Linux begins; others begin higher
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", found[-1] + 1))
+        assert free_port() != found[-1] + 1
 
 
 @pytest.mark.parametrize("name", ["proxy", "controller", "dashboard"])

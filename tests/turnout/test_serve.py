@@ -6,7 +6,6 @@ import io
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from registry import EndpointSpec, ModelVersion, Registry
+from turnout.processes import free_port
 from turnout.serve import (
     ServeError,
     ServeOptions,
@@ -88,12 +88,6 @@ def registry(tmp_path: Path, empty_database: Path) -> Registry:
     made = Registry(f"sqlite:///{tmp_path / 'data' / 'mlflow.db'}")
     made.register("chat", None, source=str(tmp_path / "site"), aliases=("candidate",))
     return made
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Served:
