@@ -204,7 +204,8 @@ def test_a_busy_engine_is_asked_more_slowly_and_nothing_is_given_up(
     assert closes(found)
     assert (found["paired"], found["run"]["failed"], found["remaining"]) == (40, {}, 0)
     assert found["run"]["lowest_concurrency"] < 8
-    assert found["run"]["attempts"] == engine.counters.requests == 40 + engine.counters.statuses[429]
+    # What is asked while the candidate rests is answered by the proxy.
+    assert found["run"]["attempts"] >= engine.counters.requests == 40 + engine.counters.statuses[429]
 
 
 def was_asked(engine: SimulatedEngine, times: int) -> None:

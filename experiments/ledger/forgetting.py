@@ -87,8 +87,9 @@ class Forgotten:
             return record
         alias = self._aliases.get(record.unit or "")
         if isinstance(record, FeedbackRecord):
-            met = alias is not None and record.at_ns <= alias.at_ns
-            return replace(record, unit=alias.name, key=None) if met and alias is not None else record
+            if alias is None or record.at_ns > alias.at_ns:
+                return record
+            return replace(record, unit=alias.name, key=None)
         if alias is not None and record.started_ns <= alias.at_ns:
             return replace(record, unit=alias.name, traceparent=None, recording="numbers")
         named = (self._aliases.get(unit) for unit in named_in(record.request))

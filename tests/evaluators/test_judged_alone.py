@@ -46,7 +46,7 @@ def test_answers_that_are_missing_are_no_coverage(alone: GoldenSet) -> None:
     candidate = RunResults.of("run-2", 2, alone.hash, 1, rows)
     found = by_people(alone, control, candidate, truly, 40)
     assert (found.verdict, found.reasons[-1].code) == ("inconclusive", "coverage")
-    assert "83.3 %" in found.sentence
+    assert f"{100 * (N - 10) / N:.1f} %" in found.sentence
 
 
 def test_a_judge_without_verdicts_costs_no_coverage(alone: GoldenSet) -> None:

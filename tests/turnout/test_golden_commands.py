@@ -201,7 +201,7 @@ def test_a_run_cut_short_goes_on_where_it_stopped(items: str) -> None:
         broken = False
         second = invoke(fake, "run", items, "-m", "chat", "-v", "1", "--concurrency", "2")
     assert second.exit_code == 0
-    assert "(resumed)" in second.stdout
+    assert "(resumed, of 20" in second.stdout
     assert len(fake.runs) == 1
     doubled = {question for (question, _), times in fake.times_asked().items() if times > 1}
     assert len(doubled - {"q40"}) <= 1  # of two at a time, the other one was in flight
