@@ -204,7 +204,8 @@ def _warnings(
 
 
 def _judged(history: History, goal: Goal) -> bool:
-    return any(m > 0 for found in [history.totals.get(goal.metric.name)] if found for m in found.m)
+    found = history.totals.get(goal.metric.name)
+    return found is not None and any(m > 0 for m in found.m)
 
 
 def _goal(spec: AnalysisSpec, goal: Goal, history: History, design: _Design) -> GoalPlan:

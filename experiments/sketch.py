@@ -97,19 +97,20 @@ def log_ratio(compared: Compared, *, alpha: float) -> Estimate:
 
 def within(phases: Phases, level: float, *, alpha: float) -> Compared:
     """Each phase's comparison and what it weighs: nothing where it has no standard error."""
-    each = (
-        quantile_log_ratio(
-            candidate.summary(level, like=control if few == "candidate" else None),
-            control.summary(level, like=candidate if few == "control" else None),
-            alpha=alpha,
-        )
-        for candidate, control in phases
-        for few in [strata.outnumbered(candidate.units.n, control.units.n)]
-    )
+    each = (_compared(candidate, control, level, alpha) for candidate, control in phases)
     return [
         (strata.harmonic(candidate.units.n, control.units.n) if one.status == "ok" else 0.0, one)
         for (candidate, control), one in zip(phases, each, strict=True)
     ]
+
+
+def _compared(candidate: Sketch, control: Sketch, level: float, alpha: float) -> Estimate:
+    few = strata.outnumbered(candidate.units.n, control.units.n)
+    return quantile_log_ratio(
+        candidate.summary(level, like=control if few == "candidate" else None),
+        control.summary(level, like=candidate if few == "control" else None),
+        alpha=alpha,
+    )
 
 
 def paired_log_ratio(

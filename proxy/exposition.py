@@ -178,7 +178,7 @@ def _exchanges(counted: list[tuple[str, Metrics]], *, each: bool) -> Iterator[An
             values = [*_values(labels), worker] if each else _values(labels)
             for outcome, count in sorted(numbers.outcomes.items()):
                 exchanges.add_metric([*values, outcome], count)
-            for reason, count in sorted(list(numbers.shed.items())):
+            for reason, count in sorted(numbers.shed.items()):
                 shed.add_metric([*values, reason], count)
             _histogram(duration, values, DURATION_US, numbers.duration, numbers.duration_us)
             if any(numbers.first):

@@ -59,7 +59,7 @@ class Numbers:
         """Take up what another has counted."""
         for outcome, count in other.outcomes.items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
-        for reason, count in list(other.shed.items()):
+        for reason, count in other.shed.items():
             self.shed[reason] = self.shed.get(reason, 0) + count
         for mine, theirs in (
             (self.duration, other.duration),

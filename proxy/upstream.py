@@ -186,6 +186,10 @@ class Call:
 
     def _fault(self, head: AnswerHead) -> str | None:
         """Why an answer is not for the client: it is about Turnout's own request. None: it is."""
+        if head.status < 300:
+            if self._endpoint.credential:
+                self._upstreams.keys.taken(self._key)
+            return None
         if head.status < 400:  # a redirect, to where no client can go, or what no engine says to a POST
             return "upstream_redirect"
         if head.status in (401, 403) and self._endpoint.credential:
@@ -200,13 +204,10 @@ class Call:
         return self._endpoint.replicas, self._endpoint.credential
 
     def head(self, head: AnswerHead) -> None:
-        if head.status >= 300:
-            fault = self._fault(head)
-            if fault is not None:
-                self._fail(_outcome(fault), fault)
-                return
-        elif self._endpoint.credential:
-            self._upstreams.keys.taken(self._key)
+        fault = self._fault(head) if head.status >= 300 or self._endpoint.credential else None
+        if fault is not None:
+            self._fail(_outcome(fault), fault)
+            return
         self.got_head = True
         self._progressed()
         self.receiver.head(head)
@@ -218,9 +219,7 @@ class Call:
 
     def answered(self, head: AnswerHead, body: bytes) -> None:
         """The whole answer at once; the connection is no longer this call's."""
-        fault = self._fault(head) if head.status >= 300 else None
-        if self._endpoint.credential and head.status < 300:
-            self._upstreams.keys.taken(self._key)
+        fault = self._fault(head) if head.status >= 300 or self._endpoint.credential else None
         self.got_head = self.done = True
         self._connection = None
         self._upstreams.calls.discard(self)

@@ -109,29 +109,30 @@ def programs(settings: Settings) -> tuple[Program, ...]:
     )
 
 
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    return free_ports(1)[0]
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port of that address that nobody listens on now."""
+    return free_ports(1, host=host)[0]
 
 
-def free_ports(count: int) -> list[int]:
+def free_ports(count: int, *, host: str = "127.0.0.1") -> list[int]:
     """Ports that nobody listens on now, none of them twice. Raises OSError where there are none.
 
     They are below those that systems give to connections going out: such a one could be taken again before
     anybody listens on it.
     """
-    found = list(islice(_free(), count))
+    found = list(islice(_free(host), count))
     if len(found) < count:
         raise OSError(errno.EADDRINUSE, f"no port between {_PORTS[0]} and {_PORTS[-1]} is free")
     return found
 
 
-def _free() -> Iterator[int]:
+def _free(host: str) -> Iterator[int]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for turn in islice(_TURNS, len(_PORTS)):
         port = _PORTS[turn % len(_PORTS)]
-        with socket.socket() as probe:
+        with socket.socket(family) as probe:
             try:
-                probe.bind(("127.0.0.1", port))
+                probe.bind((host, port))
             except OSError:
                 continue
         yield port

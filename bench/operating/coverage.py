@@ -80,14 +80,7 @@ def _cluster(rng: Rng, users: int) -> Cluster:
     """Tokens per second: a user's requests share a speed."""
     m = rng.poisson(4.0, users) + 1.0
     y = m * np.exp(rng.normal(0.0, 0.3, users)) + rng.normal(0.0, 0.3, users) * np.sqrt(m)
-    return Cluster(
-        n=users,
-        y=float(y.sum()),
-        m=float(m.sum()),
-        yy=float(y @ y),
-        mm=float(m @ m),
-        ym=float(y @ m),
-    )
+    return Cluster.of(y, m)
 
 
 def _ratio(rng: Rng) -> Estimate:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
+
+from .store import registered
 
 
 def append_new(
@@ -27,14 +27,8 @@ def append_new(
     if not first:
         return 0
     # As one table: row by row DuckDB takes milliseconds each, and whoever appends many waits for the ledger.
-    connection.register("incoming_rows", pa.Table.from_pylist(list(first.values()), schema=schema))
-    try:
+    with registered(connection, incoming=pa.Table.from_pylist(list(first.values()), schema=schema)):
         stored = connection.execute(
-            f"INSERT INTO {table} BY NAME SELECT * FROM incoming_rows ON CONFLICT DO NOTHING "
-            f"RETURNING {key[0]}"
+            f"INSERT INTO {table} BY NAME SELECT * FROM incoming ON CONFLICT DO NOTHING RETURNING {key[0]}"
         ).fetchall()
-    finally:
-        # After an error DuckDB 2 refuses even this; the rollback takes the view along.
-        with suppress(duckdb.Error):
-            connection.unregister("incoming_rows")
     return len(stored)

@@ -26,7 +26,7 @@ from .recorded import without_repeats
 from .recording import Patience, RecordingPolicy
 from .rows import MISFITS, Rows, rows_of
 from .spool import contents_of, read_segment, sealed_segments
-from .store import Store
+from .store import Store, registered
 
 logger = logging.getLogger(__name__)
 
@@ -264,13 +264,8 @@ def _insert(connection: DuckDBPyConnection, batch: list[_Segment]) -> None:
 
 
 def _fill(connection: DuckDBPyConnection, statement: str, table: pa.Table) -> None:
-    connection.register("incoming", table)
-    try:
+    with registered(connection, incoming=table):
         connection.execute(statement)
-    finally:
-        # After an error DuckDB 2 refuses even this; the rollback takes the view along.
-        with suppress(duckdb.Error):
-            connection.unregister("incoming")
 
 
 def _delete(path: Path) -> None:

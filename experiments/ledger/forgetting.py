@@ -9,13 +9,12 @@ of its own, which leaves nothing behind when it is replaced.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-import duckdb
 import orjson
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
@@ -25,7 +24,7 @@ from ..replacing import replace_whole
 from .exchange import ExchangeRecord, FeedbackRecord, LossRecord, Record, encode
 from .rows import unpack
 from .spool import read_segment
-from .store import Store
+from .store import Store, registered
 
 #: What was under way, or waited in a spool, is in the ledger by then.
 REMEMBERED_NS: Final = 7 * 86_400 * 10**9
@@ -154,7 +153,7 @@ def forget(
         known = [*names.items(), *((name, name) for name in names.values())]
         subjects = pa.table({"unit": [unit for unit, _ in known], "name": [name for _, name in known]})
         exchanges = pa.table({"exchange_id": pa.array(list(named), pa.string())})
-        with _registered(connection, subjects=subjects, naming=exchanges):
+        with registered(connection, subjects=subjects, naming=exchanges):
             for statement in _GOING:
                 connection.execute(statement)
             found = Found(
@@ -241,16 +240,3 @@ _CHANGES: Final = (
 def _count(connection: DuckDBPyConnection, query: str) -> int:
     row = connection.execute(query).fetchone()
     return int(row[0]) if row else 0
-
-
-@contextmanager
-def _registered(connection: DuckDBPyConnection, **tables: pa.Table) -> Iterator[None]:
-    for name, table in tables.items():
-        connection.register(name, table)
-    try:
-        yield
-    finally:
-        # After an error DuckDB 2 refuses even this; the rollback takes the views along.
-        with suppress(duckdb.Error):
-            for name in tables:
-                connection.unregister(name)

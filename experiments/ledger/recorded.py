@@ -16,7 +16,7 @@ from duckdb import DuckDBPyConnection
 
 from ..assignment import PPM
 from .rows import unpack
-from .store import Row, Store, instant, rows_in
+from .store import Row, Store, instant, registered, rows_in
 
 #: What may stand between a request and its pair, besides the proxy's own reasons for not sending a copy.
 NOT_RECORDED: Final = "not_recorded"  # numbers only, or the body's time is over
@@ -247,8 +247,7 @@ def without_repeats(connection: DuckDBPyConnection, incoming: pa.Table) -> pa.Ta
     replayed = pc.equal(incoming["origin"], "replay")
     if not pc.any(replayed).as_py():
         return incoming
-    connection.register("arriving", incoming.filter(replayed))
-    try:
+    with registered(connection, arriving=incoming.filter(replayed)):
         repeats = connection.execute("""
             SELECT exchange_id FROM (
                 SELECT exchange_id, experiment, pair_id,
@@ -258,8 +257,6 @@ def without_repeats(connection: DuckDBPyConnection, incoming: pa.Table) -> pa.Ta
                 SELECT 1 FROM exchanges x WHERE x.experiment = a.experiment AND x.pair_id = a.pair_id
                     AND x.role = 'shadow')
         """).fetchall()
-    finally:
-        connection.unregister("arriving")
     if not repeats:
         return incoming
     again = pc.is_in(incoming["exchange_id"], value_set=pa.array([row[0] for row in repeats], pa.string()))

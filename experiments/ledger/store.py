@@ -20,6 +20,7 @@ from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
 import duckdb
+import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from .rewriting import copy_of, discard
@@ -320,6 +321,20 @@ def _holder(message: str) -> str:
 
 def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0]
+
+
+@contextmanager
+def registered(connection: DuckDBPyConnection, **tables: pa.Table) -> Iterator[None]:
+    """Statements in the block find these tables by their names."""
+    for name, table in tables.items():
+        connection.register(name, table)
+    try:
+        yield
+    finally:
+        # After an error DuckDB 2 refuses even this; the rollback takes the views along.
+        with suppress(duckdb.Error):
+            for name in tables:
+                connection.unregister(name)
 
 
 def _in_transaction(connection: DuckDBPyConnection, change: Callable[[DuckDBPyConnection], T]) -> T:

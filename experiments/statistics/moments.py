@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 #: Relative size below which a difference of large sums is rounding, not variance.
 _ROUNDING = 1e-12
@@ -51,6 +56,18 @@ class Cluster:
     yy: float
     mm: float
     ym: float
+
+    @classmethod
+    def of(cls, y: npt.NDArray[np.float64], m: npt.NDArray[np.float64]) -> Cluster:
+        """The sums of n units' totals, two arrays of shape (n,)."""
+        return cls(
+            n=len(y),
+            y=float(y.sum()),
+            m=float(m.sum()),
+            yy=float(y @ y),
+            mm=float(m @ m),
+            ym=float(y @ m),
+        )
 
     @property
     def ratio(self) -> float:

@@ -116,15 +116,8 @@ def summarise(
 def _clusters(below: npt.NDArray[np.bool_], units: Sequence[object]) -> Cluster:
     _, index = np.unique(np.asarray([str(unit) for unit in units]), return_inverse=True)
     m = np.bincount(index).astype(np.float64)
-    y = np.bincount(index, weights=below.astype(np.float64))
-    return Cluster(
-        n=len(m),
-        y=float(y.sum()),
-        m=float(m.sum()),
-        yy=float(y @ y),
-        mm=float(m @ m),
-        ym=float(y @ m),
-    )
+    y = np.bincount(index, weights=below.astype(np.float64)).astype(np.float64)
+    return Cluster.of(y, m)
 
 
 def quantile_estimate(summary: QuantileSummary, *, alpha: float = 0.05) -> Estimate:

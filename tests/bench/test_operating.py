@@ -29,14 +29,7 @@ def test_running_differences_are_welchs(at: int) -> None:
 def _cluster(y: np.ndarray, user: np.ndarray) -> Cluster:
     _, index = np.unique(user, return_inverse=True)
     sums, sizes = np.bincount(index, weights=y), np.bincount(index).astype(float)
-    return Cluster(
-        n=len(sums),
-        y=float(sums.sum()),
-        m=float(sizes.sum()),
-        yy=float(sums @ sums),
-        mm=float(sizes @ sizes),
-        ym=float(sums @ sizes),
-    )
+    return Cluster.of(sums, sizes)
 
 
 @pytest.mark.parametrize("at", [503, 4999])

@@ -147,15 +147,21 @@ def test_it_ends_when_nothing_is_left_to_ask(filled: Plane) -> None:
     )
 
 
+def all_asked(filled: Plane, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A replay that was given all its requests; what its clock shows, in seconds, to be set."""
+    filled.begin(REPLAY)
+    shown = [0.0]
+    monkeypatch.setattr(filled.controller.standings, "_clock", lambda: shown[0])
+    client = TestClient(create_app(filled.controller, loops=False))
+    authorised = {"authorization": f"Bearer {TOKEN}"}
+    client.get("/api/experiments/past/recorded/requests", params={"limit": 20}, headers=authorised)
+    return shown
+
+
 def test_copies_under_way_are_waited_for_though_their_bodies_are_deleted_meanwhile(
     filled: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    filled.begin(REPLAY)
-    controller, running = filled.controller, [0.0]
-    monkeypatch.setattr(controller.standings, "_clock", lambda: running[0])
-    client = TestClient(create_app(controller, loops=False))
-    authorised = {"authorization": f"Bearer {TOKEN}"}
-    client.get("/api/experiments/past/recorded/requests", params={"limit": 20}, headers=authorised)
+    controller, running = filled.controller, all_asked(filled, monkeypatch)
     collect(filled, *(copy(filled, number) for number in range(10)))
     controller.watch.look()
     controller.store.write(lambda connection: connection.execute("DELETE FROM bodies"))
@@ -179,12 +185,7 @@ def test_copies_under_way_are_waited_for_though_their_bodies_are_deleted_meanwhi
 def test_copies_that_never_come_are_not_waited_for_for_ever(
     filled: Plane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    filled.begin(REPLAY)
-    controller, running = filled.controller, [0.0]
-    monkeypatch.setattr(controller.standings, "_clock", lambda: running[0])
-    client = TestClient(create_app(controller, loops=False))
-    authorised = {"authorization": f"Bearer {TOKEN}"}
-    client.get("/api/experiments/past/recorded/requests", params={"limit": 20}, headers=authorised)
+    controller, running = filled.controller, all_asked(filled, monkeypatch)
     controller.store.write(lambda connection: connection.execute("DELETE FROM bodies"))
     controller.watch.look()
     assert filled.state("past") == "running"

@@ -33,14 +33,7 @@ def sketch(logs: np.ndarray, units: np.ndarray | None = None) -> Sketch:
     m = np.bincount(owners).astype(float)
     y = np.bincount(owners, weights=logs)
     seen = m > 0
-    cluster = Cluster(
-        n=int(seen.sum()),
-        y=float(y.sum()),
-        m=float(m.sum()),
-        yy=float(y @ y),
-        mm=float(m @ m),
-        ym=float(y @ m),
-    )
+    cluster = Cluster.of(y[seen], m[seen])
     histogram = Histogram(
         metric="q", phase=1, arm="a", bins=bins, counts=tuple(counted[bin_] for bin_ in bins)
     )

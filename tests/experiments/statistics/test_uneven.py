@@ -35,15 +35,7 @@ def test_a_quantile_of_few_units_does_not_miss_the_slow_ones() -> None:
 
 
 def cluster(y: list[float], m: list[float]) -> Cluster:
-    one, other = np.array(y), np.array(m)
-    return Cluster(
-        n=len(y),
-        y=float(one.sum()),
-        m=float(other.sum()),
-        yy=float(one @ one),
-        mm=float(other @ other),
-        ym=float(one @ other),
-    )
+    return Cluster.of(np.array(y), np.array(m))
 
 
 def test_units_of_one_size_are_compared_as_ever() -> None:
