@@ -153,7 +153,7 @@ class Relay:
         control, self._fallback = route.fallback, None
         shed_by: Breaker | None = None
         if control is not None and self._origin == "live":
-            breaker = self._worker.breakers.of(route)
+            breaker = self._worker.breakers.of((route.experiment or "", route.phase, endpoint.version))
             if breaker.admits(self):
                 self._fallback, self._breaker = control, breaker
             else:  # a candidate at which nothing succeeds is not asked: control answers, the row says why
@@ -164,7 +164,7 @@ class Relay:
             record = self.record
             record.served_arm, record.served_version = "control", self._endpoint.version
             record.arm_outcome, record.error_code = "shed", OPEN
-            self._worker.breakers.probe(shed_by, endpoint, self._ask, self._request)
+            self._worker.probes.send(shed_by, endpoint, self._ask, self._request)
         self._marks = self._marked()  # the engine has its request: nobody waits for this
 
     def _note(self, route: Route) -> None:

@@ -35,6 +35,7 @@ from .heads import KnownHeads, RequestHead
 from .identity import worker_name
 from .limits import Budget, Limits
 from .metrics import Gauges, Metrics
+from .probing import Probes
 from .provider_process import ProviderProcess
 from .relay import Relay
 from .server import ClientConnection
@@ -118,7 +119,8 @@ class Worker:
         self._metrics_folder = data / "metrics"
         self._spool_folder = data / "spool"
         self.shadows = Shadows(self)
-        self.breakers = Breakers(self)
+        self.breakers = Breakers(limits, self.loop.time)
+        self.probes = Probes(self)
         self.subscription = Subscription(control_url, data / "proxy-snapshot.json", self.name, self.adopt)
         self.heads: KnownHeads[RequestHead] = KnownHeads()
         self._clients: set[ClientConnection] = set()
@@ -149,15 +151,16 @@ class Worker:
         self.snapshot = snapshot
         self.heads.clear()  # they hold what the former table said of their keys
         self._informed.set()
-        in_use = {url for endpoint in snapshot.endpoints.values() for url in endpoint.replicas}
         if any(endpoint.engine == LITELLM for endpoint in snapshot.endpoints.values()):
             self.providers.start()
-        self.upstreams.retire(in_use.__contains__)
-        self.shadows.retire(in_use.__contains__)
+        self.upstreams.overtaken(snapshot)
         for relay in list(self.relays):
             relay.overtaken(snapshot)
         self.shadows.overtaken(snapshot)
-        self.breakers.overtaken(snapshot)
+        splits = [split for route in snapshot.models.values() for split in route.splits]
+        self.breakers.keep(
+            {(split.experiment, split.phase, arm.version) for split in splits for arm in split.arms}
+        )
         log.info("snapshot %d is in force", snapshot.version)
 
     # the application
@@ -350,7 +353,7 @@ class Worker:
         background = [
             self.loop.create_task(self.subscription.run()),
             self.loop.create_task(self._seal_regularly()),
-            self.loop.create_task(self.shadows.run()),
+            self.loop.create_task(self.shadows.gauge.run()),
         ]
         if not self.subscription.load():
             # Requests are better off in the queue, or with another worker, than with one that knows no model.
@@ -464,7 +467,7 @@ class Worker:
         await self._until_deserted(1.0)  # each leaves its row before the spool is handed over
         # 3. Shadow copies are not waited for, but each leaves its row.
         await self.shadows.close()
-        self.breakers.close()
+        self.probes.close()
         await self.upstreams.close()
         await self.providers.close()
         # 4. Nobody can write a row any more: hand the spool over.

@@ -244,6 +244,6 @@ async def test_a_probe_that_hangs_is_given_up(tmp_path: Path) -> None:
             await proxy.post(ask())
             await bad.until(lambda counters: counters.requests == 2)
             async with asyncio.timeout(10):
-                while proxy.worker.breakers._probes:
+                while proxy.worker.probes.under_way:
                     await asyncio.sleep(0.01)
             await bad.until(lambda counters: counters.open_sockets == 0)
