@@ -360,7 +360,7 @@ class Relay:
             return
         broke_off = (502, "The engine behind this model broke off before answering.")
         status, message = _UNREACHED.get(code, broke_off)
-        self._client.respond(status, Refusal(status, code, message).body(), self._headers())
+        self._client.decline(Refusal(status, code, message), self._headers())
 
     def _take_fallback(self, outcome: Outcome, code: str | None = None) -> bool:
         """Ask control instead of an arm that failed, while the client has got nothing. `code` says with what
@@ -465,4 +465,4 @@ class Relay:
             self._append("rejected", refusal.code)
         self._recorded = True
         self._finished()
-        self._client.respond(refusal.status, refusal.body(), self._headers())
+        self._client.decline(refusal, self._headers())

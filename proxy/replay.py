@@ -16,7 +16,7 @@ from experiments.ledger.exchange import RATE_LIMITED, ExchangeRecord
 from experiments.snapshot import Endpoint, Mirror, UnknownModel
 
 from . import auth, wire
-from .application import Request
+from .application import Request, Responder
 from .breaker import OPEN
 from .copying import copy_record
 from .errors import Refusal
@@ -56,7 +56,7 @@ _MESSAGES: Final = {
 }
 
 
-class Replay:
+class Replay(Responder):
     """One recorded request. Its client hears how the copy ended, never what was answered.
 
     The body is a line of JSON (experiment, model, path, pair: the primary's id; unit and tenant, as the
@@ -132,7 +132,7 @@ class Replay:
             message = message.replace("{cause}", self._cause())
             rest = ceil(self._worker.shadows.rests_for(self._mirror.experiment))
             lines = b"retry-after: %d\r\n" % rest if code == RATE_LIMITED and rest else b""
-            self._client.respond(status, Refusal(status, code, message).body(), lines)
+            self._client.decline(Refusal(status, code, message), lines)
             return
         ended = {"outcome": record.outcome, "status": record.status, "error_code": record.error_code}
         self._client.respond(200, orjson.dumps(ended))
@@ -160,12 +160,6 @@ class Replay:
         self._gone = True
         if self._copy is not None:
             self._copy.withdraw()
-
-    def client_paused(self) -> None:
-        """Its answer is one small piece."""
-
-    def client_resumed(self) -> None:
-        """Nothing was held."""
 
 
 def _about(line: bytes) -> dict[str, Any]:

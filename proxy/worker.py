@@ -30,7 +30,7 @@ from .breaker import Breakers
 from .deadlines import Deadlines, tick_for
 from .doorway import Doorway
 from .errors import Refusal, internal_error, unknown_model
-from .exposition import CONTENT_TYPE, WorkerState, expose, open_files, resident_bytes, save
+from .exposition import Scrape, WorkerState, open_files, resident_bytes, save
 from .heads import KnownHeads, RequestHead
 from .identity import worker_name
 from .limits import Budget, Limits
@@ -68,42 +68,11 @@ _ONE_MODEL = "/v1/models/"
 _NOTHING = Snapshot(version=0, published_ns=0, models={}, endpoints={})
 
 
-class Scrape:
-    """An answer to Prometheus, made in a thread: it reads the other workers' files.
-
-    What this one says it has left for the others before: killed at once, no counter of it goes back.
-    """
-
-    def __init__(self, worker: Worker, client: ClientConnection, *, each: bool) -> None:
-        self._client = client
-        state = worker.saved()
-        making = worker.loop.run_in_executor(None, lambda: worker.exposed(state, each=each))
-        making.add_done_callback(self._made)
-
-    def _made(self, making: asyncio.Future[bytes]) -> None:
-        error = making.exception()
-        if error is None:
-            head = b"content-type: %b\r\n" % CONTENT_TYPE
-            self._client.answer(200, head, making.result())
-        else:
-            log.error("the metrics could not be told", exc_info=error)
-            failure = internal_error()
-            self._client.respond(failure.status, failure.body())
-
-    def client_gone(self) -> None:
-        """What is being made is thrown away."""
-
-    def client_paused(self) -> None:
-        """It is one piece anyway."""
-
-    def client_resumed(self) -> None:
-        """Nothing was held."""
-
-
 class Worker:
     """The application behind every client connection of one process."""
 
     def __init__(self, data: Path, control_url: str, limits: Limits) -> None:
+        self.data = data
         self.limits = limits
         self.loop = asyncio.get_running_loop()
         self.name = worker_name()
@@ -116,8 +85,6 @@ class Worker:
         self.upstreams = Upstreams(limits, self.providers)
         self.spool = SpoolWriter(data / "spool", self.name)
         self.metrics = Metrics()
-        self._metrics_folder = data / "metrics"
-        self._spool_folder = data / "spool"
         self.shadows = Shadows(self)
         self.breakers = Breakers(limits, self.loop.time)
         self.probes = Probes(self)
@@ -202,11 +169,10 @@ class Worker:
             status, body = self._answer(request)
             client.respond(status, body)
         except Refusal as refusal:
-            client.respond(refusal.status, refusal.body())
+            client.decline(refusal)
         except Exception:
             log.exception("a request could not be handled")
-            failure = internal_error()
-            client.respond(failure.status, failure.body())
+            client.decline(internal_error())
         return None
 
     def append(self, record: ExchangeRecord) -> bool:
@@ -410,13 +376,14 @@ class Worker:
             log.error(
                 "%d records in all could not be written to %s: %s",
                 self.spool.lost,
-                self._spool_folder,
+                self.data / "spool",
                 self.spool.trouble,
             )
             self._told_lost = self.spool.lost
 
-    def state(self) -> WorkerState:
-        """What this worker says of itself at this moment."""
+    def saved(self) -> WorkerState:
+        """What this worker says of itself at this moment, left where the other workers find it, if that can
+        be: they say what this one has done."""
         metrics = Metrics()
         metrics.add(self.metrics)
         gauges = Gauges(
@@ -431,18 +398,10 @@ class Worker:
             open_files=open_files(),
             resident_bytes=resident_bytes(),
         )
-        return WorkerState(self.name, metrics, gauges)
-
-    def saved(self) -> WorkerState:
-        """The same, left where the other workers find it, if that can be: they say what this one has done."""
-        state = self.state()
+        state = WorkerState(self.name, metrics, gauges)
         with suppress(OSError):
-            save(self._metrics_folder, state)
+            save(self.data / "metrics", state)
         return state
-
-    def exposed(self, own: WorkerState, *, each: bool) -> bytes:
-        """The text for Prometheus. Reads files: not for the loop's thread."""
-        return expose(self._metrics_folder, self._spool_folder, own, each=each)
 
     async def _until_deserted(self, seconds: float) -> None:
         """Until no client is connected, or for `seconds`."""
