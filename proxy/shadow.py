@@ -205,7 +205,7 @@ class Copy:
         self._started = started
         self._breaker = shadows.breaker(mirror)
         self._recording = Recording(started, worker.limits.recorded_bytes, worker.budget)
-        self._request_size = 0
+        self.request_size = 0
         self.mirror = mirror
         self.allowance = shadows.allowance(mirror)
         self.size = 0
@@ -214,7 +214,7 @@ class Copy:
         """It is on its way: from now on it counts."""
         self._breaker.admits(self)
         self._deadline = self._worker.loop.call_later(self.mirror.timeout_ms / 1000, self._overdue)
-        self._request_size = request_size
+        self.request_size = request_size
         self.allowance.in_flight += 1
         self._shadows.hold(self, request_size)
 
@@ -279,5 +279,5 @@ class Copy:
         self._breaker.ended(self, outcome, record.status, code)
         if record.status == 200:
             self.allowance.answered()
-            self.allowance.spend(self.mirror, self._request_size, record.response)
+            self.allowance.spend(self.mirror, self.request_size, record.response)
         self._ended(record)
