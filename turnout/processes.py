@@ -24,6 +24,7 @@ from typing import IO
 import httpx
 
 import dashboard.start
+from experiments.tls import over_tls
 from proxy.limits import read_limits
 from proxy.supervisor import listen
 
@@ -227,8 +228,7 @@ class Processes:
         if program.healthy is None:
             return
         deadline = time.monotonic() + seconds
-        secure = httpx.URL(program.healthy).scheme != "http"  # else no root certificates are read
-        with httpx.Client(timeout=2.0, trust_env=False, verify=secure) as client:
+        with httpx.Client(timeout=2.0, trust_env=False, verify=over_tls(program.healthy)) as client:
             while time.monotonic() < deadline:
                 if unless():
                     return

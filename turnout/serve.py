@@ -27,6 +27,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from experiments.tls import over_tls
 from registry import EndpointSpec, InvalidEntry, ModelVersion, Registry, RegistryError, models_uri, names
 
 from .processes import endings, free_port
@@ -275,15 +276,16 @@ def _wait_until_healthy(
 
 def _answers(url: str) -> bool:
     try:
-        secure = httpx.URL(url).scheme != "http"  # else each look would read all root certificates first
-        return httpx.get(f"{url}/health", timeout=2, trust_env=False, verify=secure).status_code == 200
+        health = httpx.get(f"{url}/health", timeout=2, trust_env=False, verify=over_tls(url))
+        return health.status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
 
 
 def _check_name(launch: Launch) -> None:
     try:
-        answer = httpx.get(f"{launch.local_url}/v1/models", timeout=5, trust_env=False, verify=False).json()
+        url = launch.local_url
+        answer = httpx.get(f"{url}/v1/models", timeout=5, trust_env=False, verify=over_tls(url)).json()
         known = [str(one["id"]) for one in answer["data"]]
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         raise ServeError(f"{launch.local_url}/v1/models does not answer as vLLM does: {error!r}") from None
