@@ -26,6 +26,7 @@ from .heads import MARK, AnswerHead
 from .identity import new_id
 from .recording import Recording, keep_whole, outcome_of
 from .server import ClientConnection
+from .stripping import UsageStripper
 from .units import raw_unit
 from .upstream import Outgoing
 
@@ -102,7 +103,7 @@ class Relay:
         self._marks = b""  # the header lines that say where the answer comes from, once they are made
         self._rest = b""  # of the body: what is to be delivered once the record is written
         self._ending: EndOfStream | None = None
-        self._stripper: wire.UsageStripper | None = None
+        self._stripper: UsageStripper | None = None
         self._outcome: Outcome = "complete"
         self._answered = False  # the client has got a byte
         self._recorded = False
@@ -263,7 +264,7 @@ class Relay:
         self._call = self._worker.upstreams.call(endpoint, ask.path, head, body, self)
         if ask.stream:
             self._ending = EndOfStream(ask.path)
-            self._stripper = wire.UsageStripper() if ask.hides_usage else None
+            self._stripper = UsageStripper() if ask.hides_usage else None
 
     def _mirror(self, route: Route) -> None:
         if route.endpoint.version != self._snapshot.model(route.model).production:
