@@ -15,6 +15,7 @@ import orjson
 
 from .accounting import Accounting, accounting_of
 from .comparison import candidate_shares
+from .decision import VerdictKind
 from .evidence import (
     NOTHING,
     AnalysisSpec,
@@ -33,7 +34,7 @@ from .evidence import (
 from .looks import LookState, look_taken
 from .reasons import differing_turns, too_many_copies, unrecorded
 from .scorecard import Comparison, MetricResult, percent
-from .shipping import LABELS, VerdictKind, days_left, progress
+from .shipping import LABELS, days_left, progress
 from .turns import TurnResult
 from .validity import VALIDITY_THRESHOLD, SampleRatio, changed_instruments
 from .weighing import Case, Reason, described, plural, version_names, weigh

@@ -32,7 +32,6 @@ from .quantities import duration_text
 from .recorded import exhausted
 from .response import Findings, admission, policy_for, respond
 from .settlement import SETBACKS
-from .spec import analysis_of
 from .verdict import Verdict, conclude
 
 log = logging.getLogger("turnout.watch")
@@ -166,14 +165,7 @@ class Watch:
 
     def _look_at(self, experiment: Experiment) -> None:
         store, now_ns = self._control.store, self._control.junction.now_ns()
-        spec = analysis_of(
-            experiment.spec,
-            control_version=experiment.control_version,
-            candidate_version=experiment.candidate_version,
-            stage=experiment.phase.stage,
-            first_phase=experiment.first_phase,
-        )
-        golden = experiment.spec.gate
+        spec, golden = experiment.analysis, experiment.spec.gate
         nothing_left = exhausted(self._standings, experiment)  # before the evidence: then that is all of it
         evidence = gather(
             store, spec, as_of_ns=now_ns, golden_set=golden.set if golden else None, rollups=self._rollups
