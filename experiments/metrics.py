@@ -129,15 +129,16 @@ def _time(name: str, title: str, column: str, *, streams: bool = False) -> Metri
     )
 
 
-def _amount(name: str, title: str, column: str, display_unit: str) -> Metric:
+def _tokens(name: str, title: str) -> Metric:
+    """The mean of a count of tokens, which is a column of the same name."""
     return Metric(
         name=name,
         title=title,
         kind="mean",
         direction="decrease",
-        display_unit=display_unit,
-        value_sql=f"x.{column}",
-        observed_sql=f"{_OWN} AND x.{column} IS NOT NULL",
+        display_unit="tokens",
+        value_sql=f"x.{name}",
+        observed_sql=f"{_OWN} AND x.{name} IS NOT NULL",
         expected_sql=_ANSWERED,
     )
 
@@ -196,8 +197,8 @@ CATALOGUE: Final[dict[str, Metric]] = {
             kind="mean",
             value_sql="x.duration_ms",
         ),
-        _amount("completion_tokens", "tokens per answer", "completion_tokens", "tokens"),
-        _amount("prompt_tokens", "tokens per prompt", "prompt_tokens", "tokens"),
+        _tokens("completion_tokens", "tokens per answer"),
+        _tokens("prompt_tokens", "tokens per prompt"),
         Metric(
             name="tokens_per_second",
             title="tokens per second",
