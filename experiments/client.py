@@ -11,6 +11,8 @@ from urllib.parse import quote
 import httpx
 import orjson
 
+from .tls import over_tls
+
 #: Every answer of the control API has it: any program may answer with JSON.
 MARK: Final = "x-turnout-control-api"
 #: A report of ten million rows takes its time.
@@ -59,15 +61,14 @@ class ControlClient:
             raise ControlError(message, status=401, code="unauthorized")
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         try:
-            scheme = httpx.URL(self._url).scheme
-            if scheme not in ("http", "https"):
+            if httpx.URL(self._url).scheme not in ("http", "https"):
                 raise httpx.InvalidURL("no http:// in front")
             self._client = httpx.Client(
                 base_url=self._url,
                 headers=headers,
                 timeout=timeout_s,
                 trust_env=False,
-                verify=scheme == "https",  # reading the root certificates takes longer than most answers
+                verify=over_tls(self._url),
             )
         except httpx.InvalidURL as error:
             message = f"{self._url!r} is no address of a controller ({error}): expected http://HOST:PORT"

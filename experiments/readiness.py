@@ -9,6 +9,7 @@ from typing import Final
 import httpx
 
 from .snapshot import Endpoint
+from .tls import over_tls
 
 #: Why an endpoint cannot be used now, in words; None if it can.
 Probe = Callable[[Endpoint], str | None]
@@ -26,9 +27,7 @@ def answers(endpoint: Endpoint) -> str | None:
 
 
 async def _ask(replicas: Sequence[str]) -> list[str | None]:
-    # Without https nobody needs the root certificates, and reading them takes longer than the answers.
-    secure = any(httpx.URL(replica).scheme != "http" for replica in replicas)
-    async with httpx.AsyncClient(timeout=None, trust_env=False, verify=secure) as client:
+    async with httpx.AsyncClient(timeout=None, trust_env=False, verify=over_tls(*replicas)) as client:
         return await asyncio.gather(*(_trouble(client, replica) for replica in replicas))
 
 

@@ -35,11 +35,15 @@ class Request:
 
 
 class Responder(Protocol):
-    """What answers a request that takes time."""
+    """What answers a request that takes time. To one in one small piece a client's pauses are nothing."""
 
     def client_gone(self) -> None: ...
-    def client_paused(self) -> None: ...
-    def client_resumed(self) -> None: ...
+
+    def client_paused(self) -> None:
+        return
+
+    def client_resumed(self) -> None:
+        return
 
 
 class Application(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from experiments.ledger.exchange import ExchangeRecord, Recording
+from experiments.ledger.exchange import ExchangeRecord
 from experiments.snapshot import Endpoint, Mirror
 
 from . import wire
@@ -22,40 +22,29 @@ LEFT_OUT: Final = frozenset(("store", "metadata", "user", "safety_identifier"))
 _TOOLS: Final = frozenset(("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"))
 
 
-def copy_record(
-    mirror: Mirror,
-    endpoint: Endpoint,
-    started_ns: int,
-    *,
-    pair: str,
-    path: str,
-    model: str,
-    worker: str,
-    unit: str | None,
-    tenant: str | None,
-    snapshot: int,
-    recording: Recording,
-) -> ExchangeRecord:
-    """The row of a copy before it is sent: the candidate's half of the pair that request `pair` begins."""
+def copy_record(mirror: Mirror, endpoint: Endpoint, primary: ExchangeRecord) -> ExchangeRecord:
+    """The row of a copy before it is sent: the candidate's half of the pair that `primary` begins."""
     return ExchangeRecord(
-        exchange_id=new_id(started_ns),
-        request_id=pair,
-        pair_id=pair,
+        exchange_id=new_id(primary.started_ns),
+        request_id=primary.request_id,
+        pair_id=primary.request_id,
         role="shadow",
-        started_ns=started_ns,
-        path=path,
-        model=model,
-        worker=worker,
+        started_ns=primary.started_ns,
+        path=primary.path,
+        model=primary.model,
+        worker=primary.worker,
         experiment=mirror.experiment,
         phase=mirror.phase,
         assigned_arm=mirror.arm,
         served_arm=mirror.arm,
         assigned_version=endpoint.version,
         served_version=endpoint.version,
-        unit=unit,
-        tenant=tenant,
-        snapshot=snapshot,
-        recording=recording,
+        unit=primary.unit,
+        tenant=primary.tenant,
+        snapshot=primary.snapshot,
+        stream=primary.stream,
+        recording=primary.recording,
+        traceparent=primary.traceparent,
     )
 
 

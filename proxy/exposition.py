@@ -7,6 +7,7 @@ worker is replaced. Reading and adding up is nothing for the loop that relays.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Iterator
@@ -14,11 +15,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from .application import Responder
+from .errors import internal_error
 from .metrics import DURATION_US, GAP_US, Gauges, Labels, Metrics
+
+if TYPE_CHECKING:
+    from .server import ClientConnection
+    from .worker import Worker
 
 log = logging.getLogger("turnout.proxy")
 
@@ -115,6 +122,30 @@ def _states(folder: Path, own: WorkerState) -> Iterator[WorkerState]:
         for name in raw["includes"]:
             others.pop(name, None)
     yield from others.values()
+
+
+class Scrape(Responder):
+    """An answer to Prometheus, made in a thread: it reads the other workers' files.
+
+    What this one says it has left for the others before: killed at once, no counter of it goes back.
+    """
+
+    def __init__(self, worker: Worker, client: ClientConnection, *, each: bool) -> None:
+        self._client = client
+        state, metrics, spool = worker.saved(), worker.data / "metrics", worker.data / "spool"
+        making = worker.loop.run_in_executor(None, lambda: expose(metrics, spool, state, each=each))
+        making.add_done_callback(self._made)
+
+    def _made(self, making: asyncio.Future[bytes]) -> None:
+        error = making.exception()
+        if error is None:
+            self._client.answer(200, b"content-type: %b\r\n" % CONTENT_TYPE, making.result())
+        else:
+            log.error("the metrics could not be told", exc_info=error)
+            self._client.decline(internal_error())
+
+    def client_gone(self) -> None:
+        """What is being made is thrown away."""
 
 
 def expose(folder: Path, spool: Path, own: WorkerState, *, each: bool) -> bytes:

@@ -96,8 +96,8 @@ class PressureGauge:
     async def run(self) -> None:
         """Ask every second until cancelled. No proxy, no redirect: only the snapshot's own addresses."""
         await self._wanted.wait()  # most watch nothing, and reading the root certificates holds up requests
-        limits = httpx.Timeout(_PATIENCE_SECONDS)
-        async with httpx.AsyncClient(timeout=limits, trust_env=False, follow_redirects=False) as client:
+        patience = httpx.Timeout(_PATIENCE_SECONDS)
+        async with httpx.AsyncClient(timeout=patience, trust_env=False, follow_redirects=False) as client:
             while True:
                 await asyncio.gather(*(self._ask(client, url) for url in self._watched))
                 await asyncio.sleep(EVERY_SECONDS)

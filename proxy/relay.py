@@ -26,6 +26,7 @@ from .heads import MARK, AnswerHead
 from .identity import new_id
 from .recording import Recording, keep_whole, outcome_of
 from .server import ClientConnection
+from .stripping import UsageStripper
 from .units import raw_unit
 from .upstream import Outgoing
 
@@ -102,7 +103,7 @@ class Relay:
         self._marks = b""  # the header lines that say where the answer comes from, once they are made
         self._rest = b""  # of the body: what is to be delivered once the record is written
         self._ending: EndOfStream | None = None
-        self._stripper: wire.UsageStripper | None = None
+        self._stripper: UsageStripper | None = None
         self._outcome: Outcome = "complete"
         self._answered = False  # the client has got a byte
         self._recorded = False
@@ -153,7 +154,7 @@ class Relay:
         control, self._fallback = route.fallback, None
         shed_by: Breaker | None = None
         if control is not None and self._origin == "live":
-            breaker = self._worker.breakers.of(route)
+            breaker = self._worker.breakers.of((route.experiment or "", route.phase, endpoint.version))
             if breaker.admits(self):
                 self._fallback, self._breaker = control, breaker
             else:  # a candidate at which nothing succeeds is not asked: control answers, the row says why
@@ -164,7 +165,7 @@ class Relay:
             record = self.record
             record.served_arm, record.served_version = "control", self._endpoint.version
             record.arm_outcome, record.error_code = "shed", OPEN
-            self._worker.breakers.probe(shed_by, endpoint, self._ask, self._request)
+            self._worker.probes.send(shed_by, endpoint, self._ask, self._request)
         self._marks = self._marked()  # the engine has its request: nobody waits for this
 
     def _note(self, route: Route) -> None:
@@ -263,7 +264,7 @@ class Relay:
         self._call = self._worker.upstreams.call(endpoint, ask.path, head, body, self)
         if ask.stream:
             self._ending = EndOfStream(ask.path)
-            self._stripper = wire.UsageStripper() if ask.hides_usage else None
+            self._stripper = UsageStripper() if ask.hides_usage else None
 
     def _mirror(self, route: Route) -> None:
         if route.endpoint.version != self._snapshot.model(route.model).production:
@@ -360,7 +361,7 @@ class Relay:
             return
         broke_off = (502, "The engine behind this model broke off before answering.")
         status, message = _UNREACHED.get(code, broke_off)
-        self._client.respond(status, Refusal(status, code, message).body(), self._headers())
+        self._client.decline(Refusal(status, code, message), self._headers())
 
     def _take_fallback(self, outcome: Outcome, code: str | None = None) -> bool:
         """Ask control instead of an arm that failed, while the client has got nothing. `code` says with what
@@ -465,4 +466,4 @@ class Relay:
             self._append("rejected", refusal.code)
         self._recorded = True
         self._finished()
-        self._client.respond(refusal.status, refusal.body(), self._headers())
+        self._client.decline(refusal, self._headers())

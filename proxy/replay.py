@@ -16,7 +16,7 @@ from experiments.ledger.exchange import RATE_LIMITED, ExchangeRecord
 from experiments.snapshot import Endpoint, Mirror, UnknownModel
 
 from . import auth, wire
-from .application import Request
+from .application import Request, Responder
 from .breaker import OPEN
 from .copying import copy_record
 from .errors import Refusal
@@ -56,7 +56,7 @@ _MESSAGES: Final = {
 }
 
 
-class Replay:
+class Replay(Responder):
     """One recorded request. Its client hears how the copy ended, never what was answered.
 
     The body is a line of JSON (experiment, model, path, pair: the primary's id; unit and tenant, as the
@@ -68,7 +68,6 @@ class Replay:
         self._request = request
         self._client = client
         self._copy: Copy | None = None
-        self._mirror: Mirror | None = None
         self._gone = False
 
     def start(self) -> bool:
@@ -87,7 +86,7 @@ class Replay:
             )
             raise Refusal(409, "no_replay", message)
         mirror, endpoint = found
-        self._mirror = mirror
+        self._mirror: Mirror = mirror
         record = self._record(about, mirror, endpoint)
         try:
             ask = wire.parse(about["path"], body, self._worker.limits)
@@ -104,20 +103,14 @@ class Replay:
         return self._copy is not None
 
     def _record(self, about: dict[str, Any], mirror: Mirror, endpoint: Endpoint) -> ExchangeRecord:
-        snapshot = self._worker.snapshot
-        record = copy_record(
-            mirror,
-            endpoint,
-            self._request.started_ns,
-            pair=about["pair"],
-            path=about["path"],
-            model=about["model"],
-            worker=self._worker.name,
-            unit=about.get("unit"),
-            tenant=about.get("tenant"),
-            snapshot=snapshot.version,
-            recording=snapshot.model(about["model"]).recording,
+        """The row of the copy; what it has in common with its primary is in `about`."""
+        snapshot, pair, model = self._worker.snapshot, about["pair"], about["model"]
+        primary = ExchangeRecord(
+            pair, pair, self._request.started_ns, about["path"], model, self._worker.name
         )
+        primary.unit, primary.tenant = about.get("unit"), about.get("tenant")
+        primary.snapshot, primary.recording = snapshot.version, snapshot.model(model).recording
+        record = copy_record(mirror, endpoint, primary)
         record.origin = "replay"
         return record
 
@@ -137,9 +130,9 @@ class Replay:
             status, code = again
             message = _MESSAGES.get(code, f"No copy is sent just now: {code.replace('_', ' ')}.")
             message = message.replace("{cause}", self._cause())
-            rest = ceil(self._worker.shadows.rests_for(record.experiment or ""))
+            rest = ceil(self._worker.shadows.rests_for(self._mirror.experiment))
             lines = b"retry-after: %d\r\n" % rest if code == RATE_LIMITED and rest else b""
-            self._client.respond(status, Refusal(status, code, message).body(), lines)
+            self._client.decline(Refusal(status, code, message), lines)
             return
         ended = {"outcome": record.outcome, "status": record.status, "error_code": record.error_code}
         self._client.respond(200, orjson.dumps(ended))
@@ -155,24 +148,18 @@ class Replay:
             return 502, code
         if record.outcome != "shed" or code in _FOR_GOOD:
             return None
-        mine, all_ = self._worker.shadows.others(record.experiment or "")
+        mine, all_ = self._worker.shadows.others(self._mirror.experiment)
         if (code == "experiment_bytes" and not mine) or (code == "worker_bytes" and not all_):
             return None  # it was alone, and too large all the same
         return 503, code
 
     def _cause(self) -> str:
-        return self._worker.shadows.left_alone(self._mirror) if self._mirror is not None else ""
+        return self._worker.shadows.left_alone(self._mirror)
 
     def client_gone(self) -> None:
         self._gone = True
         if self._copy is not None:
             self._copy.withdraw()
-
-    def client_paused(self) -> None:
-        """Its answer is one small piece."""
-
-    def client_resumed(self) -> None:
-        """Nothing was held."""
 
 
 def _about(line: bytes) -> dict[str, Any]:

@@ -393,7 +393,7 @@ class ClientConnection(asyncio.Protocol):
         self._budget.give(self._held)
         self._held, self._body = 0, []
         self._busy, self._keep_alive, self._head, self._linger = True, False, None, True
-        self.respond(refusal.status, refusal.body())
+        self.decline(refusal)
 
     # answers
 
@@ -406,6 +406,10 @@ class ClientConnection(asyncio.Protocol):
         lines = b"content-type: application/json\r\n" + headers
         self.start(status, lines, length=len(body))
         self.end(b"" if self._head and self._head.method == "HEAD" else body)
+
+    def decline(self, refusal: Refusal, headers: bytes = b"") -> None:
+        """The answer is a refusal."""
+        self.respond(refusal.status, refusal.body(), headers)
 
     def start(self, status: int, headers: bytes, length: int | None) -> None:
         """Begin an answer. Without a length the body is chunked, or ends with the connection in HTTP/1.0."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Callable
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
@@ -19,7 +20,7 @@ from experiments.snapshot import LITELLM, Endpoint, Mirror, Snapshot
 from . import wire
 from .allowance import Allowance
 from .application import Request
-from .breaker import OPEN, Breaker, breaker_of
+from .breaker import OPEN, Breaker, Breakers
 from .copying import copy_body, copy_head, copy_record
 from .heads import AnswerHead, seconds_asked
 from .pressure import PressureGauge
@@ -40,9 +41,9 @@ class Shadows:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._upstreams = Upstreams(worker.limits, worker.providers)
-        self._allowances: dict[str, Allowance] = {}
+        self._allowances: defaultdict[str, Allowance] = defaultdict(Allowance)
         self._copies: set[Copy] = set()
-        self._breakers: dict[tuple[str, int, int], Breaker] = {}
+        self._breakers = Breakers(worker.limits, worker.loop.time)
         self.gauge = PressureGauge(worker.loop.time)
         self.bytes = 0
 
@@ -51,28 +52,11 @@ class Shadows:
         """Copies under way."""
         return len(self._copies)
 
-    async def run(self) -> None:
-        """What goes on beside the traffic, until cancelled: asking the engines how busy they are."""
-        await self.gauge.run()
-
     def send(
         self, mirror: Mirror, endpoint: Endpoint, ask: wire.Ask, request: Request, primary: ExchangeRecord
     ) -> None:
         """Start a copy, or record that it was shed. Never raises, never waits."""
-        record = copy_record(
-            mirror,
-            endpoint,
-            request.started_ns,
-            pair=primary.request_id,
-            path=primary.path,
-            model=primary.model,
-            worker=primary.worker,
-            unit=primary.unit,
-            tenant=primary.tenant,
-            snapshot=primary.snapshot,
-            recording=primary.recording,
-        )
-        record.stream, record.traceparent = ask.stream, primary.traceparent
+        record = copy_record(mirror, endpoint, primary)
         self.start(mirror, endpoint, ask, request, record, self._worker.append)
 
     def start(
@@ -89,7 +73,15 @@ class Shadows:
         try:
             reason = self._shed_reason(mirror, endpoint, ask, record.model)
             if reason is None:
-                return self._start(mirror, endpoint, ask, request, record, ended)
+                # a provider has no such field, and would refuse every copy
+                priority = None if endpoint.engine == LITELLM else mirror.priority
+                body = copy_body(ask, endpoint.served_name, priority)
+                head = copy_head(request.head.forwarded)
+                copy = Copy(self, self._worker, mirror, record, request.started, ended)
+                copy.call = self._upstreams.call(endpoint, ask.path, head, body, copy)
+                copy.begun(len(ask.body))
+                self._copies.add(copy)
+                return copy
         except Exception:
             log.exception("request %s could not be mirrored", record.request_id)
             reason = "not_copied"
@@ -97,38 +89,9 @@ class Shadows:
         ended(record)
         return None
 
-    def _start(
-        self,
-        mirror: Mirror,
-        endpoint: Endpoint,
-        ask: wire.Ask,
-        request: Request,
-        record: ExchangeRecord,
-        ended: Callable[[ExchangeRecord], object],
-    ) -> Copy:
-        # a provider has no such field, and would refuse every copy
-        priority = None if endpoint.engine == LITELLM else mirror.priority
-        body = copy_body(ask, endpoint.served_name, priority)
-        head = copy_head(request.head.forwarded)
-        allowance = self._allowances.setdefault(mirror.experiment, Allowance())
-        breaker = self._breaker(mirror)
-        size, started = len(ask.body), request.started
-        copy = Copy(self, self._worker, record, mirror, allowance, breaker, size, started, ended)
-        breaker.admits(copy)
-        try:
-            copy.call = self._upstreams.call(endpoint, ask.path, head, body, copy)
-        except BaseException:
-            copy.forget()
-            raise
-        self._copies.add(copy)
-        allowance.in_flight += 1
-        self.hold(copy, copy.request_size)
-        return copy
-
     def others(self, experiment: str) -> tuple[int, int]:
         """Copies under way: of one experiment, and of all."""
-        allowance = self._allowances.get(experiment)
-        return (allowance.in_flight if allowance else 0), len(self._copies)
+        return self._allowances[experiment].in_flight, len(self._copies)
 
     def _shed_reason(self, mirror: Mirror, endpoint: Endpoint, ask: wire.Ask, model: str) -> str | None:
         limits = self._worker.limits
@@ -136,7 +99,7 @@ class Shadows:
             return "tools_skipped"
         if ask.continues:
             return "stored_elsewhere"
-        allowance = self._allowances.get(mirror.experiment) or Allowance()
+        allowance = self.allowance(mirror)
         refusal = allowance.refusal(mirror, len(ask.body))
         if refusal is not None:
             return refusal
@@ -146,7 +109,7 @@ class Shadows:
             return "worker_in_flight"
         if self.bytes + len(ask.body) > limits.shadow_bytes:
             return "worker_bytes"
-        breaker = self._breaker(mirror)
+        breaker = self.breaker(mirror)
         if breaker.is_open and not breaker.wants_probe():
             return OPEN
         # The production engine as well: the candidate may share its machine, and users wait there.
@@ -158,20 +121,19 @@ class Shadows:
 
     def rests_for(self, experiment: str) -> float:
         """For how many seconds no copy of an experiment is sent, since its provider takes no more of them."""
-        allowance = self._allowances.get(experiment)
-        return allowance.rests_for(self._worker.loop.time()) if allowance else 0.0
+        return self._allowances[experiment].rests_for(self._worker.loop.time())
 
     def left_alone(self, mirror: Mirror) -> str:
         """What the last failure was of a candidate that its breaker keeps copies from."""
-        return self._breaker(mirror).cause
+        return self.breaker(mirror).cause
 
-    def _breaker(self, mirror: Mirror) -> Breaker:
+    def allowance(self, mirror: Mirror) -> Allowance:
+        """What the copies of an experiment have used."""
+        return self._allowances[mirror.experiment]
+
+    def breaker(self, mirror: Mirror) -> Breaker:
         """What is known of a candidate. Where nothing at all succeeds, a copy asks again now and then."""
-        key = mirror.experiment, mirror.phase, mirror.version
-        found = self._breakers.get(key)
-        if found is None:
-            found = self._breakers[key] = breaker_of(self._worker.limits, self._worker.loop.time)
-        return found
+        return self._breakers.of((mirror.experiment, mirror.phase, mirror.version))
 
     def hold(self, copy: Copy, size: int) -> None:
         """A copy holds so many bytes more."""
@@ -182,12 +144,12 @@ class Shadows:
     def overtaken(self, snapshot: Snapshot) -> None:
         """A new snapshot is in force. Copies of experiments that it does not have, and that still wait for a
         connection, are not sent."""
+        self._upstreams.overtaken(snapshot)
         mirrors = [mirror for route in snapshot.models.values() for mirror in route.mirrors]
         mirrored = {mirror.experiment for mirror in mirrors}
-        known = {(mirror.experiment, mirror.phase, mirror.version) for mirror in mirrors}
-        self._breakers = {key: one for key, one in self._breakers.items() if key in known}
+        self._breakers.keep({(mirror.experiment, mirror.phase, mirror.version) for mirror in mirrors})
         for copy in list(self._copies):
-            if copy.mirror.experiment not in mirrored and copy.call is not None and not copy.call.sent:
+            if copy.mirror.experiment not in mirrored and not copy.call.sent:
                 copy.abandon("experiment_ended")
         for name in [name for name, one in self._allowances.items() if not one.in_flight]:
             if name not in mirrored:
@@ -200,10 +162,6 @@ class Shadows:
             self._copies.discard(copy)
             copy.allowance.in_flight -= 1
             self.hold(copy, -copy.size)
-
-    def retire(self, in_use: Callable[[str], bool]) -> None:
-        """Close the idle connections of replicas that the snapshot no longer has."""
-        self._upstreams.retire(in_use)
 
     async def close(self) -> None:
         """End what still runs: each copy leaves its row."""
@@ -227,15 +185,16 @@ def _watched(snapshot: Snapshot) -> set[str]:
 class Copy:
     """One mirrored exchange: receives the engine's answer and keeps it for the ledger."""
 
+    #: There once it has begun, which is before anything is received.
+    call: Outgoing
+    _deadline: asyncio.TimerHandle
+
     def __init__(
         self,
         shadows: Shadows,
         worker: Worker,
-        record: ExchangeRecord,
         mirror: Mirror,
-        allowance: Allowance,
-        breaker: Breaker,
-        request_size: int,
+        record: ExchangeRecord,
         started: int,
         ended: Callable[[ExchangeRecord], object],
     ) -> None:
@@ -244,14 +203,20 @@ class Copy:
         self._worker = worker
         self._record = record
         self._started = started
-        self._breaker = breaker
+        self._breaker = shadows.breaker(mirror)
         self._recording = Recording(started, worker.limits.recorded_bytes, worker.budget)
-        self._deadline: asyncio.TimerHandle = worker.loop.call_later(mirror.timeout_ms / 1000, self._overdue)
+        self.request_size = 0
         self.mirror = mirror
-        self.allowance = allowance
-        self.request_size = request_size
+        self.allowance = shadows.allowance(mirror)
         self.size = 0
-        self.call: Outgoing | None = None
+
+    def begun(self, request_size: int) -> None:
+        """It is on its way: from now on it counts."""
+        self._breaker.admits(self)
+        self._deadline = self._worker.loop.call_later(self.mirror.timeout_ms / 1000, self._overdue)
+        self.request_size = request_size
+        self.allowance.in_flight += 1
+        self._shadows.hold(self, request_size)
 
     def answer(self, head: AnswerHead, body: bytes) -> None:
         self.head(head)
@@ -285,27 +250,21 @@ class Copy:
 
     def abandon(self, reason: str) -> None:
         """Give the copy up: the engine is told, and the row says why."""
-        if self.call is not None:
-            self.call.cancel()
+        self.call.cancel()
         self._finish("shed", reason)
 
-    def forget(self) -> None:
-        """It never began, or nobody wants it any more: that says nothing of the candidate."""
+    def withdraw(self) -> None:
+        """Nobody wants it any more, which says nothing of the candidate: the engine is told, and no row
+        speaks of it."""
         self._deadline.cancel()
         self._breaker.excused(self)
-
-    def withdraw(self) -> None:
-        """Nobody wants it any more, and no row is to speak of it: the engine is told."""
-        self.forget()
-        if self.call is not None:
-            self.call.cancel()
+        self.call.cancel()
         self._shadows.released(self)
         self._recording.forget()
 
     def _overdue(self) -> None:
         """Bytes that trickle keep every other deadline for ever: that is a failure of the candidate."""
-        if self.call is not None:
-            self.call.cancel()
+        self.call.cancel()
         self._finish("timeout", "copy_timeout")
 
     def _finish(self, outcome: Outcome, code: str | None) -> None:

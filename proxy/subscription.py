@@ -19,6 +19,7 @@ from urllib.parse import quote
 import httpx
 
 from experiments.snapshot import Snapshot, SnapshotError
+from experiments.tls import over_tls
 
 log = logging.getLogger("turnout.proxy")
 
@@ -54,10 +55,8 @@ class Subscription:
     async def run(self) -> None:
         """Poll for ever; every failure is waited out, with jitter so that workers do not come as a herd."""
         pause = 0.1
-        limits = httpx.Timeout(_WAIT_SECONDS + _GRACE_SECONDS, connect=2.0)
-        # Reading the root certificates would hold up this worker's first requests.
-        secure = not self._url.lower().startswith("http:")
-        async with httpx.AsyncClient(timeout=limits, trust_env=False, verify=secure) as client:
+        patience, secure = httpx.Timeout(_WAIT_SECONDS + _GRACE_SECONDS, connect=2.0), over_tls(self._url)
+        async with httpx.AsyncClient(timeout=patience, trust_env=False, verify=secure) as client:
             while True:
                 try:
                     await self._poll(client)

@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
 from time import monotonic, monotonic_ns
 from typing import Any, Final, Protocol
 
 from experiments.ledger.exchange import Outcome
-from experiments.snapshot import LITELLM, Endpoint
+from experiments.snapshot import LITELLM, Endpoint, Snapshot
 
 from .deadlines import Deadlines, tick_for
 from .heads import AnswerHead, KnownAnswers
@@ -356,10 +355,11 @@ class Upstreams:
         call.start()
         return call
 
-    def retire(self, urls: Callable[[str], bool]) -> None:
-        """Close the idle connections of replicas that the snapshot no longer has."""
+    def overtaken(self, snapshot: Snapshot) -> None:
+        """A new snapshot is in force: close the idle connections of replicas that it does not have."""
         self._pools.clear()
-        for url in [url for url in self._replicas if not urls(url)]:
+        in_use = {url for endpoint in snapshot.endpoints.values() for url in endpoint.replicas}
+        for url in self._replicas.keys() - in_use:
             self._replicas.pop(url).close()
 
     async def close(self) -> None:

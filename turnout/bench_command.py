@@ -17,6 +17,8 @@ import httpx
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from experiments.tls import over_tls
+
 from .load import Bounds, Round, Target, authorization, client_for, run_round
 from .load_report import Figures, figures, print_table, write
 from .terminal import emit, err, fail, say
@@ -102,7 +104,8 @@ def _only_model(url: str, api_key: str | None) -> str:
     """The model that is served there, if there is one."""
     address = url.rstrip("/").removesuffix("/v1") + "/v1/models"
     try:
-        answer = httpx.get(address, headers=authorization(api_key), timeout=10.0, trust_env=False)
+        headers, secure = authorization(api_key), over_tls(address)
+        answer = httpx.get(address, headers=headers, timeout=10.0, trust_env=False, verify=secure)
         found = [str(each["id"]) for each in answer.raise_for_status().json()["data"]]
     except httpx.HTTPStatusError as error:
         status = error.response.status_code

@@ -19,7 +19,7 @@ from .terminal import NO_ROOM, err, fail, no_room
 #: Commands that live elsewhere: module, attribute, and the line that `turnout --help` shows.
 _ELSEWHERE: Final = {
     "apply": ("turnout.apply_command", "apply_app", "Bring about what the files of a folder declare."),
-    "golden": ("turnout.label_command", "golden", "Golden sets: run, compare, rank, label, import, export."),
+    "golden": ("turnout.golden", "golden", "Golden sets: run, compare, rank, label, import, export."),
     "plan": ("turnout.plan_command", "plan_app", "What an experiment can find out, and how soon."),
     "preflight": ("turnout.preflight_command", "preflight_app", "Hold a candidate against production first."),
     "replay": (

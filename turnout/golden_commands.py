@@ -233,16 +233,16 @@ class Places:
     """Where proxy and controller are, and what opens them. What is not given comes from the
     settings, the token from the data folder."""
 
-    proxy_url: str | None
-    control_url: str | None
-    token: str | None
-    api_key: str | None
+    proxy_url: str | None = None
+    control_url: str | None = None
+    token: str | None = None
+    api_key: str | None = None
 
     @contextmanager
     def desk(self, concurrency: int, timeout_s: float) -> Iterator[Desk]:
         """What a command works with, until the block ends."""
         settings, token = self.opened()
-        with closing(ControlClient(settings.control_address, token)) as api, _naming_the_token(settings):
+        with self.api() as api:
             yield Desk(
                 ledger=GoldenLedger(api),
                 proxy_url=settings.proxy_address,

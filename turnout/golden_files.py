@@ -92,7 +92,7 @@ def export_command(
     token: TokenOption = None,
 ) -> None:
     """Write a stored run as another tool reads it."""
-    places = Places(proxy_url=None, control_url=control_url, token=token, api_key=None)
+    places = Places(control_url=control_url, token=token)
     with concluding(), places.api() as api:
         if format_ not in EXPORTS:
             raise EvaluatorError(f"no format {format_!r}; there are {', '.join(sorted(EXPORTS))}")
@@ -121,7 +121,7 @@ def add_command(
     token: TokenOption = None,
 ) -> None:
     """Make a golden item of a recorded exchange, with what identifies people blotted out."""
-    places = Places(proxy_url=None, control_url=control_url, token=token, api_key=None)
+    places = Places(control_url=control_url, token=token)
     with concluding(), places.api() as api:
         exchange = api.get(f"/api/exchanges/{path_part(exchange_id, 'exchange')}")
         # What is declared now, whatever was in force when the exchange was recorded.
@@ -227,6 +227,3 @@ def _checks(given: Sequence[str]) -> tuple[dict[str, Any], ...]:
 
 def _warn(text: str) -> None:
     err.print(text, style="yellow", markup=False, soft_wrap=True)
-
-
-__all__ = ["golden"]

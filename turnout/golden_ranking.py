@@ -28,8 +28,8 @@ from turnout.golden_commands import (
     Places,
     TokenOption,
     concluding,
+    golden,
 )
-from turnout.golden_files import golden
 from turnout.terminal import concluding_with, emit, out
 
 
@@ -46,7 +46,7 @@ def rank_command(
     Bradley and Terry's strengths with intervals by drawing the items anew. `turnout golden compare` makes the
     comparisons, where the set has a pairwise check.
     """
-    places = Places(proxy_url=None, control_url=control_url, token=token, api_key=None)
+    places = Places(control_url=control_url, token=token)
     with concluding(), places.api() as api:
         found = api.get("/api/golden/comparisons", {"model": model, "set_name": name, "limit": 1000})
         if not found:

@@ -29,7 +29,7 @@ from experiments.statistics.pairwise import position_bias_p
 from .judge_report import print_correction, print_judges
 from .terminal import err, plain
 
-_STYLES: Final[dict[Gate, str]] = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
+STYLES: Final[dict[Gate, str]] = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 _LISTED: Final = 10
 _WIDTH: Final = 100
 #: words shown on each side of what differs
@@ -118,7 +118,7 @@ def print_summary(
         unless = ", but without --fresh" if fresh else ""
         told = f"Partial: {escape(finished.partial)}; the same command goes on{unless}."
         console.print(told, style="yellow")
-    console.print(escape(summary.sentence), style=_STYLES[summary.gate], highlight=False)
+    console.print(escape(summary.sentence), style=STYLES[summary.gate], highlight=False)
 
 
 def print_comparison(
@@ -150,7 +150,7 @@ def print_comparison(
             console.print(f"Warning: {escape(reason.text)}", style="yellow", highlight=False)
     if comparison.missing:
         console.print(f"Missing in a run: {comparison.missing:,} of {comparison.planned:,} items.")
-    console.print(escape(comparison.sentence), style=f"bold {_STYLES[comparison.verdict]}", highlight=False)
+    console.print(escape(comparison.sentence), style=f"bold {STYLES[comparison.verdict]}", highlight=False)
 
 
 def _print_changes(console: Console, title: str, changes: Sequence[Change], show_all: bool) -> None:

@@ -28,7 +28,6 @@ from evaluators.labels.worksheet import Pen, Refused, read, waiting, write
 from evaluators.ledger import GoldenLedger
 from evaluators.loading import load_golden_set
 from experiments.client import ControlClient
-from turnout import golden_ranking  # noqa: F401 (registers `rank`)
 from turnout.golden_commands import (
     ControlOption,
     GoldenCommand,
@@ -38,9 +37,9 @@ from turnout.golden_commands import (
     SetArgument,
     TokenOption,
     concluding,
+    golden,
     set_path,
 )
-from turnout.golden_files import golden
 from turnout.label_session import LabelSession, TerminalKeyboard
 from turnout.terminal import emit, err, say
 from turnout.terminal import out as screen
@@ -74,7 +73,7 @@ def label_command(
 
     Which version answered, and what the judge said, is not shown.
     """
-    places = Places(proxy_url=None, control_url=control_url, token=token, api_key=None)
+    places = Places(control_url=control_url, token=token)
     refused: list[Refused] = []
     with concluding(), places.api() as api:
         desk = _desk(api, set_path(set_), model, control, candidate, check)
@@ -199,6 +198,3 @@ def _tell(state: dict[str, Any], refused: list[Refused], *, as_json: bool) -> No
     say(f"{state['check']}: {state['labelled']} of {state['drawn']} drawn items are labelled; {left}.")
     if state["labelled"] == state["drawn"]:
         say("The sample is whole: turnout golden compare says what follows.")
-
-
-__all__ = ["golden"]

@@ -16,6 +16,7 @@ import httpx
 import orjson
 
 from experiments.ledger.sse import EventStream
+from experiments.tls import over_tls
 
 #: Words of the prompt, so that no two prompts begin alike and no prefix cache answers in the engine's place.
 _WORDS: Final = (
@@ -112,7 +113,8 @@ def client_for(target: Target, most: int) -> httpx.AsyncClient:
     """A client that keeps up to `most` connections open."""
     headers = {b"content-type": b"application/json", **authorization(target.api_key)}
     limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
-    return httpx.AsyncClient(timeout=None, limits=limits, headers=headers, trust_env=False)
+    secure = over_tls(target.url)
+    return httpx.AsyncClient(timeout=None, limits=limits, headers=headers, trust_env=False, verify=secure)
 
 
 async def run_round(

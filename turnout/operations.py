@@ -17,16 +17,12 @@ from rich.text import Text
 
 from experiments import client
 from experiments.client import ControlClient, ControlError
-from experiments.metrics import LOGARITHMIC
-from experiments.scorecard import percent, points
 
-from .books import accounting
+from .scorecard import SCORECARD, VERDICT_STYLES, accounting, scorecard_row
 from .settings import Settings, SettingsError, read_settings, unknown_variables
 from .terminal import emit, err, fail, out, plain, say, table, waiting
 
 Json = dict[str, Any]
-
-_STYLE: Final = {"ship": "green", "roll_back": "red", "invalid": "red", "inconclusive": "yellow"}
 
 
 def settings_in_force(**given: Any) -> Settings:
@@ -218,13 +214,17 @@ def show_model(settings: Settings, model: str, *, as_json: bool) -> None:
 # -- experiments -------------------------------------------------------------------------------------------
 
 
-def start_experiment(settings: Settings, spec: Path, *, draft: bool = False, as_json: bool) -> None:
+def spec_text(spec: Path) -> str:
+    """What a spec's file holds. Ends the command if it cannot be read."""
     try:
-        text = spec.read_text("utf-8")
+        return spec.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         fail(f"{spec} cannot be read: {error}", 2)
+
+
+def start_experiment(settings: Settings, spec: Path, *, draft: bool = False, as_json: bool) -> None:
     with control_api(settings) as api:
-        body = {"spec_yaml": text, "filename": str(spec), "actor": actor(), "draft": draft}
+        body = {"spec_yaml": spec_text(spec), "filename": str(spec), "actor": actor(), "draft": draft}
         started = api.post("/api/experiments", body)
     if as_json:
         emit(started)
@@ -272,7 +272,7 @@ def show_experiment(settings: Settings, name: str, *, as_json: bool) -> None:
     if found["ended_at"] is not None:
         say(f"\nEnded at {found['ended_at']}: {found['state'].replace('_', ' ')}. The last verdict was:")
     if verdict is not None:
-        say(f"\n{verdict['sentence']}", _STYLE.get(verdict["kind"], "bold"))
+        say(f"\n{verdict['sentence']}", VERDICT_STYLES.get(verdict["kind"], "bold"))
         for reason in verdict["reasons"]:
             say(f"  {reason['severity']}: {reason['text']}")
         table(SCORECARD, [scorecard_row(metric) for metric in verdict["metrics"]])
@@ -302,80 +302,6 @@ def replay_text(progress: Json, failed: int = 0) -> str:
 def reasons_text(by_reason: Mapping[str, int]) -> str:
     """3 not recorded, 5 tools skipped."""
     return ", ".join(f"{count} {plain(reason).replace('_', ' ')}" for reason, count in by_reason.items())
-
-
-SCORECARD: Final = (
-    "metric",
-    "role",
-    "control",
-    "candidate",
-    "n",
-    "missing",
-    "effect",
-    "interval",
-    "margin",
-    "state",
-)
-
-
-def scorecard_row(metric: Json) -> tuple[object, ...]:
-    """One metric of a verdict as cells for people: every number with its n and what is missing."""
-    arms = {arm["arm"]: arm for arm in metric["arms"]}
-    control, candidate = arms.get("control", {}), arms.get("candidate", {})
-    estimate, interval = effect_text(metric)
-    return (
-        metric["metric"], metric["role"], _value(control, metric), _value(candidate, metric),
-        f"{control.get('n', 0)} / {candidate.get('n', 0)}",
-        f"{control.get('missing', 0)} / {candidate.get('missing', 0)}",
-        estimate, interval, _margin(metric), metric["state"],
-    )  # fmt: skip
-
-
-def _value(arm: Json, metric: Json) -> str:
-    value = arm.get("value")
-    if value is None:
-        return "-"
-    if metric["kind"] == "binary":
-        return percent(value)
-    return f"{value:.3g} {metric['display_unit'] or ''}".rstrip()
-
-
-def metric_text(metric: Json) -> str:
-    """One metric in a line: control to candidate, and the change with its interval."""
-    arms = {arm["arm"]: arm for arm in metric["arms"]}
-    estimate, interval = effect_text(metric)
-    values = " to ".join(_value(arms.get(arm, {}), metric) for arm in ("control", "candidate"))
-    return f"{metric['metric']} {values}: {estimate} {interval}"
-
-
-def effect_text(metric: Json) -> tuple[str, str]:
-    """The candidate against the control: the estimate, and the interval in the same unit."""
-    effect = metric["effect"] or metric["band"]
-    if effect is None or effect["estimate"] is None:
-        return "-", "-"
-    unit, ratio = effect_scale(metric)
-    low, at, high = (_change(effect[key], unit, ratio) for key in ("lower", "estimate", "upper"))
-    return f"{at}{unit}", f"[{low}, {high}]"
-
-
-def _margin(metric: Json) -> str:
-    """The margin in the unit of the effect that it bounds."""
-    unit, ratio = effect_scale(metric)
-    return "-" if metric["margin"] is None else f"{_change(metric['margin'], unit, ratio)}{unit}"
-
-
-def effect_scale(metric: Json) -> tuple[str, bool]:
-    """The unit in which a metric's effect is told, and whether it is a ratio; also of one not known yet."""
-    ratio = metric["effect"]["scale"] == "ratio" if metric["effect"] else metric["kind"] in LOGARITHMIC
-    return " %" if ratio else " points" if metric["kind"] == "binary" else "", ratio
-
-
-def _change(value: float | None, unit: str, ratio: bool) -> str:
-    if value is None:
-        return "-"
-    if not unit:
-        return f"{value:+.3g}"
-    return f"{100 * (value - 1):+.1f}" if ratio else points(value, digits=1)
 
 
 def change_experiment(settings: Settings, name: str, verb: str, reason: str | None, *, as_json: bool) -> None:
@@ -430,7 +356,7 @@ def _tell(done: Json, *, as_json: bool) -> None:
 
 def _chip(verdict: Json | None) -> Text:
     kind = verdict["kind"] if verdict else "-"
-    return Text(plain(kind).replace("_", " "), style=_STYLE.get(kind, ""))
+    return Text(plain(kind).replace("_", " "), style=VERDICT_STYLES.get(kind, ""))
 
 
 def _v(version: int | None) -> str:

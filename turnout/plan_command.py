@@ -16,7 +16,7 @@ from experiments.lifecycle import entering_share
 from experiments.planning import Caught, GoalPlan, Plan, plan
 from experiments.spec import ExperimentSpec, analysis_of, read_spec
 
-from .operations import control_api, settings_in_force
+from .operations import control_api, settings_in_force, spec_text
 from .terminal import emit, fail, say, table
 
 plan_app = typer.Typer(pretty_exceptions_enable=False)
@@ -46,11 +46,9 @@ def plan_command(
 
 def read(spec: Path) -> tuple[ExperimentSpec, str]:
     """The spec and its text. Ends the command if it is none."""
+    text = spec_text(spec)
     try:
-        text = spec.read_text("utf-8")
         return read_spec(text, str(spec)), text
-    except (OSError, UnicodeDecodeError) as error:
-        fail(f"{spec} cannot be read: {error}", 2)
     except DocumentError as error:
         fail(str(error), 2)
 

@@ -35,10 +35,10 @@ from turnout.golden_commands import (
     concluding,
     set_path,
 )
+from turnout.golden_report import STYLES
 from turnout.terminal import concluding_with, emit, err, out
 
 _STYLES: Final = {"ok": "green", "note": "dim", "warn": "yellow", "fail": "red", "unchecked": "magenta"}
-_VERDICTS: Final = {"pass": "green", "fail": "red", "inconclusive": "yellow"}
 _MOST_ITEMS: Final = 20
 _STOPPED: Final = "Stopped. Nothing of it is stored: the same command begins anew."
 
@@ -146,4 +146,4 @@ def print_report(console: Console, report: Report) -> None:
             finding.check.replace("_", " "), f"[{style}]{finding.status}[/]", escape(finding.sentence) + items
         )
     console.print(table)
-    console.print(escape(report.sentence), style=_VERDICTS[report.verdict], highlight=False)
+    console.print(escape(report.sentence), style=STYLES[report.verdict], highlight=False)

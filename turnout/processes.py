@@ -24,6 +24,7 @@ from typing import IO
 import httpx
 
 import dashboard.start
+from experiments.tls import over_tls
 from proxy.limits import read_limits
 from proxy.supervisor import listen
 
@@ -147,7 +148,7 @@ def check_ports(wanted: tuple[Program, ...]) -> None:
             continue
         owner = owners.setdefault(program.port, program.name)
         shared = owner != program.name
-        why = f"the {owner} has it" if shared else _refusal(program.port)
+        why = f"the {owner} has it" if shared else refusal(program.port)
         if why is not None:
             trouble.append(
                 f"port {program.port} for the {program.name}: {why} (change it with {program.option})"
@@ -156,7 +157,7 @@ def check_ports(wanted: tuple[Program, ...]) -> None:
         raise ProcessFailed("; ".join(trouble))
 
 
-def _refusal(port: int) -> str | None:
+def refusal(port: int) -> str | None:
     """Why nobody can listen there now, None if somebody can."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -227,8 +228,7 @@ class Processes:
         if program.healthy is None:
             return
         deadline = time.monotonic() + seconds
-        secure = httpx.URL(program.healthy).scheme != "http"  # else no root certificates are read
-        with httpx.Client(timeout=2.0, trust_env=False, verify=secure) as client:
+        with httpx.Client(timeout=2.0, trust_env=False, verify=over_tls(program.healthy)) as client:
             while time.monotonic() < deadline:
                 if unless():
                     return

@@ -27,7 +27,7 @@ from rich.progress import (
 
 from experiments.client import ControlClient, ControlError, path_part
 
-from .operations import reasons_text, refusal, replay_text, settings_in_force
+from .operations import reasons_text, refusal, replay_text, settings_in_force, spec_text
 from .replaying import FAILING, Journal, Rate, Stopped, Tally, Way, replay
 from .settings import Settings
 from .terminal import emit, err, fail, say, table, waiting
@@ -109,7 +109,9 @@ def replay_command(
                     fail(f"{what} is not there", 2)
                 found = desk.experiment(what)
             else:
-                text = _text(Path(what)) if what else desk.written(model, candidate, control, name, traffic)
+                text = (
+                    spec_text(Path(what)) if what else desk.written(model, candidate, control, name, traffic)
+                )
                 if dry_run:
                     desk.show_preview(text, what or "the options")
                     return
@@ -316,13 +318,6 @@ def _opened() -> tuple[Settings, str]:
     if not token:
         fail(f"no token: {settings.token_file} cannot be read; set TURNOUT_TOKEN, or TURNOUT_DATA", 2)
     return settings, token
-
-
-def _text(spec: Path) -> str:
-    try:
-        return spec.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        fail(f"{spec} cannot be read: {error}", 2)
 
 
 def _yaml(value: object) -> str:

@@ -8,8 +8,7 @@ from typing import Any, Final
 
 import orjson
 
-from .books import accounting
-from .operations import SCORECARD, effect_scale, scorecard_row
+from .scorecard import SCORECARD, accounting, effect_scale, scorecard_row
 
 Json = dict[str, Any]
 

@@ -27,10 +27,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from experiments.tls import over_tls
 from registry import EndpointSpec, InvalidEntry, ModelVersion, Registry, RegistryError, models_uri, names
 
 from .processes import endings, free_port
-from .settings import SettingsError, read_settings
+from .settings import SettingsError, reached_at, read_settings
 from .terminal import err, fail, plain
 
 Engine = Literal["vllm", "vllm-cpu"]
@@ -141,13 +142,12 @@ def plan(version: ModelVersion, options: ServeOptions, *, served_name: str) -> L
         environment["HF_HUB_OFFLINE"] = "1"  # all that is needed is there: nothing to ask a hub for
     # What the operator has set in the shell stands.
     environment = {key: value for key, value in environment.items() if key not in os.environ}
-    local = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(options.host, options.host)
     if options.advertise is None and options.host in ("0.0.0.0", "", "::"):
         raise ServeError(
             f"--host {options.host!r} listens everywhere: "
             "say by --advertise http://HOST:PORT how proxies reach it"
         )
-    local_url = f"http://[{local}]:{port}" if ":" in local else f"http://{local}:{port}"
+    local_url = f"http://{reached_at(options.host)}:{port}"
     return Launch(
         command=(*command, *options.arguments),
         environment=environment,
@@ -276,15 +276,16 @@ def _wait_until_healthy(
 
 def _answers(url: str) -> bool:
     try:
-        secure = httpx.URL(url).scheme != "http"  # else each look would read all root certificates first
-        return httpx.get(f"{url}/health", timeout=2, trust_env=False, verify=secure).status_code == 200
+        health = httpx.get(f"{url}/health", timeout=2, trust_env=False, verify=over_tls(url))
+        return health.status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
 
 
 def _check_name(launch: Launch) -> None:
     try:
-        answer = httpx.get(f"{launch.local_url}/v1/models", timeout=5, trust_env=False, verify=False).json()
+        url = launch.local_url
+        answer = httpx.get(f"{url}/v1/models", timeout=5, trust_env=False, verify=over_tls(url)).json()
         known = [str(one["id"]) for one in answer["data"]]
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         raise ServeError(f"{launch.local_url}/v1/models does not answer as vLLM does: {error!r}") from None

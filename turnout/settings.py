@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     @property
     def proxy_address(self) -> str:
         """The proxy's base URL."""
-        return (self.proxy_url or f"http://{_reached_at(self.host)}:{self.proxy_port}").rstrip("/")
+        return (self.proxy_url or f"http://{reached_at(self.host)}:{self.proxy_port}").rstrip("/")
 
     @property
     def token_file(self) -> Path:
@@ -138,7 +138,7 @@ class Settings(BaseSettings):
         return f"here there is none: {self.token_file} cannot be read; set TURNOUT_DATA, or TURNOUT_TOKEN"
 
 
-def _reached_at(host: str) -> str:
+def reached_at(host: str) -> str:
     """How this machine reaches what listens on a host: one that means all addresses is none to ask."""
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host else host

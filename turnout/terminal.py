@@ -141,13 +141,19 @@ def _nothing_more_on(file: IO[str]) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+def grid(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> Table:
     """A table of plain text."""
-    grid = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    made = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in columns:
-        grid.add_column(column, overflow="fold")
+        made.add_column(column, overflow="fold")
     for row in rows:
-        grid.add_row(*(cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row))
+        made.add_row(*(cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row))
+    return made
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+    """Print such a table."""
+    made = grid(columns, rows, title)
     # A file or a pipe has no width: there a row is a line, for grep and for logs.
-    wide = None if out.is_terminal else max(out.width, out.measure(grid, options=_ENDLESS).maximum)
-    out.print(grid, width=wide, crop=False)
+    wide = None if out.is_terminal else max(out.width, out.measure(made, options=_ENDLESS).maximum)
+    out.print(made, width=wide, crop=False)

@@ -12,20 +12,18 @@ from typing import Any, Final
 
 from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from experiments.client import ControlClient, ControlError
 
-from .books import accounting
-from .operations import SCORECARD, Json, entering, path_part, scorecard_row
+from .operations import Json, entering, path_part
+from .scorecard import SCORECARD, VERDICT_STYLES, accounting, scorecard_row
 from .settings import Settings
-from .terminal import fail, out, plain, say
+from .terminal import fail, grid, out, plain, say
 
 EVERY_S: Final = 1.0
 #: A controller that is restarted comes back; one that is away for longer is told once, and waited for.
 _SHOWN: Final = 6
-_STYLE: Final = {"ship": "green", "roll_back": "red", "invalid": "red", "inconclusive": "yellow"}
 
 
 def watch(settings: Settings, name: str, *, every_s: float = EVERY_S) -> None:
@@ -78,24 +76,15 @@ def _screen(experiment: Json, decisions: list[Json], trouble: str) -> Group:
     verdict = experiment["verdict"]
     parts: list[Any] = [Text(headline(experiment), style="bold")]
     if verdict is not None:
-        parts.append(Text(plain(verdict["sentence"]), style=_STYLE.get(verdict["kind"], "")))
-        parts.append(_grid(SCORECARD, [scorecard_row(metric) for metric in verdict["metrics"]]))
+        parts.append(Text(plain(verdict["sentence"]), style=VERDICT_STYLES.get(verdict["kind"], "")))
+        parts.append(grid(SCORECARD, [scorecard_row(metric) for metric in verdict["metrics"]]))
     if experiment.get("waiting_for"):
         parts.append(Text(f"next step: {plain(experiment['waiting_for'])}"))
     parts.append(Text(accounting(experiment), style="dim"))
-    parts.append(_grid(("when", "who", "what", "why"), [_decision(one) for one in decisions]))
+    parts.append(grid(("when", "who", "what", "why"), [_decision(one) for one in decisions]))
     if trouble:
         parts.append(Text(plain(trouble), style="red"))
     return Group(*parts)
-
-
-def _grid(columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> Table:
-    grid = Table(header_style="bold", box=None, pad_edge=False)
-    for column in columns:
-        grid.add_column(column, overflow="fold")
-    for row in rows:
-        grid.add_row(*(cell if isinstance(cell, Text) else Text(plain(cell)) for cell in row))
-    return grid
 
 
 def _lines(client: ControlClient, name: str, first: tuple[Json, list[Json]], every_s: float) -> None:

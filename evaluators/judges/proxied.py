@@ -24,6 +24,7 @@ from evaluators.models import ModelReply
 from evaluators.pacing import Retry, Sign
 from evaluators.wellformed import well_formed
 from experiments.ledger.dialects.chat import said_in
+from experiments.tls import over_tls
 
 _AGAIN: Final = frozenset((429, 502, 503))
 _NOT_THIS: Final = frozenset((400, 413, 422))
@@ -158,7 +159,7 @@ class _Calls:
             timeout=None,  # a call is timed as a whole
             limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
             trust_env=False,
-            verify=httpx.URL(base_url).scheme != "http",  # else the root certificates are not needed
+            verify=over_tls(base_url),
         )
         self._attempts = Attempts(concurrency, retry)
         self._timeout_s = timeout_s

@@ -34,6 +34,7 @@ from evaluators.preflight.probes import Probe
 from evaluators.score import ToolCall
 from experiments.ledger.exchange import Outcome
 from experiments.ledger.transcript import Transcript, decode
+from experiments.tls import over_tls
 
 PATH: Final = "/v1/chat/completions"
 _SHOWN: Final = 200
@@ -99,7 +100,7 @@ class Asker:
             headers=golden_headers(token, api_key=api_key),
             timeout=None,  # an answer is timed as a whole
             trust_env=False,
-            verify=httpx.URL(root).scheme != "http",  # else the root certificates are not needed
+            verify=over_tls(root),
         )
 
     async def __aenter__(self) -> Asker:

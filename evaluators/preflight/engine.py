@@ -19,6 +19,7 @@ import orjson
 from evaluators.admission import MAX_ANSWER
 from evaluators.canonical import content_hash
 from evaluators.preflight.probes import TEXTS, Probe
+from experiments.tls import over_tls
 
 #: vLLM 0.32 keeps its render endpoints shut unless it is started so.
 _SCALE_OUT: Final = " (vLLM renders when started with --enable-scale-out)"
@@ -85,7 +86,7 @@ class EngineClient:
             headers={"accept-encoding": "identity"},  # what is not packed cannot swell
             follow_redirects=False,  # the registry names where to ask, and nobody else does
             trust_env=False,
-            verify=httpx.URL(replica).scheme != "http",  # else the root certificates are not needed
+            verify=over_tls(replica),
             limits=httpx.Limits(max_connections=4),
         )
 

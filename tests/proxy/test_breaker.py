@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from proxy.breaker import Breaker, failed
 from proxy.limits import Limits
 from turnout.simulation import Profile, SimulatedEngine
 
-from .harness import ask, post, running_proxy, snapshot
+from .harness import Proxy, ask, post, running_proxy, snapshot
 
 
 class Clock:
@@ -131,6 +133,20 @@ def test_it_is_open_exactly_after_so_many_failures_in_a_row(ends: list[bool], li
 # -- in a worker -------------------------------------------------------------------------------------------
 
 
+@asynccontextmanager
+async def all_to_a_candidate(
+    tmp_path: Path, fault: str, limits: Limits
+) -> AsyncIterator[tuple[Proxy, SimulatedEngine]]:
+    """Every unit is the candidate's, whose engine has a fault; control's has none."""
+    async with (
+        SimulatedEngine(Profile(name="chat")) as good,
+        SimulatedEngine(Profile(name="chat"), faults=fault) as bad,
+    ):
+        table = snapshot({1: good.url, 2: bad.url}, candidate_ppm=1_000_000)
+        async with running_proxy(tmp_path, table, limits) as proxy:
+            yield proxy, bad
+
+
 @pytest.mark.parametrize("fault", ["rst", "5xx", "503", "down"])
 async def test_within_twenty_requests_the_units_are_with_control_and_the_rows_say_why(
     tmp_path: Path, fault: str
@@ -158,66 +174,51 @@ async def test_within_twenty_requests_the_units_are_with_control_and_the_rows_sa
 
 async def test_a_candidate_that_hangs_is_left_alone_where_clients_are_less_patient(tmp_path: Path) -> None:
     limits = Limits(breaker_failures=3, breaker_stall_seconds=0.1)
-    async with (
-        SimulatedEngine(Profile(name="chat")) as good,
-        SimulatedEngine(Profile(name="chat"), faults="hang") as bad,
-    ):
-        table = snapshot({1: good.url, 2: bad.url}, candidate_ppm=1_000_000)
-        async with running_proxy(tmp_path, table, limits) as proxy:
-            for _ in range(3):
-                _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-                writer.write(post(ask()))
-                await asyncio.sleep(0.15)
-                writer.close()
-            async with asyncio.timeout(10):
-                assert b"x-turnout-arm: control" in await proxy.post(ask())
-            gone = [row for row in proxy.exchanges() if row.outcome == "client_gone"]
-            assert [row.arm_outcome for row in gone] == [None] * 3  # missing data, as ever
+    async with all_to_a_candidate(tmp_path, "hang", limits) as (proxy, _):
+        for _ in range(3):
+            _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+            writer.write(post(ask()))
+            await asyncio.sleep(0.15)
+            writer.close()
+        async with asyncio.timeout(10):
+            assert b"x-turnout-arm: control" in await proxy.post(ask())
+        gone = [row for row in proxy.exchanges() if row.outcome == "client_gone"]
+        assert [row.arm_outcome for row in gone] == [None] * 3  # missing data, as ever
 
 
 async def test_a_candidate_that_is_back_gets_its_units_back_and_no_user_pays_for_asking(
     tmp_path: Path,
 ) -> None:
     limits = Limits(breaker_failures=2, breaker_probe_seconds=0.0)
-    async with (
-        SimulatedEngine(Profile(name="chat")) as good,
-        SimulatedEngine(Profile(name="chat"), faults="5xx") as bad,
-    ):
-        table = snapshot({1: good.url, 2: bad.url}, candidate_ppm=1_000_000)
-        async with running_proxy(tmp_path, table, limits) as proxy:
-            for _ in range(3):
-                await proxy.post(ask(store=True))
-            await bad.until(lambda counters: counters.requests == 3)  # two users and a probe
-            assert b"x-turnout-mirrored: 1" in bad.counters.last_request.lower()
-            assert b"store" not in bad.counters.last_request
-            bad.misbehave("")
-            async with asyncio.timeout(10):
-                while proxy.worker.breakers.open_ones():
-                    assert b"x-turnout-arm: control" in await proxy.post(ask())
-                    await asyncio.sleep(0.01)
-            assert b"x-turnout-arm: candidate" in await proxy.post(ask())
-            assert {row.role for row in proxy.exchanges()} == {"primary"}  # a probe is nobody's exchange
+    async with all_to_a_candidate(tmp_path, "5xx", limits) as (proxy, bad):
+        for _ in range(3):
+            await proxy.post(ask(store=True))
+        await bad.until(lambda counters: counters.requests == 3)  # two users and a probe
+        assert b"x-turnout-mirrored: 1" in bad.counters.last_request.lower()
+        assert b"store" not in bad.counters.last_request
+        bad.misbehave("")
+        async with asyncio.timeout(10):
+            while proxy.worker.breakers.open_ones():
+                assert b"x-turnout-arm: control" in await proxy.post(ask())
+                await asyncio.sleep(0.01)
+        assert b"x-turnout-arm: candidate" in await proxy.post(ask())
+        assert {row.role for row in proxy.exchanges()} == {"primary"}  # a probe is nobody's exchange
 
 
 async def test_where_all_requests_have_tools_the_candidate_is_asked_without(tmp_path: Path) -> None:
     limits = Limits(breaker_failures=2, breaker_probe_seconds=0.0)
     request = ask(tools=[{"type": "function", "function": {"name": "pay"}}], tool_choice="required")
-    async with (
-        SimulatedEngine(Profile(name="chat")) as good,
-        SimulatedEngine(Profile(name="chat"), faults="5xx") as bad,
-    ):
-        table = snapshot({1: good.url, 2: bad.url}, candidate_ppm=1_000_000)
-        async with running_proxy(tmp_path, table, limits) as proxy:
-            for _ in range(3):
+    async with all_to_a_candidate(tmp_path, "5xx", limits) as (proxy, bad):
+        for _ in range(3):
+            await proxy.post(request)
+        await bad.until(lambda counters: counters.requests == 3)  # two users and a probe
+        assert b"tool" not in bad.counters.last_body
+        bad.misbehave("")
+        async with asyncio.timeout(10):
+            while proxy.worker.breakers.open_ones():
                 await proxy.post(request)
-            await bad.until(lambda counters: counters.requests == 3)  # two users and a probe
-            assert b"tool" not in bad.counters.last_body
-            bad.misbehave("")
-            async with asyncio.timeout(10):
-                while proxy.worker.breakers.open_ones():
-                    await proxy.post(request)
-                    await asyncio.sleep(0.01)
-            assert b"x-turnout-arm: candidate" in await proxy.post(request)
+                await asyncio.sleep(0.01)
+        assert b"x-turnout-arm: candidate" in await proxy.post(request)
 
 
 async def test_a_new_phase_begins_without_a_memory(tmp_path: Path) -> None:
@@ -233,17 +234,12 @@ async def test_a_new_phase_begins_without_a_memory(tmp_path: Path) -> None:
 
 async def test_a_probe_that_hangs_is_given_up(tmp_path: Path) -> None:
     limits = Limits(breaker_failures=1, breaker_probe_seconds=0.0, breaker_stall_seconds=0.05)
-    async with (
-        SimulatedEngine(Profile(name="chat")) as good,
-        SimulatedEngine(Profile(name="chat"), faults="5xx") as bad,
-    ):
-        table = snapshot({1: good.url, 2: bad.url}, candidate_ppm=1_000_000)
-        async with running_proxy(tmp_path, table, limits) as proxy:
-            await proxy.post(ask())
-            bad.misbehave("hang")
-            await proxy.post(ask())
-            await bad.until(lambda counters: counters.requests == 2)
-            async with asyncio.timeout(10):
-                while proxy.worker.breakers._probes:
-                    await asyncio.sleep(0.01)
-            await bad.until(lambda counters: counters.open_sockets == 0)
+    async with all_to_a_candidate(tmp_path, "5xx", limits) as (proxy, bad):
+        await proxy.post(ask())
+        bad.misbehave("hang")
+        await proxy.post(ask())
+        await bad.until(lambda counters: counters.requests == 2)
+        async with asyncio.timeout(10):
+            while proxy.worker.probes.under_way:
+                await asyncio.sleep(0.01)
+        await bad.until(lambda counters: counters.open_sockets == 0)

@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from proxy import wire
+from proxy.stripping import UsageStripper
 
 from .pairs import bench, pair
 
@@ -27,7 +28,7 @@ async def test_eight_megabytes_pass_untouched(tmp_path: Path) -> None:
 
 
 async def test_a_changed_byte_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire.UsageStripper, "feed", lambda self, data: data)
+    monkeypatch.setattr(UsageStripper, "feed", lambda self, data: data)
     seen = 0
     async with bench(tmp_path) as checked:
         for number in range(60):

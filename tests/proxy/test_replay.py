@@ -168,7 +168,7 @@ async def test_one_that_is_left_alone_is_told_with_why(tmp_path: Path) -> None:
         await one.candidate.__aexit__(None, None, None)
         told = {(await one.put(ask()))[1]["error"]["code"] for _ in range(22)}
         assert told == {"upstream_unreachable"}
-        assert one.proxy.worker.shadows._breakers.popitem()[1].is_open
+        assert one.proxy.worker.shadows._breakers._known.popitem()[1].is_open
 
 
 @pytest.mark.parametrize(

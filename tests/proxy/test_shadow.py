@@ -121,7 +121,7 @@ async def test_a_limited_provider_is_left_alone_for_as_long_as_it_asks_and_nothi
         await one.settled()
         assert one.candidate.counters.requests == asked
         assert one.reasons() == {"rate_limited": 5}
-        assert one.proxy.worker.shadows._breakers.popitem()[1].failures == 0
+        assert one.proxy.worker.shadows._breakers._known.popitem()[1].failures == 0
         one.candidate.misbehave("ok")
         await asyncio.sleep(1.05)
         await one.ask()

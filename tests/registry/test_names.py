@@ -202,6 +202,6 @@ def test_no_other_provider_is_asked(value: str) -> None:
 )
 def test_a_credential_is_the_name_of_a_key_and_is_not_repeated(value: str) -> None:
     with pytest.raises(InvalidEntry) as refused:
-        names.credential_name(value)
+        names.credential_name(value, names.LITELLM)
     assert not value or value not in str(refused.value)
-    assert names.credential_name("ANTHROPIC_API_KEY") == "ANTHROPIC_API_KEY"
+    assert names.credential_name("ANTHROPIC_API_KEY", names.LITELLM) == "ANTHROPIC_API_KEY"

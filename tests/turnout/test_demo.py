@@ -12,7 +12,7 @@ from tests.proxy.harness import running_proxy, snapshot
 from turnout.demo.shop import Shop, read_questions
 from turnout.demo.stage import VERSIONS, DemoImpossible, fresh_folder, golden_set
 from turnout.demo.stories import AB, CANARY, SHADOW
-from turnout.operations import effect_text, metric_text, scorecard_row
+from turnout.scorecard import effect_text, metric_text, scorecard_row
 from turnout.simulation import AnswerKey, Profile, SimulatedEngine
 
 

@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 from tests.evaluators.fakes import TOKEN, FakeTurnout, Reply, serving
 from tests.evaluators.sets import row, write_set
 from tests.evaluators.test_exchanges import exchange
-from turnout.golden_files import _append, golden
+from turnout.golden import golden
+from turnout.golden_files import _append
 
 FOREIGN = Path(__file__).parents[1] / "evaluators" / "foreign"
 

@@ -24,7 +24,7 @@ from typer.testing import CliRunner, Result
 
 from tests.evaluators.sets import row, write_set
 from tests.stack import Stack
-from turnout.label_command import golden
+from turnout.golden import golden
 
 ITEMS = 60
 SET_YAML = "judge: {model: examiner}\nmargin: 0.15\nname: mine\n"

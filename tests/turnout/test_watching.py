@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from experiments.client import ControlError
-from turnout import books, watching
+from turnout import scorecard, watching
 from turnout.settings import Settings
 
 EXPERIMENT: dict[str, Any] = {
@@ -113,6 +113,6 @@ def test_the_screen_holds_no_control_character_of_anybodys() -> None:
 
 
 def test_the_accounting_is_an_equation_and_a_gap_stands_out() -> None:
-    assert books.accounting(EXPERIMENT) == (
+    assert scorecard.accounting(EXPERIMENT) == (
         "12 eligible = control 10 (7 complete, 2 timeout, 1 missing) + no unit 2; 1 rows are MISSING"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,7 @@ import orjson
 from experiments.client import ControlClient
 from proxy import roster
 from proxy.roster import NoSupervisor
-from turnout.processes import Processes, Program, free_port, programs
+from turnout.processes import Processes, Program, free_port, programs, refusal
 from turnout.settings import Settings
 from turnout.simulation import Profile
 
@@ -65,13 +64,7 @@ def fresh_folder(data: Path) -> Path:
 
 def _port(wanted: int) -> int:
     """The usual port, or a free one where somebody else has it."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", wanted))
-        except OSError:
-            return free_port()
-    return wanted
+    return wanted if refusal(wanted) is None else free_port()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

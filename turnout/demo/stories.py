@@ -14,7 +14,7 @@ from evaluators.runner import RunLimits
 from evaluators.runs import Effort
 from experiments.client import ControlError
 from turnout.golden_commands import Places
-from turnout.operations import metric_text
+from turnout.scorecard import metric_text
 
 from .shop import Shop
 from .stage import MODEL, Stage
@@ -137,7 +137,6 @@ class Teller:
             proxy_url=settings.proxy_address,
             control_url=settings.control_address,
             token=settings.read_token(),
-            api_key=None,
         )
         with places.desk(8, 30.0) as desk:
             ledger = desk.ledger

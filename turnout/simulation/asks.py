@@ -65,17 +65,19 @@ def _bad(message: str, param: str | None = None) -> EngineError:
     return EngineError(400, "BadRequestError", message, param)
 
 
+def _invalid(detail: str, param: str | None = None) -> EngineError:
+    """What pydantic refuses."""
+    return EngineError(400, "Bad Request", f"1 validation error:\n  {detail}", param)
+
+
 def parse(path: str, body: bytes, profile: Profile) -> Ask:
     """Read and check a body. Raises EngineError."""
     try:
         document = orjson.loads(body)
     except ValueError as problem:
-        message = f"1 validation error:\n  {{'type': 'json_invalid', 'msg': 'JSON decode error: {problem}'}}"
-        raise EngineError(400, "Bad Request", message) from None
+        raise _invalid(f"{{'type': 'json_invalid', 'msg': 'JSON decode error: {problem}'}}") from None
     if not isinstance(document, dict):
-        raise EngineError(
-            400, "Bad Request", "1 validation error:\n  {'type': 'dict_type', 'loc': ('body',)}"
-        )
+        raise _invalid("{'type': 'dict_type', 'loc': ('body',)}")
     prompts, question = _content(path, document)
     limit = next((document[name] for name in _LIMITS if document.get(name)), None)
     _whole_number(document, "max_tokens", 1)
@@ -109,8 +111,7 @@ def _whole_number(document: Mapping[str, Any], name: str, least: int) -> int | N
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        message = f"1 validation error:\n  {{'type': 'int_type', 'loc': ('body', '{name}')}}"
-        raise EngineError(400, "Bad Request", message, name)
+        raise _invalid(f"{{'type': 'int_type', 'loc': ('body', '{name}')}}", name)
     if value < least:
         raise _bad(f"{name} must be at least {least}, got {value}.", name)
     return value
@@ -126,8 +127,7 @@ def _content(path: str, document: Mapping[str, Any]) -> tuple[tuple[str, ...], Q
         content = [{"role": "user", "content": content}]
     if content is None or (path in _TALKS and not (isinstance(content, list) and content)):
         problem = {"type": "missing", "loc": ("body", name), "msg": "Field required"}
-        message = f"1 validation error:\n  {problem}"
-        raise EngineError(400, "Bad Request", message, name)
+        raise _invalid(str(problem), name)
     if path not in _TALKS:
         prompts = _texts(content)
         return prompts, Question(prompt=prompts[0] if prompts else "")
@@ -161,7 +161,7 @@ def _texts(content: Any) -> tuple[str, ...]:
         return (" ".join(map(str, content)),)
     if isinstance(content, list):
         return tuple(text for part in content for text in _texts(part))
-    raise EngineError(400, "Bad Request", "1 validation error:\n  {'type': 'string_type'}", "prompt")
+    raise _invalid("{'type': 'string_type'}", "prompt")
 
 
 def _text(content: Any) -> str:

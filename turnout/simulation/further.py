@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from .answers import tokens
-from .documents import Choice, Frame
+from .documents import Choice, Frame, usage
 from .profile import draw
 
 MESSAGES: Final = "/v1/messages"
@@ -86,9 +86,9 @@ def message_events(frame: Frame, said: Choice) -> Iterator[NamedEvent]:
         for delta in deltas:
             yield _event("content_block_delta", is_token=True, index=index, delta=delta)
         yield _event("content_block_stop", index=index)
-    usage = {"input_tokens": frame.prompt_tokens, "output_tokens": len(said.pieces)}
+    counts = {"input_tokens": frame.prompt_tokens, "output_tokens": len(said.pieces)}
     delta = {"stop_reason": _STOPS[said.finish_reason], "stop_sequence": said.stop_reason}
-    yield _event("message_delta", last="reason", delta=delta, usage=usage)
+    yield _event("message_delta", last="reason", delta=delta, usage=counts)
     yield _event("message_stop", last="end")
 
 
@@ -116,9 +116,9 @@ def _tool_blocks(frame: Frame, said: Choice) -> list[_Block]:
 def _response(
     frame: Frame, output: list[dict[str, Any]], status: str, generated: int | None
 ) -> dict[str, Any]:
-    usage = None
+    counts = None
     if generated is not None:
-        usage = {
+        counts = {
             "input_tokens": frame.prompt_tokens,
             "input_tokens_details": {"cached_tokens": 0},
             "output_tokens": generated,
@@ -138,7 +138,7 @@ def _response(
         "tools": [],
         "top_p": 1.0,
         "status": status,
-        "usage": usage,
+        "usage": counts,
     }
 
 
@@ -229,8 +229,8 @@ def reranked(frame: Frame, query: str, documents: Sequence[str], top: int | None
         {"index": index, "document": {"text": text, "multi_modal": None}, "relevance_score": score}
         for score, index, text in best
     ]
-    usage = {"prompt_tokens": frame.prompt_tokens, "total_tokens": frame.prompt_tokens}
-    return orjson.dumps({"id": frame.ident, "model": frame.model, "usage": usage, "results": results})
+    counts = {"prompt_tokens": frame.prompt_tokens, "total_tokens": frame.prompt_tokens}
+    return orjson.dumps({"id": frame.ident, "model": frame.model, "usage": counts, "results": results})
 
 
 def scored(frame: Frame, left: Sequence[str], right: Sequence[str]) -> bytes:
@@ -240,11 +240,4 @@ def scored(frame: Frame, left: Sequence[str], right: Sequence[str]) -> bytes:
         {"index": index, "object": "score", "score": relevance(a, b)}
         for index, (a, b) in enumerate(zip(lefts, right, strict=True))
     ]
-    count = frame.prompt_tokens
-    usage = {
-        "prompt_tokens": count,
-        "total_tokens": count,
-        "completion_tokens": 0,
-        "prompt_tokens_details": None,
-    }
-    return orjson.dumps(frame.stem("list") | {"data": entries, "usage": usage})
+    return orjson.dumps(frame.stem("list") | {"data": entries, "usage": usage(frame.prompt_tokens, 0)})

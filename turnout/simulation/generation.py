@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from random import Random
@@ -201,13 +201,13 @@ class Generation:
         else:
             longest = max((len(each.pieces) for each in choices), default=0)
             await self._wait(first + faults.token_delay + gap * longest)
-            await self._write_whole(frame, choices, faults)
+            await self._write_whole(frame, choices)
 
     async def _wait(self, seconds: float) -> None:
         if seconds > 0:
             await asyncio.sleep(seconds)
 
-    async def _write_whole(self, frame: Frame, choices: Sequence[Choice], faults: Faults) -> None:
+    async def _write_whole(self, frame: Frame, choices: Sequence[Choice]) -> None:
         generated = sum(len(each.pieces) for each in choices)
         self.token = generated
         self.counters.completion_tokens += generated
@@ -228,17 +228,53 @@ class Generation:
     async def _write_stream(
         self, frame: Frame, choices: Sequence[Choice], faults: Faults, first: float, gap: float
     ) -> None:
-        """vLLM sends the head when it admits the request, and the first token when there is one."""
         response, stream = self.response, Stream(frame)
+        events = ((_spelt(event, faults), is_token) for event, is_token in _script(stream, choices, faults))
+        planned = sum(len(each.pieces) for each in choices)
+        if await self._write_paced(events, planned, faults, first, gap):
+            if frame.include_usage:
+                await response.write(_spelt(stream.usage(choices), faults))
+            if not faults.no_done:
+                await response.write(_spelt(b"[DONE]", faults))
+        elif faults.error_event:
+            await response.write(_spelt(error(500, "InternalServerError", "the engine died"), faults))
+            await response.write(_spelt(b"[DONE]", faults))
+        await response.end()
+
+    async def _write_named(
+        self, frame: Frame, said: Choice, faults: Faults, first: float, gap: float
+    ) -> None:
+        """A stream whose events bear names, and which ends with one of them."""
+        missing = {last for last, gone in (("end", faults.no_done), ("reason", faults.no_finish)) if gone}
+        missing |= {"both"} if missing else set()
+        events = (
+            (_spelt(event.data, faults, event.name), event.is_token)
+            for event in _NAMED[self.path](frame, said)
+            if event.last not in missing
+        )
+        await self._write_paced(events, len(said.pieces), faults, first, gap)
+        if faults.error_event:
+            died = {"type": "error", "error": {"type": "internal_error", "message": "the engine died"}}
+            await self.response.write(_spelt(orjson.dumps(died), faults, "error"))
+        await self.response.end()
+
+    async def _write_paced(
+        self, events: Iterable[tuple[bytes, bool]], planned: int, faults: Faults, first: float, gap: float
+    ) -> bool:
+        """Head and events, each with whether it is a token; False: it broke off after half of the planned.
+
+        vLLM sends the head when it admits the request, and the first token when there is one.
+        """
+        response = self.response
         response.begin("text/event-stream; charset=utf-8")
         due = time.monotonic() + first + faults.token_delay
         await self._wait(first + faults.token_delay)
         if faults.bom:
             await response.write(b"\xef\xbb\xbf")
         breaking = faults.eof_clean or faults.error_event or self.profile.breaks_off(self.arrival)
-        stop_after = max(1, sum(len(each.pieces) for each in choices) // 2) if breaking else None
-        for event, is_token in _script(stream, choices, faults):
-            await response.write(_spelt(event, faults))
+        stop_after = max(1, planned // 2) if breaking else None
+        for event, is_token in events:
+            await response.write(event)
             if not is_token:
                 continue
             self.token += 1
@@ -247,49 +283,7 @@ class Generation:
                 break
             due += gap
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-        if breaking:
-            if faults.error_event:
-                await response.write(_spelt(error(500, "InternalServerError", "the engine died"), faults))
-                await response.write(_spelt(b"[DONE]", faults))
-            await response.end()
-            return
-        if frame.include_usage:
-            await response.write(_spelt(stream.usage(choices), faults))
-        if not faults.no_done:
-            await response.write(_spelt(b"[DONE]", faults))
-        await response.end()
-
-    async def _write_named(
-        self, frame: Frame, said: Choice, faults: Faults, first: float, gap: float
-    ) -> None:
-        """A stream whose events bear names, and which ends with one of them."""
-        written = self.response
-        written.begin("text/event-stream; charset=utf-8")
-        due = time.monotonic() + first + faults.token_delay
-        await self._wait(first + faults.token_delay)
-        if faults.bom:
-            await written.write(b"\xef\xbb\xbf")
-        breaking = faults.eof_clean or faults.error_event or self.profile.breaks_off(self.arrival)
-        stop_after = max(1, len(said.pieces) // 2) if breaking else None
-        missing = (
-            {"both"} | ({"end"} if faults.no_done else set()) | ({"reason"} if faults.no_finish else set())
-        )
-        for event in _NAMED[self.path](frame, said):
-            if event.last in missing and (faults.no_done or faults.no_finish):
-                continue
-            await written.write(_spelt(event.data, faults, event.name))
-            if not event.is_token:
-                continue
-            self.token += 1
-            self.counters.completion_tokens += 1
-            if self.token == stop_after:
-                break
-            due += gap
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-        if faults.error_event:
-            died = {"type": "error", "error": {"type": "internal_error", "message": "the engine died"}}
-            await written.write(_spelt(orjson.dumps(died), faults, "error"))
-        await written.end()
+        return not breaking
 
 
 _NAMED: Final[dict[str, Callable[[Frame, Choice], Iterator[NamedEvent]]]] = {
