@@ -66,11 +66,10 @@ def open_windows(spec: AnalysisSpec, evidence: Evidence) -> list[Reason]:
     for metric in {goal.metric.name: goal.metric for goal in spec.goals}.values():
         if metric.within_s is None:
             continue
-        came, counted = (
-            sum(sums.observed or 0 for sums in evidence.sums if sums.metric == name)
-            for name in (metric.name, closed(metric).name)
-        )
-        if came > counted:
+        over = [sums.observed or 0 for sums in evidence.sums if sums.metric == closed(metric).name]
+        came = sum(sums.observed or 0 for sums in evidence.sums if sums.metric == metric.name)
+        counted = sum(over)
+        if over and came > counted:
             text = (
                 f"{metric.title}: {came - counted:,} of {came:,} answers with it wait for their window to be "
                 "over, so that both versions' are compared after the same time."
