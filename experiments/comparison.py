@@ -21,6 +21,7 @@ from .contrast import (
     band_of,
     countable,
     effect_of,
+    effective_units,
     harm_log_e,
     lesser,
     level_shown,
@@ -30,6 +31,7 @@ from .contrast import (
     signed_z,
 )
 from .evidence import SMALLEST_SHARE, AnalysisSpec, Evidence, Goal, MetricSums, Overlap
+from .metrics import closed
 from .pairing import compare_pairs
 from .scorecard import ArmResult, Comparison
 from .statistics import failures, proportion, strata
@@ -48,7 +50,23 @@ def compare(spec: AnalysisSpec, evidence: Evidence, goal: Goal, *, harm_alpha: f
         return _failures(spec, evidence, goal, phases)
     if goal.metric.kind == "quantile":
         return _quantiles(spec, evidence, goal, phases, harm_alpha)
+    if goal.metric.within_s is not None:
+        return _within_windows(spec, evidence, goal, phases, harm_alpha)
     return _means(spec, evidence, goal, phases, harm_alpha)
+
+
+def _within_windows(
+    spec: AnalysisSpec, evidence: Evidence, goal: Goal, phases: Phases, harm_alpha: float
+) -> Comparison:
+    """Requests are compared that have had the same time, their whole window: of the latest ones the arm has
+    most that is told of soonest, and where people are as quick to complain as they are slow to praise, that
+    makes a difference. Harm is looked for in all that has come: it must not wait for the window."""
+    found = _means(spec, evidence, goal, phases, harm_alpha)
+    over = replace(goal, metric=closed(goal.metric))
+    waited = _by_phase(spec, evidence, over)
+    if not waited:  # units of the past, that are drawn whole
+        return found
+    return replace(_means(spec, evidence, over, waited, harm_alpha), harm_log_e=found.harm_log_e)
 
 
 def candidate_shares(spec: AnalysisSpec, evidence: Evidence) -> dict[int, float]:
@@ -235,6 +253,8 @@ def _means(
         z_better=_held(estimate, -sign, limited),
         z_noninferior=noninferior,
         z_equivalent=lesser(noninferior, _held(gain, sign, limited, 1.0 - sign * margin)),
+        # What is said later: of the latest units least, so that their number tells too much of early looks.
+        information=(effective_units(units) or None) if goal.metric.source else None,
         missing_log_e=_missing_log_e(spec, evidence, phases),
     )
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from .evidence import Evidence
+from .evidence import AnalysisSpec, Evidence
 from .ledger.exchange import RATE_LIMITED
+from .metrics import closed
 from .scorecard import percent
 from .turns import TurnResult
 from .weighing import Reason
@@ -57,6 +58,24 @@ def too_many_copies(evidence: Evidence) -> list[Reason]:
         "brings pairs sooner."
     )
     return [Reason(code="copies_rate_limited", severity="warn", text=text)]
+
+
+def open_windows(spec: AnalysisSpec, evidence: Evidence) -> list[Reason]:
+    """Feedback of requests whose window is still open: it tells of harm, and is in no comparison yet."""
+    found = []
+    for metric in {goal.metric.name: goal.metric for goal in spec.goals}.values():
+        if metric.within_s is None:
+            continue
+        over = [sums.observed or 0 for sums in evidence.sums if sums.metric == closed(metric).name]
+        came = sum(sums.observed or 0 for sums in evidence.sums if sums.metric == metric.name)
+        counted = sum(over)
+        if over and came > counted:
+            text = (
+                f"{metric.title}: {came - counted:,} of {came:,} answers with it wait for their window to be "
+                "over, so that both versions' are compared after the same time."
+            )
+            found.append(Reason(code="windows_open", severity="note", text=text))
+    return found
 
 
 def opposed_turns(turns: Sequence[TurnResult]) -> list[Reason]:

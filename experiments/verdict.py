@@ -32,7 +32,7 @@ from .evidence import (
     Role,
 )
 from .looks import LookState, look_taken
-from .reasons import differing_turns, too_many_copies, unrecorded
+from .reasons import differing_turns, open_windows, too_many_copies, unrecorded
 from .scorecard import Comparison, MetricResult, percent
 from .shipping import LABELS, days_left, progress
 from .turns import TurnResult
@@ -227,6 +227,7 @@ def _harm_text(case: Case, goal: Goal, comparison: Comparison) -> str:
 def _warnings(case: Case, kind: VerdictKind) -> list[Reason]:
     """What a reader should know, whatever the verdict."""
     found = [*unrecorded(case.evidence), *too_many_copies(case.evidence)]
+    found += open_windows(case.spec, case.evidence)
     missing_share = case.spec.mode != "shadow" and not candidate_shares(case.spec, case.evidence)
     if missing_share and case.look.units:
         found.append(

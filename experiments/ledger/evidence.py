@@ -28,7 +28,7 @@ from ..evidence import (
     PastOverlap,
     PastSums,
 )
-from ..metrics import Metric
+from ..metrics import Metric, closed
 from ..turns import turn_metrics
 from .layout import SCALE, Columns
 from .pair_sums import pair_sums
@@ -60,7 +60,7 @@ class Rollups:
                 cursor = self._store.cursor()
                 # Sums do not care in which order the rows come, and keeping it costs half of the time.
                 cursor.execute("SET SESSION preserve_insertion_order = false")
-                known = (spec, Rollup(cursor, spec, distinct(spec), turn_metrics(spec)), cursor)
+                known = (spec, Rollup(cursor, spec, _of_arms(spec), turn_metrics(spec)), cursor)
             try:
                 yield known[1], known[2]
             except BaseException:
@@ -140,7 +140,7 @@ def _evidence(
                 cursor, _NOT_COPIED, {**scope, "model": trial[0]["model"], "since": started}
             ),
         )
-    rollup.take_in(here)
+    rollup.take_in(here, as_of_ns)
     named = _Named(spec)
     return Evidence(
         **known,
@@ -160,6 +160,12 @@ def _evidence(
 def distinct(spec: AnalysisSpec) -> tuple[Metric, ...]:
     """Each metric once, though it may be a success metric and a guardrail too."""
     return tuple({goal.metric.name: goal.metric for goal in spec.goals}.values())
+
+
+def _of_arms(spec: AnalysisSpec) -> tuple[Metric, ...]:
+    """Those, and of what has a window besides how it is where the window is over."""
+    found = distinct(spec)
+    return (*found, *(closed(metric) for metric in found if metric.within_s is not None))
 
 
 #: The stage that is judged began with its first phase; without one, with the experiment.

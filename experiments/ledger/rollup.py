@@ -121,10 +121,10 @@ class Rollup:
             lambda: [0] * len(PAST_OVERLAP_TERMS)
         )
 
-    def take_in(self, until: Cut) -> None:
-        """Take in what arrived since the last time, up to the cut. All of it, or, if it raises, nothing:
-        then this rollup is spent, and another must be made."""
-        if until == self.cut:
+    def take_in(self, until: Cut, as_of_ns: int) -> None:
+        """Take in what arrived since the last time, up to the cut, and what counts by `as_of_ns`. All of it,
+        or, if it raises, nothing: then this rollup is spent, and another must be made."""
+        if until == self.cut and not any(metric.closed for metric in self._metrics):
             return
         if self._by_turn and self._later_turns(until):
             self._begin((*self._metrics, *self._by_turn))
@@ -140,7 +140,7 @@ class Rollup:
             self._count("(SELECT 1 AS sign, true AS changed, * FROM totals)")
         else:
             self._read_units("fresh", phases, scope)
-        self._hear(scope, until)
+        self._hear(scope, until, as_of_ns)
         self._merge()
         self.cut = until
 
@@ -200,9 +200,9 @@ class Rollup:
             {**own, "before": first, "history_us": self._history_us},
         )
 
-    def _hear(self, scope: dict[str, Any], until: Cut) -> None:
+    def _hear(self, scope: dict[str, Any], until: Cut, as_of_ns: int) -> None:
         """What is said of exchanges, old or new."""
-        self.said.take_in(scope, self.cut, until)
+        self.said.take_in(scope, self.cut, until, as_of_ns)
         of_rows = len(self.layout.of) - len(self.layout.said)
         for counts, mine, own in (
             (self.said.missing, self.missing, of_rows),
