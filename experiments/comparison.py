@@ -26,7 +26,8 @@ from .contrast import (
     lesser,
     level_shown,
     margin_shown,
-    shifted,
+    quantile_comparison,
+    settled,
     sign_of,
     signed_z,
 )
@@ -307,23 +308,17 @@ def _quantiles(
         )
         for phase, one, zero in phases
     ]
-    compared = sketch.within(pairs, level, alpha=spec.alpha)
-    estimate = sketch.log_ratio(compared, alpha=spec.alpha)
-    margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
-    sign = sign_of(goal)
-    harm, gain = (shifted(estimate, math.log1p(side * sign * margin)) for side in (1.0, -1.0))
+    layers = sketch.within(pairs, level)
+    found = sketch.compared(layers)
+    arms = _both_arms(spec, phases, *sketch.levels(pairs, layers, level))
+    missing = _missing_log_e(spec, evidence, phases)
+    if found is None:
+        return Comparison(arms=arms, missing_log_e=missing)
     units = [(one.units.n, zero.units.n) for one, zero in pairs]
-    return Comparison(
-        arms=_both_arms(spec, phases, *sketch.levels(pairs, compared, level)),
-        effect=effect_of(estimate, ratio=True),
-        band=band_of(spec, estimate, units, ratio=True),
-        margin=1.0 + sign * margin,
-        harm_log_e=harm_log_e(spec, harm, sign, units, harm_alpha),
-        harm_method="one-sided-asymptotic",
-        z_better=signed_z(estimate, -sign),
-        z_noninferior=signed_z(harm, -sign),
-        z_equivalent=lesser(signed_z(harm, -sign), signed_z(gain, sign)),
-        missing_log_e=_missing_log_e(spec, evidence, phases),
+    known = settled(units)
+    return replace(
+        quantile_comparison(spec, goal, arms, found, effective_units(units) if known else None, harm_alpha),
+        missing_log_e=missing,
     )
 
 
