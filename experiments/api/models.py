@@ -108,6 +108,9 @@ def register(model: str, body: NewVersion, controller: Known) -> dict[str, Any]:
 )
 def promote(model: str, body: Promote, controller: Known) -> dict[str, Any]:
     author = Author(actor=body.actor, reason=body.reason)
+    for experiment in controller.junction.experiments():
+        if experiment.model == model and not body.dry_run:
+            controller.watch.keep(experiment.name)  # the decision names the verdict that is the last one now
     done = controller.promotion.promote(model, body.version, author, force=body.force, dry_run=body.dry_run)
     return views.done(done)
 
