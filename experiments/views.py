@@ -241,7 +241,7 @@ def experiment(controller: Controller, found: Experiment) -> Json:
         **_summary(controller, found, document, controller.accounting(found) | {"not_copied": not_copied}),
         "spec_yaml": found.spec_yaml,
         "phases": phases,
-        "pipeline": pipeline(controller.store, found, controller.junction.now_ns()),
+        "pipeline": pipeline(controller.store, found, controller.junction.now_ns(), document),
         "verdict": verdict(document),
     }
 

@@ -155,6 +155,7 @@ def list_pairs(
 )
 def report(name: str, controller: Known, digest: Annotated[str | None, Query()] = None) -> FileResponse:
     experiment = controller.junction.experiment(name)
+    controller.watch.keep(name)
     place = TemporaryDirectory(prefix="report-", dir=controller.options.data)
     try:
         folder, archive = Path(place.name) / "report", Path(place.name) / "report.tar"

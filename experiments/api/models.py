@@ -106,6 +106,9 @@ def register(model: str, body: NewVersion, controller: Known) -> dict[str, Any]:
     responses=documented(400, 401, 404, 409, 503),
 )
 def promote(model: str, body: Promote, controller: Known) -> dict[str, Any]:
+    for experiment in controller.junction.experiments():
+        if experiment.model == model and not body.dry_run:
+            controller.watch.keep(experiment.name)  # the decision names the verdict that is the last one now
     promotion = controller.promotion
     done = promotion.promote(model, body.version, body.author, force=body.force, dry_run=body.dry_run)
     return views.done(done)
