@@ -6,9 +6,11 @@ controller still gives a page. It must not know how anything is shown.
 
 import math
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+
+T = TypeVar("T")
 
 
 def _instant(value: Any) -> Any:
@@ -36,7 +38,10 @@ def _sequence(value: Any) -> Any:
 
 
 Instant = Annotated[datetime, BeforeValidator(_instant)]
-JsonObject = Annotated[dict[str, Any], BeforeValidator(_mapping)]
+#: As an older controller may say null for none.
+Many: TypeAlias = Annotated[tuple[T, ...], BeforeValidator(_sequence)]
+Named: TypeAlias = Annotated[dict[str, T], BeforeValidator(_mapping)]
+JsonObject: TypeAlias = Named[Any]
 
 
 class Answer(BaseModel):
@@ -46,25 +51,24 @@ class Answer(BaseModel):
 
 
 class EndpointAnswer(Answer):
-    replicas: Annotated[tuple[str, ...], BeforeValidator(_sequence)] = ()
+    replicas: Many[str] = ()
     served_name: str | None = None
     engine: str | None = None
 
 
 class VersionAnswer(Answer):
     version: int
-    aliases: Annotated[tuple[str, ...], BeforeValidator(_sequence)] = ()
+    aliases: Many[str] = ()
     endpoint: EndpointAnswer | None = None
     problem: str | None = None
     tags: JsonObject = {}
-    created_at: Instant | None = None
 
 
 class ModelAnswer(Answer):
     name: str
     production: int | None = None
     former: int | None = None
-    versions: Annotated[tuple[VersionAnswer, ...], BeforeValidator(_sequence)] = ()
+    versions: Many[VersionAnswer] = ()
 
 
 class ArmAnswer(Answer):
@@ -108,7 +112,7 @@ class Metric(Answer):
     direction: str | None = None
     display_unit: str | None = None
     unit: str | None = None
-    arms: Annotated[tuple[MetricArm, ...], BeforeValidator(_sequence)] = ()
+    arms: Many[MetricArm] = ()
     effect: Effect | None = None
     band: Effect | None = None
     margin: float | None = None
@@ -149,13 +153,12 @@ class Srm(Answer):
 class Look(Answer):
     planned: int | None = None
     done: int | None = None
-    information: float | None = None
 
 
 class TurnStratum(Answer):
     """A metric on the first turns of conversations, or on the later ones."""
 
-    arms: Annotated[tuple[MetricArm, ...], BeforeValidator(_sequence)] = ()
+    arms: Many[MetricArm] = ()
     effect: Effect | None = None
     text: str | None = None
 
@@ -171,9 +174,9 @@ class Verdict(Answer):
     kind: str
     label: str | None = None
     sentence: str | None = None
-    reasons: Annotated[tuple[Reason, ...], BeforeValidator(_sequence)] = ()
-    metrics: Annotated[tuple[Metric, ...], BeforeValidator(_sequence)] = ()
-    turns: Annotated[tuple[Turn, ...], BeforeValidator(_sequence)] = ()
+    reasons: Many[Reason] = ()
+    metrics: Many[Metric] = ()
+    turns: Many[Turn] = ()
     srm: Srm | None = None
     look: Look | None = None
     units: int | None = None
@@ -189,10 +192,10 @@ class Guardrail(Answer):
 
 class ArmAccount(Answer):
     assigned: int | None = None
-    outcomes: Annotated[dict[str, int], BeforeValidator(_mapping)] = {}
+    outcomes: Named[int] = {}
     failed: int | None = None
     fell_back: int | None = None
-    shed: Annotated[dict[str, int], BeforeValidator(_mapping)] = {}
+    shed: Named[int] = {}
     missing: int | None = None
 
 
@@ -201,7 +204,7 @@ class Replay(Answer):
 
     selected: int | None = None
     paired: int | None = None
-    skipped: Annotated[dict[str, int], BeforeValidator(_mapping)] = {}
+    skipped: Named[int] = {}
     remaining: int | None = None
 
 
@@ -217,9 +220,9 @@ class Accounting(Answer):
     recorded: int | None = None
     missing: int | None = None
     lost: int | None = None
-    by_arm: Annotated[dict[str, ArmAccount], BeforeValidator(_mapping)] = {}
+    by_arm: Named[ArmAccount] = {}
     replay: Replay | None = None
-    outside: Annotated[dict[str, int], BeforeValidator(_mapping)] = {}
+    outside: Named[int] = {}
     not_copied: int | None = None
 
 
@@ -257,7 +260,7 @@ class Experiment(Answer):
     unit: str | None = None
     #: How much of the units may enter: the arms' weights are shares of these.
     entering_pct: float = 100.0
-    arms: Annotated[tuple[ArmAnswer, ...], BeforeValidator(_sequence)] = ()
+    arms: Many[ArmAnswer] = ()
     phase: int | None = None
     started_at: Instant | None = None
     ended_at: Instant | None = None
@@ -269,13 +272,13 @@ class Experiment(Answer):
     units: int | None = None
     horizon: int | None = None
     days_left: float | None = None
-    guardrails: Annotated[tuple[Guardrail, ...], BeforeValidator(_sequence)] = ()
+    guardrails: Many[Guardrail] = ()
     data_age_s: float | None = None
     recorded: Window | None = None
     accounting: Accounting | None = None
     spec_yaml: str | None = None
-    phases: Annotated[tuple[Phase, ...], BeforeValidator(_sequence)] = ()
-    pipeline: Annotated[tuple[Step, ...], BeforeValidator(_sequence)] = ()
+    phases: Many[Phase] = ()
+    pipeline: Many[Step] = ()
 
     @property
     def candidate(self) -> ArmAnswer | None:
@@ -289,7 +292,6 @@ class Experiment(Answer):
 
 
 class Collector(Answer):
-    last_segment_at: Instant | None = None
     lag_s: float | None = None
     segments_waiting: int | None = None
     rows: int | None = None
@@ -324,14 +326,14 @@ class TracesState(Answer):
 class Health(Answer):
     as_of: Instant | None
     collector: Collector | None = None
-    workers: Annotated[tuple[Worker, ...], BeforeValidator(_sequence)] = ()
+    workers: Many[Worker] = ()
     snapshot: int | None = None
     snapshot_saved: bool | None = None
     losses: int | None = None
-    pending: Annotated[tuple[str, ...], BeforeValidator(_sequence)] = ()
-    not_routed: Annotated[tuple[str, ...], BeforeValidator(_sequence)] = ()
+    pending: Many[str] = ()
+    not_routed: Many[str] = ()
     config_error: str | None = None
-    troubles: Annotated[tuple[str, ...], BeforeValidator(_sequence)] = ()
+    troubles: Many[str] = ()
     registry: RegistryState | None = None
     ledger: LedgerState | None = None
     traces: TracesState | None = None
@@ -353,7 +355,6 @@ class TrafficBucket(Answer):
     requests: int = 0
     failures: int | None = None
     p50_ttft_ms: float | None = None
-    p50_duration_ms: float | None = None
 
 
 class EffectAt(Answer):
@@ -378,8 +379,8 @@ class Event(Answer):
 
 class Timeline(Answer):
     traffic: tuple[TrafficBucket, ...]
-    effects: Annotated[tuple[EffectAt, ...], BeforeValidator(_sequence)] = ()
-    events: Annotated[tuple[Event, ...], BeforeValidator(_sequence)] = ()
+    effects: Many[EffectAt] = ()
+    events: Many[Event] = ()
 
 
 class Output(Answer):
@@ -394,7 +395,6 @@ class Output(Answer):
 
 
 class Pair(Answer):
-    pair_id: str = ""
     at: Instant | None = None
     prompt: str | None = None
     control: Output | None = None
@@ -422,22 +422,19 @@ class Decision(Answer):
     forced: bool | None = None
     reason: str | None = None
     state: str | None = None
-    changed: Annotated[tuple[str, ...], BeforeValidator(_sequence)] = ()
-    acknowledged_by: Annotated[tuple[str, ...], BeforeValidator(_sequence)] = ()
-    unacknowledged: Annotated[tuple[str, ...], BeforeValidator(_sequence)] = ()
-    pending: Annotated[tuple[str, ...], BeforeValidator(_sequence)] = ()
+    changed: Many[str] = ()
+    unacknowledged: Many[str] = ()
+    pending: Many[str] = ()
     elapsed_ms: float | None = None
 
 
 class GoldenResult(Answer):
     item_id: str
-    repeat: int = 0
     evaluator: str = ""
     status: str = ""
     value: float | None = None
     label: str | None = None
     explanation: str | None = None
-    output: Any = None
     outcome: str | None = None
     detail: JsonObject = {}
 
@@ -445,7 +442,6 @@ class GoldenResult(Answer):
 class GoldenRun(Answer):
     run_id: str
     set_name: str | None = None
-    set_hash: str | None = None
     model: str | None = None
     version: int | None = None
     status: str | None = None
@@ -459,13 +455,11 @@ class GoldenRunResults(Answer):
     """One run with all its results."""
 
     run: GoldenRun
-    results: Annotated[tuple[GoldenResult, ...], BeforeValidator(_sequence)] = ()
+    results: Many[GoldenResult] = ()
 
 
 class GoldenComparison(Answer):
-    comparison_id: str = ""
     set_name: str | None = None
-    set_hash: str | None = None
     model: str | None = None
     control_run: str | None = None
     candidate_run: str | None = None
@@ -480,11 +474,10 @@ class Preflight(Answer):
     """A candidate held against a control before it has traffic; `result` has the findings, `outdated` what is
     another engine since."""
 
-    preflight_id: str = ""
     model: str | None = None
     control_version: int | None = None
     candidate_version: int | None = None
     verdict: str = ""
     at: Instant | None = None
     result: JsonObject = {}
-    outdated: Annotated[tuple[str, ...], BeforeValidator(_sequence)] = ()
+    outdated: Many[str] = ()

@@ -9,7 +9,7 @@ from typing import Literal
 import streamlit as st
 
 from . import figures
-from .answers import Experiment, Verdict
+from .answers import Experiment, GoldenComparison, Preflight, Verdict
 from .inert import badge, label
 
 Colour = Literal["red", "orange", "yellow", "blue", "green", "violet", "gray", "grey", "primary"]
@@ -168,3 +168,15 @@ def fact(title: str, value: str, note: str = "") -> None:
 def page_theme() -> Literal["light", "dark"]:
     """The theme in this browser, for colours inside charts."""
     return st.context.theme.type or "light"
+
+
+def compared(one: GoldenComparison | Preflight, about: str) -> None:
+    """The verdict on two versions, and which these are."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        show(chip_of(GOLDEN, one.verdict))
+        st.markdown(
+            f"**{label(one.model or 'model unknown', 80)} "
+            f"{figures.version(one.control_version)} → {figures.version(one.candidate_version)}**",
+            width="content",
+        )
+        st.caption(label(about), width="content")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from evaluators.errors import RunRefused, TokenRefused
-from experiments.ledger.exchange import Outcome
+from experiments.ledger.exchange import UNKEYED, Outcome
 
 #: The version that answered; without it, Turnout itself did.
 VERSION_HEADER: Final = "x-turnout-model-version"
@@ -24,9 +24,8 @@ _WRONG_TOKEN: Final = 403
 _UNREACHED: Final = 502
 _HOPELESS: Final = frozenset((_NO_KEY, _WRONG_TOKEN, 404, 405))
 
-#: The proxy's codes for want of a key that is good, which says nothing of the version, and what mends it.
+#: One of the codes for want of a key that is good, and what mends them.
 _MISSING: Final = "provider_credential_missing"
-_UNKEYED: Final = frozenset((_MISSING, "provider_credential_refused", "engine_refused_key"))
 _SET_IT: Final = (
     "put a good key into the variable that it was registered with (--credential), in the environment of the"
     " proxy, and restart the proxy"
@@ -107,7 +106,7 @@ def heed_missing_key(asked: str, status: int, answer: bytes, *, or_refused: bool
 def refuses_key(status: int, answer: bytes) -> bool:
     """Whether the proxy says that the key is missing or is not taken. An engine's own 502 may have anything
     for its code."""
-    return status == _UNREACHED and str(_error(answer).get("code")) in _UNKEYED
+    return status == _UNREACHED and str(_error(answer).get("code")) in UNKEYED
 
 
 def _error(answer: bytes) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from evaluators.golden import Check, GoldenItem
@@ -26,8 +26,7 @@ class Change:
     other: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**fields, "tags": list(self.tags)}
+        return {**asdict(self), "tags": list(self.tags)}
 
 
 def changes(pairs: Sequence[Pair], *, better: RunResults, worse: RunResults) -> list[Change]:
@@ -38,7 +37,7 @@ def changes(pairs: Sequence[Pair], *, better: RunResults, worse: RunResults) -> 
         for check in (check for check in pair.item.checks if check.gate):
             passed = [row for (_, key), row in good.items() if key == check.key]
             failed = [row for (_, key), row in bad.items() if key == check.key and _fails(check, row)]
-            if failed and passed and all(_passes(check, row) for row in passed):
+            if failed and passed and all(check.passes(row.value) for row in passed):
                 found.append(_change(pair.item, check, failed[0], passed[0]))
     return found
 
@@ -54,10 +53,6 @@ def _change(item: GoldenItem, check: Check, failed: ResultRow, passed: ResultRow
         explanation=failed.explanation or "",
         other=text_of(passed),
     )
-
-
-def _passes(check: Check, row: ResultRow) -> bool:
-    return row.value is not None and check.passes(row.value)
 
 
 def _fails(check: Check, row: ResultRow) -> bool:

@@ -56,9 +56,9 @@ class Check:
         """What made a score: `regex@1`. Scores of different versions are not compared."""
         return f"{self.type}@{self.version}"
 
-    def passes(self, value: float) -> bool:
-        """Whether a score of this value is a pass."""
-        return value >= self.threshold - _SLACK
+    def passes(self, value: float | None) -> bool:
+        """Whether a score of this value is a pass; without a value it is none."""
+        return value is not None and value >= self.threshold - _SLACK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

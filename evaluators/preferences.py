@@ -33,9 +33,11 @@ _PLACES: Final[Mapping[tuple[Preference | None, Preference | None], str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedPair:
-    """What the judge prefers of one item's two answers in one repeat, by one check."""
+    """What the judge prefers of one item's two answers in one repeat, by one check. `cluster`: the items that
+    hang together with this one."""
 
     item_id: str
+    cluster: str
     repeat: int
     evaluator: str
     found: PairScore
@@ -44,6 +46,7 @@ class JudgedPair:
         score = self.found.score
         return {
             "item_id": self.item_id,
+            "cluster": self.cluster,
             "repeat": self.repeat,
             "evaluator": self.evaluator,
             "status": score.status,
@@ -179,7 +182,9 @@ async def judged_pairs(
             else:
                 pair = PairScore(score=score)
             spent += pair.score.cost_usd or 0.0
-            one = JudgedPair(item_id=item.id, repeat=repeat, evaluator=check.key, found=pair)
+            one = JudgedPair(
+                item_id=item.id, cluster=item.cluster, repeat=repeat, evaluator=check.key, found=pair
+            )
             found[check.key, item.id, repeat] = one
             on_pair(one)
 

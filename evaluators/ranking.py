@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from experiments.statistics.estimate import Interval
-from experiments.statistics.pairwise import bootstrap_strengths, bradley_terry
+from experiments.statistics.pairwise import bradley_terry, strength_intervals
 
 #: What a pair was worth to the candidate.
 _WORTH: Final = {"candidate": 1.0, "tie": 0.5, "control": 0.0}
@@ -75,14 +75,19 @@ def _rank(evaluator: str, rounds: Sequence[Mapping[str, Any]], alpha: float) -> 
     ]
     versions = sorted({version for _, a, b, _ in judged for version in (a, b)})
     place = {version: number for number, version in enumerate(versions)}
-    items = {item: number for number, item in enumerate(dict.fromkeys(item for item, *_ in judged))}
-    wins = np.zeros((len(items), len(versions), len(versions)))
+    items = {item for item, *_ in judged}
+    # A comparison of an earlier Turnout does not say which items are of one cluster; another one of them may.
+    tied = {item: item for item in items}
+    tied |= {pair["item_id"]: pair["cluster"] for one in rounds for pair in _pairs(one) if "cluster" in pair}
+    clusters = {name: number for number, name in enumerate(dict.fromkeys(tied[item] for item, *_ in judged))}
+    wins = np.zeros((len(clusters), len(versions), len(versions)))
     for item, candidate, control, worth in judged:
-        wins[items[item], place[candidate], place[control]] += worth
-        wins[items[item], place[control], place[candidate]] += 1.0 - worth
+        at = clusters[tied[item]]
+        wins[at, place[candidate], place[control]] += worth
+        wins[at, place[control], place[candidate]] += 1.0 - worth
     table = wins.sum(axis=0)
     found = bradley_terry(table.tolist())
-    intervals = bootstrap_strengths(wins, alpha=alpha) if found else [None] * len(versions)
+    intervals = strength_intervals(found, wins, alpha=alpha) if found else [None] * len(versions)
     standings = [
         Standing(
             version=version,

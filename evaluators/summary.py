@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from evaluators.golden import Check, GoldenItem, GoldenSet, ItemScore
@@ -140,8 +140,7 @@ class EvaluatorTally:
         return self.total / self.scored if self.scored else None
 
     def to_json(self) -> dict[str, Any]:
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**fields, "pass_rate": self.pass_rate, "mean": self.mean}
+        return {**asdict(self), "pass_rate": self.pass_rate, "mean": self.mean}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

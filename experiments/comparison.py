@@ -21,15 +21,18 @@ from .contrast import (
     band_of,
     countable,
     effect_of,
+    effective_units,
     harm_log_e,
     lesser,
     level_shown,
     margin_shown,
-    shifted,
+    quantile_comparison,
+    settled,
     sign_of,
     signed_z,
 )
 from .evidence import SMALLEST_SHARE, AnalysisSpec, Evidence, Goal, MetricSums, Overlap
+from .metrics import closed
 from .pairing import compare_pairs
 from .scorecard import ArmResult, Comparison
 from .statistics import failures, proportion, strata
@@ -48,7 +51,23 @@ def compare(spec: AnalysisSpec, evidence: Evidence, goal: Goal, *, harm_alpha: f
         return _failures(spec, evidence, goal, phases)
     if goal.metric.kind == "quantile":
         return _quantiles(spec, evidence, goal, phases, harm_alpha)
+    if goal.metric.within_s is not None:
+        return _within_windows(spec, evidence, goal, phases, harm_alpha)
     return _means(spec, evidence, goal, phases, harm_alpha)
+
+
+def _within_windows(
+    spec: AnalysisSpec, evidence: Evidence, goal: Goal, phases: Phases, harm_alpha: float
+) -> Comparison:
+    """Requests are compared that have had the same time, their whole window: of the latest ones the arm has
+    most that is told of soonest, and where people are as quick to complain as they are slow to praise, that
+    makes a difference. Harm is looked for in all that has come: it must not wait for the window."""
+    found = _means(spec, evidence, goal, phases, harm_alpha)
+    over = replace(goal, metric=closed(goal.metric))
+    waited = _by_phase(spec, evidence, over)
+    if not waited:  # units of the past, that are drawn whole
+        return found
+    return replace(_means(spec, evidence, over, waited, harm_alpha), harm_log_e=found.harm_log_e)
 
 
 def candidate_shares(spec: AnalysisSpec, evidence: Evidence) -> dict[int, float]:
@@ -235,6 +254,8 @@ def _means(
         z_better=_held(estimate, -sign, limited),
         z_noninferior=noninferior,
         z_equivalent=lesser(noninferior, _held(gain, sign, limited, 1.0 - sign * margin)),
+        # What is said later: of the latest units least, so that their number tells too much of early looks.
+        information=(effective_units(units) or None) if goal.metric.source else None,
         missing_log_e=_missing_log_e(spec, evidence, phases),
     )
 
@@ -287,23 +308,17 @@ def _quantiles(
         )
         for phase, one, zero in phases
     ]
-    compared = sketch.within(pairs, level, alpha=spec.alpha)
-    estimate = sketch.log_ratio(compared, alpha=spec.alpha)
-    margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
-    sign = sign_of(goal)
-    harm, gain = (shifted(estimate, math.log1p(side * sign * margin)) for side in (1.0, -1.0))
+    layers = sketch.within(pairs, level)
+    found = sketch.compared(layers)
+    arms = _both_arms(spec, phases, *sketch.levels(pairs, layers, level))
+    missing = _missing_log_e(spec, evidence, phases)
+    if found is None:
+        return Comparison(arms=arms, missing_log_e=missing)
     units = [(one.units.n, zero.units.n) for one, zero in pairs]
-    return Comparison(
-        arms=_both_arms(spec, phases, *sketch.levels(pairs, compared, level)),
-        effect=effect_of(estimate, ratio=True),
-        band=band_of(spec, estimate, units, ratio=True),
-        margin=1.0 + sign * margin,
-        harm_log_e=harm_log_e(spec, harm, sign, units, harm_alpha),
-        harm_method="one-sided-asymptotic",
-        z_better=signed_z(estimate, -sign),
-        z_noninferior=signed_z(harm, -sign),
-        z_equivalent=lesser(signed_z(harm, -sign), signed_z(gain, sign)),
-        missing_log_e=_missing_log_e(spec, evidence, phases),
+    known = settled(units)
+    return replace(
+        quantile_comparison(spec, goal, arms, found, effective_units(units) if known else None, harm_alpha),
+        missing_log_e=missing,
     )
 
 

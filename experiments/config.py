@@ -242,17 +242,11 @@ def _policy(entry: _ModelEntry) -> RecordingPolicy:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Stamp:
-    modified_ns: int
-    size: int
-    inode: int
-
-
 class Config(Mapping[str, RecordingPolicy]):
     """The policies in force by model; a model that is not named is recorded in full.
 
-    `declared` is what is in force; `error` says why the file as it is now is not, None while it is.
+    `file` is where the file is, there or not. `declared` is what is in force, and `text` what it was read
+    from, empty if there never was any; `error` says why the file as it is now is not, None while it is.
 
     A text that an earlier Turnout took, and this one would not, stays in force at a restart: traffic needs
     the controller. Where even that cannot be read, `before` stands in: what the last snapshot said. Raises
@@ -261,10 +255,10 @@ class Config(Mapping[str, RecordingPolicy]):
     """
 
     def __init__(self, file: Path, before: Declared | None = None) -> None:
-        self._file = file
+        self.file = file
         self._last_good = file.with_suffix(f".last-good{file.suffix}")
-        self._stamp: _Stamp | None = None
-        self._text = ""
+        self._stamp: tuple[int, int, int] | None = None  # when it was modified, its size, its inode
+        self.text = ""
         self.declared = Declared()
         self.error: str | None = None
         self.reload()
@@ -279,12 +273,12 @@ class Config(Mapping[str, RecordingPolicy]):
         except (OSError, UnicodeDecodeError) as error:
             if self.error is None and isinstance(error, FileNotFoundError):
                 return  # there never was a file
-            text, lenient = self._file.read_text("utf-8", "replace"), before is not None
+            text, lenient = self.file.read_text("utf-8", "replace"), before is not None
         if self.error is None:
             self._refuse(self._gone())
         try:
-            self.declared = read_config(text, str(self._file), lenient=lenient)
-            self._text = text
+            self.declared = read_config(text, str(self.file), lenient=lenient)
+            self.text = text
         except DocumentError:
             if before is None:
                 raise
@@ -322,13 +316,13 @@ class Config(Mapping[str, RecordingPolicy]):
         A file that has gone keeps what it said: an editor that replaces it must not switch redaction off.
         """
         try:
-            status = self._file.stat()
-            stamp = _Stamp(status.st_mtime_ns, status.st_size, status.st_ino)
+            status = self.file.stat()
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
             if stamp == self._stamp:
                 return False
             self._stamp = stamp
-            text = self._file.read_text("utf-8")
-            declared = read_config(text, str(self._file))
+            text = self.file.read_text("utf-8")
+            declared = read_config(text, str(self.file))
         except FileNotFoundError:
             if self._stamp is not None and self.error is None:
                 self._refuse(self._gone())
@@ -343,27 +337,17 @@ class Config(Mapping[str, RecordingPolicy]):
             return False
         self.error = None
         changed = declared != self.declared
-        self._text, self.declared = text, declared
+        self.text, self.declared = text, declared
         self._keep(text)
         return changed
-
-    @property
-    def file(self) -> Path:
-        """Where the file is, whether it is there or not."""
-        return self._file
-
-    @property
-    def text(self) -> str:
-        """The text that is in force, whatever the file says now; empty if there never was one."""
-        return self._text
 
     def replace(self, text: str) -> None:
         """Put a text in the file's place, whole or not at all, and take it up.
 
         Raises DocumentError, OSError; then the file and what is in force are as they were.
         """
-        read_config(text, str(self._file))
-        replace_whole(self._file, text)
+        read_config(text, str(self.file))
+        replace_whole(self.file, text)
         self.reload()
 
     def _keep(self, text: str) -> None:
@@ -377,7 +361,7 @@ class Config(Mapping[str, RecordingPolicy]):
 
     def _gone(self) -> str:
         return (
-            f"{self._file} has gone; what it said last is still in force. Put it back, or `models: {{}}` "
+            f"{self.file} has gone; what it said last is still in force. Put it back, or `models: {{}}` "
             "in its place if nothing is to hold any more"
         )
 

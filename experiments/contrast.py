@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import scipy
-
 from .evidence import AnalysisSpec, Goal
-from .scorecard import Band, Effect
+from .scorecard import ArmResult, Band, Comparison, Effect
 from .statistics import confidence_sequence, strata
-from .statistics.estimate import Estimate, Interval, log_two_sided
+from .statistics.estimate import Estimate, Interval, as_z
 from .statistics.moments import Cluster
+from .statistics.shares_below import QuantileContrast
 
 #: What shipping tolerates where the spec does not say: two points of a failure rate, 10 % of a mean.
 DEFAULT_SHARE_MARGIN = 0.02
@@ -62,9 +61,7 @@ def signed_z(estimate: Estimate, sign: float) -> float | None:
     """The z with the same one-sided p as the estimate's t, positive in the direction of `sign`."""
     if estimate.status != "ok" or estimate.value is None or not estimate.se:
         return None
-    statistic = sign * estimate.value / estimate.se
-    half = min(log_two_sided(statistic, estimate.df) - math.log(2.0), math.log(0.5))
-    return math.copysign(-float(scipy.special.ndtri_exp(half)), statistic)
+    return as_z(sign * estimate.value / estimate.se, estimate.df)
 
 
 def lesser(one: float | None, other: float | None) -> float | None:
@@ -123,13 +120,50 @@ def band_of(
         alpha=spec.alpha,
         best_at=max(1.0, spec.horizon / 2.0),
     )
-    if found is None:
-        return None
+    return None if found is None else _band(spec, estimate.value, (found.lower, found.upper), ratio)
+
+
+def quantile_comparison(
+    spec: AnalysisSpec,
+    goal: Goal,
+    arms: tuple[ArmResult, ArmResult],
+    found: QuantileContrast,
+    n: float | None,
+    harm_alpha: float,
+) -> Comparison:
+    """What two quantiles say, of arms or of pairs, after `n` units' worth; None before the burn-in's end."""
+    estimate = found.estimate(alpha=spec.alpha)
+    if estimate.status != "ok":
+        return Comparison(arms=arms)
+    sign = sign_of(goal)
+    margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
+    harm, gain = (sign * found.z(math.log1p(side * sign * margin)) for side in (1.0, -1.0))
+    band = log_e = None
+    if n is not None:
+        reach = confidence_sequence.critical_value(n, alpha=spec.alpha, best_at=max(1.0, spec.horizon / 2.0))
+        ends = found.between(reach)
+        band = None if ends is None else _band(spec, found.value, ends, ratio=True)
+        log_e = float(confidence_sequence.harm_log_e(harm, n, alpha=harm_alpha, horizon=spec.horizon))
+    return Comparison(
+        arms=arms,
+        effect=effect_of(estimate, ratio=True),
+        band=band,
+        margin=1.0 + sign * margin,
+        harm_log_e=log_e,
+        harm_method="one-sided-asymptotic",
+        z_better=-sign * found.z(0.0),
+        z_noninferior=-harm,
+        z_equivalent=min(-harm, gain),
+    )
+
+
+def _band(spec: AnalysisSpec, value: float, ends: tuple[float, float], ratio: bool) -> Band:
+    lower, upper = (_through(end, ratio) for end in ends)
     return Band(
-        estimate=_through(estimate.value, ratio),
-        lower=_through(found.lower, ratio),
-        upper=_through(found.upper, ratio),
-        level=found.level,
+        estimate=_through(value, ratio),
+        lower=lower,
+        upper=upper,
+        level=1.0 - spec.alpha,
         method="asymptotic-cs",
     )
 

@@ -16,6 +16,7 @@ Action = Literal[
     "conclude", "stop", "promote", "rollback", "breaker", "rehearse", "amend", "configure", "apply",
     "forget",
 ]  # fmt: skip
+VerdictKind = Literal["invalid", "roll_back", "ship", "keep_running", "inconclusive"]
 DecisionState = Literal["intent", "done", "failed"]
 
 #: Actors that are no person.
@@ -34,7 +35,7 @@ def new_id() -> str:
 class Backing:
     """The verdict that a decision stands on."""
 
-    kind: Literal["invalid", "roll_back", "ship", "keep_running", "inconclusive"]
+    kind: VerdictKind
     digest: str
     experiment: str
 

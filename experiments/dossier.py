@@ -9,7 +9,7 @@ it was reached (`code.json`).
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -82,24 +82,21 @@ def replay(folder: Path) -> list[Check]:
     files = sealed.get("files")
     if not isinstance(files, dict) or not files:
         raise DossierError(f"{folder / CODE} is not as it was written: it has no digests of the other files")
-    checks = list(_intact(folder, files))
+    changed = [name for name, digest in files.items() if not _is(folder / name, digest)]
     spec = _read(folder, "spec.json", TypeAdapter(AnalysisSpec))
     evidence = _read(folder, "evidence.json", TypeAdapter(Evidence))
     looks = _read(folder, "looks.json", TypeAdapter(tuple[Look, ...]))
     again = regather(folder, spec, evidence)
     differing = [name for name in asdict(evidence) if getattr(evidence, name) != getattr(again, name)]
-    detail = ", ".join(differing) + (_by_another(sealed) if differing else "")
-    checks.append(Check(what="sums from the rows", same=not differing, detail=detail))
     stored, written = _content(folder, "verdict.json"), _json(folder, "verdict.json")
     reached = conclude(spec, again, past_looks=looks).to_json()
-    checks.append(
-        Check(
-            what="verdict from the sums",
-            same=reached == stored,
-            detail="" if reached == stored else _difference(written, reached, sealed),
-        )
-    )
-    return checks
+    after = orjson.loads(reached)
+    fields = [name for name in sorted({*written, *after}) if written.get(name) != after.get(name)]
+    return [
+        Check(what="files as they were written", same=not changed, detail=", ".join(changed)),
+        _computed("sums from the rows", not differing, differing, sealed),
+        _computed("verdict from the sums", reached == stored, fields, sealed),
+    ]
 
 
 def written_by(folder: Path) -> str | None:
@@ -117,29 +114,21 @@ def _in_words(code: Mapping[str, Any]) -> str:
     return f"{named}, Python {code.get('python')}, rules {str(code.get('experiments'))[:12]}"
 
 
-def _intact(folder: Path, files: Mapping[str, str]) -> Iterator[Check]:
-    changed = [
-        name
-        for name, digest in files.items()
-        if not (folder / name).is_file() or _digest(folder / name) != digest
-    ]
-    yield Check(what="files as they were written", same=not changed, detail=", ".join(changed))
-
-
-def _difference(before: Mapping[str, Any], reached: bytes, sealed: Mapping[str, Any]) -> str:
-    after = orjson.loads(reached)
-    fields = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
-    return f"{', '.join(fields)}{_by_another(sealed)}"
-
-
-def _by_another(sealed: Mapping[str, Any]) -> str:
-    here = code()
-    other = [name for name in here if sealed.get(name) != here[name]]
-    return f"; another code computes it ({', '.join(other)})" if other else ""
+def _computed(what: str, same: bool, differing: Sequence[str], sealed: Mapping[str, Any]) -> Check:
+    """What was computed again, and where it differs: in which fields, and whether by another code."""
+    if same:
+        return Check(what=what, same=True)
+    other = [name for name, value in code().items() if sealed.get(name) != value]
+    by_another = f"; another code computes it ({', '.join(other)})" if other else ""
+    return Check(what=what, same=False, detail=", ".join(differing) + by_another)
 
 
 def _bytes(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
+
+
+def _is(file: Path, digest: str) -> bool:
+    return file.is_file() and _digest(file) == digest
 
 
 def _digest(file: Path) -> str:

@@ -21,9 +21,11 @@ from hashlib import sha256
 from typing import Final, Literal
 
 from .assignment import CONTROL, PPM, Range, initial_ranges, reweigh
+from .decision import VerdictKind
 from .errors import Conflict
+from .evidence import AnalysisSpec
 from .snapshot import HOLDOUT_SALT, Arm, Exclusion, Gate, Mirror, Split
-from .spec import ExperimentSpec, ShadowTraffic, Stage
+from .spec import ExperimentSpec, ShadowTraffic, Stage, analysis_of
 
 State = Literal[
     "draft", "preflight", "running", "paused", "invalid", "concluded", "promoted", "rolled_back", "kept"
@@ -32,7 +34,6 @@ Event = Literal[
     "submit", "admit", "pause", "resume", "invalidate", "revalidate", "conclude", "keep",
     "promote", "roll_back", "stop",
 ]  # fmt: skip
-VerdictKind = Literal["invalid", "roll_back", "ship", "keep_running", "inconclusive"]
 
 CANDIDATE: Final = "candidate"
 OPEN: Final[frozenset[State]] = frozenset(("draft", "preflight", "running", "paused", "invalid", "concluded"))
@@ -125,6 +126,17 @@ class Experiment:
     def stage(self) -> Stage:
         """The stage that it is in."""
         return self.spec.plan[self.phase.stage]
+
+    @property
+    def analysis(self) -> AnalysisSpec:
+        """What the present stage is judged by."""
+        return analysis_of(
+            self.spec,
+            control_version=self.control_version,
+            candidate_version=self.candidate_version,
+            stage=self.phase.stage,
+            first_phase=self.first_phase,
+        )
 
     @property
     def next_stage(self) -> Stage | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from .evidence import SMALLEST_SHARE, AnalysisSpec, Evidence, Look
+from .evidence import SMALLEST_SHARE, AnalysisSpec, Evidence, Goal, Look
 from .statistics import group_sequential, strata
 
 
@@ -45,6 +45,17 @@ def look_taken(document: Mapping[str, Any]) -> Look | None:
         effective=look["effective"],
         information={name: value for name, value in known.items() if value is not None},
     )
+
+
+def window_over(spec: AnalysisSpec, goal: Goal, units_a_day: float | None) -> float:
+    """Of the units up to the horizon, those of which the goal's window will be over at the last look, as a
+    share; 1 where there is no window, or nobody knows how many units come."""
+    window = goal.metric.within_s
+    if window is None or not units_a_day:
+        return 1.0
+    to_horizon = 86_400.0 * spec.horizon / units_a_day
+    last = min(max(to_horizon, spec.min_duration_s), spec.max_duration_s)
+    return min(1.0, max(0.0, last - window) / to_horizon)
 
 
 def units_so_far(spec: AnalysisSpec, evidence: Evidence) -> tuple[int, float]:

@@ -46,9 +46,10 @@ class Metric:
     true. `weight_sql` is a ratio's denominator, and 1 for all others. An eligible row where `observed_sql`
     is false counts as missing if `expected_sql` is true there, and does not concern this metric otherwise.
     A metric with a `source` has its values in another table, under the name `named`; what came more than
-    `within_s` seconds after the request began does not count. Scores are of one version of their evaluator:
-    `version`, or if that is None the one that the experiment's first score is of. Of a binary metric the
-    event is a value under `below`. `preference` says that the value is the candidate's half of a pair's 1.
+    `within_s` seconds after the request began does not count; `closed`: only of requests that began that
+    long ago. Scores are of one version of their evaluator: `version`, or if that is None the one that the
+    experiment's first score is of. Of a binary metric the event is a value under `below`. `preference` says
+    that the value is the candidate's half of a pair's 1.
     A `timed` metric depends on how busy engines and caches were just then: two answers of different hours
     cannot be compared on it.
     """
@@ -66,6 +67,7 @@ class Metric:
     source: Source | None = None
     named: str = ""
     within_s: float | None = None
+    closed: bool = False
     version: str | None = None
     below: float | None = None
     preference: bool = False
@@ -129,15 +131,16 @@ def _time(name: str, title: str, column: str, *, streams: bool = False) -> Metri
     )
 
 
-def _amount(name: str, title: str, column: str, display_unit: str) -> Metric:
+def _tokens(name: str, title: str) -> Metric:
+    """The mean of a count of tokens, which is a column of the same name."""
     return Metric(
         name=name,
         title=title,
         kind="mean",
         direction="decrease",
-        display_unit=display_unit,
-        value_sql=f"x.{column}",
-        observed_sql=f"{_OWN} AND x.{column} IS NOT NULL",
+        display_unit="tokens",
+        value_sql=f"x.{name}",
+        observed_sql=f"{_OWN} AND x.{name} IS NOT NULL",
         expected_sql=_ANSWERED,
     )
 
@@ -196,8 +199,8 @@ CATALOGUE: Final[dict[str, Metric]] = {
             kind="mean",
             value_sql="x.duration_ms",
         ),
-        _amount("completion_tokens", "tokens per answer", "completion_tokens", "tokens"),
-        _amount("prompt_tokens", "tokens per prompt", "prompt_tokens", "tokens"),
+        _tokens("completion_tokens", "tokens per answer"),
+        _tokens("prompt_tokens", "tokens per prompt"),
         Metric(
             name="tokens_per_second",
             title="tokens per second",
@@ -285,6 +288,11 @@ def on_turns(found: Metric, turn: Turn) -> Metric:
     """The metric on first turns, or on later ones, only. What is missing is the whole metric's business."""
     observed = f"({found.observed_sql}) AND x.turn = '{turn}'"
     return replace(found, name=f"{found.name}@{turn}", observed_sql=observed, expected_sql="false")
+
+
+def closed(found: Metric) -> Metric:
+    """The metric with a window, of those requests only whose window is over."""
+    return replace(found, name=f"{found.name}@closed", closed=True)
 
 
 def _quantile(match: re.Match[str]) -> Metric:

@@ -24,6 +24,7 @@ from .contrast import (
     lesser,
     level_shown,
     margin_shown,
+    quantile_comparison,
     settled,
     shifted,
     sign_of,
@@ -133,7 +134,7 @@ def _paired_means(spec: AnalysisSpec, goal: Goal, rows: Sequence[PairSums], harm
     bounded = _bounded(goal, sums, (candidate, control))
     if bounded is not None:
         return _bounded_means(spec, goal, rows, levels, bounded)
-    estimate = paired.clustered_difference(sums, alpha=spec.alpha)
+    estimate = paired.clustered_difference(sums, alpha=spec.alpha, wary=True)
     # The control's level counts as known here: the same requests give both, and its error is second order.
     harm, gain = (
         shifted(estimate, math.log1p(away) if ratio else away * abs(control))
@@ -225,11 +226,14 @@ def _paired_quantiles(
     one, zero = (
         sketch.Sketch(histogram=halves[arm], units=NO_UNITS) for arm in (spec.candidate, spec.control)
     )
-    estimate = sketch.paired_log_ratio(one, zero, both, level, alpha=spec.alpha)
-    margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
-    harm, gain = (shifted(estimate, math.log1p(side * sign_of(goal) * margin)) for side in (1.0, -1.0))
-    levels = (one.quantile(level), zero.quantile(level))
-    return _paired_contrast(spec, goal, rows, levels, estimate, harm, gain, harm_alpha)
+    arms = _pair_arms(spec, rows, one.quantile(level), zero.quantile(level))
+    found = sketch.paired(one, zero, both, level)
+    if found is None:
+        return Comparison(arms=arms)
+    clusters = float(sum(row.clusters for row in rows))
+    return quantile_comparison(
+        spec, goal, arms, found, clusters if _pairs_settled(rows) else None, harm_alpha
+    )
 
 
 def _paired_contrast(
@@ -247,7 +251,6 @@ def _paired_contrast(
     ratio, sign = goal.metric.on_log_scale, sign_of(goal)
     margin = DEFAULT_RELATIVE_MARGIN if goal.margin is None else goal.margin
     units = [(sum(row.clusters for row in rows),) * 2]
-    ordered = goal.metric.kind == "quantile"  # whose spread is that of ranks
     return Comparison(
         arms=_pair_arms(spec, rows, *levels),
         effect=effect_of(estimate, ratio=ratio),
@@ -258,7 +261,7 @@ def _paired_contrast(
         z_better=signed_z(estimate, -sign),
         z_noninferior=signed_z(harm, -sign),
         z_equivalent=lesser(signed_z(harm, -sign), signed_z(gain, sign)),
-        alike=estimate.status == "insufficient_data" and not ordered and units[0][0] > 1,
+        alike=estimate.status == "insufficient_data" and units[0][0] > 1,
     )
 
 

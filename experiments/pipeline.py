@@ -15,8 +15,11 @@ from .lifecycle import Experiment
 _ENTERING: Final = ("start", "stage")
 
 
-def pipeline(store: Store, experiment: Experiment, now_ns: int) -> list[dict[str, Any]]:
-    """The stages in their order, and the promotion at the end.
+def pipeline(
+    store: Store, experiment: Experiment, now_ns: int, latest: dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """The stages in their order, and the promotion at the end. `latest` is the latest verdict's document, which
+    need not be in the ledger yet.
 
     Each: `state` (passed, the experiment's own, or to_come), `time_s` spent in it, the last `verdict` on it
     (kind, label, sentence), and the `permission` (at_ns, reason, verdict hash) that let the candidate in;
@@ -28,7 +31,11 @@ def pipeline(store: Store, experiment: Experiment, now_ns: int) -> list[dict[str
     steps = [_golden(experiment, now_ns)] if experiment.spec.gate is not None else []
     for index, stage in enumerate(experiment.spec.plan):
         here = [phase for phase in phases if phase["stage"] == index]
-        document = trials.last_verdict(store, experiment.name, index) if here else None
+        document = None
+        if here and index == experiment.phase.stage and latest and latest["as_of_ns"] >= _began_ns(here):
+            document = latest
+        elif here:
+            document = trials.last_verdict(store, experiment.name, index)
         steps.append(
             {
                 "stage": stage.mode,
@@ -68,12 +75,16 @@ def _state(experiment: Experiment, index: int) -> str:
     return "passed" if passed else experiment.state
 
 
+def _began_ns(phases: list[Row]) -> int:
+    return nanoseconds(phases[0]["started_at"])
+
+
 def _time_s(phases: list[Row], experiment: Experiment, now_ns: int) -> float | None:
     if not phases:
         return None
     ended = phases[-1]["ended_at"]
     ended_ns = nanoseconds(ended) if ended is not None else experiment.ended_ns or now_ns
-    return max(0.0, (ended_ns - nanoseconds(phases[0]["started_at"])) / 1e9)  # a clock may be set back
+    return max(0.0, (ended_ns - _began_ns(phases)) / 1e9)  # a clock may be set back
 
 
 def _permission(decision: Decision | None) -> dict[str, Any] | None:

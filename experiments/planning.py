@@ -7,7 +7,7 @@ at the horizon is found here, not after two weeks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,6 +24,7 @@ from .contrast import (
 )
 from .evidence import AnalysisSpec, Goal, Mode
 from .history import History, UnitTotals
+from .looks import window_over
 from .metrics import Direction
 from .quantities import duration_text
 from .sketch import Sketch
@@ -221,9 +222,16 @@ def _goal(spec: AnalysisSpec, goal: Goal, history: History, design: _Design) -> 
     known = _Known.of(goal, totals)
     if known is None:
         return _unplanned(goal, "it does not vary in production, or there is too little of it")
-    detectable = _detectable(spec, goal, known, design)
+    over = window_over(spec, goal, design.units_a_day)
+    if not over:
+        return _unplanned(
+            goal, "its window is still open at the last look: a longer min_duration waits for it"
+        )
+    detectable = _detectable(spec, goal, replace(known, coverage=known.coverage * over), design)
     asked = _asked(goal, known.level if goal.metric.kind == "binary" else 1.0)
-    needed = None if asked is None else math.ceil(spec.horizon * (detectable / asked) ** 2)
+    needed = (
+        None if asked is None else math.ceil(spec.horizon * (over * (detectable / asked) ** 2 + 1.0 - over))
+    )
     caught: tuple[Caught, ...] = ()
     if goal.role == "guardrail":
         harms = HARMS[goal.metric.direction]
@@ -429,7 +437,7 @@ def _until_pairs(
         )
         return betting.pair_harm_log_e(table, ratio=goal.tolerated_ratio) >= log_threshold
 
-    return _first_units(excluded, 1.0, spec.horizon)
+    return planning.first_units(excluded, 1.0, spec.horizon)
 
 
 def _until_bounded(
@@ -442,7 +450,7 @@ def _until_bounded(
         seen = replace(one, n=pairs, squares=one.squares * pairs)
         return seen.log_e(away, above=away > 0.0) >= log_threshold
 
-    return _first_units(excluded, 2.0, spec.horizon)
+    return planning.first_units(excluded, 2.0, spec.horizon)
 
 
 def _tolerated(goal: Goal) -> float:
@@ -488,13 +496,3 @@ def _median_crossing(at: Floats, crossed: npt.NDArray[np.bool_]) -> float | None
     first = np.where(crossed.any(axis=1), at[crossed.argmax(axis=1)], np.inf)
     median = float(np.median(first))
     return median if math.isfinite(median) else None
-
-
-def _first_units(excluded: Callable[[float], bool], since: float, horizon: int) -> float | None:
-    """The first number of units, to a twentieth, at which harm is excluded; None beyond the horizon."""
-    units = since
-    while units <= horizon:
-        if excluded(units):
-            return units
-        units *= 1.05
-    return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -23,7 +23,8 @@ from .errors import Conflict, NotFound, Refused, Unavailable
 from .ledger import decisions, trials
 from .ledger.store import Connection, DatabaseError
 from .lifecycle import Experiment, follow
-from .readiness import Probe, answers
+from .permission import Permission
+from .readiness import Probe
 from .routing import CatalogModel
 from .settlement import SETBACKS
 
@@ -36,21 +37,14 @@ REPEATED_S = 60
 class Promotion:
     """Moves of `production`. Safe to use from threads; every call may wait for I/O."""
 
-    def __init__(
-        self,
-        control: Control,
-        registry: Registry,
-        *,
-        at: Callable[[str], None] | None = None,
-        probe: Probe = answers,
-    ) -> None:
+    def __init__(self, control: Control, registry: Registry, *, probe: Probe) -> None:
         self._control = control
         self._junction = control.junction
         self._store = control.store
         self._settlement = control.settlement
         self._registry = registry
-        self._at = at or control.at
-        self._probe = probe
+        self._at = control.at
+        self._permission = Permission(control.junction, control.store, probe)
         self._busy: set[str] = set()
         self._guard = threading.Lock()
         self._moved_ns: dict[str, int] = {}
@@ -75,14 +69,14 @@ class Promotion:
         began = time.monotonic()
         with self._alone(name):
             model = self._junction.model(name)
-            target = self._shippable(model) if version is None else version_of(model, version)
+            target = self._permission.shippable(model) if version is None else version_of(model, version)
             if target == model.production:
                 why = f"version {target} of {name!r} is production already"
                 why += f" ({model.held})" if model.held else ""
                 return self._control.nothing("promote", name, why)
-            backing = backing or self._permission(model, target, author, force)
+            backing = backing or self._permission.backing(model, target, author, force)
             if not force:
-                self._check_endpoints(model, target)
+                self._permission.check_endpoints(model, target)
                 if model.held:  # MLflow would remember what cannot answer as the version to go back to
                     raise Refused(
                         f"{model.held}. Let the alias name version {model.production} again, then promote; "
@@ -134,73 +128,6 @@ class Promotion:
         finally:
             with self._guard:
                 self._busy.discard(model)
-
-    def _shippable(self, model: CatalogModel) -> int:
-        tried = self._tried(model.name)
-        passed = [one for one in tried if one.passed]
-        if len({one.candidate_version for one in passed}) > 1:
-            named = " and ".join(str(one.candidate_version) for one in reversed(passed))
-            raise Conflict(
-                f"versions {named} of {model.name!r} have a passing verdict each: name one with --version",
-                code="several_passed",
-            )
-        latest = next(iter((*passed, *tried)), None)
-        if latest is None or latest.concluded_on != "ship" or latest.state not in ("concluded", "promoted"):
-            raise Refused(
-                f"no version of {model.name!r} has a passing verdict; name one with --version, and "
-                "--force --reason if it must be without a verdict"
-            )
-        return latest.candidate_version
-
-    def _permission(self, model: CatalogModel, target: int, author: Author, force: bool) -> Backing | None:
-        """The verdict that allows the promotion. Raises Refused, Conflict."""
-        if target not in model.endpoints:
-            raise Conflict(
-                f"version {target} of {model.name!r} has no endpoint: traffic could not be sent to it",
-                code="no_endpoint",
-            )
-        latest = self._latest(model.name, target)
-        verdict = trials.last_verdict(self._store, latest.name, latest.phase.stage) if latest else None
-        backing = None
-        if latest and verdict:
-            backing = Backing(kind=verdict["kind"], digest=verdict["digest"], experiment=latest.name)
-        why_not = _why_not(model, target, latest, backing)
-        if why_not is None or model.production is None:
-            return backing
-        if not force:
-            raise Refused(f"{why_not}; `--force --reason '...'` promotes it all the same, and records that")
-        if not (author.reason or "").strip():
-            raise Refused(f"{why_not}; a forced promotion needs a reason", code="reason_required")
-        return backing
-
-    def _latest(self, model: str, target: int) -> Experiment | None:
-        """The experiment that speaks for a version: the newest, but what is under way beside one that has
-        passed, a shadow or a replay, says nothing yet."""
-        tried = [one for one in self._tried(model) if one.candidate_version == target]
-        spoken = next((one for one in tried if one.passed or not one.is_open), None)
-        return spoken if spoken is not None and spoken.passed else next(iter(tried), None)
-
-    def _tried(self, model: str) -> list[Experiment]:
-        """What a model's versions were tried in, drafts left out; the newest first."""
-        return [one for one in self._junction.experiments() if one.model == model and one.phase.number]
-
-    def _check_endpoints(self, model: CatalogModel, target: int) -> None:
-        """The coming version must answer, and the former one stay warm: it is where a rollback goes.
-
-        Raises Refused.
-        """
-        for version, what in (
-            (target, "it cannot be production"),
-            (model.production, "a rollback would fail"),
-        ):
-            endpoint = None if version is None else model.endpoints.get(version)
-            why = endpoint and self._probe(endpoint)
-            if why:
-                raise Refused(
-                    f"version {version} of {model.name!r} does not answer ({why}), so {what}; "
-                    "`--force --reason '...'` promotes it all the same, and records that",
-                    code="endpoint_down",
-                )
 
     def endings(self, model: CatalogModel, target: int) -> list[Experiment]:
         """The open experiments that the move ends, as they will be: the winner, and those without control."""
@@ -316,7 +243,7 @@ class Promotion:
         routing = self.tried_on_users(name)
         if routing and not production:
             if dry_run:
-                return self._would("rollback", name, tuple(map(_would_lose, routing)))
+                return self._would(name, tuple(map(_would_lose, routing)))
             if len(routing) == 1:
                 return self._control.take_away(routing[0].name, "roll_back", "rollback", author)
             return self._release_all(name, author)
@@ -348,7 +275,7 @@ class Promotion:
                 code="nothing_to_roll_back",
             )
         if dry_run:
-            return self._would("rollback", name, (_would_lose(one),))
+            return self._would(name, (_would_lose(one),))
         return self._control.take_away(experiment, "roll_back", "rollback", author)
 
     def _release_all(self, name: str, author: Author) -> Done | None:
@@ -431,7 +358,7 @@ class Promotion:
             undone = self._junction.promoted(model.name, model.production)
             ended += [replace(one, note=note) for one in undone]
             if dry_run:
-                return self._would("rollback", model.name, changed)
+                return self._would(model.name, changed)
             decision = Decision(
                 at_ns=self._junction.now_ns(),
                 actor=author.actor,
@@ -459,7 +386,8 @@ class Promotion:
             if one.routes or one.control_version != target
         ]
 
-    def _would(self, action: str, model: str, words: tuple[str, ...]) -> Done:
+    def _would(self, model: str, words: tuple[str, ...]) -> Done:
+        """A rollback that is only asked about."""
         decision = Decision(
             at_ns=self._junction.now_ns(), actor="", action="rollback", model=model, changed=words
         )
@@ -468,32 +396,6 @@ class Promotion:
     def fail(self, decision: Decision) -> None:
         """An intent that came to nothing."""
         self._store.write(lambda connection: decisions.settle(connection, decision.decision_id, "failed"))
-
-
-def _why_not(
-    model: CatalogModel, target: int, latest: Experiment | None, backing: Backing | None
-) -> str | None:
-    """Why the evidence does not carry a promotion; None if it does."""
-    subject = f"version {target} of {model.name!r}"
-    if latest is None:
-        return f"{subject} was never tried: no experiment has it as candidate"
-    if backing is None:
-        return f"{subject} has no verdict yet (experiment {latest.name!r})"
-    if latest.state == "rolled_back":
-        return f"{subject} was rolled back in experiment {latest.name!r}"
-    if backing.kind != "ship":
-        return f"the verdict on {subject} is {backing.kind} (experiment {latest.name!r})"
-    if not latest.routes or latest.next_stage is not None:
-        return (
-            f"{subject} has only passed the stage {latest.stage.mode} (experiment {latest.name!r}): "
-            "the verdict that counts is one on traffic that it has answered, in the last stage"
-        )
-    if latest.control_version != model.production:
-        return (
-            f"{subject} was compared with version {latest.control_version}, but production is version "
-            f"{model.production} now"
-        )
-    return None
 
 
 def _would_lose(one: Experiment) -> str:

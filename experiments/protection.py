@@ -15,7 +15,7 @@ from typing import Final
 
 from .control import Author, Control
 from .decision import Decision
-from .ledger import decisions, usage
+from .ledger import decisions, traffic
 from .ledger.tally import Tally, Trip
 from .lifecycle import Experiment
 from .settlement import SETBACKS
@@ -26,7 +26,6 @@ log = logging.getLogger("turnout.protection")
 #: Actors of decisions that stand on no verdict.
 BREAKER: Final = "breaker"
 BUDGET: Final = "budget"
-_MILLION: Final = 1e6
 
 
 class Protection:
@@ -36,19 +35,19 @@ class Protection:
         self,
         control: Control,
         *,
-        revision: Callable[[], int] | None = None,
-        tally: Tally | None = None,
+        revision: Callable[[], int],
+        tally: Tally,
     ) -> None:
         self._control = control
         self._revision = revision
-        self._tally = tally or Tally(control.store)
+        self._tally = tally
         self._looked: int | None = None
         self._told: set[str] = set()
 
     def look(self) -> None:
         """Take the traffic of every candidate that must not have it; nothing to do without new rows."""
-        revision = self._revision() if self._revision else None
-        if revision is not None and revision == self._looked:
+        revision = self._revision()
+        if revision == self._looked:
             return
         missed = False
         for experiment in self._control.junction.experiments():
@@ -73,10 +72,10 @@ class Protection:
         if not trips:
             return
         version = experiment.candidate_version
-        answered, _ = usage.candidate_ends(store, experiment.name, phase, version, trips[0].since_ns)
+        answered, _ = traffic.candidate_ends(store, experiment.name, phase, version, trips[0].since_ns)
         if answered or experiment.state != "running":
             return  # elsewhere, or again, it answers: the statistics and the breakers' own probes go on
-        _, failures = usage.candidate_ends(store, experiment.name, phase, version, 0)
+        _, failures = traffic.candidate_ends(store, experiment.name, phase, version, 0)
         workers = ", ".join(trip.worker for trip in trips)
         reason = (
             f"breaker: nothing succeeds at version {version} ({failures} failures in this phase, no answer "
@@ -111,17 +110,17 @@ class Protection:
         self._told.add(identity)
 
     def _budget(self, experiment: Experiment) -> None:
-        traffic = experiment.spec.traffic
-        if not isinstance(traffic, ShadowTraffic) or not (traffic.max_tokens or traffic.max_cost):
+        caps = experiment.spec.traffic
+        if not isinstance(caps, ShadowTraffic) or not (caps.max_tokens or caps.max_cost):
             return
         prompt, completion = self._tally.copied_tokens(experiment.name)
         used = ""
-        if traffic.max_tokens and prompt + completion >= traffic.max_tokens:
-            used = f"{prompt + completion} of {traffic.max_tokens} tokens"
-        if traffic.max_cost and traffic.prices:
-            cost = (prompt * traffic.prices.prompt + completion * traffic.prices.completion) / _MILLION
-            if cost >= traffic.max_cost:
-                used = f"{cost:.4g} of {traffic.max_cost:.4g} in money"
+        if caps.max_tokens and prompt + completion >= caps.max_tokens:
+            used = f"{prompt + completion} of {caps.max_tokens} tokens"
+        if caps.max_cost and caps.prices:
+            cost = (prompt * caps.prices.prompt + completion * caps.prices.completion) / 1e6
+            if cost >= caps.max_cost:
+                used = f"{cost:.4g} of {caps.max_cost:.4g} in money"
         if used:
             author = Author(actor=BUDGET, reason=f"budget: the copies have used {used}")
             if experiment.state == "concluded":

@@ -103,12 +103,17 @@ class Publication:
             raw = snapshot.to_json()
             self._version, self._raw, self.last = snapshot.version, raw, snapshot
             self._changed.notify_all()
+        self._wake()
+        self.save()
+        return snapshot
+
+    def _wake(self) -> None:
+        """Answer every worker that waits."""
+        with self._changed:
             wakers = dict(self._wakers)
         for event, loop in wakers.items():
             with suppress(RuntimeError):  # the loop is closing: its workers are gone too
                 loop.call_soon_threadsafe(event.set)
-        self.save()
-        return snapshot
 
     def save(self) -> bool:
         """Write the snapshot in force to the disk; False if the disk refuses (a later call may mend it)."""
@@ -216,7 +221,4 @@ class Publication:
         """Answer every waiting worker now, and from now on at once: the controller is stopping."""
         with self._changed:
             self._released = True
-            wakers = dict(self._wakers)
-        for event, loop in wakers.items():
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(event.set)
+        self._wake()

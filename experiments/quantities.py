@@ -39,12 +39,7 @@ def seconds(value: object) -> float:
 
 def points(value: object) -> float:
     """`5`, `5.5` or `5%` as 5.0: a percentage of traffic, 0 to 100. Raises ValueError."""
-    number = _number(value)
-    if number is None:
-        match = _PERCENT.fullmatch(str(value).strip())
-        if match is None:
-            raise ValueError("not a percentage")
-        number = float(match[1])
+    number = _of_percent(value, one=1.0)
     if not 0 <= number <= 100:
         raise ValueError("outside 0 to 100")
     return number
@@ -52,12 +47,7 @@ def points(value: object) -> float:
 
 def fraction(value: object) -> float:
     """`5%` or `0.05` as 0.05: a share of something, 1e-9 from 0 and from 1 at least. Raises ValueError."""
-    number = _number(value)
-    if number is None:
-        match = _PERCENT.fullmatch(str(value).strip())
-        if match is None:
-            raise ValueError("not a share")
-        number = float(match[1]) / 100
+    number = _of_percent(value, one=100.0)
     if not _LEAST_SHARE <= number <= 1 - _LEAST_SHARE:
         raise ValueError("outside 0 to 1")
     return number
@@ -74,10 +64,14 @@ def size(value: object) -> int:
     return int(amount)
 
 
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
+def _of_percent(value: object, *, one: float) -> float:
+    """A number as it is, or the percentage that a text names, in parts of `one` percent."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    match = _PERCENT.fullmatch(str(value).strip())
+    if match is None:
+        raise ValueError("neither a number nor a percentage")
+    return float(match[1]) / one
 
 
 def duration_text(span: float) -> str:

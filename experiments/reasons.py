@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from .evidence import Evidence
-from .ledger.exchange import RATE_LIMITED
+from .evidence import AnalysisSpec, Evidence
+from .ledger.exchange import RATE_LIMITED, UNKEYED
+from .metrics import closed
 from .scorecard import percent
 from .turns import TurnResult
 from .weighing import Reason
@@ -44,19 +45,48 @@ def unrecorded(evidence: Evidence) -> list[Reason]:
     return found
 
 
-def too_many_copies(evidence: Evidence) -> list[Reason]:
-    """Copies that the candidate's provider did not take: more than a few, and what is compared is a part."""
+def refused_copies(evidence: Evidence) -> list[Reason]:
+    """Copies that the candidate's provider or engine did not take for no fault of the candidate's: too many,
+    where they are more than a few, so that what is compared is a part; or for want of a key."""
     arms = [account for account in evidence.accounts if account.inside]
-    limited = sum(count for arm in arms for reason, count in arm.shed if reason == RATE_LIMITED)
+    shed = [one for arm in arms for one in arm.shed]
     copies = sum(count for arm in arms for _, count in arm.outcomes)
-    if limited <= _FEW * copies:
-        return []
-    text = (
-        f"The candidate's provider answered 429 (too many requests): {limited:,} of {copies:,} copies "
-        f"({percent(limited / copies)}) are in no comparison. A larger limit there, or a smaller `share`, "
-        "brings pairs sooner."
-    )
-    return [Reason(code="copies_rate_limited", severity="warn", text=text)]
+    limited = sum(count for reason, count in shed if reason == RATE_LIMITED)
+    unkeyed = sum(count for reason, count in shed if reason in UNKEYED)
+    found = []
+    if limited > _FEW * copies:
+        text = (
+            f"The candidate's provider answered 429 (too many requests): {limited:,} of {copies:,} copies "
+            f"({percent(limited / copies)}) are in no comparison. A larger limit there, or a smaller "
+            "`share`, brings pairs sooner."
+        )
+        found.append(Reason(code="copies_rate_limited", severity="warn", text=text))
+    if unkeyed:
+        text = (
+            f"The proxy had no key that the candidate's provider or engine takes for {unkeyed:,} of "
+            f"{copies:,} copies, which are in no comparison: put a good one into the variable that the "
+            "version was registered with (--credential), in the proxy's environment, and restart the proxy."
+        )
+        found.append(Reason(code="copies_without_key", severity="warn", text=text))
+    return found
+
+
+def open_windows(spec: AnalysisSpec, evidence: Evidence) -> list[Reason]:
+    """Feedback of requests whose window is still open: it tells of harm, and is in no comparison yet."""
+    found = []
+    for metric in {goal.metric.name: goal.metric for goal in spec.goals}.values():
+        if metric.within_s is None:
+            continue
+        over = [sums.observed or 0 for sums in evidence.sums if sums.metric == closed(metric).name]
+        came = sum(sums.observed or 0 for sums in evidence.sums if sums.metric == metric.name)
+        counted = sum(over)
+        if over and came > counted:
+            text = (
+                f"{metric.title}: {came - counted:,} of {came:,} answers with it wait for their window to be "
+                "over, so that both versions' are compared after the same time."
+            )
+            found.append(Reason(code="windows_open", severity="note", text=text))
+    return found
 
 
 def opposed_turns(turns: Sequence[TurnResult]) -> list[Reason]:

@@ -120,12 +120,7 @@ class Reconciliation:
                 coming, before = catalog_model(entry), known.get(entry.name)
                 if before is not None and self._settlement.moving(entry.name):
                     # Traffic is ahead of the registry: the alias will follow.
-                    coming = replace(
-                        coming,
-                        production=before.production,
-                        former=before.former,
-                        came_back_from=before.came_back_from,
-                    )
+                    coming = coming.standing_as(before)
                 elif before is not None and (held := hold(before, coming)) is not None:
                     if before.held != held.held:
                         moves.append((self._held(before, held), []))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from .errors import Conflict
-from .ledger.recorded import NOT_RECORDED, Progress, Selection, progress
+from .ledger.recorded import NOT_RECORDED, Selection, progress
 from .ledger.standings import Standings
 from .ledger.store import Store
 from .lifecycle import Experiment, exclusion, gates
@@ -87,6 +87,3 @@ def exhausted(standings: Standings, experiment: Experiment) -> bool:
     # Only what has lost its body meanwhile can be under way and not remain.
     lost = NOT_RECORDED in found.skipped
     return not (lost and standings.awaited(experiment.name, traffic.timeout + _ON_THE_WAY_S))
-
-
-__all__ = ["Progress", "Selection", "check_something_recorded", "exhausted", "foreseen", "selection_of"]

@@ -14,7 +14,7 @@ from .decision import Decision, Done
 from .errors import Conflict
 from .ledger import decisions
 from .promotion import Promotion
-from .readiness import Probe, answers
+from .readiness import Probe
 from .routing import CatalogModel
 from .settlement import SETBACKS
 
@@ -22,7 +22,7 @@ from .settlement import SETBACKS
 class Rehearsal:
     """Proves rollbacks. Safe to use from threads."""
 
-    def __init__(self, control: Control, promotion: Promotion, *, probe: Probe = answers) -> None:
+    def __init__(self, control: Control, promotion: Promotion, *, probe: Probe) -> None:
         self._control = control
         self._junction = control.junction
         self._promotion = promotion

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from .lifecycle import Experiment, VerdictKind, next_step
+from .decision import VerdictKind
+from .lifecycle import Experiment, next_step
 from .quantities import duration_text
 from .spec import CanaryTraffic, Policies, Policy
 

@@ -34,6 +34,15 @@ class CatalogModel:
     entry: RegisteredModel | None = None
     held: str | None = None
 
+    def standing_as(self, other: CatalogModel) -> CatalogModel:
+        """With what is production, and where it came from, of another."""
+        return replace(
+            self,
+            production=other.production,
+            former=other.former,
+            came_back_from=other.came_back_from,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
@@ -83,14 +92,8 @@ def hold(before: CatalogModel, coming: CatalogModel) -> CatalogModel | None:
         if coming.production is None
         else f"version {coming.production} is production in the registry and has no endpoint"
     )
-    return replace(
-        coming,
-        production=before.production,
-        former=before.former,
-        came_back_from=before.came_back_from,
-        held=f"{coming.name!r}: {named}; version {before.production} goes on answering until one that is "
-        "served is named",
-    )
+    until = f"version {before.production} goes on answering until one that is served is named"
+    return replace(coming.standing_as(before), held=f"{coming.name!r}: {named}; {until}")
 
 
 def catalog_of(snapshot: Snapshot) -> dict[str, CatalogModel]:

@@ -84,8 +84,6 @@ class Settlement:
 
     def owe(self, decision: Decision, experiments: tuple[Experiment, ...], alias: int | None = None) -> None:
         """Take a debt on, journal first. A journal that fails is told, and stops nothing."""
-        names = tuple(one.name for one in experiments)
-        debt = Debt(decision=decision, experiments=names, alias=alias)
         endings = [
             {"name": one.name, "state": one.state, "ended_ns": one.ended_ns, "note": one.note}
             for one in experiments
@@ -95,8 +93,8 @@ class Settlement:
             self._journal.add(entry)
         except (OSError, JournalFull) as error:
             log.warning("the journal does not take %s of %s: %s", decision.action, decision.model, error)
-        with self._changed:
-            self._debts[decision.decision_id] = debt
+        names = tuple(one.name for one in experiments)
+        self._put(Debt(decision=decision, experiments=names, alias=alias))
 
     def rehearse(self) -> None:
         """Write into the journal as a rollback does, and take it out again. Raises OSError, JournalFull."""
@@ -126,10 +124,7 @@ class Settlement:
                     replace(known, state=ending["state"], ended_ns=ending["ended_ns"], note=ending["note"])
                 )
         names = tuple(ending["name"] for ending in entry["endings"])
-        with self._changed:
-            self._debts[decision.decision_id] = Debt(
-                decision=decision, experiments=names, alias=entry["alias"]
-            )
+        self._put(Debt(decision=decision, experiments=names, alias=entry["alias"]))
 
     # -- paying ------------------------------------------------------------------------------------------
 
@@ -152,7 +147,7 @@ class Settlement:
         if not debt.recorded:
             self._record(debt)
             debt = replace(debt, recorded=True)
-            self._update(debt)
+            self._put(debt)
             self._at("records")
         if debt.alias is not None:
             with self.registry_lock:
@@ -196,7 +191,7 @@ class Settlement:
             return "failed"
         return "done"
 
-    def _update(self, debt: Debt) -> None:
+    def _put(self, debt: Debt) -> None:
         with self._changed:
             self._debts[debt.decision.decision_id] = debt
             self._changed.notify_all()

@@ -6,8 +6,9 @@ Pure, and only where nothing is invalid and nothing harmed: those come first, in
 from __future__ import annotations
 
 import math
-from typing import Final, Literal
+from typing import Final
 
+from .decision import VerdictKind
 from .evidence import Goal
 from .quantities import duration_text
 from .reasons import opposed_turns
@@ -16,7 +17,6 @@ from .statistics.estimate import quantile
 from .statistics.planning import allocate_risks
 from .weighing import Case, Reason, described
 
-VerdictKind = Literal["invalid", "roll_back", "ship", "keep_running", "inconclusive"]
 LABELS: Final = {
     "invalid": "Invalid",
     "roll_back": "Roll back",

@@ -13,15 +13,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from .evidence import Histogram, PairQuantile
 from .statistics import strata
-from .statistics.estimate import Estimate, lacking, quantile
-from .statistics.mean import t_estimate
-from .statistics.moments import Cluster
-from .statistics.quantiles import QuantileSummary, outer_levels, quantile_log_ratio
+from .statistics.mean import satterthwaite
+from .statistics.moments import Cluster, Sizes
+from .statistics.quantiles import QuantileSummary, needed, outer_levels
+from .statistics.shares_below import Layer, Ordered, QuantileContrast
 
 #: Bins for each factor of e (`ledger.layout` counts them so).
 _BINS = 1000.0
+#: No two shares of the same pairs are taken to hang together more closely.
+_ALIKE = 0.99
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +45,9 @@ class Sketch:
         """How many dependent values say as much as one independent one; at least 1."""
         if self.histogram is None or self.n < 2:
             return 1.0
-        logs = [(bin_ + 0.5) / _BINS for bin_ in self.histogram.bins]
-        mean = sum(x * k for x, k in zip(logs, self.histogram.counts, strict=True)) / self.n
-        squares = sum((x - mean) ** 2 * k for x, k in zip(logs, self.histogram.counts, strict=True))
+        logs = (np.asarray(self.histogram.bins, np.float64) + 0.5) / _BINS
+        counts = np.asarray(self.histogram.counts, np.float64)
+        squares = float((logs - logs @ counts / self.n) ** 2 @ counts)
         plain = squares / (self.n - 1) / self.n
         found = self.units.variance * self.units.missed / plain if plain > 0.0 else 1.0
         return max(1.0, found) if math.isfinite(found) else 1.0
@@ -57,109 +61,99 @@ class Sketch:
         inside = 1.0 - (sum(self.histogram.counts[: at + 1]) - rank) / self.histogram.counts[at]
         return math.exp((self.histogram.bins[at] + min(1.0, max(0.0, inside))) / _BINS)
 
-    def summary(self, level: float, *, like: Sketch | None = None) -> QuantileSummary:
-        """What the order statistics need, with as many values as the dependent ones are worth.
+    def summary(self, level: float) -> QuantileSummary:
+        """What the order statistics need, with as many values as the dependent ones are worth."""
+        n = round(self.n / self.design_effect)
+        value, low, high = (self.quantile(at) for at in (level, *outer_levels(level, n)))
+        return QuantileSummary(n=n, level=level, value=value, lower=low, upper=high)
 
-        Where there are few, they lack the slow ones just when the quantile is too low by luck: then neither
-        are they worth more nor are they closer together than those of `like`, which has many.
-        """
-        effects = [self.design_effect, *([like.design_effect] if like is not None else [])]
-        n, value = round(self.n / max(effects)), self.quantile(level)
-        low, high = outer_levels(level, n)
-        ends = [(self.quantile(low), self.quantile(high))]
-        if like is not None and like.n:
-            scale = value / like.quantile(level)
-            ends.append((scale * like.quantile(low), scale * like.quantile(high)))
-        lower, upper = max(ends, key=lambda both: both[1] - both[0])
-        return QuantileSummary(n=n, level=level, value=value, lower=lower, upper=upper)
+    def ordered(self, n: float) -> Ordered:
+        """The shares of its values below each edge of a bin, of values worth `n`; there must be some."""
+        if self.histogram is None:
+            return Ordered(np.zeros(1), np.ones(1), n)
+        counts = np.asarray(self.histogram.counts, np.float64)
+        bins = np.asarray(self.histogram.bins, np.float64)
+        after = np.cumsum(counts) / counts.sum()
+        before = np.concatenate([[0.0], after[:-1]])
+        at = np.stack([bins, bins + 1.0], axis=1).ravel() / _BINS
+        return Ordered(at, np.stack([before, after], axis=1).ravel(), n)
 
 
-#: (candidate, control) in each phase; and what each phase's comparison weighs, and says.
+#: (candidate, control) in each phase; and the layer that their comparison is, None where too few values came.
 Phases = Sequence[tuple[Sketch, Sketch]]
-Compared = Sequence[tuple[float, Estimate]]
+Layers = Sequence[Layer | None]
 
 
-def log_ratio(compared: Compared, *, alpha: float) -> Estimate:
-    """ln of the candidate's quantile over the control's, compared within phases."""
-    method = "order-statistic-log-ratio"
-    found = [one for one in compared if one[0] > 0.0]
-    if not found:
-        statuses = {one.status for _, one in compared}
-        return lacking("no_data" if statuses <= {"no_data"} else "insufficient_data", method)
-    if len(found) == 1:
-        return found[0][1]
-    total = sum(weight for weight, _ in found)
-    value = sum(weight * (one.value or 0.0) for weight, one in found) / total
-    se = sum(weight * (one.se or 0.0) for weight, one in found) / total
-    df = min(one.df for _, one in found)
-    return t_estimate(value, se * se, df, alpha=alpha, method=f"stratified-{method}")
+def compared(layers: Layers) -> QuantileContrast | None:
+    """The candidate's quantile against the control's, within phases; None where no phase can tell."""
+    found = [layer for layer in layers if layer is not None]
+    return QuantileContrast(found) if found else None
 
 
-def within(phases: Phases, level: float, *, alpha: float) -> Compared:
-    """Each phase's comparison and what it weighs: nothing where it has no standard error."""
-    each = (_compared(candidate, control, level, alpha) for candidate, control in phases)
-    return [
-        (strata.harmonic(candidate.units.n, control.units.n) if one.status == "ok" else 0.0, one)
-        for (candidate, control), one in zip(phases, each, strict=True)
-    ]
+def within(phases: Phases, level: float) -> Layers:
+    """Each phase's comparison."""
+    return [_layer(candidate, control, level) for candidate, control in phases]
 
 
-def _compared(candidate: Sketch, control: Sketch, level: float, alpha: float) -> Estimate:
+def _layer(candidate: Sketch, control: Sketch, level: float) -> Layer | None:
+    """Where one arm has few units, they may lack the slow ones, and seem less alike in themselves than they
+    are: then they are taken to be as much so as the other's, which has many."""
     few = strata.outnumbered(candidate.units.n, control.units.n)
-    return quantile_log_ratio(
-        candidate.summary(level, like=control if few == "candidate" else None),
-        control.summary(level, like=candidate if few == "control" else None),
-        alpha=alpha,
+    one, zero = candidate.design_effect, control.design_effect
+    one, zero = max(one, zero) if few == "candidate" else one, max(one, zero) if few == "control" else zero
+    worth = candidate.n / one, control.n / zero
+    weight = strata.harmonic(candidate.units.n, control.units.n)
+    if min(worth) <= needed(level) or not weight:
+        return None
+    parts = [(1.0 / n, sketch.units.worth) for n, sketch in zip(worth, (candidate, control), strict=True)]
+    return Layer(
+        candidate=candidate.ordered(worth[0]),
+        control=control.ordered(worth[1]),
+        level=level,
+        weight=weight,
+        df=satterthwaite(parts) if max(one, zero) > 1.0 else math.inf,
     )
 
 
-def paired_log_ratio(
-    candidate: Sketch, control: Sketch, both: PairQuantile, level: float, *, alpha: float
-) -> Estimate:
-    """ln of the candidate's quantile over the control's, over the same pairs.
+def paired(candidate: Sketch, control: Sketch, both: PairQuantile, level: float) -> QuantileContrast | None:
+    """The candidate's quantile against the control's, over the same pairs; None where they cannot tell.
 
-    By Bahadur's representation a quantile's error is that of the share below it, over the density: the two
-    shares' variances and their covariance are of clusters, so that what makes a request slow in both
-    versions cancels out. The densities are differences of outer quantiles (F11).
+    The variances of the shares below the two quantiles, and their covariance, are of clusters, so that what
+    makes a request slow in both versions cancels out. A large cluster's residual counts as too small.
     """
-    method = "paired-order-statistic-log-ratio"
     c, m = both.clusters, float(both.m)
-    if not c or not m:
-        return lacking("no_data", method)
-    value = math.log(candidate.quantile(level) / control.quantile(level))
-    if c < 2:
-        return lacking("insufficient_data", method, value)
+    if c < 2 or not m:
+        return None
     one, zero = both.a / m, both.b / m
-    scale = c / (c - 1) / (m * m)
+    sizes = Sizes(n=c, m=m, mm=float(both.mm))
+    scale = c / (c - 1) / (m * m) * sizes.missed
     of_one = scale * (both.aa - 2.0 * one * both.am + one * one * both.mm)
     of_zero = scale * (both.bb - 2.0 * zero * both.bm + zero * zero * both.mm)
     shared = scale * (both.ab - one * both.bm - zero * both.am + one * zero * both.mm)
-    slopes = [_slope(half, level, v) for half, v in ((candidate, of_one), (control, of_zero))]
-    if None in slopes:
-        return lacking("insufficient_data", method, value)
-    s1, s0 = (slope or 0.0 for slope in slopes)
-    if not s1 or not s0:
-        return lacking("insufficient_resolution", method, value)
-    variance = s1 * s1 * of_one + s0 * s0 * of_zero - 2.0 * s1 * s0 * shared
-    # Never as if the halves were one and the same: the histogram's bins and the density are rough too.
-    variance = max(variance, 0.01 * (s1 * s1 * of_one + s0 * s0 * of_zero))
-    return t_estimate(value, variance, c - 1.0, alpha=alpha, method=method)
-
-
-def _slope(half: Sketch, level: float, variance: float) -> float | None:
-    """d ln(quantile) / d level, from the quantiles as far away as chance reaches; None beyond the data."""
-    reach = quantile(0.975) * math.sqrt(max(0.0, variance))
-    if not 0.0 < level - reach < level + reach < 1.0:
+    plain = level * (1.0 - level)
+    if not 0.0 < min(of_one, of_zero) < math.inf:
         return None
-    return math.log(half.quantile(level + reach) / half.quantile(level - reach)) / (2.0 * reach)
+    worth = min(m, plain / of_one), min(m, plain / of_zero)
+    if min(worth) <= needed(level):
+        return None
+    # Never as if the halves were one and the same: the histogram's bins are rough.
+    correlation = max(-_ALIKE, min(_ALIKE, shared / math.sqrt(of_one * of_zero)))
+    layer = Layer(
+        candidate=candidate.ordered(worth[0]),
+        control=control.ordered(worth[1]),
+        level=level,
+        correlation=correlation,
+        df=sizes.freedom,
+    )
+    return QuantileContrast([layer])
 
 
-def levels(phases: Phases, compared: Compared, level: float) -> tuple[float | None, float | None]:
+def levels(phases: Phases, layers: Layers, level: float) -> tuple[float | None, float | None]:
     """The candidate's and the control's quantile over the phases: for show, and weighed as they are compared.
 
     Pooled, a level that drifts along a ramp would stand between the arms.
     """
-    weighed = [(weight, pair) for (weight, _), pair in zip(compared, phases, strict=True) if weight > 0.0]
+    weighed = [(one.weight, pair) for one, pair in zip(layers, phases, strict=True) if one is not None]
     if len(weighed) < 2:
         shown = [pair for _, pair in weighed] or phases
         candidates, controls = [one for one, _ in shown], [zero for _, zero in shown]

@@ -15,6 +15,7 @@ import orjson
 
 from .accounting import Accounting, accounting_of
 from .comparison import candidate_shares
+from .decision import VerdictKind
 from .evidence import (
     NOTHING,
     AnalysisSpec,
@@ -31,9 +32,9 @@ from .evidence import (
     Role,
 )
 from .looks import LookState, look_taken
-from .reasons import differing_turns, too_many_copies, unrecorded
+from .reasons import differing_turns, open_windows, refused_copies, unrecorded
 from .scorecard import Comparison, MetricResult, percent
-from .shipping import LABELS, VerdictKind, days_left, progress
+from .shipping import LABELS, days_left, progress
 from .turns import TurnResult
 from .validity import VALIDITY_THRESHOLD, SampleRatio, changed_instruments
 from .weighing import Case, Reason, described, plural, version_names, weigh
@@ -225,7 +226,8 @@ def _harm_text(case: Case, goal: Goal, comparison: Comparison) -> str:
 
 def _warnings(case: Case, kind: VerdictKind) -> list[Reason]:
     """What a reader should know, whatever the verdict."""
-    found = [*unrecorded(case.evidence), *too_many_copies(case.evidence)]
+    found = [*unrecorded(case.evidence), *refused_copies(case.evidence)]
+    found += open_windows(case.spec, case.evidence)
     missing_share = case.spec.mode != "shadow" and not candidate_shares(case.spec, case.evidence)
     if missing_share and case.look.units:
         found.append(
@@ -262,7 +264,7 @@ def _sentence(case: Case, kind: VerdictKind, label: str, reasons: Sequence[Reaso
         what = better[0] if better else "No guardrail is harmed beyond its margin."
         where = "may go on to real traffic" if case.spec.mode == "shadow" else f"can replace {control}"
         return f"Candidate {candidate} {where}, after {units}. {what}"
-    held = "".join(f" {reason.text}" for reason in too_many_copies(case.evidence))
+    held = "".join(f" {reason.text}" for reason in refused_copies(case.evidence))
     if kind == "inconclusive":
         return f"{label} after {units}: keep {control}. {reasons[0].text}{held}"
     if case.look.units == 0:

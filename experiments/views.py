@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from registry import EndpointSpec, ModelVersion
+
 from .assignment import CONTROL, PPM
 from .controller import Controller
 from .decision import Decision, Done
@@ -25,7 +27,6 @@ from .pipeline import pipeline
 from .recorded import selection_of
 from .routing import CatalogModel
 from .snapshot import Endpoint
-from .spec import analysis_of
 from .traces import trace_id_of
 
 Json = dict[str, Any]
@@ -51,47 +52,33 @@ def row(found: Row) -> Json:
 
 def model(known: CatalogModel) -> Json:
     """ModelView."""
-    entry = known.entry
-    if entry is None:  # the registry has not answered since the start: what the last snapshot says
-        return {
-            "name": known.name,
-            "production": known.production,
-            "former": known.former,
-            "versions": [_version_of(endpoint) for endpoint in known.endpoints.values()],
-        }
-    versions = [
-        {
-            "version": version.version,
-            "aliases": list(version.aliases),
-            "endpoint": {
-                "replicas": list(version.endpoint.replicas),
-                "served_name": version.endpoint.served_name,
-                "engine": version.endpoint.engine,
-                "credential": version.endpoint.credential,
-            }
-            if version.endpoint
-            else None,
-            "problem": version.problem,
-            "source": version.source,
-            "tags": dict(version.tags),
-            "created_at": at(version.created_ms * 1_000_000),
-        }
-        for version in entry.versions
-    ]
+    if known.entry is None:  # the registry has not answered since the start: what the last snapshot says
+        bare: Json = {"aliases": [], "tags": {}, "created_at": None}
+        versions = [
+            {"version": one.version, "endpoint": _endpoint(one), **bare} for one in known.endpoints.values()
+        ]
+    else:
+        versions = [_version(version) for version in known.entry.versions]
     return {"name": known.name, "production": known.production, "former": known.former, "versions": versions}
 
 
-def _version_of(endpoint: Endpoint) -> Json:
+def _version(version: ModelVersion) -> Json:
     return {
-        "version": endpoint.version,
-        "aliases": [],
-        "endpoint": served(endpoint) | {"credential": endpoint.credential or None},
-        "tags": {},
-        "created_at": None,
+        "version": version.version,
+        "aliases": list(version.aliases),
+        "endpoint": _endpoint(version.endpoint) if version.endpoint else None,
+        "problem": version.problem,
+        "source": version.source,
+        "tags": dict(version.tags),
+        "created_at": at(version.created_ms * 1_000_000),
     }
 
 
-def served(endpoint: Endpoint) -> Json:
+def _endpoint(endpoint: Endpoint | EndpointSpec) -> Json:
+    return served(endpoint) | {"credential": endpoint.credential or None}
+
+
+def served(endpoint: Endpoint | EndpointSpec) -> Json:
     """Where an endpoint is, and what serves it."""
     return {
         "replicas": list(endpoint.replicas),
@@ -225,13 +212,8 @@ _LIGHTS: Final = {
 def _guardrails(experiment: Experiment, document: Mapping[str, Any] | None) -> list[Json]:
     """Each with its light; before the first verdict those that were declared, without data."""
     if document is None:
-        declared = analysis_of(
-            experiment.spec,
-            control_version=experiment.control_version,
-            candidate_version=experiment.candidate_version,
-            stage=experiment.phase.stage,
-        )
-        found = [{"metric": one.metric.name, "role": one.role, "state": "no_data"} for one in declared.goals]
+        goals = experiment.analysis.goals
+        found = [{"metric": one.metric.name, "role": one.role, "state": "no_data"} for one in goals]
     else:
         found = document["metrics"]
     return [
@@ -259,7 +241,7 @@ def experiment(controller: Controller, found: Experiment) -> Json:
         **_summary(controller, found, document, controller.accounting(found) | {"not_copied": not_copied}),
         "spec_yaml": found.spec_yaml,
         "phases": phases,
-        "pipeline": pipeline(controller.store, found, controller.junction.now_ns()),
+        "pipeline": pipeline(controller.store, found, controller.junction.now_ns(), document),
         "verdict": verdict(document),
     }
 

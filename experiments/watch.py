@@ -25,6 +25,7 @@ from .evidence import AnalysisSpec, Evidence
 from .ledger import trials
 from .ledger.evidence import Rollups, gather
 from .ledger.standings import Standings
+from .ledger.store import Connection
 from .ledger.tally import Tally
 from .lifecycle import Experiment
 from .promotion import Promotion
@@ -32,13 +33,14 @@ from .quantities import duration_text
 from .recorded import exhausted
 from .response import Findings, admission, policy_for, respond
 from .settlement import SETBACKS
-from .spec import analysis_of
 from .verdict import Verdict, conclude
 
 log = logging.getLogger("turnout.watch")
 
-#: How often an unchanged verdict is kept: the band over time is drawn from what is kept.
+#: How often an unchanged verdict is kept: the band over time is drawn from what is kept. The longer a phase
+#: lasts the less often, or weeks would be kept as a hundred thousand verdicts.
 KEEP_EVERY_NS: Final = 10 * 10**9
+KEEP_SHARE: Final = 1 / 200
 #: Without new rows only the clock can change a verdict (a duration that has passed): look this often.
 STALE_NS: Final = 2 * 10**9
 #: Between two looks no more than this is counted as time in which a request could have been seen: what is
@@ -123,6 +125,19 @@ class Watch:
         seen = self._seen.get(experiment)
         return seen.document if seen else trials.last_verdict(self._control.store, experiment)
 
+    def keep(self, experiment: str) -> None:
+        """Store the latest verdict, if it was not kept yet: somebody asks for what follows from it."""
+        unkept = self._unkept.get(experiment)
+        if unkept is None:
+            return
+
+        def write(connection: Connection) -> None:
+            if self._unkept.get(experiment) is unkept:  # else a later one may be stored already
+                trials.save_look(connection, *unkept)
+                self._unkept.pop(experiment, None)
+
+        self._control.store.write(write)
+
     def look(self) -> None:
         """Judge and act on every experiment whose candidate has traffic; keep the last word on the others."""
         self._wake()
@@ -166,14 +181,7 @@ class Watch:
 
     def _look_at(self, experiment: Experiment) -> None:
         store, now_ns = self._control.store, self._control.junction.now_ns()
-        spec = analysis_of(
-            experiment.spec,
-            control_version=experiment.control_version,
-            candidate_version=experiment.candidate_version,
-            stage=experiment.phase.stage,
-            first_phase=experiment.first_phase,
-        )
-        golden = experiment.spec.gate
+        spec, golden = experiment.analysis, experiment.spec.gate
         nothing_left = exhausted(self._standings, experiment)  # before the evidence: then that is all of it
         evidence = gather(
             store, spec, as_of_ns=now_ns, golden_set=golden.set if golden else None, rollups=self._rollups
@@ -348,7 +356,8 @@ class Watch:
     ) -> None:
         """Store the look if it is scheduled, is acted on, says something new, or is due for the band."""
         at_ns, kind = self._kept.get(experiment.name, (0, ""))
-        due = abs(verdict.as_of_ns - at_ns) >= KEEP_EVERY_NS  # a clock may have been set back
+        every_ns = max(KEEP_EVERY_NS, KEEP_SHARE * (verdict.as_of_ns - experiment.phase.started_ns))
+        due = abs(verdict.as_of_ns - at_ns) >= every_ns  # a clock may have been set back
         self._unkept[experiment.name] = (verdict, experiment.phase.stage)
         if verdict.look.scheduled or acts or due or kind != verdict.kind:
             self._save(verdict, experiment.phase.stage)

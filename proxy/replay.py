@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from experiments.ledger.exchange import RATE_LIMITED, ExchangeRecord
+from experiments.ledger.exchange import RATE_LIMITED, UNKEYED, ExchangeRecord
 from experiments.snapshot import Endpoint, Mirror, UnknownModel
 
 from . import auth, wire
@@ -32,14 +32,7 @@ PATH: Final = "/v1/replay"
 #: Reasons for which a copy will not be sent, however often it is tried.
 _FOR_GOOD: Final = frozenset(("tools_skipped", "stored_elsewhere", "not_copied", "excluded"))
 #: Ends that are the engine's state, or the operator's mistake, and no answer to this request.
-_NOT_ASKED: Final = frozenset(
-    (
-        "upstream_unreachable",
-        "engine_refused_key",
-        "provider_credential_missing",
-        "provider_credential_refused",
-    )
-)
+_NOT_ASKED: Final = UNKEYED | {"upstream_unreachable"}
 _FIELDS: Final = {"experiment": str, "model": str, "pair": str, "path": str}
 _MESSAGES: Final = {
     "engine_overloaded": "The candidate's engine says that it has too much to do: ask again, more slowly.",

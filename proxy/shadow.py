@@ -14,7 +14,7 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Final
 
-from experiments.ledger.exchange import RATE_LIMITED, ExchangeRecord, Outcome
+from experiments.ledger.exchange import RATE_LIMITED, UNKEYED, ExchangeRecord, Outcome
 from experiments.snapshot import LITELLM, Endpoint, Mirror, Snapshot
 
 from . import wire
@@ -274,9 +274,10 @@ class Copy:
         self._recording.settle(record)
         if record.status == _TOO_MANY and outcome != "shed":  # how much is asked is no quality of who is
             outcome, code = "shed", RATE_LIMITED
-        record.outcome, record.error_code = outcome, code
-        record.duration_us = (monotonic_ns() - self._started) // 1000
         self._breaker.ended(self, outcome, record.status, code)
+        # Nor is a key that the operator has yet to mend, though until then a copy now and then is enough.
+        record.outcome, record.error_code = "shed" if code in UNKEYED else outcome, code
+        record.duration_us = (monotonic_ns() - self._started) // 1000
         if record.status == 200:
             self.allowance.answered()
             self.allowance.spend(self.mirror, self.request_size, record.response)

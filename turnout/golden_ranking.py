@@ -43,7 +43,7 @@ def rank_command(
 ) -> None:
     """Rank versions by what judges of pairs preferred in all stored comparisons on a golden set.
 
-    Bradley and Terry's strengths with intervals by drawing the items anew. `turnout golden compare` makes the
+    Bradley and Terry's strengths with intervals over clusters of items. `turnout golden compare` makes the
     comparisons, where the set has a pairwise check.
     """
     places = Places(control_url=control_url, token=token)

@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from experiments.comparison import compare
-from experiments.evidence import AnalysisSpec, Evidence, Goal, Histogram, MetricSums
+from experiments.evidence import (
+    AnalysisSpec,
+    Evidence,
+    Goal,
+    Histogram,
+    MetricSums,
+    Mode,
+    PairQuantile,
+    PairSums,
+)
 from experiments.metrics import metric
 from experiments.statistics.estimate import quantile
 
@@ -113,9 +122,69 @@ def quantiles(
     return _called(name, once, runs)
 
 
-def _called(name: str, once: Callable[[], Evidence], runs: int) -> Called:
+def shadows(name: str, case: Case, *, factor: float = 1.0, runs: int = 500, seed: int = 33) -> Called:
+    """A shadow's pairs: how much slower the candidate is differs from unit to unit, and from pair to pair.
+
+    `name` is of times or of `tokens_per_second`; the candidate is `factor` times as slow in the mean.
+    """
+    random, spread = np.random.default_rng(seed), case.spread / math.sqrt(2.0)
+
+    def once() -> Evidence:
+        m = case.sizes(random, case.units).astype(np.int64)
+        unit = np.repeat(np.arange(m.size), m)
+        middle = 6.0 + (0.3 * random.normal(size=m.size))[unit] + 0.5 * random.normal(size=unit.size)
+        apart = (spread * random.normal(size=m.size))[unit] + spread * random.normal(size=unit.size)
+        # Either half might be the other: so means and quantiles are the same as well.
+        return _pairs(name, unit, middle + math.log(factor) + apart / 2.0, middle - apart / 2.0)
+
+    return _called(name, once, runs, mode="shadow")
+
+
+def _pairs(name: str, unit: npt.NDArray[np.int64], one: Floats, zero: Floats) -> Evidence:
+    """The evidence of pairs, of which the candidate's and the control's times have these logarithms."""
+    asked, units = metric(name), int(unit.max()) + 1
+
+    def summed(values: npt.NDArray[np.generic]) -> Floats:
+        return np.asarray(np.bincount(unit, weights=values, minlength=units), np.float64)
+
+    m = summed(np.ones(unit.size))
+    y1, y0 = (one, zero) if asked.on_log_scale else (np.exp(one), np.exp(zero))
+    d = summed(y1 - y0)
+    row = PairSums(
+        metric=name,
+        phase=1,
+        clusters=units,
+        pairs=unit.size,
+        missing=0,
+        d=float(d.sum()),
+        dd=float(d @ d),
+        md=float(m @ d),
+        mm=float(m @ m),
+        control_y=float(y0.sum()),
+    )
+    if asked.kind == "ratio":
+        four = np.stack([m, summed(np.exp(one)), m, summed(np.exp(zero))])
+        upper = (four @ four.T)[np.triu_indices(4)]
+        row = replace(row, totals=tuple(four.sum(axis=1).tolist()), products=tuple(upper.tolist()))
+    if asked.kind != "quantile":
+        return replace(_evidence([], []), pairs=(row,))
+    halves = [_histogram(name, arm, logs) for arm, logs in (("candidate", one), ("control", zero))]
+    ends = [half.bins[half.place(asked.quantile or 0.5)] for half in halves]
+    a, b = (summed(np.floor(1000.0 * logs) <= end) for logs, end in zip((one, zero), ends, strict=True))
+    both = {
+        name: round(float(value))
+        for name, value in {
+            "a": a.sum(), "b": b.sum(), "m": m.sum(),
+            "aa": a @ a, "bb": b @ b, "ab": a @ b, "am": a @ m, "bm": b @ m, "mm": m @ m,
+        }.items()
+    }  # fmt: skip
+    quantile_ = PairQuantile(metric=name, bins=(ends[0], ends[1]), clusters=units, **both)
+    return replace(_evidence([], halves), pairs=(row,), pair_quantiles=(quantile_,))
+
+
+def _called(name: str, once: Callable[[], Evidence], runs: int, *, mode: Mode = "ab") -> Called:
     goal = Goal(metric=metric(name), role="guardrail", margin=_MARGIN)
-    spec = AnalysisSpec(experiment="e", mode="ab", unit="user", goals=(goal,))
+    spec = AnalysisSpec(experiment="e", mode=mode, unit="user", goals=(goal,))
     better = worse = safe = 0
     for _ in range(runs):
         found = compare(spec, once(), goal, harm_alpha=0.01)

@@ -1,5 +1,7 @@
 """Does the accounting close: what became of every request that the experiment could have had?"""
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from .. import chips, figures
@@ -56,7 +58,12 @@ def _totals(books: Accounting, mirrored: bool) -> None:
             ("Not copied", books.not_copied, "by the last look: not sampled, or kept out by a rule"),
             *tiles[3:],
         ]
-    with st.grid(len(tiles), min_column_width=130, border=True, gap="small") as grid:
+    _facts(tiles, width=130)
+
+
+def _facts(tiles: Sequence[tuple[str, float | None, str]], *, width: int) -> None:
+    """Counts side by side: what each is called, and what it means."""
+    with st.grid(len(tiles), min_column_width=width, border=True, gap="small") as grid:
         for title, value, note in tiles:
             with grid.cell():
                 chips.fact(title, figures.count(value), note)
@@ -71,10 +78,7 @@ def _replay(progress: Replay) -> None:
         ("Skipped", skipped, "cannot be asked again"),
         ("Remaining", progress.remaining, "not asked yet: turnout replay goes on"),
     ]
-    with st.grid(len(tiles), min_column_width=150, border=True, gap="small") as grid:
-        for title, value, note in tiles:
-            with grid.cell():
-                chips.fact(title, figures.count(value), note)
+    _facts(tiles, width=150)
     if progress.skipped:
         reasons = (f"{name.replace('_', ' ')} {figures.count(n)}" for name, n in progress.skipped.items())
         st.text(f"Skipped, by reason: {', '.join(reasons)}")

@@ -68,19 +68,8 @@ def _comparisons(comparisons: Sequence[GoldenComparison]) -> None:
     newest = sorted(comparisons, key=lambda one: one.at.timestamp() if one.at else 0.0, reverse=True)
     for one in paging.part(newest, COMPARISONS_PAGE, PER_PAGE):
         with st.container(border=True, gap="xsmall"):
-            with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-                chips.show(chips.chip_of(chips.GOLDEN, one.verdict))
-                st.markdown(
-                    f"**{label(one.model or 'model unknown', 80)} "
-                    f"{figures.version(one.control_version)} → {figures.version(one.candidate_version)}**",
-                    width="content",
-                )
-                about = (
-                    f"set {one.set_name} · {figures.moment(one.at)}"
-                    if one.set_name
-                    else figures.moment(one.at)
-                )
-                st.caption(label(about), width="content")
+            of_set = f"set {one.set_name} · " if one.set_name else ""
+            chips.compared(one, f"{of_set}{figures.moment(one.at)}")
             said = one.result.get("sentence") or one.result.get("text")
             if said:
                 st.text(str(said)[:600])

@@ -46,14 +46,7 @@ def body() -> None:
 
 def _preflight(one: Preflight, *, opened: bool) -> None:
     with st.container(border=True, gap="xsmall"):
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            chips.show(chips.chip_of(chips.GOLDEN, one.verdict))
-            st.markdown(
-                f"**{label(one.model or 'model unknown', 80)} "
-                f"{figures.version(one.control_version)} → {figures.version(one.candidate_version)}**",
-                width="content",
-            )
-            st.caption(label(figures.moment(one.at)), width="content")
+        chips.compared(one, figures.moment(one.at))
         for why in one.outdated:
             st.warning(f"Outdated: {label(why, 120)}.", icon=":material/history:")
         said = one.result.get("sentence")

@@ -194,11 +194,11 @@ def promptfoo(golden: GoldenSet, run: RunRecord) -> str:
     for item, repeat, rows in run.answers(golden):
         gating = [(check, row) for check, row in rows if check.decisive and row.status != "skipped"]
         missing = any(row.value is None for _, row in gating)
-        success = all(_passes(check, row) for check, row in gating)
+        success = all(check.passes(row.value) for check, row in gating)
         output: Mapping[str, Any] = rows[0][1].output or {}
         components = [
             {
-                "pass": _passes(check, row),
+                "pass": check.passes(row.value),
                 "score": row.value,
                 "reason": row.explanation or row.status,
                 "assertion": {"type": check.type, "metric": check.key},
@@ -279,15 +279,11 @@ def junit(golden: GoldenSet, run: RunRecord, comparison: Comparison | None = Non
 
 
 def _junit_kind(check: Check, row: ResultRow) -> str | None:
-    if row.status != "skipped" and _passes(check, row):
+    if row.status != "skipped" and check.passes(row.value):
         return None
     if row.status == "skipped" or not check.decisive:
         return "skipped"
     return "error" if row.value is None else "failure"
-
-
-def _passes(check: Check, row: ResultRow) -> bool:
-    return row.value is not None and check.passes(row.value)
 
 
 def _value(row: ResultRow) -> str:

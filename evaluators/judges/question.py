@@ -28,10 +28,17 @@ _MAX_OBJECTS: Final = 200
 
 Nonce = Callable[[], str]
 
-# Beginnings of control tokens in the chat templates in use: <|...|>, </s>, <start_of_turn>, [INST].
-_TOKEN_STARTS: Final = re.compile(r"[<>]|\[(?=/?[A-Z_])")
+# Beginnings of control tokens in the chat templates in use: <|...|>, </s>, <start_of_turn>, [INST], [|user|],
+# [gMASK], [e~[ and ]~b]; and DEL, the one control character that JSON leaves as it is.
+_TOKEN_STARTS: Final = re.compile(r"[<>\x7f]|\[(?=/?[A-Z_]|\||[a-z](?:MASK|~))|\](?=~)")
 #: Control, format, private-use and unassigned characters: read by a model, unseen by people.
 _UNSEEN: Final = frozenset(("Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"))
+#: Letters and marks that nobody sees either: fillers, blanks, and variation selectors, of which a run may
+#: spell whatever one likes.
+_BLANK: Final = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+    + "".join(map(chr, (*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
+)
 
 
 def new_nonce() -> str:
@@ -176,7 +183,11 @@ def inert(text: str) -> str:
     quoted = _TOKEN_STARTS.sub(lambda match: _escaped(match[0]), quoted)
     if quoted.isascii():
         return quoted
-    return "".join(_escaped(char) if unicodedata.category(char) in _UNSEEN else char for char in quoted)
+    return "".join(_escaped(char) if _unseen(char) else char for char in quoted)
+
+
+def _unseen(char: str) -> bool:
+    return unicodedata.category(char) in _UNSEEN or char in _BLANK
 
 
 def _block(name: str, text: str, nonce: str) -> str:

@@ -7,7 +7,7 @@ say nothing. Where several people graded a task, theirs is the middle grade (the
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
@@ -30,7 +30,7 @@ class Agreement:
     upper: float | None
 
     def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return asdict(self)
 
 
 def with_judge(terms: Sequence[Term], people: People, judge: str) -> Agreement | None:

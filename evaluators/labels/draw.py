@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from evaluators.canonical import content_hash
@@ -43,7 +43,7 @@ class Draw:
 
     def to_json(self) -> dict[str, Any]:
         """The draw as the control API takes it."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return asdict(self)
 
 
 def seed_of(control_run: str, candidate_run: str, evaluator: str) -> str:

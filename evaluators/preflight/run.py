@@ -139,10 +139,10 @@ def _of_answers(
     ]
 
 
-async def fingerprint_of(one: Side, probes: Sequence[Probe] = PROBES) -> str | None:
+async def fingerprint_of(one: Side) -> str | None:
     """The fingerprint of one version alone; None if nothing can be known of it."""
     async with AsyncExitStack() as stack:
-        facts = await _facts(await _clients(stack, one), probes)
+        facts = await _facts(await _clients(stack, one), PROBES)
     return _fingerprint(facts, one.files)
 
 

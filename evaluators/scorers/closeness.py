@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, Literal
 
-from pydantic import Field
 from rapidfuzz import fuzz
 from rapidfuzz.distance import JaroWinkler, Levenshtein
 
@@ -21,7 +20,7 @@ from evaluators.errors import MissingExtra
 from evaluators.golden import GoldenItem, Kind, Reference
 from evaluators.score import Output, Score
 from evaluators.scorers.registry import Direction, EvalContext, Need, Options, ValueType, register, scorer
-from evaluators.scorers.text import as_texts
+from evaluators.scorers.text import ValuesOptions
 
 _RATIOS: Final[dict[str, Callable[[str, str], float]]] = {
     "levenshtein": Levenshtein.normalized_similarity,
@@ -32,15 +31,7 @@ _RATIOS: Final[dict[str, Callable[[str, str], float]]] = {
 }
 
 
-class _CloseOptions(Options):
-    values: tuple[str, ...] = Field(default=(), strict=False)
-
-    def supplies(self) -> frozenset[Need]:
-        return frozenset({"reference"}) if self.values else frozenset()
-
-    def wanted(self, reference: tuple[Reference, ...]) -> tuple[str, ...]:
-        return self.values or as_texts(reference)
-
+class _CloseOptions(ValuesOptions):
     def expects(self, reference: tuple[Reference, ...]) -> str:
         return "close to " + " or ".join(repr(value) for value in self.wanted(reference))
 

@@ -11,29 +11,20 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from pydantic import Field
-
 from evaluators.errors import MissingExtra
 from evaluators.golden import GoldenItem, Reference
 from evaluators.score import Output
-from evaluators.scorers.registry import Need, Options, scorer
-from evaluators.scorers.text import as_texts
+from evaluators.scorers.registry import scorer
+from evaluators.scorers.text import ValuesOptions
 
 _FENCED: Final = re.compile(r"```(?:\w+)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 _MAX_SQL: Final = 50_000  # characters: the parser's time grows with them
 
 
-class SqlOptions(Options):
+class SqlOptions(ValuesOptions):
     """`values`, or else the item's reference, any of which the query must equal, in sqlglot's `dialect`."""
 
-    values: tuple[str, ...] = Field(default=(), strict=False)
     dialect: str | None = None
-
-    def supplies(self) -> frozenset[Need]:
-        return frozenset({"reference"}) if self.values else frozenset()
-
-    def wanted(self, reference: tuple[Reference, ...]) -> tuple[str, ...]:
-        return self.values or as_texts(reference)
 
     def expects(self, reference: tuple[Reference, ...]) -> str:
         return " or ".join(self.wanted(reference))

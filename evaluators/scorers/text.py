@@ -16,9 +16,10 @@ from evaluators.scorers.patterns import compiled, found
 from evaluators.scorers.registry import Need, Options, scorer
 
 
-class _ValuesOptions(Options):
+class ValuesOptions(Options):
+    """`values`, or else the item's reference."""
+
     values: tuple[str, ...] = Field(default=(), strict=False)
-    case_sensitive: bool = True
 
     def supplies(self) -> frozenset[Need]:
         return frozenset({"reference"}) if self.values else frozenset()
@@ -27,7 +28,11 @@ class _ValuesOptions(Options):
         return self.values or as_texts(reference)
 
 
-class ExactOptions(_ValuesOptions):
+class _CasedOptions(ValuesOptions):
+    case_sensitive: bool = True
+
+
+class ExactOptions(_CasedOptions):
     """`values`, or else the item's reference, any of which the answer must equal; outer white space is not
     looked at."""
 
@@ -35,7 +40,7 @@ class ExactOptions(_ValuesOptions):
         return _listed(self.wanted(reference), "or")
 
 
-class ContainsOptions(_ValuesOptions):
+class ContainsOptions(_CasedOptions):
     """`values`, or else the item's reference; `mode` says whether all of them or any must occur."""
 
     mode: Literal["all", "any"] = "all"

@@ -1,17 +1,22 @@
-"""What may be sent to the control API? Pydantic at the edge; unknown fields are ignored."""
+"""What may be sent to the control API? Pydantic at the edge; unknown fields of a body are ignored."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from fastapi import Query
 from pydantic import BaseModel, Field, StringConstraints
 
+from ..control import Author
 from ..declared import MAX_FILES
 
 Identity = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Version = Annotated[int, Field(ge=1, lt=2**31)]
 Short = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Reason = Annotated[str, StringConstraints(max_length=2000)]
+FileName = Annotated[str, StringConstraints(min_length=1, max_length=5000)]
+#: How long a list is at most.
+Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 class NewVersion(BaseModel):
@@ -44,6 +49,10 @@ class Why(BaseModel):
     reason: Reason | None = None
     actor: Short = "operator"
 
+    @property
+    def author(self) -> Author:
+        return Author(actor=self.actor, reason=self.reason)
+
 
 class Promote(Why):
     """Which version is to become production. Without a version: the one that a verdict says to ship."""
@@ -62,14 +71,16 @@ class Rollback(Why):
     production: bool = False
 
 
-class NewExperiment(BaseModel):
-    """An experiment's YAML, and the name of the file that it came from, for the messages.
-
-    A `draft` gets no traffic before it is submitted.
-    """
+class SpecText(BaseModel):
+    """An experiment's YAML, and the name of the file that it came from, for the messages."""
 
     spec_yaml: str
-    filename: Annotated[str, StringConstraints(min_length=1, max_length=5000)] = "spec.yaml"
+    filename: FileName = "spec.yaml"
+
+
+class NewExperiment(SpecText):
+    """An experiment that begins. A `draft` gets no traffic before it is submitted."""
+
     actor: Short = "operator"
     draft: bool = False
 
@@ -77,7 +88,7 @@ class NewExperiment(BaseModel):
 class DeclaredFile(BaseModel):
     """A file of the folder: its path for the messages, its last part says what it is, and its text."""
 
-    path: Annotated[str, StringConstraints(min_length=1, max_length=5000)]
+    path: FileName
     text: str
 
 
@@ -92,13 +103,6 @@ class Apply(BaseModel):
     plan: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
     actor: Short = "operator"
     reference: Short | None = Field(default=None, description="where the files come from: a git commit")
-
-
-class SpecText(BaseModel):
-    """A spec that is looked at and not begun."""
-
-    spec_yaml: str
-    filename: Annotated[str, StringConstraints(min_length=1, max_length=5000)] = "spec.yaml"
 
 
 class PastTraffic(SpecText):

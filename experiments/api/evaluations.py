@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -13,15 +13,13 @@ from ..controller import Controller
 from ..labels import preflight_tag
 from ..ledger import evaluations
 from ..ledger.store import Row, instant
-from .appending import append
-from .bodies import ExchangeScores, GateState, Preflight, Version
+from .appending import append, enter
+from .bodies import ExchangeScores, GateState, Limit, Preflight, Version
 from .gate import Known, require_token
 from .refusals import documented
 from .tagging import tag
 
 router = APIRouter(prefix="/api", tags=["evaluations"])
-
-Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post(
@@ -35,14 +33,8 @@ def record(body: Preflight, controller: Known, response: Response) -> dict[str, 
     known = controller.junction.model(body.model)
     for version in (body.control_version, body.candidate_version):
         version_of(known, version)
-    now = instant(controller.junction.now_ns())
-    new = controller.store.write(
-        lambda connection: evaluations.save_preflight(connection, body.model_dump(), at=now)
-    )
-    if new:
+    if enter(controller, body, evaluations.save_preflight, response):
         tag(controller, body.model, body.candidate_version, preflight_tag(body.model_dump()))
-    else:
-        response.status_code = 200
     [found] = evaluations.preflights(controller.store, preflight_id=body.preflight_id)
     return views.row(found) | {"outdated": _outdated(controller, [found])[0]}
 
@@ -166,5 +158,4 @@ def spent(
 
 
 def _ago(controller: Controller, hours: float) -> datetime:
-    now = instant(controller.junction.now_ns()).replace(tzinfo=UTC)
-    return (now - timedelta(hours=hours)).replace(tzinfo=None)
+    return instant(controller.junction.now_ns()) - timedelta(hours=hours)

@@ -83,7 +83,7 @@ def show(name: str, controller: Known) -> dict[str, Any]:
     responses=documented(400, 401, 404, 409, 503),
 )
 def stop(name: str, body: Why, controller: Known) -> dict[str, Any]:
-    return views.done(controller.control.stop(name, Author(actor=body.actor, reason=body.reason)))
+    return views.done(controller.control.stop(name, body.author))
 
 
 @router.post(
@@ -93,7 +93,7 @@ def stop(name: str, body: Why, controller: Known) -> dict[str, Any]:
     responses=documented(400, 401, 404, 409, 503),
 )
 def pause(name: str, body: Why, controller: Known) -> dict[str, Any]:
-    return views.done(controller.control.pause(name, Author(actor=body.actor, reason=body.reason)))
+    return views.done(controller.control.pause(name, body.author))
 
 
 @router.post(
@@ -103,7 +103,7 @@ def pause(name: str, body: Why, controller: Known) -> dict[str, Any]:
     responses=documented(400, 401, 404, 409, 503),
 )
 def resume(name: str, body: Why, controller: Known) -> dict[str, Any]:
-    return views.done(controller.control.resume(name, Author(actor=body.actor, reason=body.reason)))
+    return views.done(controller.control.resume(name, body.author))
 
 
 @router.post(
@@ -113,7 +113,7 @@ def resume(name: str, body: Why, controller: Known) -> dict[str, Any]:
     responses=documented(400, 401, 404, 409, 503),
 )
 def submit(name: str, body: Why, controller: Known) -> dict[str, Any]:
-    return views.done(controller.control.submit(name, Author(actor=body.actor, reason=body.reason)))
+    return views.done(controller.control.submit(name, body.author))
 
 
 @router.post(
@@ -123,7 +123,7 @@ def submit(name: str, body: Why, controller: Known) -> dict[str, Any]:
     responses=documented(400, 401, 404, 409, 503),
 )
 def advance(name: str, body: Why, controller: Known) -> dict[str, Any]:
-    return views.done(controller.control.advance(name, Author(actor=body.actor, reason=body.reason)))
+    return views.done(controller.control.advance(name, body.author))
 
 
 @router.get("/{name}/timeline", summary="Traffic, effects and decisions over time", responses=documented(404))
@@ -155,6 +155,7 @@ def list_pairs(
 )
 def report(name: str, controller: Known, digest: Annotated[str | None, Query()] = None) -> FileResponse:
     experiment = controller.junction.experiment(name)
+    controller.watch.keep(name)
     place = TemporaryDirectory(prefix="report-", dir=controller.options.data)
     try:
         folder, archive = Path(place.name) / "report", Path(place.name) / "report.tar"

@@ -23,8 +23,6 @@ from .refusals import refusal
 
 #: A batch of 500 golden results with their answers is the largest thing anyone sends.
 MAX_BODY_BYTES: Final = 32 * 1024 * 1024
-
-
 #: A signed message that is older was perhaps recorded and sent again.
 SIGNATURE_GOOD_FOR_S: Final = 300
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Response
 
 from .. import views
 from ..admission import version_of
@@ -13,15 +13,13 @@ from ..errors import Conflict, NotFound
 from ..labels import golden_tag
 from ..ledger import golden
 from ..ledger.store import Row, instant
-from .appending import append
-from .bodies import Comparison, Finish, NewRun, Results, Version
+from .appending import append, enter
+from .bodies import Comparison, Finish, Limit, NewRun, Results, Version
 from .gate import Known, require_token
 from .refusals import documented
 from .tagging import tag
 
 router = APIRouter(prefix="/api/golden", tags=["golden"])
-
-Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post(
@@ -33,21 +31,15 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 )
 def begin(body: NewRun, controller: Known, response: Response) -> dict[str, Any]:
     version_of(controller.junction.model(body.model), body.version)
-    started = instant(controller.junction.now_ns())
-    new = controller.store.write(
-        lambda connection: golden.begin_run(connection, body.model_dump(), started_at=started)
-    )
+    enter(controller, body, golden.begin_run, response)
     found = known_run(controller, body.run_id)
-    if not new:
-        response.status_code = 200
-        same = all(found[name] == getattr(body, name) for name in ("set_hash", "model", "version"))
-        if not same:
-            raise Conflict(
-                f"golden run {body.run_id} is of {found['model']!r} version {found['version']} on "
-                f"{found['set_hash']}: make a new id for another run",
-                code="golden_run_exists",
-                param="run_id",
-            )
+    if any(found[name] != getattr(body, name) for name in ("set_hash", "model", "version")):
+        raise Conflict(
+            f"golden run {body.run_id} is of {found['model']!r} version {found['version']} on "
+            f"{found['set_hash']}: make a new id for another run",
+            code="golden_run_exists",
+            param="run_id",
+        )
     return views.golden_run(found)
 
 
@@ -118,15 +110,8 @@ def show(run_id: str, controller: Known) -> dict[str, Any]:
     responses=documented(400, 401, 404),
 )
 def compare(body: Comparison, controller: Known, response: Response) -> dict[str, Any]:
-    for run_id in (body.control_run, body.candidate_run):
-        known_run(controller, run_id)
-    now = instant(controller.junction.now_ns())
-    new = controller.store.write(
-        lambda connection: golden.save_comparison(connection, body.model_dump(), at=now)
-    )
-    if not new:
-        response.status_code = 200
-    else:
+    known_runs(controller, body.control_run, body.candidate_run)
+    if enter(controller, body, golden.save_comparison, response):
         tag(controller, body.model, body.candidate_version, golden_tag(body.model_dump()))
     return views.row(golden.comparisons(controller.store, comparison_id=body.comparison_id)[0])
 
@@ -159,6 +144,11 @@ def known_run(controller: Controller, run_id: str) -> Row:
     if found is None:
         raise _unknown(run_id)
     return found
+
+
+def known_runs(controller: Controller, *run_ids: str) -> list[Row]:
+    """The golden runs. Raises NotFound."""
+    return [known_run(controller, run_id) for run_id in run_ids]
 
 
 def _unknown(run_id: str) -> NotFound:

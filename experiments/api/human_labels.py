@@ -12,10 +12,10 @@ from ..controller import Controller
 from ..errors import Conflict, NotFound
 from ..ledger import human_labels
 from ..ledger.store import instant
-from .appending import append
+from .appending import append, enter
 from .bodies import HumanLabels, LabelDraw, LabelWorksheet
 from .gate import Known, require_token
-from .golden import known_run
+from .golden import known_runs
 from .refusals import documented
 
 router = APIRouter(prefix="/api/golden", tags=["golden"])
@@ -31,17 +31,11 @@ Limit = Annotated[int, Query(ge=1, le=100_000)]
     responses=documented(400, 401, 404, 409),
 )
 def declare(body: LabelDraw, controller: Known, response: Response) -> dict[str, Any]:
-    for run_id in (body.control_run, body.candidate_run):
-        known_run(controller, run_id)
-    now = instant(controller.junction.now_ns())
-    new = controller.store.write(
-        lambda connection: human_labels.declare(connection, body.model_dump(), at=now)
-    )
+    known_runs(controller, body.control_run, body.candidate_run)
+    enter(controller, body, human_labels.declare, response)
     there = human_labels.draws(controller.store, draw_id=body.draw_id)
     if not there:
         raise _drawn_already(controller, body)
-    if not new:
-        response.status_code = 200
     return views.row(there[0])
 
 
@@ -80,8 +74,7 @@ def list_draws(
     responses=documented(400, 401, 404),
 )
 def keep_worksheet(body: LabelWorksheet, controller: Known) -> dict[str, int]:
-    for run_id in (body.control_run, body.candidate_run):
-        known_run(controller, run_id)
+    known_runs(controller, body.control_run, body.candidate_run)
     now = instant(controller.junction.now_ns())
     controller.store.write(
         lambda connection: human_labels.keep_worksheet(connection, body.model_dump(), at=now)
@@ -95,7 +88,7 @@ def keep_worksheet(body: LabelWorksheet, controller: Known) -> dict[str, int]:
     responses=documented(404),
 )
 def show_worksheet(control_run: str, candidate_run: str, evaluator: str, controller: Known) -> dict[str, Any]:
-    control, candidate = (known_run(controller, run_id) for run_id in (control_run, candidate_run))
+    control, candidate = known_runs(controller, control_run, candidate_run)
     found = human_labels.worksheet(
         controller.store, control_run=control_run, candidate_run=candidate_run, evaluator=evaluator
     )

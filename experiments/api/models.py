@@ -9,7 +9,6 @@ from fastapi import APIRouter, Depends
 from registry import EndpointSpec, names
 
 from .. import views
-from ..control import Author
 from ..errors import Conflict, ExperimentsError
 from ..ledger.recording import RecordingPolicy
 from .bodies import NewVersion, Promote, Rollback, Why
@@ -107,8 +106,11 @@ def register(model: str, body: NewVersion, controller: Known) -> dict[str, Any]:
     responses=documented(400, 401, 404, 409, 503),
 )
 def promote(model: str, body: Promote, controller: Known) -> dict[str, Any]:
-    author = Author(actor=body.actor, reason=body.reason)
-    done = controller.promotion.promote(model, body.version, author, force=body.force, dry_run=body.dry_run)
+    for experiment in controller.junction.experiments():
+        if experiment.model == model and not body.dry_run:
+            controller.watch.keep(experiment.name)  # the decision names the verdict that is the last one now
+    promotion = controller.promotion
+    done = promotion.promote(model, body.version, body.author, force=body.force, dry_run=body.dry_run)
     return views.done(done)
 
 
@@ -120,8 +122,7 @@ def promote(model: str, body: Promote, controller: Known) -> dict[str, Any]:
     responses=documented(400, 401, 404, 409),
 )
 def rollback(model: str, body: Rollback, controller: Known) -> dict[str, Any]:
-    author = Author(actor=body.actor, reason=body.reason)
-    promotion = controller.promotion
+    author, promotion = body.author, controller.promotion
     if body.experiment is not None and body.production:
         raise ExperimentsError(
             "experiment and production are both given, and take back different things: send `experiment` to "
@@ -142,4 +143,4 @@ def rollback(model: str, body: Rollback, controller: Known) -> dict[str, Any]:
     responses=documented(400, 401, 404, 409),
 )
 def rehearse(model: str, body: Why, controller: Known) -> dict[str, Any]:
-    return views.done(controller.rehearsal.rehearse(model, Author(actor=body.actor, reason=body.reason)))
+    return views.done(controller.rehearsal.rehearse(model, body.author))

@@ -7,17 +7,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 
 from .. import views
-from ..control import Author
 from ..errors import ExperimentsError, NotFound
 from ..ledger import decisions, traffic
 from ..ledger.exchange import Origin, Outcome
-from .bodies import Forget
+from .bodies import Forget, Limit
 from .gate import Known, require_token
 from .refusals import documented
 
 router = APIRouter(prefix="/api", tags=["records"])
-
-Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 def _only_known(request: Request) -> None:
@@ -102,5 +99,4 @@ def show_exchange(exchange_id: str, controller: Known) -> dict[str, Any]:
     responses=documented(400, 401, 503),
 )
 def forget(body: Forget, controller: Known) -> dict[str, Any]:
-    author = Author(actor=body.actor, reason=body.reason)
-    return controller.erasure.forget(body.units, author, dry_run=body.dry_run).document()
+    return controller.erasure.forget(body.units, body.author, dry_run=body.dry_run).document()

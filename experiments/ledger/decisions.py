@@ -11,11 +11,11 @@ import orjson
 from duckdb import DuckDBPyConnection
 
 from ..decision import Action, Decision, DecisionState
-from .store import Row, Store, instant, nanoseconds
+from .store import Row, Store, instant, matching, nanoseconds
 
 #: Of a row of `decisions`: whether it is of the experiment, or has ended it beside others. A promotion that
 #: failed has ended nothing.
-CONCERNS: Final = """
+_CONCERNS: Final = """
     (experiment = $experiment OR (NOT (action = 'promote' AND decisions.state = 'failed')
         AND list_contains(json_extract_string(detail, '$.ended[*]'), $experiment)))
 """
@@ -89,16 +89,21 @@ def listed(
     store: Store, *, model: str | None = None, experiment: str | None = None, limit: int = 100
 ) -> list[Decision]:
     """The latest decisions on a model, those that concern an experiment, or all; newest first."""
+    wanted, values = concerning(model, experiment)
     rows = store.read(
-        f"""
-        SELECT * FROM decisions
-        WHERE (CAST($model AS VARCHAR) IS NULL OR model = $model)
-            AND (CAST($experiment AS VARCHAR) IS NULL OR {CONCERNS})
-        ORDER BY {_NEWEST_FIRST} LIMIT $limit
-        """,
-        {"model": model, "experiment": experiment, "limit": limit},
+        f"SELECT * FROM decisions WHERE {wanted} ORDER BY {_NEWEST_FIRST} LIMIT $limit",
+        values | {"limit": limit},
     )
     return [decision_of(row) for row in rows]
+
+
+def concerning(model: str | None, experiment: str | None) -> tuple[str, dict[str, Any]]:
+    """The condition that a row of `decisions` is on the model and concerns the experiment (None: on any), and
+    its parameters."""
+    wanted, values = matching(model=model)
+    if experiment is None:
+        return wanted, values
+    return f"{wanted} AND {_CONCERNS}", values | {"experiment": experiment}
 
 
 def latest(store: Store, action: Action) -> Decision | None:

@@ -17,8 +17,8 @@ import duckdb
 
 from ..evidence import AnalysisSpec, Cut, Evidence
 from .evidence import distinct, gather
-from .facts import PAST
-from .store import Store, instant
+from .facts import FIRST_ROW, PAST
+from .store import Store, instant, one_number
 
 #: One file, by a pattern that finds it alone. Left to itself, DuckDB takes a folder `date=2026-11-28` in its
 #: path for a column.
@@ -76,7 +76,7 @@ def export_rows(store: Store, spec: AnalysisSpec, cut: Cut, folder: Path) -> Non
                 "experiment": spec.experiment,
                 "salt": scope["salt"],
                 "adjusted": any(goal.adjusted for goal in spec.goals),
-                "before": _first_row(cursor, spec.experiment),
+                "before": one_number(cursor, FIRST_ROW, {"experiment": spec.experiment}),
                 "history_us": round(spec.history_s * 1e6),
             },
         )
@@ -109,11 +109,6 @@ def export_rows(store: Store, spec: AnalysisSpec, cut: Cut, folder: Path) -> Non
         ):
             target = str(folder / f"{name}.parquet").replace("'", "''")
             cursor.execute(f"COPY {table} TO '{target}' (FORMAT parquet, COMPRESSION zstd)")
-
-
-def _first_row(cursor: duckdb.DuckDBPyConnection, experiment: str) -> int:
-    row = cursor.execute("SELECT min(rowid) FROM exchanges WHERE experiment = ?", [experiment]).fetchone()
-    return row[0] if row and row[0] is not None else 0
 
 
 def regather(folder: Path, spec: AnalysisSpec, told: Evidence) -> Evidence:

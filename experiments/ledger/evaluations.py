@@ -17,7 +17,7 @@ from duckdb import DuckDBPyConnection
 
 from .appending import append_new
 from .schema import NEWEST_EVALUATION, NEXT_EVALUATION
-from .store import Row, Store
+from .store import Row, Store, matching
 
 _TEXT: Final = pa.string()
 _SCORES: Final = pa.schema(
@@ -103,22 +103,16 @@ def preflights(
     limit: int = 100,
 ) -> list[Row]:
     """Preflights, newest first. None means any."""
+    wanted, values = matching(
+        model=model,
+        control_version=control_version,
+        candidate_version=candidate_version,
+        preflight_id=preflight_id,
+    )
     rows = store.read(
-        f"""
-        SELECT * EXCLUDE (number) FROM preflights
-        WHERE (CAST($model AS VARCHAR) IS NULL OR model = $model)
-            AND (CAST($control AS INTEGER) IS NULL OR control_version = $control)
-            AND (CAST($candidate AS INTEGER) IS NULL OR candidate_version = $candidate)
-            AND (CAST($id AS VARCHAR) IS NULL OR preflight_id = $id)
-        ORDER BY {NEWEST_EVALUATION}, preflight_id LIMIT $limit
-        """,
-        {
-            "model": model,
-            "control": control_version,
-            "candidate": candidate_version,
-            "id": preflight_id,
-            "limit": limit,
-        },
+        f"SELECT * EXCLUDE (number) FROM preflights WHERE {wanted}"
+        f" ORDER BY {NEWEST_EVALUATION}, preflight_id LIMIT $limit",
+        values | {"limit": limit},
     )
     return [row | {"result": orjson.loads(row["result"])} for row in rows]
 
@@ -161,14 +155,11 @@ def scores(
     store: Store, *, exchange_id: str | None = None, evaluator: str | None = None, limit: int = 100
 ) -> list[Row]:
     """Scores, newest first. None means any."""
+    wanted, values = matching(exchange_id=exchange_id, evaluator=evaluator)
     return store.read(
-        """
-        SELECT * FROM scores
-        WHERE (CAST($exchange AS VARCHAR) IS NULL OR exchange_id = $exchange)
-            AND (CAST($evaluator AS VARCHAR) IS NULL OR evaluator = $evaluator)
-        ORDER BY "at" DESC, exchange_id, evaluator, evaluator_version LIMIT $limit
-        """,
-        {"exchange": exchange_id, "evaluator": evaluator, "limit": limit},
+        f"SELECT * FROM scores WHERE {wanted}"
+        ' ORDER BY "at" DESC, exchange_id, evaluator, evaluator_version LIMIT $limit',
+        values | {"limit": limit},
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from duckdb import DuckDBPyConnection
 
 from ..decision import Decision
-from .decisions import CONCERNS, decision_of
+from .decisions import concerning, decision_of
 from .store import Row, Store, instant, nanoseconds
 
 
@@ -45,15 +45,14 @@ def after(
     store: Store, number: int, *, model: str | None = None, experiment: str | None = None, limit: int = 100
 ) -> list[Event]:
     """The events with a larger number, the oldest first."""
+    wanted, values = concerning(model, experiment)
     rows = store.read(
         f"""
         SELECT e.number, e.state AS reached, decisions.*
         FROM events e JOIN decisions USING (decision_id)
-        WHERE e.number > $number AND (CAST($model AS VARCHAR) IS NULL OR model = $model)
-            AND (CAST($experiment AS VARCHAR) IS NULL OR {CONCERNS})
-        ORDER BY e.number LIMIT $limit
+        WHERE e.number > $number AND {wanted} ORDER BY e.number LIMIT $limit
         """,
-        {"number": number, "model": model, "experiment": experiment, "limit": limit},
+        values | {"number": number, "limit": limit},
     )
     return [_event(row) for row in rows]
 

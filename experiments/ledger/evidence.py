@@ -28,13 +28,13 @@ from ..evidence import (
     PastOverlap,
     PastSums,
 )
-from ..metrics import Metric
+from ..metrics import Metric, closed
 from ..turns import turn_metrics
 from .layout import SCALE, Columns
 from .pair_sums import pair_sums
-from .rollup import PAST_OVERLAP_TERMS, PAST_TERMS, Rollup, Slot
+from .rollup import OVERLAP_TERMS, PAST_OVERLAP_TERMS, PAST_TERMS, Rollup, Slot
 from .schema import NEWEST_EVALUATION
-from .store import Row, Store, instant, nanoseconds, rows_in, rows_so_far
+from .store import Row, Store, instant, nanoseconds, one_number, rows_in, rows_so_far
 
 
 class Rollups:
@@ -60,7 +60,7 @@ class Rollups:
                 cursor = self._store.cursor()
                 # Sums do not care in which order the rows come, and keeping it costs half of the time.
                 cursor.execute("SET SESSION preserve_insertion_order = false")
-                known = (spec, Rollup(cursor, spec, distinct(spec), turn_metrics(spec)), cursor)
+                known = (spec, Rollup(cursor, spec, _of_arms(spec), turn_metrics(spec)), cursor)
             try:
                 yield known[1], known[2]
             except BaseException:
@@ -119,7 +119,7 @@ def _evidence(
         "experiment": spec.experiment,
         "as_of_ns": as_of_ns,
         "started_ns": nanoseconds(started),
-        "lost": _number(cursor, _LOST, {"since": started, "until": instant(as_of_ns)}),
+        "lost": one_number(cursor, _LOST, {"since": started, "until": instant(as_of_ns)}),
         "golden": _golden(cursor, spec, trial[0]["model"], golden_set, as_of_ns),
         "cut": here,
     }
@@ -134,11 +134,13 @@ def _evidence(
             histograms=pairs.histograms,
             pair_quantiles=pairs.quantiles,
             instruments=(*pairs.judges, *goldens),
-            recorded=_number(cursor, _RECORDED, scope),
+            recorded=one_number(cursor, _RECORDED, scope),
             accounts=rollup.accounts.found(),
-            not_copied=_number(cursor, _NOT_COPIED, {**scope, "model": trial[0]["model"], "since": started}),
+            not_copied=one_number(
+                cursor, _NOT_COPIED, {**scope, "model": trial[0]["model"], "since": started}
+            ),
         )
-    rollup.take_in(here)
+    rollup.take_in(here, as_of_ns)
     named = _Named(spec)
     return Evidence(
         **known,
@@ -158,6 +160,12 @@ def _evidence(
 def distinct(spec: AnalysisSpec) -> tuple[Metric, ...]:
     """Each metric once, though it may be a success metric and a guardrail too."""
     return tuple({goal.metric.name: goal.metric for goal in spec.goals}.values())
+
+
+def _of_arms(spec: AnalysisSpec) -> tuple[Metric, ...]:
+    """Those, and of what has a window besides how it is where the window is over."""
+    found = distinct(spec)
+    return (*found, *(closed(metric) for metric in found if metric.within_s is not None))
 
 
 #: The stage that is judged began with its first phase; without one, with the experiment.
@@ -206,11 +214,6 @@ _GOLDEN_SETS: Final = """
     QUALIFY "at" > $begun OR row_number() OVER (PARTITION BY set_name, "at" <= $begun ORDER BY "at" DESC) = 1
     ORDER BY "at", comparison_id
 """
-
-
-def _number(cursor: DuckDBPyConnection, sql: str, parameters: dict[str, Any]) -> int:
-    row = cursor.execute(sql, parameters).fetchone()
-    return int(row[0]) if row else 0
 
 
 def _golden(
@@ -276,6 +279,11 @@ class _Named:
     def __call__(self, slot: Slot) -> dict[str, Any]:
         return {"phase": slot // 2, "arm": self._arms[slot % 2]}
 
+    def both(self, a: Slot, b: Slot) -> dict[str, Any]:
+        return {
+            f"{name}_{side}": part for side, slot in (("a", a), ("b", b)) for name, part in self(slot).items()
+        }
+
 
 def _by_name(slots: Collection[Slot]) -> list[Slot]:
     """By phase, the candidate first: in the order of the arms' names."""
@@ -310,7 +318,6 @@ def _sums(rollup: Rollup, named: _Named) -> tuple[MetricSums, ...]:
 
 def _sums_of(rollup: Rollup, index: int, one: Columns, slot: Slot, named: _Named) -> MetricSums:
     sums = rollup.sums[index, slot]
-    y, m = _units(one)
     return MetricSums(
         metric=one.metric.name,
         **named(slot),
@@ -318,43 +325,29 @@ def _sums_of(rollup: Rollup, index: int, one: Columns, slot: Slot, named: _Named
         exchanges=rollup.exchanges[slot],
         observed=rollup.observed[index, slot],
         missing=rollup.missing.get((index, slot), 0),
-        y=sums.y / y,
-        m=sums.m / m,
-        yy=sums.yy / (y * y),
-        mm=sums.mm / (m * m),
-        ym=sums.ym / (y * m),
+        **_in_units(("y", "m", "yy", "mm", "ym"), (sums.y, sums.m, sums.yy, sums.mm, sums.ym), one),
         failing_units=0 if one.failed is None else rollup.firsts[one.failed, slot],
         missing_units=0 if one.lacking is None else rollup.firsts[one.lacking, slot],
     )
 
 
-def _units(one: Columns) -> tuple[int, int]:
-    """Of which parts y and m are told in: division of whole numbers rounds once, and correctly."""
-    return SCALE, 1 if one.weight is None else SCALE
-
-
 def _overlaps(rollup: Rollup, named: _Named) -> tuple[Overlap, ...]:
-    found = []
-    for index, one in enumerate(rollup.layout.of):
-        y, m = _units(one)
-        for a, b in sorted(rollup.shared, key=lambda pair: [_place(slot) for slot in pair]):
-            if (index, a, b) not in rollup.overlaps or not rollup.shared[a, b]:
-                continue
-            yy, ym, my, mm = rollup.overlaps[index, a, b]
-            found.append(
-                Overlap(
-                    metric=one.metric.name,
-                    phase_a=a // 2,
-                    arm_a=named(a)["arm"],
-                    phase_b=b // 2,
-                    arm_b=named(b)["arm"],
-                    yy=yy / (y * y),
-                    ym=ym / (y * m),
-                    my=my / (m * y),
-                    mm=mm / (m * m),
-                )
-            )
-    return tuple(found)
+    return tuple(
+        Overlap(
+            metric=one.metric.name,
+            **named.both(a, b),
+            **_in_units(OVERLAP_TERMS, rollup.overlaps[index, a, b], one),
+        )
+        for index, one in enumerate(rollup.layout.of)
+        for a, b in _shared(rollup)
+        if (index, a, b) in rollup.overlaps
+    )
+
+
+def _shared(rollup: Rollup) -> list[tuple[Slot, Slot]]:
+    """The pairs of slots that share units."""
+    shared = (pair for pair, units in rollup.shared.items() if units)
+    return sorted(shared, key=lambda pair: [_place(slot) for slot in pair])
 
 
 def _past(rollup: Rollup, named: _Named) -> tuple[PastSums, ...]:
@@ -374,22 +367,22 @@ def _past_overlaps(rollup: Rollup, named: _Named) -> tuple[PastOverlap, ...]:
     return tuple(
         PastOverlap(
             metric=rollup.layout.of[index].metric.name,
-            phase_a=a // 2,
-            arm_a=named(a)["arm"],
-            phase_b=b // 2,
-            arm_b=named(b)["arm"],
+            **named.both(a, b),
             **_in_units(PAST_OVERLAP_TERMS, rollup.past_overlaps[index, a, b], rollup.layout.of[index]),
         )
         for index in rollup.remembering
-        for a, b in sorted(rollup.shared, key=lambda pair: [_place(slot) for slot in pair])
-        if rollup.shared[a, b] and (index, a, b) in rollup.past_overlaps
+        for a, b in _shared(rollup)
+        if (index, a, b) in rollup.past_overlaps
     )
 
 
 def _in_units(terms: Sequence[str], sums: Sequence[int], one: Columns) -> dict[str, Any]:
-    """The sums in the metric's own unit: a and y are in parts of it, b and m in parts of its weight's."""
-    y, m = _units(one)
-    parts = {"a": y, "y": y, "b": m, "m": m}
+    """The sums in the metric's own unit: a and y are in parts of it, b and m in parts of its weight's.
+
+    Division of whole numbers rounds once, and correctly.
+    """
+    weight = 1 if one.weight is None else SCALE
+    parts = {"a": SCALE, "y": SCALE, "b": weight, "m": weight}
     return {
         term: value / math.prod(parts[factor] for factor in term)
         for term, value in zip(terms, sums, strict=True)

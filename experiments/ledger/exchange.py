@@ -38,6 +38,10 @@ FAILURES: Final = frozenset(
 MISSING: Final = frozenset(("client_gone", "shed"))
 #: Why a copy is shed that its engine or provider answered with 429, and those that are not sent thereafter.
 RATE_LIMITED: Final = "rate_limited"
+#: Codes of the proxy's for want of a key that is good: they say nothing of the version.
+UNKEYED: Final = frozenset(
+    ("provider_credential_missing", "provider_credential_refused", "engine_refused_key")
+)
 
 Role = Literal["primary", "shadow"]
 #: Why a request of an experiment's model is in none of its arms.

@@ -62,6 +62,8 @@ PAST: Final = f"""
         AND x.unit IS NOT NULL AND x.started_at < coalesce(e.started_at, e.created_at)
         AND x.started_at >= coalesce(e.started_at, e.created_at) - to_microseconds($history_us)
 """
+#: Nothing of the experiment's own is of before it.
+FIRST_ROW: Final = "SELECT min(rowid) FROM exchanges WHERE experiment = $experiment"
 COUNTED: Final = f"FROM {EXCHANGES} x {ELIGIBLE}"
 #: A row's phase and arm: 2 * phase + 1 for the candidate, 2 * phase for the control.
 SLOT: Final = "CAST(2 * x.phase + list_position([$control, $candidate], x.assigned_arm) - 1 AS INTEGER)"

@@ -24,7 +24,7 @@ from ..replacing import replace_whole
 from .exchange import ExchangeRecord, FeedbackRecord, LossRecord, Record, encode
 from .rows import unpack
 from .spool import read_segment
-from .store import Store, registered
+from .store import Store, one_number, registered
 
 #: What was under way, or waited in a spool, is in the ledger by then.
 REMEMBERED_NS: Final = 7 * 86_400 * 10**9
@@ -157,11 +157,11 @@ def forget(
             for statement in _GOING:
                 connection.execute(statement)
             found = Found(
-                exchanges=_count(connection, "SELECT count(*) FROM going"),
-                feedback=_count(connection, _FEEDBACK),
-                bodies=_count(connection, _BODIES),
-                explanations=_count(connection, _EXPLANATIONS),
-                golden_answers=_count(connection, _GOLDEN_ANSWERS),
+                exchanges=one_number(connection, "SELECT count(*) FROM going"),
+                feedback=one_number(connection, _FEEDBACK),
+                bodies=one_number(connection, _BODIES),
+                explanations=one_number(connection, _EXPLANATIONS),
+                golden_answers=one_number(connection, _GOLDEN_ANSWERS),
             )
             for statement in _CHANGES:
                 connection.execute(statement)
@@ -235,8 +235,3 @@ _CHANGES: Final = (
     WHERE control_run IN (SELECT run_id FROM items) OR candidate_run IN (SELECT run_id FROM items)
     """,
 )
-
-
-def _count(connection: DuckDBPyConnection, query: str) -> int:
-    row = connection.execute(query).fetchone()
-    return int(row[0]) if row else 0

@@ -16,7 +16,7 @@ from duckdb import DuckDBPyConnection
 
 from .appending import append_new
 from .schema import NEWEST_EVALUATION, NEXT_EVALUATION
-from .store import Row, Store
+from .store import Row, Store, matching
 
 _RUN_JSON: Final = ("parameters", "summary")
 _TEXT: Final = pa.string()
@@ -30,7 +30,7 @@ _RESULTS: Final = pa.schema(
 )  # fmt: skip
 
 
-def begin_run(connection: DuckDBPyConnection, run: Mapping[str, Any], *, started_at: datetime) -> bool:
+def begin_run(connection: DuckDBPyConnection, run: Mapping[str, Any], *, at: datetime) -> bool:
     """Enter a run as `running`; False if its id is there already, and then nothing is changed."""
     found = connection.execute(
         """
@@ -39,7 +39,7 @@ def begin_run(connection: DuckDBPyConnection, run: Mapping[str, Any], *, started
         """,
         [
             *(run[name] for name in ("run_id", "set_name", "set_hash", "model", "version")),
-            started_at,
+            at,
             _json(run.get("parameters") or {}),
         ],
     ).fetchall()
@@ -107,25 +107,13 @@ def runs(
     limit: int = 100,
 ) -> list[Row]:
     """Runs, newest first, each with the number of its `results`. None means any."""
+    wanted, values = matching(model=model, version=version, set_hash=set_hash, status=status, run_id=run_id)
     rows = store.read(
-        """
+        f"""
         SELECT g.*, (SELECT count(*) FROM golden_results r WHERE r.run_id = g.run_id) AS results
-        FROM golden_runs g
-        WHERE (CAST($model AS VARCHAR) IS NULL OR model = $model)
-            AND (CAST($version AS INTEGER) IS NULL OR version = $version)
-            AND (CAST($set_hash AS VARCHAR) IS NULL OR set_hash = $set_hash)
-            AND (CAST($status AS VARCHAR) IS NULL OR status = $status)
-            AND (CAST($run_id AS VARCHAR) IS NULL OR run_id = $run_id)
-        ORDER BY started_at DESC, run_id LIMIT $limit
+        FROM golden_runs g WHERE {wanted} ORDER BY started_at DESC, run_id LIMIT $limit
         """,
-        {
-            "model": model,
-            "version": version,
-            "set_hash": set_hash,
-            "status": status,
-            "run_id": run_id,
-            "limit": limit,
-        },
+        values | {"limit": limit},
     )
     return [_parsed(row, _RUN_JSON) for row in rows]
 
@@ -180,26 +168,18 @@ def comparisons(
     limit: int = 100,
 ) -> list[Row]:
     """Comparisons, newest first. None means any."""
+    wanted, values = matching(
+        model=model,
+        control_version=control_version,
+        candidate_version=candidate_version,
+        set_hash=set_hash,
+        set_name=set_name,
+        comparison_id=comparison_id,
+    )
     rows = store.read(
-        f"""
-        SELECT * EXCLUDE (number) FROM golden_comparisons
-        WHERE (CAST($model AS VARCHAR) IS NULL OR model = $model)
-            AND (CAST($control AS INTEGER) IS NULL OR control_version = $control)
-            AND (CAST($candidate AS INTEGER) IS NULL OR candidate_version = $candidate)
-            AND (CAST($set_hash AS VARCHAR) IS NULL OR set_hash = $set_hash)
-            AND (CAST($set_name AS VARCHAR) IS NULL OR set_name = $set_name)
-            AND (CAST($id AS VARCHAR) IS NULL OR comparison_id = $id)
-        ORDER BY {NEWEST_EVALUATION}, comparison_id LIMIT $limit
-        """,
-        {
-            "model": model,
-            "control": control_version,
-            "candidate": candidate_version,
-            "set_hash": set_hash,
-            "set_name": set_name,
-            "id": comparison_id,
-            "limit": limit,
-        },
+        f"SELECT * EXCLUDE (number) FROM golden_comparisons WHERE {wanted}"
+        f" ORDER BY {NEWEST_EVALUATION}, comparison_id LIMIT $limit",
+        values | {"limit": limit},
     )
     return [_parsed(row, ("result",)) for row in rows]
 

@@ -11,7 +11,7 @@ from ..evidence import Cut
 from ..history import History, UnitTotals
 from ..metrics import Metric
 from .facts import EXCHANGES
-from .layout import SCALE, Columns, Layout, bin_of, layout_of, whole
+from .layout import SCALE, Columns, bin_of, layout_of, whole
 from .said import KEY, WORDS, asked
 from .store import Row, Store, instant, rows_in
 
@@ -41,9 +41,7 @@ def history(
     one of its own. Scores are of one version of their evaluator: the one that has made the most of them."""
     layout = layout_of([metric for metric in metrics if metric.source is None])
     scope: dict[str, Any] = {"model": model, "since": instant(since_ns), "until": instant(until_ns)}
-    # What each arm's tokens cost is the spec's; here all are the control's.
-    each = layout.values(_UNIT, f"FROM {EXCHANGES} x WHERE {_OWN}")
-    each = each.replace("x.assigned_arm = 'control'", "true")
+    each = layout.values_of_control(_UNIT, f"FROM {EXCHANGES} x WHERE {_OWN}")
     bins = "".join(
         f", list({bin_of(value)}) FILTER (s{seen}) AS b{i}"
         for i, (value, seen) in enumerate(layout.histograms)
@@ -60,14 +58,14 @@ def history(
             )
         )
         place = {row["h"]: number for number, row in enumerate(rows)}
-        found = {one.metric.name: _of_rows(one, layout, rows) for one in layout.of}
+        found = {one.metric.name: _of_rows(one, rows) for one in layout.of}
         for metric in metrics:
             if metric.source is not None:
                 found[metric.name] = _of_words(cursor, metric, scope, place)
     return History(model=model, totals=found, **traffic)
 
 
-def _of_rows(one: Columns, layout: Layout, rows: Sequence[Row]) -> UnitTotals:
+def _of_rows(one: Columns, rows: Sequence[Row]) -> UnitTotals:
     """What is in the exchanges themselves."""
     scale = 1 if one.weight is None else SCALE
     return UnitTotals(

@@ -16,7 +16,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from .appending import append_new
-from .store import Row, Store
+from .store import Row, Store, matching
 
 _DRAW: Final = ("draw_id", "control_run", "candidate_run", "evaluator", "seed", "size", "declared_by")
 _SHEET: Final = (
@@ -64,17 +64,10 @@ def draws(
     evaluator: str | None = None,
 ) -> list[Row]:
     """Draws, in the order in which they were declared. None means any."""
-    return store.read(
-        """
-        SELECT * FROM label_draws
-        WHERE (CAST($draw AS VARCHAR) IS NULL OR draw_id = $draw)
-            AND (CAST($control AS VARCHAR) IS NULL OR control_run = $control)
-            AND (CAST($candidate AS VARCHAR) IS NULL OR candidate_run = $candidate)
-            AND (CAST($evaluator AS VARCHAR) IS NULL OR evaluator = $evaluator)
-        ORDER BY rowid
-        """,
-        {"draw": draw_id, "control": control_run, "candidate": candidate_run, "evaluator": evaluator},
+    wanted, values = matching(
+        draw_id=draw_id, control_run=control_run, candidate_run=candidate_run, evaluator=evaluator
     )
+    return store.read(f"SELECT * FROM label_draws WHERE {wanted} ORDER BY rowid", values)
 
 
 def keep_worksheet(connection: DuckDBPyConnection, sheet: Mapping[str, Any], *, at: datetime) -> None:
@@ -112,13 +105,12 @@ def labels(
     store: Store, *, set_name: str | None = None, evaluator: str | None = None, limit: int = 100_000
 ) -> list[Row]:
     """What each labeller said last of each task, in the order in which it was said. None means any."""
+    wanted, values = matching(set_name=set_name, evaluator=evaluator)
     return store.read(
-        """
-        SELECT * EXCLUDE (number) FROM human_labels
-        WHERE (CAST($set AS VARCHAR) IS NULL OR set_name = $set)
-            AND (CAST($evaluator AS VARCHAR) IS NULL OR evaluator = $evaluator)
+        f"""
+        SELECT * EXCLUDE (number) FROM human_labels WHERE {wanted}
         QUALIFY row_number() OVER (PARTITION BY task, labeller ORDER BY number DESC) = 1
         ORDER BY number LIMIT $limit
         """,
-        {"set": set_name, "evaluator": evaluator, "limit": limit},
+        values | {"limit": limit},
     )

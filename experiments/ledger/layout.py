@@ -85,6 +85,11 @@ class Layout:
         conditions = f"SELECT x.*{seen} {source}"
         return f"SELECT {columns}, x.*{values}{packed} FROM (SELECT x.*{numbers} FROM ({conditions}) x) x"
 
+    def values_of_control(self, columns: str, source: str) -> str:
+        """The same of traffic of which all is the control's, whatever experiment it was in: what each arm's
+        tokens cost is the spec's."""
+        return self.values(columns, source).replace("x.assigned_arm = 'control'", "true")
+
     @property
     def _packs(self) -> list[list[tuple[int, int]]]:
         """The counts, two and two, each with what an exchange adds for it to the number that holds both."""

@@ -15,7 +15,7 @@ from duckdb import DuckDBPyConnection
 
 from .decisions import set_setting, setting
 from .recording import RecordingPolicy
-from .store import Store, instant
+from .store import Store, instant, one_number
 
 #: A segment's name is needed until its file is deleted, a moment after the commit.
 _SEGMENT_LIFE_NS: Final = 30 * 86_400 * 10**9
@@ -98,17 +98,12 @@ def _pruning(model: str, policy: RecordingPolicy, now_ns: int) -> Callable[[Duck
         if policy.keep_s is not None:
             oldest = instant(now_ns - round(policy.keep_s * 1e9))
             sql = "DELETE FROM bodies WHERE model = ? AND started_at < ?"
-            deleted += _delete(connection, sql, model, oldest)
+            deleted += one_number(connection, sql, [model, oldest])
         if policy.keep_bytes is not None:
             row = connection.execute(_TOO_MUCH, {"model": model, "bytes": policy.keep_bytes}).fetchone()
             if row and row[0] is not None:
                 sql = "DELETE FROM bodies WHERE model = ? AND started_at <= ?"
-                deleted += _delete(connection, sql, model, row[0])
+                deleted += one_number(connection, sql, [model, row[0]])
         return deleted
 
     return change
-
-
-def _delete(connection: DuckDBPyConnection, sql: str, model: str, until: object) -> int:
-    row = connection.execute(sql, [model, until]).fetchone()
-    return int(row[0]) if row else 0

@@ -21,13 +21,16 @@ from duckdb import DuckDBPyConnection
 from ..evidence import AnalysisSpec, Cut
 from ..metrics import Metric
 from .accounts import Accounts
-from .facts import COUNTED, EXCHANGES, PAST, RECORDED, SLOT
+from .facts import COUNTED, EXCHANGES, FIRST_ROW, PAST, RECORDED, SLOT
 from .layout import Columns, Layout, bin_of, layout_of
 from .said import Said
+from .store import one_number
 
 #: 2 * phase + 1 for the candidate, 2 * phase for the control.
 Slot = int
 
+#: Which sums of a unit that was seen in two phases are kept.
+OVERLAP_TERMS: Final = ("yy", "ym", "my", "mm")
 #: Which sums of a unit's past are kept, and of a unit that was seen in two phases.
 PAST_TERMS: Final = ("a", "b", "aa", "ab", "bb", "ya", "yb", "ma", "mb")
 PAST_OVERLAP_TERMS: Final = ("aa", "ab", "bb", "ya", "yb", "ma", "mb", "ay", "by", "am", "bm")
@@ -97,7 +100,7 @@ class Rollup:
         self.present: defaultdict[Slot, int] = defaultdict(int)
         self.sums: defaultdict[tuple[int, Slot], UnitSums] = defaultdict(UnitSums)
         self.observed: defaultdict[tuple[int, Slot], int] = defaultdict(int)
-        #: Units that were seen in both of two slots, and per metric their sums yy, ym, my and mm.
+        #: Units that were seen in both of two slots, and per metric the sums that `OVERLAP_TERMS` names.
         self.shared: defaultdict[tuple[Slot, Slot], int] = defaultdict(int)
         self.overlaps: defaultdict[tuple[int, Slot, Slot], list[int]] = defaultdict(lambda: [0] * 4)
         self.histograms: defaultdict[tuple[int, Slot], defaultdict[int, int]] = defaultdict(
@@ -110,18 +113,18 @@ class Rollup:
         for table in ("totals", "fresh"):
             self._cursor.execute(f"CREATE OR REPLACE TEMP TABLE {table} (h UBIGINT, slot INTEGER, {columns})")
         self.said = Said(self._cursor, self.layout)
-        #: Metrics that are adjusted for their units' past: its columns are a0, b0, a1, ... in this order.
-        self.remembering = [i for i, one in enumerate(self.layout.of) if one.metric.name in self._adjusted]
-        self._remembers = False
+        #: Metrics that are adjusted for their units' past, once that was read: of them, in this order, its
+        #: columns are a0, b0, a1, ...
+        self.remembering: list[int] = []
         self.past: defaultdict[tuple[int, Slot], list[int]] = defaultdict(lambda: [0] * len(PAST_TERMS))
         self.past_overlaps: defaultdict[tuple[int, Slot, Slot], list[int]] = defaultdict(
             lambda: [0] * len(PAST_OVERLAP_TERMS)
         )
 
-    def take_in(self, until: Cut) -> None:
-        """Take in what arrived since the last time, up to the cut. All of it, or, if it raises, nothing:
-        then this rollup is spent, and another must be made."""
-        if until == self.cut:
+    def take_in(self, until: Cut, as_of_ns: int) -> None:
+        """Take in what arrived since the last time, up to the cut, and what counts by `as_of_ns`. All of it,
+        or, if it raises, nothing: then this rollup is spent, and another must be made."""
+        if until == self.cut and not any(metric.closed for metric in self._metrics):
             return
         if self._by_turn and self._later_turns(until):
             self._begin((*self._metrics, *self._by_turn))
@@ -130,14 +133,14 @@ class Rollup:
         scope = {**self._scope, "since": self.cut.exchanges, "until": until.exchanges}
         self._cursor.execute("TRUNCATE fresh")
         phases = self._count_rows(scope)
-        if phases and self.remembering and not self._remembers:
+        if phases and self._adjusted and not self.remembering:
             self._remember(scope)
         if self.cut == Cut():
             self._read_units("totals", phases, scope)
             self._count("(SELECT 1 AS sign, true AS changed, * FROM totals)")
         else:
             self._read_units("fresh", phases, scope)
-        self._hear(scope, until)
+        self._hear(scope, until, as_of_ns)
         self._merge()
         self.cut = until
 
@@ -183,30 +186,23 @@ class Rollup:
 
     def _remember(self, scope: dict[str, Any]) -> None:
         """What the units did before the experiment, for the metrics that are adjusted for it."""
-        row = self._cursor.execute(
-            "SELECT min(rowid) FROM exchanges WHERE experiment = $experiment",
-            {"experiment": scope["experiment"]},
-        ).fetchone()
+        own = {"experiment": scope["experiment"]}
+        first = one_number(self._cursor, FIRST_ROW, own)
+        self.remembering = [i for i, one in enumerate(self.layout.of) if one.metric.name in self._adjusted]
         before = layout_of([self.layout.of[index].metric for index in self.remembering])
         columns = ", ".join(
             f"{y} AS a{k}, {m} AS b{k}" for k, (y, m, _) in enumerate(_terms(one) for one in before.of)
         )
-        # What each arm's tokens cost is the spec's; of before, all are the control's.
-        values = before.values("hash(x.unit) AS h", PAST).replace("x.assigned_arm = 'control'", "true")
+        values = before.values_of_control("hash(x.unit) AS h", PAST)
         self._cursor.execute(
             f"CREATE OR REPLACE TEMP TABLE past AS SELECT h, {columns}"
-            f" FROM (SELECT h, {before.totals(row[0] if row else 0)} FROM ({values}) GROUP BY h)",
-            {
-                "experiment": scope["experiment"],
-                "before": row[0] if row else 0,
-                "history_us": self._history_us,
-            },
+            f" FROM (SELECT h, {before.totals(first)} FROM ({values}) GROUP BY h)",
+            {**own, "before": first, "history_us": self._history_us},
         )
-        self._remembers = True
 
-    def _hear(self, scope: dict[str, Any], until: Cut) -> None:
+    def _hear(self, scope: dict[str, Any], until: Cut, as_of_ns: int) -> None:
         """What is said of exchanges, old or new."""
-        self.said.take_in(scope, self.cut, until)
+        self.said.take_in(scope, self.cut, until, as_of_ns)
         of_rows = len(self.layout.of) - len(self.layout.said)
         for counts, mine, own in (
             (self.said.missing, self.missing, of_rows),
@@ -237,16 +233,15 @@ class Rollup:
             " JOIN new ON old.h = new.h AND old.slot = new.slot UNION ALL SELECT 1 AS sign, * FROM new"
         )
         self._count("moved")
-        row = run("DELETE FROM totals WHERE h IN (SELECT h FROM old)").fetchone()
+        self._dead += one_number(self._cursor, "DELETE FROM totals WHERE h IN (SELECT h FROM old)")
         run(f"INSERT INTO totals SELECT h, slot, {columns} FROM new")
-        self._dead += row[0] if row else 0
         if self._dead > _TIDY_AT:
             run("CREATE OR REPLACE TEMP TABLE totals AS SELECT * FROM totals")
             self._dead = 0
 
     def _count(self, table: str) -> None:
         """Add to the sums all units of a table of rows like `totals`, or take them out, by their sign."""
-        if self._remembers:
+        if self.remembering:
             columns = "".join(f", coalesce({name}, 0) AS {name}" for name in self._past_names)
             table = f"(SELECT t.*{columns} FROM {table} t LEFT JOIN past ON past.h = t.h)"
         largest = self._largest(table)
@@ -260,7 +255,7 @@ class Rollup:
 
     def _largest(self, table: str) -> Largest:
         """The largest magnitude in each column."""
-        names = (*self.layout.names, *(self._past_names if self._remembers else ()))
+        names = (*self.layout.names, *self._past_names)
         row = self._cursor.execute(
             f"SELECT {', '.join(f'greatest(max({name}), -min({name}), 0)' for name in names)} FROM {table}"
         ).fetchone()
@@ -290,7 +285,6 @@ class Rollup:
         past = {
             index: [total(term) for term in self._past_terms(index, k, largest)]
             for k, index in enumerate(self.remembering)
-            if self._remembers
         }
         found = self._cursor.execute(
             f"SELECT sign, slot, {', '.join(columns)} FROM {table} WHERE changed GROUP BY sign, slot"
@@ -341,7 +335,7 @@ class Rollup:
             columns += [
                 f"sum({largest.product(a, b, 'a.', 'b.')})" for a, b in ((y, y), (y, m), (m, y), (m, m))
             ]
-        for k, index in enumerate(self.remembering if self._remembers else ()):
+        for k, index in enumerate(self.remembering):
             columns += [f"sum({term})" for term in self._past_overlap_terms(index, k, largest)]
         # One later phase after the other: a hash table of its units alone, and each pair once.
         for phase in sorted({slot // 2 for slot in self.exchanges})[1:]:
@@ -358,7 +352,7 @@ class Rollup:
                     for i, value in enumerate(values[4 * place : 4 * place + 4]):
                         total[i] += sign * int(value)
                 terms = len(PAST_OVERLAP_TERMS)
-                for k, index in enumerate(self.remembering if self._remembers else ()):
+                for k, index in enumerate(self.remembering):
                     start = 4 * len(summed) + terms * k
                     for i, value in enumerate(values[start : start + terms]):
                         self.past_overlaps[index, a, b][i] += sign * int(value)

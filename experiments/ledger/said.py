@@ -27,6 +27,8 @@ WORDS: Final = {
         WHERE name = $named AND rowid < $heard_until
             AND ($within_us IS NULL OR epoch_us("at") - 1000 * TRY_CAST(
                 '0x' || substr(replace(request_id, '-', ''), 1, 12) AS BIGINT) <= $within_us)
+            AND ($closed_ms IS NULL OR TRY_CAST(
+                '0x' || substr(replace(request_id, '-', ''), 1, 12) AS BIGINT) <= $closed_ms)
         GROUP BY request_id
     """,
     "scores": """
@@ -60,12 +62,13 @@ class Said:
             " h UBIGINT, slot INTEGER, value BIGINT)"
         )
 
-    def take_in(self, scope: dict[str, Any], since: Cut, until: Cut) -> None:
-        """What is new between two cuts, of what is said or of the exchanges that it is said of."""
+    def take_in(self, scope: dict[str, Any], since: Cut, until: Cut, as_of_ns: int) -> None:
+        """What is new between two cuts, of what is said or of the exchanges that it is said of, and what
+        counts since windows are over."""
         self.firsts, self.missing = {}, {}
         of_rows = len(self._layout.of) - len(self._layout.said)
         for number, (metric, _, _) in enumerate(self._layout.said):
-            self._hear(number, metric, scope, since, until)
+            self._hear(number, metric, scope, since, until, as_of_ns)
             index = of_rows + number
             one = self._layout.of[index]
             if one.lacking is not None:
@@ -80,16 +83,22 @@ class Said:
                     f"SELECT min(slot) AS slot {under} GROUP BY h", number, one.failed
                 )
 
-    def _hear(self, number: int, metric: Metric, scope: dict[str, Any], since: Cut, until: Cut) -> None:
+    def _hear(
+        self, number: int, metric: Metric, scope: dict[str, Any], since: Cut, until: Cut, as_of_ns: int
+    ) -> None:
         """What had been heard of a request is taken out, and what is heard now is put in."""
         source = metric.source or "feedback"
         key, run = f"x.{KEY[source]}", self._run
-        run(f"CREATE OR REPLACE TEMP TABLE word AS {WORDS[source]}", asked(metric, until))
+        run(f"CREATE OR REPLACE TEMP TABLE word AS {WORDS[source]}", asked(metric, until, as_of_ns))
         run(
             "CREATE OR REPLACE TEMP TABLE concerned AS SELECT key FROM word WHERE last >= $heard_since"
             f" UNION SELECT {key} {COUNTED} AND {key} IN (SELECT key FROM word)",
             {**scope, "heard_since": getattr(since, source)},
         )
+        if metric.closed:  # whatever time, and a clock that was set back, have made of it
+            mine = f"SELECT key FROM heard WHERE said = {number}"
+            run(f"INSERT INTO concerned SELECT key FROM word WHERE key NOT IN ({mine})")
+            run(f"INSERT INTO concerned {mine} AND key NOT IN (SELECT key FROM word)")
         run(
             f"CREATE OR REPLACE TEMP TABLE spoken AS SELECT {number} AS said, key, version, last,"
             f" hash(x.unit) AS h, {SLOT} AS slot,"
@@ -161,9 +170,15 @@ def counted_version(instruments: Sequence[Instrument]) -> str:
     return next((one.version for one in instruments if one.counted), "")
 
 
-def asked(metric: Metric, until: Cut) -> dict[str, Any]:
-    """What the query of a metric's source wants to know."""
+def asked(metric: Metric, until: Cut, as_of_ns: int = 0) -> dict[str, Any]:
+    """What the query of a metric's source wants to know. `as_of_ns` tells which windows are over."""
     if metric.source == "scores":
         return {"named": metric.named, "heard_until": until.scores, "version": metric.version}
     within_us = None if metric.within_s is None else round(metric.within_s * 1e6)
-    return {"named": metric.named, "heard_until": until.feedback, "within_us": within_us}
+    closed_ms = (as_of_ns // 1000 - within_us) // 1000 if metric.closed and within_us is not None else None
+    return {
+        "named": metric.named,
+        "heard_until": until.feedback,
+        "within_us": within_us,
+        "closed_ms": closed_ms,
+    }

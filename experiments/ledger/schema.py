@@ -272,6 +272,15 @@ def order_of_evaluations(connection: DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE golden_comparisons ADD COLUMN number BIGINT")
 
 
+def scheduled_looks(connection: DuckDBPyConnection) -> None:
+    """Each look is begun by asking for the scheduled ones before it: all verdicts were read for that."""
+    connection.execute("ALTER TABLE looks ADD COLUMN scheduled BOOLEAN")
+    connection.execute(
+        "UPDATE looks SET scheduled ="
+        " coalesce(CAST(json_extract(verdict, '$.look.scheduled') AS BOOLEAN), false)"
+    )
+
+
 #: The number of the next preflight or comparison, and the order in which the newest comes first; those that
 #: have none were kept before there were numbers.
 NEXT_EVALUATION: Final = """(
@@ -295,6 +304,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     trace_context,
     routes_of_experiments,
     order_of_evaluations,
+    scheduled_looks,
 )
 
 

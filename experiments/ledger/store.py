@@ -62,8 +62,7 @@ def nanoseconds(at: datetime) -> int:
 def rows_so_far(cursor: DuckDBPyConnection, table: str = "exchanges") -> int:
     """The number that the next row will get of a table of which none is deleted: those below it are the same
     rows for ever."""
-    row = cursor.execute(f"SELECT coalesce(max(rowid), -1) + 1 FROM {table}").fetchone()
-    return int(row[0]) if row else 0
+    return one_number(cursor, f"SELECT max(rowid) + 1 FROM {table}")
 
 
 class Store:
@@ -291,6 +290,18 @@ def rows_in(result: DuckDBPyConnection) -> list[Row]:
     """What a query found, as dicts."""
     names = [column[0] for column in result.description or ()]
     return [dict(zip(names, values, strict=True)) for values in result.fetchall()]
+
+
+def matching(**values: object) -> tuple[str, dict[str, Any]]:
+    """The condition that columns have these values, and its parameters. None means any."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return " AND ".join(f"{name} = ${name}" for name in given) or "true", given
+
+
+def one_number(cursor: DuckDBPyConnection, sql: str, parameters: Parameters = ()) -> int:
+    """The one number that a query finds, or that a change says of how many rows it was; 0 for NULL."""
+    row = cursor.execute(sql, parameters).fetchone()
+    return int(row[0] or 0) if row else 0
 
 
 def _open(path: Path, config: dict[str, Any]) -> DuckDBPyConnection:

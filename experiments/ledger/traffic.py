@@ -19,7 +19,7 @@ from . import accounts
 from .accounts import Accounts
 from .exchange import FAILURES
 from .rows import unpack
-from .store import Row, Store, rows_in, rows_so_far
+from .store import Row, Store, instant, matching, rows_in, rows_so_far
 
 _FAILURES: Final = sorted(FAILURES)
 
@@ -51,10 +51,7 @@ _OF_EXPERIMENT: Final = """
 
 _LISTED: Final = """
     SELECT {columns} FROM {table}
-    WHERE (CAST($model AS VARCHAR) IS NULL OR model = $model)
-        AND (CAST($arm AS VARCHAR) IS NULL OR assigned_arm = $arm)
-        AND (CAST($outcome AS VARCHAR) IS NULL OR outcome = $outcome)
-        AND (CAST($origin AS VARCHAR) IS NULL OR origin = $origin)
+    WHERE {wanted}
         AND (CAST($trace_id AS VARCHAR) IS NULL
             OR coalesce(substr(traceparent, 4, 32),
                 replace(if(origin = 'replay', exchange_id, request_id), '-', '')) = $trace_id)
@@ -145,21 +142,13 @@ def exchanges(
     there is none.
     """
     began = None if before is None else _began(store, before)
-    parameters = {
-        "model": model,
-        "arm": arm,
-        "outcome": outcome,
-        "origin": origin,
-        "trace_id": trace_id,
-        "before": before,
-        "began": began,
-        "limit": limit,
-        "offset": offset,
-    }
+    wanted, values = matching(model=model, assigned_arm=arm, outcome=outcome, origin=origin)
+    place = {"trace_id": trace_id, "before": before, "began": began, "limit": limit, "offset": offset}
+    parameters = values | place
     if experiment is None:
-        return store.read(_LISTED.format(table="exchanges", columns="*"), parameters)
+        return store.read(_LISTED.format(table="exchanges", columns="*", wanted=wanted), parameters)
     # The page is found by the few columns that it takes; only its own rows are read whole.
-    found = _LISTED.format(table=f"({_OF_EXPERIMENT})", columns="exchange_id")
+    found = _LISTED.format(table=f"({_OF_EXPERIMENT})", columns="exchange_id", wanted=wanted)
     return store.read(
         f"SELECT * FROM exchanges WHERE exchange_id IN ({found}) ORDER BY started_at DESC, exchange_id",
         parameters | {"experiment": experiment, "control": CONTROL},
@@ -172,6 +161,20 @@ def _began(store: Store, exchange_id: str) -> datetime:
         raise NotFound(f"no exchange {exchange_id!r} to go on from", code="unknown_exchange", param="before")
     began: datetime = rows[0]["started_at"]
     return began
+
+
+def candidate_ends(store: Store, experiment: str, phase: int, version: int, since_ns: int) -> tuple[int, int]:
+    """How many requests a version answered since an instant in a phase, and how many failed there."""
+    rows = store.read(
+        """
+        SELECT count(*) FILTER (WHERE arm_outcome IS NULL AND outcome IN ('complete', 'length')) AS answered,
+            count(*) FILTER (WHERE list_contains(?, coalesce(arm_outcome, outcome))) AS failed
+        FROM exchanges
+        WHERE experiment = ? AND phase = ? AND role = 'primary' AND assigned_version = ? AND started_at >= ?
+        """,
+        [_FAILURES, experiment, phase, version, instant(since_ns)],
+    )
+    return rows[0]["answered"], rows[0]["failed"]
 
 
 def condition(store: Store) -> Row:

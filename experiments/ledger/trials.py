@@ -183,7 +183,8 @@ def phases(store: Store, experiment: str) -> list[Row]:
 def save_look(connection: DuckDBPyConnection, verdict: Verdict, stage: int = 0) -> None:
     """Keep a stage's verdict: the band over time is drawn from these, and scheduled looks are counted."""
     connection.execute(
-        'INSERT INTO looks (experiment, "at", units, verdict_kind, verdict, stage) VALUES (?, ?, ?, ?, ?, ?)',
+        'INSERT INTO looks (experiment, "at", units, verdict_kind, verdict, stage, scheduled)'
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
         [
             verdict.experiment,
             instant(verdict.as_of_ns),
@@ -191,6 +192,7 @@ def save_look(connection: DuckDBPyConnection, verdict: Verdict, stage: int = 0) 
             verdict.kind,
             verdict.to_json().decode(),
             stage,
+            verdict.look.scheduled,
         ],
     )
 
@@ -202,7 +204,7 @@ def past_looks(
     rows = store.read(
         "SELECT verdict FROM looks WHERE experiment = $experiment AND stage = $stage"
         " AND (CAST($before AS BIGINT) IS NULL OR rowid < $before)"
-        " AND coalesce(CAST(json_extract(verdict, '$.look.scheduled') AS BOOLEAN), false)"
+        " AND scheduled"
         " ORDER BY rowid",
         {"experiment": experiment, "stage": stage, "before": before},
     )
@@ -213,21 +215,36 @@ def past_looks(
 def verdicts(
     store: Store, experiment: str, *, stage: int | None = None, until: int | None = None, limit: int = 500
 ) -> list[dict[str, Any]]:
-    """The latest verdicts (up to the one of that number) as JSON documents, oldest first; of one stage, or of
-    all."""
-    rows = store.read(
-        "SELECT verdict FROM looks WHERE experiment = $experiment"
-        " AND (CAST($stage AS INTEGER) IS NULL OR stage = $stage)"
-        " AND (CAST($until AS BIGINT) IS NULL OR rowid <= $until)"
-        " ORDER BY rowid DESC LIMIT $limit",
-        {"experiment": experiment, "stage": stage, "until": until, "limit": limit},
-    )
-    return [orjson.loads(row["verdict"]) for row in reversed(rows)]
+    """Verdicts (up to the one of that number) as JSON documents, oldest first; of one stage, or of all. Of more
+    than `limit` there are about so many, evenly over the whole time, the last one among them.
+    """
+    rows = store.read(_COURSE, {"experiment": experiment, "stage": stage, "until": until, "limit": limit})
+    return [orjson.loads(row["verdict"]) for row in rows]
+
+
+#: Where there are too many, the last one of each stretch of time.
+_COURSE: Final = """
+    WITH kept AS (
+        SELECT rowid AS number, epoch_us("at") AS us FROM looks
+        WHERE experiment = $experiment AND (CAST($stage AS INTEGER) IS NULL OR stage = $stage)
+            AND (CAST($until AS BIGINT) IS NULL OR rowid <= $until)),
+    about AS (SELECT count(*) AS n, min(us) AS first, max(us) AS last, max(number) AS latest FROM kept),
+    chosen AS (
+        SELECT max(number) AS number FROM kept, about
+        GROUP BY CASE WHEN n <= $limit THEN number ELSE (us - first) * $limit // (last - first + 1) END
+        UNION SELECT latest FROM about)
+    SELECT verdict FROM looks WHERE rowid IN (SELECT number FROM chosen) ORDER BY rowid
+"""
 
 
 def last_verdict(store: Store, experiment: str, stage: int | None = None) -> dict[str, Any] | None:
     """The latest verdict (of a stage) as a JSON document, None if there was none yet."""
-    return next(iter(verdicts(store, experiment, stage=stage, limit=1)), None)
+    rows = store.read(
+        "SELECT verdict FROM looks WHERE experiment = $experiment"
+        " AND (CAST($stage AS INTEGER) IS NULL OR stage = $stage) ORDER BY rowid DESC LIMIT 1",
+        {"experiment": experiment, "stage": stage},
+    )
+    return orjson.loads(rows[0]["verdict"]) if rows else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,6 +81,12 @@ def log_two_sided(statistic: float, df: float = math.inf) -> float:
     return min(0.0, float(tail))
 
 
+def as_z(statistic: float, df: float = math.inf) -> float:
+    """The z with the same one-sided p as a t statistic, and its sign."""
+    half = min(log_two_sided(statistic, df) - math.log(2.0), math.log(0.5))
+    return math.copysign(-float(scipy.special.ndtri_exp(half)), statistic)
+
+
 def quantile(probability: float, df: float = math.inf) -> float:
     """The quantile of Student's t, or with infinite df of the normal distribution."""
     return float(

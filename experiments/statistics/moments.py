@@ -44,6 +44,43 @@ class Moments:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How unequal n units are: the sums of m, how many observations each has, and of its squares."""
+
+    n: int
+    m: float
+    mm: float
+
+    @property
+    def worth(self) -> float:
+        """Of how many units with the same number of observations these are worth (Kish 1965): M^2 / sum m^2,
+        between 1 and n."""
+        return min(float(self.n), max(1.0, self.m * self.m / self.mm)) if self.mm > 0.0 else float(self.n)
+
+    @property
+    def missed(self) -> float:
+        """By what the variance of a ratio over units is too small at most, as a factor of at least 1.
+
+        A unit with much of the observations draws the ratio to itself, so that its residual says little of
+        how far off it is. If all observations of a unit are alike, the sum of squared residuals is expected
+        to be s - 2 c + s^2 of what it should be, with s = sum w^2, c = sum w^3 and w = m / M (the bias of
+        Bell and McCaffrey 2002). c is not among the sums: it is the most that n units and s allow, one large
+        unit and the rest alike. For equal units this is n / (n - 1), which the variance has already.
+        """
+        n, s = self.n, 1.0 / self.worth
+        if n < 2:
+            return 1.0
+        most = min(1.0, 1.0 / n + math.sqrt(max(0.0, s - 1.0 / n) * (1.0 - 1.0 / n)))
+        left = s - 2.0 * (most**3 + (1.0 - most) ** 3 / (n - 1) ** 2) + s * s
+        return max(1.0, s / left * (n - 1) / n) if left > 0.0 else math.inf
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom: however much one unit has, its own square is one of them."""
+        return max(2.0, self.worth) - 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """Sums over n units of each unit's totals y (the value) and m (how many observations it is of).
 
@@ -92,26 +129,13 @@ class Cluster:
 
     @property
     def worth(self) -> float:
-        """Of how many units with the same number of observations these are worth (Kish 1965): M^2 / sum m^2,
-        between 1 and n."""
-        return min(float(self.n), max(1.0, self.m * self.m / self.mm)) if self.mm > 0.0 else float(self.n)
+        """Of how many units with the same number of observations these are worth (`Sizes.worth`)."""
+        return Sizes(n=self.n, m=self.m, mm=self.mm).worth
 
     @property
     def missed(self) -> float:
-        """By what `variance` is too small at most, as a factor of at least 1.
-
-        A unit with much of the observations draws the ratio to itself, so that its residual says little of
-        how far off it is. If all observations of a unit are alike, the sum of squared residuals is expected
-        to be s - 2 c + s^2 of what it should be, with s = sum w^2, c = sum w^3 and w = m / M (the bias of
-        Bell and McCaffrey 2002). c is not among the sums: it is the most that n units and s allow, one large
-        unit and the rest alike. For equal units this is n / (n - 1), which `variance` has already.
-        """
-        n, s = self.n, 1.0 / self.worth
-        if n < 2:
-            return 1.0
-        most = min(1.0, 1.0 / n + math.sqrt(max(0.0, s - 1.0 / n) * (1.0 - 1.0 / n)))
-        left = s - 2.0 * (most**3 + (1.0 - most) ** 3 / (n - 1) ** 2) + s * s
-        return max(1.0, s / left * (n - 1) / n) if left > 0.0 else math.inf
+        """By what `variance` is too small at most, as a factor of at least 1 (`Sizes.missed`)."""
+        return Sizes(n=self.n, m=self.m, mm=self.mm).missed
 
     @property
     def usable(self) -> bool:

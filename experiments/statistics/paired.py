@@ -15,6 +15,7 @@ import scipy
 
 from .estimate import Estimate, Interval, check_level, lacking, quantile
 from .mean import t_estimate
+from .moments import Sizes
 from .proportion import wilson
 
 
@@ -177,6 +178,11 @@ class PairedSums:
     cubes: tuple[float, ...] = ()
 
     @property
+    def sizes(self) -> Sizes:
+        """How unequal the clusters are."""
+        return Sizes(n=self.clusters, m=self.m, mm=self.mm)
+
+    @property
     def residual_cubes(self) -> float | None:
         """The sum over clusters of (d_c - m_c * mean)^3; None where it is not known."""
         if len(self.cubes) != 4 or self.m <= 0.0:
@@ -187,12 +193,19 @@ class PairedSums:
 
 
 def clustered_difference(
-    sums: PairedSums, *, alpha: float = 0.05, null: float = 0.0, corrected: bool = True
+    sums: PairedSums,
+    *,
+    alpha: float = 0.05,
+    null: float = 0.0,
+    corrected: bool = True,
+    wary: bool = False,
 ) -> Estimate:
     """The mean difference with the cluster-robust standard error and C - 1 degrees of freedom (F17).
 
     sqrt(C / (C - 1) * sum over clusters of (d_c - m_c * mean)^2) / n. With one pair in each cluster this
     is the paired t. Without `corrected` the factor C / (C - 1) is left out, as in Miller (2024), eq. 4.
+    With `wary`, clusters of unequal sizes count as the fewer that they are worth, and a large one's residual
+    as too small, as units do in `strata.mean_contrast`.
     """
     if sums.clusters == 0 or sums.m <= 0:
         return lacking("no_data", "paired-t-clustered")
@@ -203,10 +216,10 @@ def clustered_difference(
     if squares <= 1e-12 * (abs(sums.dd) + value * value * sums.mm):
         return lacking("insufficient_data", "paired-t-clustered", value)
     factor = sums.clusters / (sums.clusters - 1) if corrected else 1.0
-    variance = factor * squares / sums.m**2
-    return t_estimate(
-        value, variance, sums.clusters - 1.0, alpha=alpha, method="paired-t-clustered", null=null
-    )
+    variance, df = factor * squares / sums.m**2, sums.clusters - 1.0
+    if wary:
+        variance, df = variance * sums.sizes.missed, sums.sizes.freedom
+    return t_estimate(value, variance, df, alpha=alpha, method="paired-t-clustered", null=null)
 
 
 #: The pairs of one cluster, each as (weight, candidate - control).
@@ -252,7 +265,8 @@ def ratio_contrast(sums: PairedRatio, *, alpha: float = 0.05, control_factor: fl
     """R1 - control_factor * R0, where R are ratios of sums over the same pairs, by the delta method (F4).
 
     A cluster's residual is (y1 - R1 w1) / W1 - control_factor (y0 - R0 w0) / W0; the standard error is that
-    of their sum, with C - 1 degrees of freedom: what both halves of a pair share cancels out.
+    of their sum: what both halves of a pair share cancels out. Clusters of unequal sizes count as the fewer
+    that they are worth, and a large one's residual as too small.
     """
     method = "paired-ratio-clustered"
     if sums.clusters == 0 or not all(sums.totals[k] > 0.0 for k in (1, 3)):
@@ -267,7 +281,9 @@ def ratio_contrast(sums: PairedRatio, *, alpha: float = 0.05, control_factor: fl
     if sums.clusters < 2 or squares <= 1e-12 * float(np.abs(parts).sum()):
         return lacking("insufficient_data", method, value)
     c = sums.clusters
-    return t_estimate(value, squares * c / (c - 1), c - 1.0, alpha=alpha, method=method)
+    halves = [Sizes(n=c, m=sums.totals[k], mm=float(sums.products[k][k])) for k in (1, 3)]
+    variance = squares * c / (c - 1) * max(half.missed for half in halves)
+    return t_estimate(value, variance, min(half.freedom for half in halves), alpha=alpha, method=method)
 
 
 def paired_sums(differences: Sequence[float], clusters: Sequence[object] | None = None) -> PairedSums:

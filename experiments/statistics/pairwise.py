@@ -170,23 +170,29 @@ def _strongly_connected(beats: npt.NDArray[np.bool_]) -> bool:
     return bool(reach.all())
 
 
-def bootstrap_strengths(
-    items: npt.ArrayLike, *, draws: int = 500, alpha: float = 0.05, seed: int = 0
+def strength_intervals(
+    found: Strengths, games: npt.ArrayLike, *, alpha: float = 0.05
 ) -> list[Interval | None]:
-    """Percentile intervals of the log strengths, resampling items: shape (items, k, k) of wins in each item.
+    """The intervals of the log strengths, from the wins in each cluster: shape (clusters, k, k).
 
-    An interval is None where more than one draw in ten has no maximum.
+    What a cluster's games would do to the strengths is summed over the clusters (the sandwich of White 1982,
+    CR1, t with one less), so that games of one item, template or document may hang together as they like.
+    None with fewer than two clusters, and where all of them are alike.
     """
-    w = np.asarray(items, np.float64)
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(draws):
-        drawn = bradley_terry(w[rng.integers(0, len(w), len(w))].sum(axis=0).tolist()) if len(w) else None
-        if drawn is not None:
-            found.append(drawn.log_strengths)
-    if len(found) < 0.9 * draws:
-        return [None] * w.shape[-1]
-    low, high = np.quantile(np.asarray(found), [alpha / 2.0, 1.0 - alpha / 2.0], axis=0)
+    w = np.asarray(games, np.float64)
+    count, size = len(w), len(found.log_strengths)
+    if count < 2:
+        return [None] * size
+    theta = np.asarray(found.log_strengths)
+    p = scipy.special.expit(np.subtract.outer(theta, theta))
+    slopes = (w - (w + w.transpose(0, 2, 1)) * p).sum(axis=2)
+    pushes = slopes @ np.asarray(found.covariance)
+    variances = count / (count - 1) * (pushes * pushes).sum(axis=0)
     return [
-        Interval(lower=float(a), upper=float(b), level=1.0 - alpha) for a, b in zip(low, high, strict=True)
+        None
+        if variance <= 1e-15
+        else t_estimate(
+            float(value), float(variance), count - 1.0, alpha=alpha, method="bradley-terry"
+        ).interval
+        for value, variance in zip(theta, variances, strict=True)
     ]

@@ -8,6 +8,7 @@ day.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import scipy
@@ -471,3 +472,13 @@ def more_units(
         if high > 2.0**27:
             return MoreUnits(factor=None, power_now=now)
     return MoreUnits(factor=float(scipy.optimize.brentq(lambda f: at(f) - power, 0.0, high)), power_now=now)
+
+
+def first_units(excluded: Callable[[float], bool], since: float, horizon: int) -> float | None:
+    """The first number of units, to a twentieth, that suffices; None beyond the horizon."""
+    units = since
+    while units <= horizon:
+        if excluded(units):
+            return units
+        units *= 1.05
+    return None

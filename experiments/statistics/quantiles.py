@@ -43,8 +43,7 @@ class QuantileSummary:
     @property
     def needed(self) -> float:
         """How many observations must be exceeded for the outer levels to lie strictly within (0, 1)."""
-        odds = self.level / (1.0 - self.level)
-        return quantile(0.975) ** 2 * max(odds, 1.0 / odds)
+        return needed(self.level)
 
     @property
     def status(self) -> Status:
@@ -79,6 +78,12 @@ class QuantileSummary:
         if not self.n:
             return math.nan
         return self.clusters.variance / (self.level * (1.0 - self.level) / self.n)
+
+
+def needed(level: float) -> float:
+    """How many observations must be exceeded for a quantile's 95 % interval to have two ends."""
+    odds = level / (1.0 - level)
+    return quantile(0.975) ** 2 * max(odds, 1.0 / odds)
 
 
 def _check_quantile(level: float) -> None:

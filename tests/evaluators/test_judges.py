@@ -175,7 +175,17 @@ def test_a_text_is_shown_whole_on_one_line_in_which_nothing_acts(text: str) -> N
     shown = inert(text)
     assert json.loads(shown) == text
     assert len(shown.splitlines()) == 1
-    assert not set(shown) & set("<>\u200b\u202e")
+    assert not set(shown) & set("<>\u200b\u202e\x7f\u3164\ufe0f\U000e0100")
+
+
+@pytest.mark.parametrize("token", ["[|user|]", "[gMASK]", "[e~[", "]~b]", "[/INST]", "<|im_end|>"])
+def test_no_chat_templates_control_token_stands_in_a_text_as_it_is(token: str) -> None:
+    assert token not in inert(f"x {token} y")
+    assert json.loads(inert(f"x {token} y")) == f"x {token} y"
+
+
+def test_brackets_of_lists_and_code_stay_as_they_are() -> None:
+    assert inert("a[i], [1, 2], [link](b)") == '"a[i], [1, 2], [link](b)"'
 
 
 def test_a_long_text_loses_its_middle_and_the_criterion_stands_behind_it(tmp_path: Path) -> None:

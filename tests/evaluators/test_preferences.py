@@ -237,6 +237,7 @@ def test_the_effect_is_twice_the_win_rates_distance_from_a_half(wins: int, ties:
 def test_a_pair_that_was_skipped_is_not_counted() -> None:
     skipped = JudgedPair(
         item_id="q",
+        cluster="item:q",
         repeat=0,
         evaluator="pairwise",
         found=PairScore(score=Score.skipped("pairwise", "no judge")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -74,6 +75,32 @@ def test_ties_are_halves_and_unscored_pairs_are_nothing() -> None:
     one = comparison(2, 1, ["candidate"])
     one["result"]["preferences"]["pairs"][0]["preferred"] = None
     assert rank([one]) == []
+
+
+def in_clusters(rng: np.random.Generator, known: bool) -> Json:
+    """Twenty clusters of five items that are won and lost as one."""
+    found = comparison(2, 1, [one for one in rng.choice(["candidate", "control"], 20) for _ in range(5)])
+    for n, pair in enumerate(found["result"]["preferences"]["pairs"]):
+        pair |= {"cluster": f"cluster:{n // 5}"} if known else {}
+    return found
+
+
+def holds_the_truth(found: Json) -> bool:
+    (ranking,) = rank([found])
+    interval = ranking.standings[0].interval
+    return interval is not None and interval.lower <= 0.0 <= interval.upper
+
+
+def test_items_that_hang_together_are_counted_as_clusters() -> None:
+    """Counted as items, one interval in four misses that the versions are the same."""
+    rng = np.random.default_rng(1)
+    assert np.mean([holds_the_truth(in_clusters(rng, True)) for _ in range(200)]) >= 0.92
+    assert np.mean([holds_the_truth(in_clusters(rng, False)) for _ in range(200)]) <= 0.8
+
+
+def test_what_all_items_say_alike_has_no_interval() -> None:
+    (found,) = rank([comparison(2, 1, ["tie"] * 50)])
+    assert [(one.strength, one.interval) for one in found.standings] == [(0.0, None), (0.0, None)]
 
 
 def test_a_version_that_never_lost_has_no_strength_and_it_is_said() -> None:

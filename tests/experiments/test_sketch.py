@@ -19,21 +19,23 @@ RNG = np.random.default_rng(7)
 
 
 def log_ratio(phases: Phases, level: float, *, alpha: float) -> Estimate:
-    return sketches.log_ratio(sketches.within(phases, level, alpha=alpha), alpha=alpha)
+    found = sketches.compared(sketches.within(phases, level))
+    assert found is not None
+    return found.estimate(alpha=alpha)
 
 
 def levels(phases: Phases, level: float) -> tuple[float | None, float | None]:
-    return sketches.levels(phases, sketches.within(phases, level, alpha=0.05), level)
+    return sketches.levels(phases, sketches.within(phases, level), level)
 
 
 def sketch(logs: np.ndarray, units: np.ndarray | None = None) -> Sketch:
     counted = Counter(int(x) for x in np.floor(logs * 1000))
     bins = tuple(sorted(counted))
     owners = np.arange(len(logs)) if units is None else units
-    m = np.bincount(owners).astype(float)
+    m = np.bincount(owners).astype(np.float64)
     y = np.bincount(owners, weights=logs)
     seen = m > 0
-    cluster = Cluster.of(y[seen], m[seen])
+    cluster = Cluster.of(y[seen].astype(np.float64), m[seen])
     histogram = Histogram(
         metric="q", phase=1, arm="a", bins=bins, counts=tuple(counted[bin_] for bin_ in bins)
     )
@@ -82,9 +84,9 @@ def test_intervals_of_sticky_units_cover() -> None:
 
 def test_too_little_is_said_and_nothing_is_made_up() -> None:
     none = Sketch(histogram=None, units=Cluster(n=0, y=0.0, m=0.0, yy=0.0, mm=0.0, ym=0.0))
-    assert log_ratio([(none, none)], 0.95, alpha=0.05).status == "no_data"
+    assert sketches.compared(sketches.within([(none, none)], 0.95)) is None
     few = sketch(RNG.normal(6.0, 0.8, 30))
-    assert log_ratio([(few, few)], 0.99, alpha=0.05).status == "insufficient_data"
+    assert sketches.compared(sketches.within([(few, few)], 0.99)) is None
     assert levels([(none, none)], 0.5) == (None, None)
     assert levels([], 0.5) == (None, None)
     one, zero = levels([(few, none)], 0.5)
@@ -106,3 +108,24 @@ def test_phases_are_compared_within_themselves() -> None:
     assert zero is not None
     assert math.log(one / zero) == pytest.approx(found.value)  # pooled, the candidate seems a half slower
     assert levels([first], 0.95) == tuple(arm.quantile(0.95) for arm in first)
+
+
+@pytest.mark.parametrize(("level", "slow"), [(0.95, 100), (0.5, 1000)])
+def test_one_request_more_beyond_a_gap_is_no_evidence(level: float, slow: int) -> None:
+    """An answer from a cache or not: of 2,000 requests two more or two fewer than the level are slow, so that
+    one quantile is eight times the other, as it is in every other experiment of two equal versions."""
+
+    def arm(beyond: int) -> Sketch:
+        fast, late = RNG.normal(5.0, 0.1, 2000 - beyond), RNG.normal(5.0 + math.log(8.0), 0.1, beyond)
+        return sketch(np.concatenate([fast, late]))
+
+    found = sketches.compared(sketches.within([(arm(slow + 2), arm(slow - 2))], level))
+    assert found is not None
+    assert found.value > 1.0
+    assert all(0.0 < found.z(null) < 0.5 for null in (0.0, math.log(1.1)))
+    interval = found.estimate(alpha=0.05).interval
+    assert interval is not None
+    assert interval.lower < 0.0 < found.value < interval.upper
+    clearly = log_ratio([(arm(slow + 150), arm(slow - 90))], level, alpha=0.05).interval
+    assert clearly is not None
+    assert clearly.lower > 1.5

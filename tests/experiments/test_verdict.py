@@ -502,6 +502,16 @@ class TestCopiesThatAProviderRefused:
         assert "40 of 40 copies" in verdict.sentence
         assert "copies_rate_limited" in codes(verdict)
 
+    def test_a_key_that_is_wanting_is_told_from_the_first_on(self) -> None:
+        shed = (("breaker_open", 9), ("provider_credential_missing", 1))
+        account = Account(place="candidate", outcomes=(("shed", 10),), shed=shed)
+        verdict = conclude(
+            spec(mode="shadow", goals=GOALS[1:2]), evidence(arms=(), sums=(), accounts=(account,))
+        )
+        assert "1 of 10 copies" in verdict.sentence
+        assert "--credential" in verdict.sentence
+        assert "copies_without_key" in codes(verdict)
+
     def test_a_few_are_not_worth_a_word(self) -> None:
         assert "copies_rate_limited" in codes(self.shadow(6, 94))
         assert "copies_rate_limited" not in codes(self.shadow(5, 95))

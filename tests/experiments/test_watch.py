@@ -275,6 +275,42 @@ def test_verdicts_are_kept_when_they_say_something_new_and_now_and_then(plane: P
     assert len(trials.verdicts(plane.controller.store, "faster")) == 2
 
 
+def test_the_longer_a_phase_lasts_the_less_often_a_verdict_that_says_nothing_new_is_kept(
+    plane: Plane,
+) -> None:
+    """Each ten seconds were a gigabyte for five experiments in a week."""
+    plane.begin()
+    watch = Watch(plane.controller.control, plane.controller.promotion, judge=unscheduled)
+    plane.now_ns += 5 * 86_400 * 10**9
+    store = plane.controller.store
+    watch.look()
+    for _ in range(20):
+        plane.now_ns += 60 * 10**9
+        watch.look()
+    assert len(trials.verdicts(store, "faster")) == 1
+    for _ in range(2):  # once, however often what follows from it is asked for
+        watch.keep("faster")
+    seen = watch.seen("faster")
+    assert seen is not None
+    assert [one["as_of_ns"] for one in trials.verdicts(store, "faster")][1:] == [seen.document["as_of_ns"]]
+    plane.now_ns += 3600 * 10**9
+    watch.look()
+    assert len(trials.verdicts(store, "faster")) == 3
+
+
+def test_the_course_of_weeks_is_drawn_from_its_beginning(plane: Plane) -> None:
+    plane.begin()
+    begun_ns, store = plane.now_ns, plane.controller.store
+    made = [verdict("faster", "keep_running", begun_ns + hour * 3600 * 10**9) for hour in range(1, 1001)]
+    store.write(lambda connection: [trials.save_look(connection, one) for one in made])
+    drawn = [one["as_of_ns"] for one in trials.verdicts(store, "faster", limit=100)]
+    assert drawn == sorted(drawn)
+    assert 100 <= len(drawn) <= 101
+    assert drawn[0] - begun_ns <= 10 * 3600 * 10**9
+    assert drawn[-1] == made[-1].as_of_ns
+    assert max(b - a for a, b in zip(drawn, drawn[1:], strict=False)) <= 11 * 3600 * 10**9
+
+
 def unscheduled(spec: AnalysisSpec, evidence: Evidence, **_: Any) -> Verdict:
     made = verdict(spec.experiment, "keep_running", evidence.as_of_ns)
     return replace(made, look=replace(made.look, scheduled=False))

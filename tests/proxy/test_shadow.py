@@ -22,7 +22,7 @@ from proxy.pressure import Reading
 from tests.experiments.ledger import wires
 from turnout.simulation import Profile, SimulatedEngine
 
-from .harness import Proxy, ask, running_proxy, snapshot
+from .harness import Engine, Proxy, ask, json_answer, running_proxy, snapshot
 
 USAGE = b'{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":5,"total_tokens":12}}'
 
@@ -127,6 +127,35 @@ async def test_a_limited_provider_is_left_alone_for_as_long_as_it_asks_and_nothi
         await one.ask()
         await one.settled()
         assert one.copies()[-1].outcome == "complete"
+
+
+async def test_a_key_that_the_operator_has_yet_to_mend_is_no_failure_of_the_candidate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies without a good key are in no pair, and after a few of them one is sent now and then."""
+    monkeypatch.setenv("ENGINE_A_API_KEY", "outdated")
+
+    async def strict(request: bytes, writer: asyncio.StreamWriter) -> None:
+        good = b"authorization: Bearer good" in request
+        writer.write(json_answer(b"{}") if good else json_answer(b"{}", "401 Unauthorized"))
+
+    limits = Limits(breaker_failures=3, breaker_probe_seconds=0.2)
+    async with SimulatedEngine(Profile(name="chat")) as primary, Engine(strict).running() as engine:
+        table = snapshot({1: primary.url, 2: engine.url}, share_ppm=1_000_000)
+        endpoint = replace(table.endpoints["chat", 2], credential="ENGINE_A_API_KEY")
+        table = replace(table, endpoints={**table.endpoints, ("chat", 2): endpoint})
+        async with running_proxy(tmp_path, table, limits) as proxy:
+            one = Shadowed(proxy, primary, primary)
+            for _ in range(5):
+                await one.ask()
+                await one.settled()
+            assert {row.outcome for row in one.copies()} == {"shed"}
+            assert one.reasons()["engine_refused_key"] in (3, 4)  # a probe may have come between
+            monkeypatch.setenv("ENGINE_A_API_KEY", "good")
+            await asyncio.sleep(0.25)
+            await one.ask()
+            await one.settled()
+            assert one.copies()[-1].outcome == "complete"
 
 
 def test_a_limit_without_a_time_is_waited_for_longer_each_time() -> None:

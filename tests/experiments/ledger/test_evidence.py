@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.ledger.evidence import gather
+from experiments.ledger.evidence import Rollups, gather
 from experiments.ledger.exchange import ExchangeRecord, FeedbackRecord, LossRecord
 from experiments.ledger.facts import EXCHANGES
 from experiments.ledger.store import Store, instant
@@ -100,8 +100,45 @@ def test_feedback_counts_within_its_window_from_the_request_on(store: Store) -> 
     collect(store, *rows, *late)
     names = ("feedback:ok@2h", "feedback:ok", "feedback:ok@1d")
     evidence = gather(store, spec("ab", *names), as_of_ns=START_NS + 40 * hour)
-    found = {one.metric: (one.y, one.m) for one in evidence.sums}
+    found = {one.metric: (one.y, one.m) for one in evidence.sums if not one.metric.endswith("@closed")}
     assert found == {"feedback:ok@2h": (8.0, 2.0), "feedback:ok@1d": (12.0, 2.0), "feedback:ok": (21.0, 3.0)}
+
+
+def test_requests_are_compared_once_their_window_is_over(store: Store) -> None:
+    declare(store, "ab", {1: 500_000})
+    hour = 3_600_000_000_000
+    rows, said = [], []
+    for n in range(4):
+        began = START_NS + 10 * n * hour
+        stamp = f"{began // 1_000_000:012x}"
+        row = record(n, experiment="e", phase=1, unit=f"u{n // 2}", assigned_arm="control", started_ns=began)
+        row.exchange_id = row.request_id = f"{stamp[:8]}-{stamp[8:]}-7000-8000-{n:012x}"
+        rows.append(row)
+        said.append(
+            FeedbackRecord(request_id=row.request_id, name="ok", value=n + 1, at_ns=began + hour, worker="w")
+        )
+    collect(store, *rows, *said)
+    rollups, asked = Rollups(store), spec("ab", "feedback:ok@1d", "error_rate")
+
+    def over(hours: int) -> tuple[float, float, int]:
+        evidence = gather(store, asked, as_of_ns=START_NS + hours * hour, rollups=rollups)
+        assert evidence == gather(store, asked, as_of_ns=START_NS + hours * hour)
+        whole, waited = (
+            next(one for one in evidence.sums if one.metric == name)
+            for name in ("feedback:ok@1d", "feedback:ok@1d@closed")
+        )
+        assert (whole.y, whole.m, whole.units) == (10.0, 4.0, 2)
+        return waited.y, waited.m, waited.units
+
+    # Nothing comes meanwhile but time, and once it goes back.
+    assert [over(hours) for hours in (23, 24, 40, 100, 34, 60)] == [
+        (0.0, 0.0, 0),
+        (1.0, 1.0, 1),
+        (3.0, 2.0, 1),
+        (10.0, 4.0, 2),
+        (3.0, 2.0, 1),
+        (10.0, 4.0, 2),
+    ]
 
 
 def test_what_was_lost_meanwhile_is_told(store: Store) -> None:

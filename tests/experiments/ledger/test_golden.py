@@ -32,7 +32,7 @@ COMPARISON: dict[str, Any] = {
 
 def begin(store: Store, *, seconds: int = 0, **changes: Any) -> bool:
     at = instant(START_NS + seconds * 10**9)
-    return store.write(lambda c: golden.begin_run(c, RUN | changes, started_at=at))
+    return store.write(lambda c: golden.begin_run(c, RUN | changes, at=at))
 
 
 def test_a_run_from_its_beginning_to_its_end(store: Store) -> None:

@@ -116,7 +116,7 @@ def test_a_look_that_fails_leaves_no_half_taken_sums(store: Store) -> None:
     collect(store, *rows[100:])
     with pytest.raises(ZeroDivisionError), rollups.of(declared) as (rollup, cursor):
         cursor.begin()
-        rollup.take_in(Cut(exchanges=250))
+        rollup.take_in(Cut(exchanges=250), END_NS)
         raise ZeroDivisionError
     assert gather(store, declared, as_of_ns=END_NS, rollups=rollups) == gather(
         store, declared, as_of_ns=END_NS

@@ -36,6 +36,17 @@ def test_the_ranges_of_before_several_experiments_are_kept() -> None:
     assert found == [("faster", "chat", '{"control": [[0, 9]]}')]
 
 
+def test_looks_of_before_know_whether_they_were_scheduled() -> None:
+    connection = duckdb.connect()
+    before = next(i for i, one in enumerate(MIGRATIONS) if one is schema.scheduled_looks)
+    migrate(connection, MIGRATIONS[:before])
+    for document in ('{"look": {"scheduled": true}}', '{"look": {"scheduled": false}}', "{}"):
+        connection.execute("INSERT INTO looks VALUES ('e', now()::TIMESTAMP, 1, 'ship', ?, 0)", [document])
+    migrate(connection)
+    found = connection.execute("SELECT scheduled FROM looks ORDER BY rowid").fetchall()
+    assert found == [(True,), (False,), (False,)]
+
+
 def test_a_migration_that_fails_leaves_the_file_as_it_was() -> None:
     def broken(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute("CREATE TABLE half (n INTEGER)")
