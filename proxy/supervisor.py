@@ -62,14 +62,10 @@ def listen(host: str, port: int, *, options: tuple[str, str] = ("--host", "--por
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        taken = error.errno == errno.EADDRINUSE
-        mend = (
-            f"stop what listens there or give {options[1]}"
-            if taken
-            else f"give another {' or '.join(options)}"
-        )
-        message = f"cannot listen on {host}:{port}: {error.strerror}; {mend}"
-        raise PortTaken(message) from error
+        mend = f"give another {' or '.join(options)}"
+        if error.errno == errno.EADDRINUSE:
+            mend = f"stop what listens there or give {options[1]}"
+        raise PortTaken(f"cannot listen on {host}:{port}: {error.strerror}; {mend}") from error
     listener.setblocking(False)
     return listener
 
@@ -182,9 +178,8 @@ class Supervisor:
         for slot in range(self._options.workers):
             worker = self._workers.get(slot)
             if worker is not None and worker.ended:
-                log.error(
-                    "worker %d (pid %d) ended with %s", slot, worker.process.pid, worker.process.returncode
-                )
+                process = worker.process
+                log.error("worker %d (pid %d) ended with %s", slot, process.pid, process.returncode)
                 # One that dies at birth is started again at most once a second.
                 self._not_before[slot] = now + (1.0 if now - worker.born < 5.0 else 0.0)
                 self._buried(worker)
@@ -242,16 +237,8 @@ class Supervisor:
         options = self._options
         reading, writing = os.pipe()
         command = [sys.executable, "-m", "proxy", "--fd", str(fd), "--parent", str(os.getpid())]
-        command += [
-            "--ready-fd",
-            str(writing),
-            "--workers",
-            str(options.workers),
-            "--data",
-            str(options.data),
-            "--control-url",
-            options.control_url,
-        ]
+        command += ["--ready-fd", str(writing), "--workers", str(options.workers)]
+        command += ["--data", str(options.data), "--control-url", options.control_url]
         if options.busy_polling:
             command.append("--busy-polling")
         if at_once:  # nobody else takes connections

@@ -91,15 +91,13 @@ class Worker:
         self.subscription = Subscription(control_url, data / "proxy-snapshot.json", self.name, self.adopt)
         self.heads: KnownHeads[RequestHead] = KnownHeads()
         self._clients: set[ClientConnection] = set()
-        self._deadlines = Deadlines(
-            self._clients,
-            tick_for(
-                limits.head_seconds,
-                limits.body_seconds,
-                limits.keep_alive_seconds,
-                limits.stalled_reader_seconds,
-            ),
+        tick = tick_for(
+            limits.head_seconds,
+            limits.body_seconds,
+            limits.keep_alive_seconds,
+            limits.stalled_reader_seconds,
         )
+        self._deadlines = Deadlines(self._clients, tick)
         self._concluding = False  # an answer has gone in this turn of the loop
         self._concluded: list[tuple[ExchangeRecord, Relay]] = []  # those behind it
         self._serials: defaultdict[tuple[str, int, str | None], Iterator[int]] = defaultdict(lambda: count(1))
@@ -373,13 +371,9 @@ class Worker:
         now = self.loop.time()
         if self.spool.lost > self._told_lost and now >= self._tell_again:
             self._tell_again = now + LOSSES_SECONDS
-            log.error(
-                "%d records in all could not be written to %s: %s",
-                self.spool.lost,
-                self.data / "spool",
-                self.spool.trouble,
-            )
-            self._told_lost = self.spool.lost
+            lost, folder = self.spool.lost, self.data / "spool"
+            log.error("%d records in all could not be written to %s: %s", lost, folder, self.spool.trouble)
+            self._told_lost = lost
 
     def saved(self) -> WorkerState:
         """What this worker says of itself at this moment, left where the other workers find it, if that can

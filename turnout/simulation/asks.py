@@ -146,9 +146,8 @@ def sides(path: str, document: Mapping[str, Any]) -> tuple[tuple[str, ...], tupl
     for names in (("query",), ("documents",)) if path == RERANK else _SCORE_SIDES:
         content = next((document[name] for name in names if name in document), None)
         if not content:
-            raise _bad(
-                f"1 validation error:\n  {{'type': 'missing', 'loc': ('body', '{names[0]}')}}", names[0]
-            )
+            problem = f"{{'type': 'missing', 'loc': ('body', '{names[0]}')}}"
+            raise _bad(f"1 validation error:\n  {problem}", names[0])
         found.append(_texts(content))
     return found[0], found[1]
 
