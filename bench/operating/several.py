@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from experiments.comparison import compare
-from experiments.evidence import AnalysisSpec, ArmCount, Evidence, Goal, Look, MetricSums, PastSums
+from experiments.evidence import AnalysisSpec, ArmCount, Evidence, Goal, Look, MetricSums, PastSums, Role
 from experiments.looks import look_taken
 from experiments.metrics import closed, metric
 from experiments.statistics.estimate import quantile
@@ -114,7 +114,7 @@ def _with_past(case: Past, random: Random, factor: float) -> Evidence:
     return _evidence(arm, [_sums("cost", name, y[which], m[which]) for name, which in _arms(arm)], past)
 
 
-def of_past(case: Past, *, factor: float = 1.0, runs: int = 500, seed: int = 41) -> dict[str, float]:
+def of_past(case: Past, *, factor: float = 1.0, runs: int = 300, seed: int = 41) -> dict[str, float]:
     """Shares of the runs: called `better` and `worse` at 2.5 % each, `safe` (not worse by the margin) at 5 %,
     and the interval's `width` as a part of what it is without the past (median)."""
     random = np.random.default_rng(seed)
@@ -197,7 +197,7 @@ def of_feedback(
     window: float | None = None,
     gain: float = 0.0,
     units: int = 20_000,
-    looks: int = 5,
+    looks: int = 3,
     runs: int = 200,
     seed: int = 42,
 ) -> dict[str, float]:
@@ -247,20 +247,17 @@ def of_metrics(
     alike: float = 0.5,
     units: int = 2000,
     looks: int = 5,
-    runs: int = 200,
+    runs: int = 150,
     seed: int = 43,
 ) -> dict[str, float]:
     """What is said of several metrics with correlation `alike`, at any look: the first success
     metric is better by `gain` and the first guardrail worse by `harm`, relative; all others are the same."""
     random = np.random.default_rng(seed)
+    asked: list[tuple[Role, int]] = [("success", success), ("guardrail", guardrails)]
+    roles = [role for role, count in asked for _ in range(count)]
     goals = tuple(
-        Goal(
-            metric=metric(f"feedback:{role[0]}{i}"),
-            role=role,
-            margin=_MARGIN if role == "guardrail" else None,
-        )
-        for role, count in (("success", success), ("guardrail", guardrails))
-        for i in range(count)
+        Goal(metric=metric(f"feedback:m{i}"), role=role, margin=_MARGIN if role == "guardrail" else None)
+        for i, role in enumerate(roles)
     )
     spec = AnalysisSpec(
         experiment="e", mode="ab", unit="user", goals=goals, horizon=units, looks=looks, max_duration_s=1e9

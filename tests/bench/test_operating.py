@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.operating import golden, rules, running, tables
+from bench.operating import golden, rules, running, several, tables
 from bench.operating.streams import Stream
 from experiments.statistics import mean, strata
 from experiments.statistics.moments import Cluster, Moments
@@ -82,3 +82,20 @@ def test_paired_coverage_counts_every_table_once() -> None:
     found = golden.paired_coverage(40, both=0.9, only_control=0.02, only_candidate=0.05, replications=2000)
     assert found["bonett_price"].coverage >= 0.95
     assert found["bonett_price"].width < found["unpaired_newcombe"].width
+
+
+def test_words_that_only_come_sooner_are_no_gain_once_the_window_is_over() -> None:
+    quicker = next(case for case in several.LATES if "half the time" in case.name)
+    plain = several.of_feedback(quicker, looks=1, runs=60)
+    waited = several.of_feedback(quicker, window=0.5, looks=1, runs=60)
+    assert waited["better"] < min(0.1, plain["better"])
+
+
+def test_a_metric_less_the_past_is_held_to_its_level() -> None:
+    found = several.of_past(several.PASTS[0], runs=80)
+    assert found["width"] < 0.95
+    assert max(found["better"], found["worse"]) <= 0.1
+
+
+def test_of_several_metrics_that_are_the_same_few_are_called_better() -> None:
+    assert several.of_metrics(success=3, guardrails=2, runs=30)["better"] <= 0.1
