@@ -68,14 +68,16 @@ def _agreement(raters: tuple[str, str], pairs: Iterable[tuple[Task, str, str]]) 
     table = [[0] * len(grades) for _ in grades]
     for _, one, other in pairs:
         table[place[one]][place[other]] += 1
-    found = agreement.kappa(table, weights="none" if len(grades) == 2 else "linear")
+    weights: agreement.Weights = "none" if len(grades) == 2 else "linear"
+    found = agreement.kappa(table, weights=weights)
+    interval = agreement.kappa_interval(table, weights=weights)
     return Agreement(
         raters=raters,
         n=len(pairs),
         raw=agreement.raw_agreement(table),
         kappa=found.value,
-        lower=None if found.interval is None else found.interval.lower,
-        upper=None if found.interval is None else found.interval.upper,
+        lower=None if interval is None else interval.lower,
+        upper=None if interval is None else interval.upper,
     )
 
 

@@ -114,7 +114,7 @@ def _effects(
     ends."""
 
     def effect(truths: Sequence[float]) -> Effect | None:
-        return _effect(cases.cases, sample, truths, alpha=alpha)
+        return effect_of(cases.cases, sample, truths, alpha=alpha)
 
     return {
         "effect": effect([(low + high) / 2 for low, high in known]),
@@ -123,9 +123,11 @@ def _effects(
     }
 
 
-def _effect(
+def effect_of(
     cases: Sequence[Case], sample: Sequence[Case], truths: Sequence[float], *, alpha: float
 ) -> Effect | None:
+    """The effect over all cases, if people found these `truths` of the sampled ones; None where it says too
+    little."""
     known = {case.item.id: truth for case, truth in zip(sample, truths, strict=True)}
     known |= {case.item.id: case.offset for case in cases if not case.terms}
     if len(known) == len(cases):

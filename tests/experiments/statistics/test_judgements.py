@@ -124,4 +124,30 @@ class TestJudges:
     def test_one_label_alone_is_no_agreement(self) -> None:
         assert agreement.kappa([[50, 0], [0, 0]]).status == "insufficient_data"
         assert agreement.kappa([[0, 0], [0, 0]]).status == "no_data"
+        assert agreement.kappa_interval([[50, 0], [0, 0]]) is None
+        assert agreement.kappa_interval([[0, 0], [0, 0]]) is None
+
+    def test_thirty_labels_that_all_agree_are_not_sure_of_it(self) -> None:
+        found = agreement.kappa_interval([[15, 0], [0, 15]])
+        assert found is not None
+        assert 0.5 < found.lower < 0.9
+        assert found.upper == 1.0
+
+    @pytest.mark.parametrize(("passed", "right"), [(0.5, 0.9), (0.95, 0.9), (0.95, 0.97), (0.8, 0.75)])
+    @pytest.mark.parametrize("n", [30, 60])
+    def test_its_interval_holds_the_truth_and_lies_between_one_and_minus_one(
+        self, n: int, passed: float, right: float
+    ) -> None:
+        """By the large-sample one it is 85 to 94 of 100, where there is one, and up to 1.1."""
+        p = np.array(
+            [[passed * right, passed * (1 - right)], [(1 - passed) * (1 - right), (1 - passed) * right]]
+        )
+        chance = float(p.sum(axis=1) @ p.sum(axis=0))
+        truth = (float(np.trace(p)) - chance) / (1.0 - chance)
+        held = 0
+        for table in np.random.default_rng(4).multinomial(n, p.ravel(), 300).reshape(-1, 2, 2):
+            found = agreement.kappa_interval(table.tolist())
+            assert found is None or -1.0 <= found.lower <= found.upper <= 1.0
+            held += found is None or found.lower <= truth <= found.upper
+        assert held / 300 >= 0.93 - 2.0 * math.sqrt(0.93 * 0.07 / 300)
         assert agreement.raw_agreement([[0, 0], [0, 0]]) is None
