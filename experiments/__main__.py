@@ -71,6 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8081)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # What is said to nobody's logger is scipy's: a line or two of each look.
+    logging.getLogger().addFilter(lambda record: record.levelno >= logging.WARNING)
     data: Path = arguments.data
     try:
         options = ControllerOptions(

@@ -18,8 +18,9 @@ _ENTERING: Final = ("start", "stage")
 def pipeline(
     store: Store, experiment: Experiment, now_ns: int, latest: dict[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """The stages in their order, and the promotion at the end. `latest` is the latest verdict's document, which
-    need not be in the ledger yet.
+    """The stages in their order, and the promotion at the end.
+
+    `latest` is the latest verdict's document, which need not be in the ledger yet.
 
     Each: `state` (passed, the experiment's own, or to_come), `time_s` spent in it, the last `verdict` on it
     (kind, label, sentence), and the `permission` (at_ns, reason, verdict hash) that let the candidate in;

@@ -298,11 +298,9 @@ class Watch:
         return seen.waiting_for if seen and experiment.has_traffic else None
 
     def _phase_units(self, experiment: Experiment, spec: AnalysisSpec, evidence: Evidence) -> int:
-        """How many units the candidate has had in the present phase."""
-        number = experiment.phase.number
-        if not experiment.routes:
-            return trials.candidate_units(self._control.store, experiment.name, number)
-        return sum(arm.present for arm in evidence.arms if (arm.phase, arm.arm) == (number, spec.candidate))
+        """How many units the candidate has answered in the present phase; a ramp asks for it."""
+        here = (experiment.phase.number, spec.candidate)
+        return sum(arm.present for arm in evidence.arms if (arm.phase, arm.arm) == here)
 
     def _promote(self, experiment: Experiment, author: Author, backing: Backing) -> None:
         """Promote what was found better. Where production has moved meanwhile, a person must look at it."""

@@ -98,8 +98,11 @@ def show_status(settings: Settings, *, as_json: bool) -> None:
         ("worker", "snapshot", "seen s ago"),
         [(w["worker"], w["snapshot"], f"{w['last_seen_s']:.1f}") for w in health["workers"]],
     )
-    if overview["experiments"]:
-        _experiments_table(overview["experiments"])
+    under_way = [one for one in overview["experiments"] if one["ended_at"] is None]
+    over = len(overview["experiments"]) - len(under_way)
+    say(f"experiments: {len(under_way)} under way, {over} over (`turnout experiment list`)")
+    if under_way:
+        _experiments_table(under_way)
 
 
 def new_key(settings: Settings, tenant: str) -> None:

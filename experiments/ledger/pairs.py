@@ -29,30 +29,34 @@ _SIDE: Final = (
 #: What two tool calls are compared by: their ids are the engine's and never the same.
 _CALL: Final = '[{"name": "VARCHAR", "arguments": "VARCHAR"}]'
 
-#: Both sides of each pair; a pair whose body was not kept has no text and so cannot be told different.
+#: Both sides of each pair; a pair whose body was not kept has no text and so cannot be told different. Of the
+#: bodies those of the pairs alone are read, not a month's.
 _PAIRS: Final = """
-    WITH sides AS (
-        SELECT e.*, b.prompt, b.text, b.tool_calls, b.exchange_id IS NOT NULL AS kept
-        FROM exchanges e LEFT JOIN bodies b ON b.exchange_id = e.exchange_id
-        WHERE (
-            (e.experiment = $experiment AND e.role = 'shadow')
-            OR (e.role = 'primary' AND e.origin = 'live' AND e.exchange_id IN (
-                SELECT pair_id FROM exchanges WHERE experiment = $experiment AND role = 'shadow'))))
-    SELECT s.pair_id, p.started_at AS "at", p.prompt,
-        p.served_version AS control_version, p.text AS control_text, p.tool_calls AS control_tool_calls,
+    WITH copies AS MATERIALIZED (
+        SELECT * FROM exchanges
+        WHERE experiment = $experiment AND role = 'shadow' AND outcome <> 'shed'),
+    asked AS MATERIALIZED (
+        SELECT * FROM exchanges
+        WHERE role = 'primary' AND origin = 'live' AND exchange_id IN (SELECT pair_id FROM copies)),
+    said AS MATERIALIZED (
+        SELECT exchange_id, prompt, text, tool_calls FROM bodies
+        WHERE exchange_id IN (SELECT exchange_id FROM copies UNION ALL SELECT exchange_id FROM asked))
+    SELECT s.pair_id, p.started_at AS "at", b.prompt,
+        p.served_version AS control_version, b.text AS control_text, b.tool_calls AS control_tool_calls,
         p.outcome AS control_outcome, p.finish_reason AS control_finish_reason,
         p.ttft_ms AS control_ttft_ms, p.duration_ms AS control_duration_ms,
         p.completion_tokens AS control_completion_tokens,
-        s.assigned_version AS candidate_version, s.text AS candidate_text,
-        s.tool_calls AS candidate_tool_calls, s.outcome AS candidate_outcome,
+        s.assigned_version AS candidate_version, t.text AS candidate_text,
+        t.tool_calls AS candidate_tool_calls, s.outcome AS candidate_outcome,
         s.finish_reason AS candidate_finish_reason, s.ttft_ms AS candidate_ttft_ms,
         s.duration_ms AS candidate_duration_ms, s.completion_tokens AS candidate_completion_tokens,
         count(*) OVER () AS total
-    FROM sides s JOIN sides p ON p.exchange_id = s.pair_id AND p.role = 'primary'
-    WHERE s.role = 'shadow' AND s.outcome <> 'shed' AND CASE $kind
-        WHEN 'different' THEN p.kept AND s.kept
-            AND (p.text IS DISTINCT FROM s.text
-                OR json_transform(p.tool_calls, $call) IS DISTINCT FROM json_transform(s.tool_calls, $call))
+    FROM copies s JOIN asked p ON p.exchange_id = s.pair_id
+        LEFT JOIN said b ON b.exchange_id = p.exchange_id LEFT JOIN said t ON t.exchange_id = s.exchange_id
+    WHERE CASE $kind
+        WHEN 'different' THEN b.exchange_id IS NOT NULL AND t.exchange_id IS NOT NULL
+            AND (b.text IS DISTINCT FROM t.text
+                OR json_transform(b.tool_calls, $call) IS DISTINCT FROM json_transform(t.tool_calls, $call))
         WHEN 'failed' THEN list_contains($failures, p.outcome) OR list_contains($failures, s.outcome)
         WHEN 'longer' THEN coalesce(s.completion_tokens > p.completion_tokens, false)
         ELSE true END

@@ -215,8 +215,9 @@ def past_looks(
 def verdicts(
     store: Store, experiment: str, *, stage: int | None = None, until: int | None = None, limit: int = 500
 ) -> list[dict[str, Any]]:
-    """Verdicts (up to the one of that number) as JSON documents, oldest first; of one stage, or of all. Of more
-    than `limit` there are about so many, evenly over the whole time, the last one among them.
+    """Verdicts (up to the one of that number) as JSON documents, oldest first; of one stage, or of all.
+
+    Of more than `limit` there are about so many, evenly over the whole time, the last one among them.
     """
     rows = store.read(_COURSE, {"experiment": experiment, "stage": stage, "until": until, "limit": limit})
     return [orjson.loads(row["verdict"]) for row in rows]
@@ -309,16 +310,3 @@ def golden_verdict(
         },
     )
     return rows[0]["verdict"] if rows else None
-
-
-def candidate_units(store: Store, experiment: str, phase: int) -> int:
-    """How many units the candidate has had in a phase (a shadow: were mirrored to it)."""
-    rows = store.read(
-        """
-        SELECT count(DISTINCT coalesce(unit, request_id)) AS units FROM exchanges
-        WHERE experiment = ? AND phase = ? AND assigned_arm = 'candidate' AND origin IN ('live', 'replay')
-            AND outcome NOT IN ('rejected', 'shed')
-        """,
-        [experiment, phase],
-    )
-    return int(rows[0]["units"])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -308,7 +309,7 @@ def test_the_course_of_weeks_is_drawn_from_its_beginning(plane: Plane) -> None:
     assert 100 <= len(drawn) <= 101
     assert drawn[0] - begun_ns <= 10 * 3600 * 10**9
     assert drawn[-1] == made[-1].as_of_ns
-    assert max(b - a for a, b in zip(drawn, drawn[1:], strict=False)) <= 11 * 3600 * 10**9
+    assert max(b - a for a, b in pairwise(drawn)) <= 11 * 3600 * 10**9
 
 
 def unscheduled(spec: AnalysisSpec, evidence: Evidence, **_: Any) -> Verdict:

@@ -103,6 +103,7 @@ def test_a_release_from_registration_to_rollback(plane: Plane, spec: str) -> Non
     assert "chat" in done("models", "list")
     assert "faster is running" in done("experiment", "start", spec)
     assert "running" in done("experiment", "list")
+    assert "1 under way, 0 over" in done("status")
     plane.controller.watch.look()
     assert "No data yet" in done("experiment", "status", "faster")
     assert "promotion_refused" not in failed("promote", "chat", "--version", "2")
@@ -116,7 +117,10 @@ def test_a_release_from_registration_to_rollback(plane: Plane, spec: str) -> Non
     done("rollback", "chat")
     plane.settle()
     assert plane.production == 1
-    assert "snapshot" in done("status")
+    said = done("status")
+    assert "snapshot" in said
+    assert "0 under way, 1 over" in said
+    assert "faster" not in said  # after a year of them nobody would see the rest
 
 
 def test_a_part_of_the_units_is_told_with_the_arms(plane: Plane, spec: str) -> None:
