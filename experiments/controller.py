@@ -278,6 +278,9 @@ class Controller:
     def reconcile(self) -> None:
         """Take up what the registry says, finish or undo what was begun. The registry may be away."""
         try:
+            # Ahead of MLflow's client, which loads parts of the same packages: in two threads at once either
+            # could meet half of one.
+            self.watch.prepare()
             self.reconciliation.recover()
             self.reconciliation.reconcile()
             self.reconciliation.label()

@@ -11,11 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-# What formulas ask for is there before the first look: a rollback is not to wait for it.
-import scipy.optimize
-import scipy.special
-import scipy.stats  # noqa: F401
-
 from registry import RegistryError
 
 from .control import Author, Control
@@ -138,8 +133,17 @@ class Watch:
 
         self._control.store.write(write)
 
+    def prepare(self) -> None:
+        """Load what formulas ask for as soon as there is something to judge: neither does a controller keep
+        silent for its second and a half, nor a rollback wait for it."""
+        if any(experiment.is_open for experiment in self._control.junction.experiments()):
+            import scipy.optimize
+            import scipy.special
+            import scipy.stats  # noqa: F401
+
     def look(self) -> None:
         """Judge and act on every experiment whose candidate has traffic; keep the last word on the others."""
+        self.prepare()
         self._wake()
         for experiment in self._control.junction.experiments():
             if not experiment.has_traffic and experiment.name in self._unkept:

@@ -14,7 +14,7 @@ from proxy import roster
 from proxy.roster import NoSupervisor, replace_workers
 from proxy.supervisor import PortTaken
 
-from .processes import Processes, ProcessFailed, check_ports, endings, free_ports, programs
+from .processes import Processes, ProcessFailed, Program, check_ports, endings, free_ports, programs
 from .settings import Settings
 from .terminal import err, fail, say
 
@@ -31,13 +31,10 @@ def run_all(settings: Settings) -> None:
     processes, others = Processes(settings.data), _others_here(settings.data)
     try:
         check_ports(wanted)
-        with err.status("starting") as progress:
-            for program in wanted:
-                progress.update(f"starting the {program.name}")
-                processes.start(program)
-                processes.wait(program.name, unless=stop.is_set)
-                if stop.is_set():
-                    return
+        # The controller owns the folder: where it ends at once, nobody else has touched what is in there.
+        for together in (wanted[:1], wanted[1:]):
+            if not _started(processes, together, stop):
+                return
         _tell(f"Applications:  base_url {settings.proxy_address}/v1")
         _tell(f"Dashboard:     http://127.0.0.1:{settings.dashboard_port}")
         _tell(f"Control API:   {settings.control_address}/docs")
@@ -52,6 +49,18 @@ def run_all(settings: Settings) -> None:
         fail(f"{others}{registry_trouble(settings)}{error}")
     finally:
         processes.stop(lambda name: err.print(f"stopping the {name}"))
+
+
+def _started(processes: Processes, together: tuple[Program, ...], stop: threading.Event) -> bool:
+    """Start them beside each other and wait until each answers; False where all is to stop before that."""
+    for program in together:
+        processes.start(program)
+    for program in together:
+        with err.status(f"starting the {program.name}"):
+            processes.wait(program.name, unless=stop.is_set)
+        if stop.is_set():
+            return False
+    return True
 
 
 def registry_trouble(settings: Settings) -> str:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -64,10 +65,34 @@ def test_silence_is_what_the_controller_has_heard_itself(plane: Plane) -> None:
     assert look(3, times=2) == "rolled_back"
 
 
-def test_the_first_look_waits_for_no_part_of_scipy() -> None:
-    program = "import sys, experiments.controller; print(*sys.modules)"
+PARTS_OF_SCIPY = ("scipy.optimize", "scipy.special", "scipy.stats")
+
+
+def test_a_controller_answers_before_it_loads_what_takes_seconds() -> None:
+    program = "import sys, experiments.__main__; print(*sys.modules)"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert {"scipy.optimize", "scipy.special", "scipy.stats"} <= set(told.stdout.split())
+    loaded = set(told.stdout.split())
+    assert {"experiments.controller", "scipy"} <= loaded, "else this shows nothing"
+    assert not loaded & {*PARTS_OF_SCIPY, "mlflow", "pandas", "litellm", "streamlit"}
+
+
+PREPARED = f"""
+import sys
+from pathlib import Path
+from types import SimpleNamespace as Some
+from experiments.ledger.store import Store
+from experiments.watch import Watch
+with Store(Path(sys.argv[1])) as store:
+    for experiments in ((), (Some(is_open=False),), (Some(is_open=True),)):
+        Watch(Some(store=store, junction=Some(experiments=lambda: experiments)), None).prepare()
+        print(*(part in sys.modules for part in {PARTS_OF_SCIPY}))
+"""
+
+
+def test_no_formula_waits_for_a_part_of_scipy_once_there_is_something_to_judge(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PREPARED, str(tmp_path / "ledger.duckdb")]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines() == ["False False False"] * 2 + ["True True True"]
 
 
 def test_a_crossed_guardrail_rolls_back_by_itself(plane: Plane) -> None:

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,26 @@ def test_that_nothing_more_can_be_told_ends_nothing(tmp_path: Path) -> None:
         assert up.poll() is None
         up.send_signal(signal.SIGTERM)
         up.wait(timeout=30)
+
+
+def test_what_follows_the_controller_is_started_side_by_side(processes: Processes, tmp_path: Path) -> None:
+    """Dashboard and proxy take a second each to load: neither waits for the other."""
+    second, third = program("second", tmp_path / "diary"), program("third", tmp_path / "diary")
+    needy = replace(second, healthy=third.healthy)
+    assert running._started(processes, (needy, third), threading.Event())
+
+
+def test_nothing_else_is_started_where_the_controller_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another Turnout may have the folder: its proxy is not to meet a second one there."""
+    first = program("first", tmp_path / "diary", sys.executable, "-c", "raise SystemExit(1)")
+    wanted = (first, program("second", tmp_path / "diary"))
+    monkeypatch.setattr(running, "programs", lambda settings: wanted)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(typer.Exit):
+        running.run_all(Settings(data=tmp_path))
+    assert not (tmp_path / "logs" / "second.log").exists()
 
 
 def test_up_speaks_to_the_processes_that_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
