@@ -272,12 +272,20 @@ def order_of_evaluations(connection: DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE golden_comparisons ADD COLUMN number BIGINT")
 
 
+def order_of_golden_runs(connection: DuckDBPyConnection) -> None:
+    """So are golden runs."""
+    connection.execute("ALTER TABLE golden_runs ADD COLUMN number BIGINT")
+
+
 #: The number of the next preflight or comparison, and the order in which the newest comes first; those that
 #: have none were kept before there were numbers.
 NEXT_EVALUATION: Final = """(
     SELECT coalesce(max(number), 0) + 1
     FROM (SELECT number FROM preflights UNION ALL SELECT number FROM golden_comparisons))"""
 NEWEST_EVALUATION: Final = 'number DESC NULLS LAST, "at" DESC'
+#: The same of golden runs.
+NEXT_RUN: Final = "(SELECT coalesce(max(number), 0) + 1 FROM golden_runs)"
+NEWEST_RUN: Final = "number DESC NULLS LAST, started_at DESC, run_id"
 
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     traffic,
@@ -295,6 +303,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     trace_context,
     routes_of_experiments,
     order_of_evaluations,
+    order_of_golden_runs,
 )
 
 
