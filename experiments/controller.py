@@ -337,7 +337,9 @@ class Controller:
         """Delete the bodies that are no longer to be kept, and who was forgotten long enough ago."""
         with self._collecting:
             self.forgotten.expire(self.junction.now_ns())
-        self.retention.prune(dict(self.config), now_ns=self.junction.now_ns())
+        if not self._taken_in.is_set():
+            return  # which segments cannot be deleted is known once the spool was looked through
+        self.retention.prune(dict(self.config), now_ns=self.junction.now_ns(), stuck=self.collector.stuck)
 
     def accounting(self, experiment: Experiment) -> dict[str, Any]:
         """What became of an experiment's requests by now, in all its stages, and of a replay, where its

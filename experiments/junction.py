@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from .errors import NotFound
 from .ledger.exchange import Recording
@@ -77,6 +77,11 @@ class Junction:
         """The model's experiments that have not ended, oldest first."""
         with self.lock:
             return open_on(self._experiments.values(), model)
+
+    def still_open(self, ended: Sequence[Experiment]) -> list[Experiment]:
+        """Those that a decision is about to end; the others had ended before it."""
+        with self.lock:
+            return [one for one in ended if self._experiments[one.name].is_open]
 
     def models(self) -> list[CatalogModel]:
         """Every model, by name."""

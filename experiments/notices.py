@@ -47,6 +47,11 @@ def signature(secret: str, body: bytes, at_s: int) -> str:
     return f"t={at_s},v1={made}"
 
 
+def _pause_ns(failed: int) -> int:
+    """How long the next attempt is put off where so many failed before this one."""
+    return min(1 << max(failed, 0), LONGEST_PAUSE_S) * 1_000_000_000
+
+
 class Notices:
     """Tells. One thread calls `tell`; any may read `state`."""
 
@@ -75,8 +80,8 @@ class Notices:
             one = known.get(url)
             if one is None:  # new: told of what is decided from now on
                 self._save(Subscriber(url=url, number=events.latest(self._store)))
-            # A clock that has been set back must not make anybody wait for longer than the longest pause.
-            elif not 0 < one.next_ns - self._now_ns() <= LONGEST_PAUSE_S * 1_000_000_000:
+            # A clock that has been set back makes nobody wait for longer than this pause was to be.
+            elif not 0 < one.next_ns - self._now_ns() <= _pause_ns(one.attempts - 1):
                 self._tell(one, secret_env)
 
     def state(self) -> list[Subscriber]:
@@ -106,10 +111,8 @@ class Notices:
             return replace(
                 one, number=event.number, attempts=0, next_ns=0, given_up=one.given_up + 1, error=error
             )
-        pause = min(2**one.attempts, LONGEST_PAUSE_S)
-        return replace(
-            one, attempts=one.attempts + 1, next_ns=self._now_ns() + pause * 1_000_000_000, error=error
-        )
+        next_ns = self._now_ns() + _pause_ns(one.attempts)
+        return replace(one, attempts=one.attempts + 1, next_ns=next_ns, error=error)
 
     def _post(self, url: str, secret_env: str, event: Event) -> str | None:
         """Why the event could not be told; None if it was."""

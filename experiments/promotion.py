@@ -97,7 +97,7 @@ class Promotion:
                 forced=force and (backing is None or backing.kind != "ship"),
                 reason=author.reason,
                 state="intent",
-                changed=moved(model, target, ending),
+                changed=moved(model, target, self._junction.still_open(ending)),
                 detail=ended_by(ending),
             )
             if dry_run:

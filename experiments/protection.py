@@ -72,14 +72,15 @@ class Protection:
         if not trips:
             return
         version = experiment.candidate_version
-        answered, _ = traffic.candidate_ends(store, experiment.name, phase, version, trips[0].since_ns)
+        answered, _, _ = traffic.candidate_ends(store, experiment.name, phase, version, trips[0].since_ns)
         if answered or experiment.state != "running":
             return  # elsewhere, or again, it answers: the statistics and the breakers' own probes go on
-        _, failures = traffic.candidate_ends(store, experiment.name, phase, version, 0)
+        _, failures, given_up = traffic.candidate_ends(store, experiment.name, phase, version, 0)
         workers = ", ".join(trip.worker for trip in trips)
+        left = f", {given_up} left by their clients before they were answered," if given_up else ""
         reason = (
-            f"breaker: nothing succeeds at version {version} ({failures} failures in this phase, no answer "
-            f"since the breaker of {workers} opened); no statistics. Mend it, then resume"
+            f"breaker: nothing succeeds at version {version} ({failures} failures{left} in this phase, no "
+            f"answer since the breaker of {workers} opened); no statistics. Mend it, then resume"
         )
         self._control.take_away(experiment.name, "pause", "pause", Author(actor=BREAKER, reason=reason))
         log.warning("experiment %s is paused: %s", experiment.name, reason)

@@ -157,7 +157,7 @@ class Reconciliation:
             from_version=before.production,
             to_version=coming.production,
             reason="the alias was moved in the registry by other hands",
-            changed=moved(before, coming.production, ended),
+            changed=moved(before, coming.production, self._junction.still_open(ended)),
             detail=ended_by(ended),
         )
         return decision, ended

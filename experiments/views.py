@@ -362,13 +362,27 @@ def health(controller: Controller) -> Json:
 
 def _troubles(controller: Controller) -> Iterator[str]:
     """What is declared and does not come about, in words that name no secret."""
-    folder, left = controller.store.path.parent, _NEARLY_FULL
+    folder = controller.store.path.parent
+    left = wanted = _NEARLY_FULL
     with suppress(OSError):
+        wanted = controller.store.room_wanted()
         left = shutil.disk_usage(folder).free
+    if _NEARLY_FULL <= left < wanted:
+        yield (
+            f"{folder} has {left >> 20} MiB left: the ledger's log is moved into its file once there are "
+            f"{wanted >> 20}, and grows until then"
+        )
     if left < _NEARLY_FULL:
         yield (
             f"{folder} has {left >> 20} MiB left: once it is full, requests are still answered and none is "
             "recorded until there is room again"
+        )
+    stuck = controller.collector.stuck
+    if stuck:
+        name, why = next(iter(stuck.items()))
+        yield (
+            f"{len(stuck)} files of the spool are in the ledger and cannot be deleted ({name[:60]}: {why}): "
+            "they fill the disk until the controller may write there"
         )
     for one in controller.notices.state():
         if one.error is not None:

@@ -81,7 +81,7 @@ class ClientConnection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._header_count = self._head_bytes = self._body_bytes = 0
         self._head_done = self._admitted = False
-        self._body: list[bytes] = []
+        self._body = bytearray()  # a list of crumbs would take many times what is counted
 
     # asyncio.Protocol
 
@@ -281,7 +281,7 @@ class ClientConnection(asyncio.Protocol):
                 503, "too_many_bytes", "This worker holds as many bytes as it may; try again shortly."
             )
         self._held += len(data)
-        self._body.append(data)
+        self._body += data
 
     def on_message_complete(self) -> None:
         if self._parser.should_upgrade():
@@ -293,7 +293,7 @@ class ClientConnection(asyncio.Protocol):
             keep_alive=self._parser.should_keep_alive(),
             chunked_ok=self._parser.get_http_version() != "1.0",
         )
-        request = Request(head, b"".join(self._body), time_ns(), monotonic_ns())
+        request = Request(head, bytes(self._body), time_ns(), monotonic_ns())
         self._remember(head, request.body)
         self._reset_message()
         if len(self._waiting) >= self._limits.pipelined:
@@ -391,7 +391,7 @@ class ClientConnection(asyncio.Protocol):
             self.abort()
             return
         self._budget.give(self._held)
-        self._held, self._body = 0, []
+        self._held, self._body = 0, bytearray()
         self._busy, self._keep_alive, self._head, self._linger = True, False, None, True
         self.decline(refusal)
 

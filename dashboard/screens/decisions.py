@@ -111,7 +111,7 @@ def _decision(one: Decision) -> None:
 
 
 #: After these every unit is where it was.
-STILL = ("draft", "preflight", "amend", "warn", "invalidate", "revalidate")
+STILL = ("draft", "preflight", "amend", "warn", "invalidate", "revalidate", "conclude")
 
 
 def moved(one: Decision) -> str:

@@ -111,6 +111,9 @@ class Collector:
         self._policies: Mapping[str, RecordingPolicy] = {} if policies is None else policies
         self._forgotten = forgotten
         self._patience = Patience()
+        #: By name, why a segment that is in the ledger could not be deleted, as of the last round.
+        self.stuck: Mapping[str, str] = {}
+        self._refusing: dict[str, str] = {}  # the same, of this round so far
 
     @property
     def withheld(self) -> Mapping[str, int]:
@@ -122,6 +125,7 @@ class Collector:
 
         Raises what the store raises (a full disk, say): nothing is lost then, the next round goes on.
         """
+        self._refusing = {}
         total = Collected()
         batch: list[_Segment] = []
         for path in sealed_segments(self._root):
@@ -136,7 +140,9 @@ class Collector:
             if sum(each.size for each in batch) >= BATCH_BYTES or len(batch) >= BATCH_SEGMENTS:
                 total = _sum(total, self._commit(batch))
                 batch = []
-        return _sum(total, self._commit(batch))
+        total = _sum(total, self._commit(batch))
+        self.stuck = self._refusing
+        return total
 
     def _read(self, path: Path) -> _Segment | None:
         """A segment's rows; None if it is in the ledger already, for then it only has to go."""
@@ -146,7 +152,7 @@ class Collector:
             digest = blake2b(content, digest_size=8).hexdigest()
             name = f"{path.parent.name}/{path.stem}-{digest}"
             if self._store.read("SELECT 1 FROM segments WHERE name = ?", [name]):
-                _delete(path)
+                self._delete(path, name)
                 return None
         except FileNotFoundError:
             return None
@@ -215,8 +221,17 @@ class Collector:
             logger.exception("the segment %s is set aside whole: %s", batch[0].path, error)
             return self._commit([self._refused(batch[0])])
         for segment in batch:
-            _delete(segment.path)
+            self._delete(segment.path, segment.name)
         return batch
+
+    def _delete(self, path: Path, name: str) -> None:
+        """What cannot be deleted is known by its name as long as it is there, and skipped."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            if name not in self.stuck:
+                logger.warning("cannot delete the segment %s, which is in the ledger: %s", path, error)
+            self._refusing[name] = error.strerror or str(error)
 
     def _refused(self, segment: _Segment) -> _Segment:
         """The segment without its rows: they are in the quarantine."""
@@ -266,12 +281,6 @@ def _insert(connection: DuckDBPyConnection, batch: list[_Segment]) -> None:
 def _fill(connection: DuckDBPyConnection, statement: str, table: pa.Table) -> None:
     with registered(connection, incoming=table):
         connection.execute(statement)
-
-
-def _delete(path: Path) -> None:
-    # What cannot be deleted is known by its name, and skipped from now on.
-    with suppress(OSError):
-        path.unlink()
 
 
 def _sum(total: Collected, batch: list[_Segment]) -> Collected:

@@ -145,10 +145,25 @@ def pending(
 
 
 def add_scores(connection: DuckDBPyConnection, scores: Sequence[Mapping[str, Any]], *, at: datetime) -> int:
-    """Append scores; how many were new. One that is there already stays as it is."""
+    """Append scores; how many were new. One that is there already stays as it is.
+
+    Words about a body that has gone (its unit was forgotten while a judge read it) are not kept.
+    """
     rows = [{**score, "at": at} for score in scores]
+    with_body = _with_body(connection, [row["exchange_id"] for row in rows if row.get("explanation")])
+    for row in rows:
+        if row["exchange_id"] not in with_body:
+            row["explanation"] = None
     key = ("exchange_id", "evaluator", "evaluator_version")
     return append_new(connection, "scores", _SCORES, rows, key=key)
+
+
+def _with_body(connection: DuckDBPyConnection, exchanges: Sequence[str]) -> set[str]:
+    """Those of which the request or the answer is kept."""
+    if not exchanges:
+        return set()
+    query = "SELECT exchange_id FROM bodies WHERE exchange_id IN (SELECT unnest(?))"
+    return {name for (name,) in connection.execute(query, [list(exchanges)]).fetchall()}
 
 
 def scores(

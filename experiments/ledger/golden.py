@@ -15,7 +15,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from .appending import append_new
-from .schema import NEWEST_EVALUATION, NEXT_EVALUATION
+from .schema import NEWEST_EVALUATION, NEWEST_RUN, NEXT_EVALUATION, NEXT_RUN
 from .store import Row, Store, matching
 
 _RUN_JSON: Final = ("parameters", "summary")
@@ -33,9 +33,10 @@ _RESULTS: Final = pa.schema(
 def begin_run(connection: DuckDBPyConnection, run: Mapping[str, Any], *, at: datetime) -> bool:
     """Enter a run as `running`; False if its id is there already, and then nothing is changed."""
     found = connection.execute(
-        """
-        INSERT INTO golden_runs (run_id, set_name, set_hash, model, version, status, started_at, parameters)
-        VALUES (?, ?, ?, ?, ?, 'running', ?, ?) ON CONFLICT DO NOTHING RETURNING run_id
+        f"""
+        INSERT INTO golden_runs (run_id, set_name, set_hash, model, version, status, started_at, parameters,
+            number)
+        VALUES (?, ?, ?, ?, ?, 'running', ?, ?, {NEXT_RUN}) ON CONFLICT DO NOTHING RETURNING run_id
         """,
         [
             *(run[name] for name in ("run_id", "set_name", "set_hash", "model", "version")),
@@ -77,12 +78,12 @@ def unlogged(store: Store) -> list[str]:
 
 
 def is_latest(store: Store, run: Row) -> bool:
-    """Whether no run of the same version that is complete began after this one."""
-    later = """
-        SELECT 1 FROM golden_runs
-        WHERE model = ? AND version = ? AND status = 'complete' AND started_at > ? LIMIT 1
+    """Whether of the runs of its version that are complete this one was begun last."""
+    query = f"""
+        SELECT run_id FROM golden_runs
+        WHERE model = ? AND version = ? AND status = 'complete' ORDER BY {NEWEST_RUN} LIMIT 1
     """
-    return not store.read(later, [run["model"], run["version"], run["started_at"]])
+    return store.read(query, [run["model"], run["version"]]) == [{"run_id": run["run_id"]}]
 
 
 def add_results(connection: DuckDBPyConnection, run_id: str, results: Sequence[Mapping[str, Any]]) -> int:
@@ -110,8 +111,9 @@ def runs(
     wanted, values = matching(model=model, version=version, set_hash=set_hash, status=status, run_id=run_id)
     rows = store.read(
         f"""
-        SELECT g.*, (SELECT count(*) FROM golden_results r WHERE r.run_id = g.run_id) AS results
-        FROM golden_runs g WHERE {wanted} ORDER BY started_at DESC, run_id LIMIT $limit
+        SELECT g.* EXCLUDE (number),
+            (SELECT count(*) FROM golden_results r WHERE r.run_id = g.run_id) AS results
+        FROM golden_runs g WHERE {wanted} ORDER BY {NEWEST_RUN} LIMIT $limit
         """,
         values | {"limit": limit},
     )
@@ -195,9 +197,10 @@ def _parsed(row: Row, names: Sequence[str]) -> Row:
 def latest_sets(store: Store, model: str) -> dict[int, str]:
     """By version of the model, the golden set that it last went through: name, '@' and the set's hash."""
     rows = store.read(
-        """
-        SELECT version, arg_max(set_name || '@' || set_hash, started_at) AS golden FROM golden_runs
-        WHERE model = ? AND status = 'complete' GROUP BY version
+        f"""
+        SELECT version, set_name || '@' || set_hash AS golden FROM golden_runs
+        WHERE model = ? AND status = 'complete'
+        QUALIFY row_number() OVER (PARTITION BY version ORDER BY {NEWEST_RUN}) = 1
         """,
         [model],
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from duckdb import DuckDBPyConnection
@@ -17,7 +17,7 @@ from .decisions import set_setting, setting
 from .recording import RecordingPolicy
 from .store import Store, instant, one_number
 
-#: A segment's name is needed until its file is deleted, a moment after the commit.
+#: A segment's name is needed until its file is deleted, as a rule a moment after the commit.
 _SEGMENT_LIFE_NS: Final = 30 * 86_400 * 10**9
 
 #: A clock that is ahead by more than is a fault, a machine that slept, or a controller that was away: nothing
@@ -45,10 +45,12 @@ class Retention:
         self._now_ns = 0
         self._doubted_at: float | None = None
 
-    def prune(self, policies: Mapping[str, RecordingPolicy], *, now_ns: int) -> dict[str, int]:
+    def prune(
+        self, policies: Mapping[str, RecordingPolicy], *, now_ns: int, stuck: Collection[str] = ()
+    ) -> dict[str, int]:
         """As `prune`; where the clock has jumped ahead, for an hour as if it had gone on."""
         believed_ns = self._believed(now_ns)
-        gone = prune(self._store, policies, now_ns=believed_ns)
+        gone = prune(self._store, policies, now_ns=believed_ns, stuck=stuck)
         self._store.write(lambda connection: set_setting(connection, _SEEN, str(believed_ns)))
         return gone
 
@@ -74,8 +76,13 @@ class Retention:
         return going_on_ns
 
 
-def prune(store: Store, policies: Mapping[str, RecordingPolicy], *, now_ns: int) -> dict[str, int]:
-    """Delete what the policies no longer keep; how many bodies went, per model that lost any."""
+def prune(
+    store: Store, policies: Mapping[str, RecordingPolicy], *, now_ns: int, stuck: Collection[str] = ()
+) -> dict[str, int]:
+    """Delete what the policies no longer keep; how many bodies went, per model that lost any.
+
+    `stuck` names the segments whose files are still there: without their names they would be read again.
+    """
     gone: dict[str, int] = {}
     for model, policy in policies.items():
         if policy.keep_s is None and policy.keep_bytes is None:
@@ -84,9 +91,8 @@ def prune(store: Store, policies: Mapping[str, RecordingPolicy], *, now_ns: int)
         if count:
             gone[model] = count
     forgotten = instant(now_ns - _SEGMENT_LIFE_NS)
-    store.write(
-        lambda connection: connection.execute("DELETE FROM segments WHERE collected_at < ?", [forgotten])
-    )
+    sql = "DELETE FROM segments WHERE collected_at < ? AND NOT list_contains(?::VARCHAR[], name)"
+    store.write(lambda connection: connection.execute(sql, [forgotten, list(stuck)]))
     return gone
 
 

@@ -272,6 +272,11 @@ def order_of_evaluations(connection: DuckDBPyConnection) -> None:
     connection.execute("ALTER TABLE golden_comparisons ADD COLUMN number BIGINT")
 
 
+def order_of_golden_runs(connection: DuckDBPyConnection) -> None:
+    """So are golden runs."""
+    connection.execute("ALTER TABLE golden_runs ADD COLUMN number BIGINT")
+
+
 def scheduled_looks(connection: DuckDBPyConnection) -> None:
     """Each look is begun by asking for the scheduled ones before it: all verdicts were read for that."""
     connection.execute("ALTER TABLE looks ADD COLUMN scheduled BOOLEAN")
@@ -287,6 +292,9 @@ NEXT_EVALUATION: Final = """(
     SELECT coalesce(max(number), 0) + 1
     FROM (SELECT number FROM preflights UNION ALL SELECT number FROM golden_comparisons))"""
 NEWEST_EVALUATION: Final = 'number DESC NULLS LAST, "at" DESC'
+#: The same of golden runs.
+NEXT_RUN: Final = "(SELECT coalesce(max(number), 0) + 1 FROM golden_runs)"
+NEWEST_RUN: Final = "number DESC NULLS LAST, started_at DESC, run_id"
 
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     traffic,
@@ -304,6 +312,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (
     trace_context,
     routes_of_experiments,
     order_of_evaluations,
+    order_of_golden_runs,
     scheduled_looks,
 )
 

@@ -244,8 +244,11 @@ class Store:
         nothing is lost: as long as there is no room for that, the log grows.
         """
         with suppress(OSError):
-            rewritten = min(self.path.stat().st_size, _REWRITTEN_BYTES)
-            self._let_log_grow(shutil.disk_usage(self.path.parent).free < rewritten + _MARGIN_BYTES)
+            self._let_log_grow(shutil.disk_usage(self.path.parent).free < self.room_wanted())
+
+    def room_wanted(self) -> int:
+        """Bytes that must be free for the log to be moved into the file. Raises OSError."""
+        return min(self.path.stat().st_size, _REWRITTEN_BYTES) + _MARGIN_BYTES
 
     def _let_log_grow(self, without_end: bool) -> None:
         most = _NO_END if without_end else _LOG_BYTES

@@ -105,6 +105,11 @@ def test_structured_answers(client: OpenAI) -> None:
     assert isinstance(answer.choices[0].message.parsed, Triage)
 
 
+def test_structured_responses(client: OpenAI) -> None:
+    answer = client.responses.parse(model=MODEL, input="Where is my order?", text_format=Triage)
+    assert isinstance(answer.output_parsed, Triage)
+
+
 def test_completions(client: OpenAI) -> None:
     whole = client.completions.create(model=MODEL, prompt="Dear customer", max_tokens=9)
     chunks = client.completions.create(model=MODEL, prompt="Dear customer", max_tokens=9, stream=True)

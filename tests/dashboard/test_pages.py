@@ -111,6 +111,7 @@ def test_a_rollback_of_several_candidates_is_none_of_production() -> None:
     assert decisions.moved(several.model_copy(update={"from_version": 2})).startswith("production")
     amended = Decision(decision_id="2", action="amend", experiment="e", from_version=1, to_version=2)
     assert decisions.moved(amended) == "v1 and v2"
+    assert decisions.moved(amended.model_copy(update={"action": "conclude"})) == "v1 and v2"
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -430,6 +430,9 @@ def test_a_disk_that_is_full_is_told_before_and_after(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3 << 20))
     (told,) = api.get("/api/health").json()["troubles"]
     assert "has 3 MiB left" in told
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=64 << 20))
+    (told,) = api.get("/api/health").json()["troubles"]
+    assert "has 64 MiB left: the ledger's log is moved into its file once there are" in told
     api.post("/api/experiments", json={"spec_yaml": AB})
     full = OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr("experiments.api.experiments.write_dossier", Mock(side_effect=full))

@@ -188,6 +188,16 @@ def test_a_clock_that_is_set_back_makes_nobody_wait_for_a_day(
     assert receiver.actions == ["start", "start"]
 
 
+def test_a_clock_that_is_set_back_by_minutes_makes_the_first_pause_no_longer(
+    plane: Plane, receiver: Receiver, notices: Notices
+) -> None:
+    receiver.statuses = [503]
+    plane.begin()
+    notices.tell()
+    later(plane, notices, -600)
+    assert receiver.actions == ["start", "start"]
+
+
 def test_at_last_it_is_given_up_and_counted(plane: Plane, receiver: Receiver, notices: Notices) -> None:
     receiver.statuses = [503] * ATTEMPTS
     plane.begin()

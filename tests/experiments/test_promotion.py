@@ -284,7 +284,8 @@ def test_an_experiment_tells_that_what_it_promoted_was_taken_back(plane: Plane) 
     assert (
         trials.load(plane.controller.store)[name].note == plane.controller.junction.experiment("faster").note
     )
-    plane.promote(2, force=True)
+    again = plane.promote(2, force=True)
+    assert again.decision.changed == ("production of 'chat': version 1 -> 2",)  # it had been promoted before
     assert (plane.state(), plane.controller.junction.experiment("faster").note) == ("promoted", None)
 
 

@@ -21,6 +21,7 @@ TRIPPED = ASSIGNED | {
     "served_arm": "control", "served_version": 1, "arm_outcome": "shed", "error_code": "breaker_open",
 }  # fmt: skip
 FAILED = ASSIGNED | {"served_arm": "control", "served_version": 1, "arm_outcome": "upstream_error"}
+LEFT = ASSIGNED | {"served_arm": "candidate", "served_version": 2, "outcome": "client_gone", "status": 0}
 TEXT = b'{"choices":[{"text":"x","finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":5}}'
 ANSWERED = ASSIGNED | {
     "served_arm": "candidate", "served_version": 2, "response": TEXT, "content_type": "application/json",
@@ -63,6 +64,14 @@ def test_where_nothing_succeeds_the_experiment_is_paused_by_the_breaker(plane: P
     assert acts(plane) == [("breaker", "breaker"), ("breaker", "pause")]  # once
     plane.restart()
     assert acts(plane) == [("breaker", "breaker"), ("breaker", "pause")]
+
+
+def test_one_that_hangs_is_told_by_those_who_left_it(plane: Plane) -> None:
+    plane.begin(CANARY)
+    collected(plane, *[LEFT] * 20, TRIPPED)
+    acts(plane)
+    (pause,) = [one for one in decisions.listed(plane.controller.store) if one.action == "pause"]
+    assert "0 failures, 20 left by their clients before they were answered, in this phase" in pause.reason
 
 
 def test_where_the_candidate_answers_others_it_is_noted_and_goes_on(plane: Plane) -> None:

@@ -321,6 +321,23 @@ async def test_trailers_are_no_headers_and_are_capped(tmp_path: Path) -> None:
         assert code(await proxy.send(chunked + b"x: y\r\n" * 300 + b"\r\n")) == "head_too_large"
 
 
+async def test_a_body_in_crumbs_holds_what_its_bytes_are_counted_as(tmp_path: Path) -> None:
+    """In pieces of two bytes, a body of 16 MiB would take half a gigabyte, of which little is counted."""
+    crumbs, size = b"2\r\nxx\r\n" * 1000, 200_000
+    async with running_proxy(tmp_path, snapshot({1: "http://127.0.0.1:9"})) as proxy:
+        _, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        writer.write(HEAD + b"transfer-encoding: chunked\r\n\r\n")
+        async with asyncio.timeout(20):
+            for _ in range(size // 2000):
+                writer.write(crumbs)
+                await writer.drain()
+            (client,) = proxy.worker._clients
+            while client._body_bytes < size:
+                await asyncio.sleep(0.01)
+        assert sys.getsizeof(client._body) < 3 * size
+        writer.transport.abort()
+
+
 async def test_answers_that_nobody_reads_do_not_pile_up(tmp_path: Path) -> None:
     limits = Limits(stalled_reader_seconds=0.3, pipelined=1000, write_buffer=16 << 10)
     async with running_proxy(tmp_path, snapshot({1: "http://127.0.0.1:9"}), limits) as proxy:

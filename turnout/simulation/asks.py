@@ -134,7 +134,7 @@ def _content(path: str, document: Mapping[str, Any]) -> tuple[tuple[str, ...], Q
     texts = [_text(message.get("content")) for message in content if isinstance(message, dict)]
     question = Question(
         prompt=texts[-1] if texts else "",
-        schema=_schema(document.get("response_format")),
+        schema=_schema(_format(document)),
         call=_required_call(document),
     )
     return ("\n".join(texts),), question
@@ -170,12 +170,18 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
+def _format(document: Mapping[str, Any]) -> Any:
+    """The format that is asked for: Responses has it inside `text`."""
+    text = document.get("text")
+    return text.get("format") if isinstance(text, dict) else document.get("response_format")
+
+
 def _schema(wanted: Any) -> Mapping[str, Any] | None:
     if not isinstance(wanted, dict):
         return None
     if wanted.get("type") == "json_object":
         return {"type": "object", "properties": {"answer": {"type": "string"}}}
-    schema = (wanted.get("json_schema") or {}).get("schema")
+    schema = (wanted.get("json_schema") or wanted).get("schema")  # Responses does not nest it
     return schema if isinstance(schema, dict) else None
 
 

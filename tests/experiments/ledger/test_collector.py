@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from experiments.ledger import collector as module
 from experiments.ledger.collector import QUARANTINE, Collected, Collector
 from experiments.ledger.exchange import FeedbackRecord, LossRecord, Record, encode
 from experiments.ledger.recording import RecordingPolicy
+from experiments.ledger.retention import prune
 from experiments.ledger.spool import SpoolWriter, read_segment
 from experiments.ledger.store import Store
 from experiments.patterns import compiled
@@ -116,6 +118,28 @@ def test_a_new_worker_with_the_name_of_a_dead_one_is_not_taken_for_it(store: Sto
         collector.collect_once()
         collector.collect_once()  # the empty folder goes
     assert numbers(store) == 2
+
+
+def test_what_cannot_be_deleted_is_never_taken_in_again(
+    store: Store, spool: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(spool, record(1))
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    collector = Collector(store, spool)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refuse)
+        for days in (0, 31, 62):
+            collector.collect_once()
+            assert list(collector.stuck.values()) == ["Permission denied"]
+            prune(store, {}, now_ns=time.time_ns() + days * 86_400 * 10**9, stuck=collector.stuck)
+        assert caplog.text.count("cannot delete the segment") == 1
+    assert collector.collect_once().records == 0
+    assert (numbers(store), list(spool.rglob("*.seg")), dict(collector.stuck)) == (1, [], {})
+    prune(store, {}, now_ns=time.time_ns() + 31 * 86_400 * 10**9, stuck=collector.stuck)
+    assert numbers(store, "segments") == 0
 
 
 def test_a_torn_tail_is_counted_and_the_rest_arrives(

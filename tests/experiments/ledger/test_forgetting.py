@@ -119,6 +119,18 @@ def test_no_table_and_no_byte_of_the_file_holds_a_word(spoken: list[tuple[str | 
         assert ADA.encode() not in content
 
 
+def test_what_a_judge_says_of_it_later_is_a_number(store: Store, tmp_path: Path) -> None:
+    """It read the answer before, and its score comes after."""
+    through(store, tmp_path / "spool", [asked(1, ADA, says=MARK), asked(2, BOB, says=MARK)])
+    forgets(store, ADA)
+    for n in (1, 2):
+        score = {"exchange_id": record(n).exchange_id, "explanation": f"it says {MARK}"}
+        score |= {"evaluator": "e", "evaluator_version": "1", "status": "scored", "value": 1.0}
+        store.write(lambda c, score=score: add_scores(c, [score], at=instant(START_NS)))
+    kept = store.read("SELECT value, explanation FROM scores ORDER BY exchange_id")
+    assert kept == [{"value": 1.0, "explanation": None}, {"value": 1.0, "explanation": f"it says {MARK}"}]
+
+
 def test_the_bytes_are_in_the_file_until_it_is_written_anew(store: Store, tmp_path: Path) -> None:
     """Why deleting is not enough."""
     through(store, tmp_path / "spool", [asked(n, ADA, says=f"{MARK}{n}") for n in range(300)])

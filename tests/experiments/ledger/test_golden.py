@@ -87,6 +87,18 @@ def test_runs_by_filter_newest_first(store: Store) -> None:
     assert len(golden.runs(store, limit=1)) == 1
 
 
+def test_a_run_that_a_clock_ahead_has_dated_is_not_the_newest_for_ever(store: Store) -> None:
+    begin(store, run_id="ahead", seconds=3 * 86_400)
+    begin(store, run_id="right", set_hash="golden@sha256:2")
+    for name in ("ahead", "right"):
+        end: dict[str, Any] = {"status": "complete", "summary": {}, "ended_at": instant(START_NS)}
+        store.write(lambda c, name=name, end=end: golden.finish_run(c, name, **end))
+    newest, older = golden.runs(store)
+    assert [newest["run_id"], older["run_id"]] == ["right", "ahead"]
+    assert (golden.is_latest(store, newest), golden.is_latest(store, older)) == (True, False)
+    assert golden.latest_sets(store, "chat") == {3: "support@golden@sha256:2"}
+
+
 def test_results_are_stored_once(store: Store) -> None:
     begin(store)
     batch = [RESULT, RESULT | {"evaluator": "contains", "value": None, "status": "error", "output": None}]
