@@ -245,7 +245,8 @@ def last_verdict(store: Store, experiment: str, stage: int | None = None) -> dic
         " AND (CAST($stage AS INTEGER) IS NULL OR stage = $stage) ORDER BY rowid DESC LIMIT 1",
         {"experiment": experiment, "stage": stage},
     )
-    return orjson.loads(rows[0]["verdict"]) if rows else None
+    found: dict[str, Any] | None = orjson.loads(rows[0]["verdict"]) if rows else None
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
