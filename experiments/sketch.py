@@ -17,7 +17,6 @@ import numpy as np
 
 from .evidence import Histogram, PairQuantile
 from .statistics import strata
-from .statistics.mean import satterthwaite
 from .statistics.moments import Cluster, Sizes
 from .statistics.quantiles import QuantileSummary, needed, outer_levels
 from .statistics.shares_below import Layer, Ordered, QuantileContrast
@@ -101,17 +100,15 @@ def _layer(candidate: Sketch, control: Sketch, level: float) -> Layer | None:
     few = strata.outnumbered(candidate.units.n, control.units.n)
     one, zero = candidate.design_effect, control.design_effect
     one, zero = max(one, zero) if few == "candidate" else one, max(one, zero) if few == "control" else zero
-    worth = candidate.n / one, control.n / zero
+    worth = round(candidate.n / one), round(control.n / zero)
     weight = strata.harmonic(candidate.units.n, control.units.n)
     if min(worth) <= needed(level) or not weight:
         return None
-    parts = [(1.0 / n, sketch.units.worth) for n, sketch in zip(worth, (candidate, control), strict=True)]
     return Layer(
         candidate=candidate.ordered(worth[0]),
         control=control.ordered(worth[1]),
         level=level,
         weight=weight,
-        df=satterthwaite(parts) if max(one, zero) > 1.0 else math.inf,
     )
 
 
