@@ -135,11 +135,11 @@ def a_restart_finds_everything_concluded(stack: Stack, evaluators: Program, aske
 
 @pytest.mark.slow
 def test_new_versions_are_gated_and_answers_scored_by_themselves(
-    tmp_path: Path, stocked_mlflow: Path, support_key: AnswerKey
+    tmp_path: Path, empty_database: Path, support_key: AnswerKey
 ) -> None:
     production = Profile(name=MODEL, quality=0.7)
     good, bad = Profile(name=MODEL), Profile(name=MODEL, quality=0.3)
-    stack = Stack(tmp_path / "data", workers=1)
+    stack = Stack(tmp_path / "data", workers=1, mlflow=empty_database)
     (stack.data / "evaluators.yaml").write_text(json.dumps(RULES), "utf-8")
     with (
         running_engine(production, key=support_key) as one,

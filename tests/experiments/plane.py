@@ -121,6 +121,13 @@ def amid_the_next_write(store: Store, monkeypatch: pytest.MonkeyPatch, other: th
     monkeypatch.setattr(store, "write", overlapped)
 
 
+def restock(stocked: Path, used: Path) -> None:
+    """Put MLflow's tables as they are in `stocked` into `used`. The file stays the same one: MLflow keeps an
+    engine for each, and SQLAlchemy makes every statement anew for each engine, which takes half a second."""
+    with closing(sqlite3.connect(stocked)) as first, closing(sqlite3.connect(used)) as there:
+        first.backup(there)
+
+
 class Plane:
     """Model `chat` with three versions, the first one production. `crash_at` names the step to die at."""
 
@@ -134,11 +141,8 @@ class Plane:
         self._begin(data, FlakyRegistry(f"sqlite:///{self.database}", self._at))
 
     def restock(self) -> None:
-        """MLflow's tables are as they were at first. The file stays the same one: MLflow keeps an engine for
-        each, and SQLAlchemy makes every statement anew for each engine, which takes half a second."""
-        with closing(sqlite3.connect(self.stocked_mlflow)) as first:
-            with closing(sqlite3.connect(self.database)) as used:
-                first.backup(used)
+        """MLflow's tables are as they were at first."""
+        restock(self.stocked_mlflow, self.database)
 
     def _begin(self, data: Path, registry: FlakyRegistry) -> None:
         self.data = data
