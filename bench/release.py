@@ -40,9 +40,9 @@ from experiments.evidence import ArmCount, Evidence, MetricSums
 from experiments.history import History, UnitTotals
 from experiments.lifecycle import Experiment, advance, begin
 from experiments.planning import caught_after
-from experiments.response import Findings, respond
 from experiments.spec import analysis_of, read_spec
 from experiments.statistics.proportion import wilson
+from experiments.steering.response import Findings, respond
 from experiments.verdict import Look, conclude, look_taken
 
 SECOND = 10**9

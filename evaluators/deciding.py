@@ -20,7 +20,7 @@ from evaluators.labels.correction import Correction
 from evaluators.metrics import MetricRow
 from evaluators.pairing import Pair, imputed
 from evaluators.summary import ITEMS, Gate, Summary
-from experiments.scorecard import percent, points, quantity
+from experiments.figures import percent, points, quantity
 from experiments.statistics.multiplicity import holm
 from experiments.verdict import Reason
 

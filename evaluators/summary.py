@@ -17,7 +17,7 @@ from typing import Any, Literal
 from evaluators.golden import Check, GoldenItem, GoldenSet, ItemScore
 from evaluators.judges.health import JudgeHealth, Verdict, judge_health
 from evaluators.results import ResultRow
-from experiments.scorecard import percent
+from experiments.figures import percent
 
 Gate = Literal["pass", "fail", "inconclusive"]
 

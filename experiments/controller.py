@@ -21,15 +21,10 @@ from typing import TYPE_CHECKING, Any, Final
 from registry import Registry, RegistryError
 
 from .accounting import accounting_of
-from .adoption import Adoption
 from .config import Config, Declared
-from .control import Control
-from .enactment import Enactment
 from .erasure import Erasure
 from .errors import NotFound
 from .golden_log import GoldenLog
-from .journal import Journal
-from .junction import Junction
 from .ledger import decisions, traffic, trials
 from .ledger.accounts import Accounts
 from .ledger.collector import Collected, Collector
@@ -41,17 +36,22 @@ from .ledger.store import Connection, Store
 from .ledger.tally import Tally
 from .lifecycle import Experiment
 from .notices import Notices
-from .promotion import Promotion
-from .protection import Protection
-from .publication import Publication
 from .readiness import Probe, answers
-from .reconciliation import Reconciliation
 from .recorded import selection_of
-from .rehearsal import Rehearsal
 from .routing import catalog_of
-from .settlement import SETBACKS, Settlement
 from .snapshot import Snapshot
-from .watch import Watch
+from .steering.adoption import Adoption
+from .steering.control import Control
+from .steering.enactment import Enactment
+from .steering.journal import Journal
+from .steering.junction import Junction
+from .steering.promotion import Promotion
+from .steering.protection import Protection
+from .steering.publication import Publication
+from .steering.reconciliation import Reconciliation
+from .steering.rehearsal import Rehearsal
+from .steering.settlement import SETBACKS, Settlement
+from .steering.watch import Watch
 
 if TYPE_CHECKING:
     from .spans import Tracing

@@ -18,9 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .assignment import point, unit_id
-from .control import Author
 from .decision import Decision
-from .junction import Junction
 from .ledger import decisions
 from .ledger.collector import QUARANTINE
 from .ledger.forgetting import Alias, Forgotten, Found, forget, naming
@@ -28,6 +26,8 @@ from .ledger.recorded import Gate
 from .ledger.schema import LedgerError
 from .ledger.store import Connection, Store
 from .recorded import selection_of
+from .steering.control import Author
+from .steering.junction import Junction
 
 #: The proxy cuts a unit's name here before it hashes it.
 UNIT_CHARACTERS: Final = 512

@@ -16,10 +16,10 @@ import numpy as np
 from .drawn import Units, drawn
 from .evidence import AnalysisSpec, Look
 from .history import History
-from .looks import look_taken
 from .statistics.estimate import Interval
 from .statistics.proportion import wilson
 from .verdict import Verdict, conclude
+from .verdict.looks import look_taken
 
 #: What is counted, and how often it may happen by the spec.
 RULES: Final = {

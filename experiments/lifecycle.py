@@ -1,7 +1,7 @@
 """Which states can an experiment be in, what leads from one to the next, and what is it then?
 
-Pure: a value in, a value out, no clock, no registry, no ledger. `experiments.control` carries out what
-`experiments.response` decides, and writes a decision for every transition.
+Pure: a value in, a value out, no clock, no registry, no ledger. `steering.control` carries out what
+`steering.response` decides, and writes a decision for every transition.
 
       draft ── submit ──▶ preflight ── admit ──▶ running ◀─ resume ── paused        (pause: from invalid too)
                                                  │  ▲ │

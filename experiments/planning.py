@@ -14,7 +14,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from .contrast import (
+from .evidence import AnalysisSpec, Goal, Mode
+from .history import History, UnitTotals
+from .metrics import Direction
+from .quantities import duration_text
+from .statistics import betting, confidence_sequence, failures, group_sequential, paired, planning
+from .statistics.bounded import BoundedClusters
+from .verdict.contrast import (
     BURN_IN_ARM,
     BURN_IN_UNITS,
     DEFAULT_RELATIVE_MARGIN,
@@ -22,14 +28,8 @@ from .contrast import (
     as_margin,
     sign_of,
 )
-from .evidence import AnalysisSpec, Goal, Mode
-from .history import History, UnitTotals
-from .looks import window_over
-from .metrics import Direction
-from .quantities import duration_text
-from .sketch import Sketch
-from .statistics import betting, confidence_sequence, failures, group_sequential, paired, planning
-from .statistics.bounded import BoundedClusters
+from .verdict.looks import window_over
+from .verdict.sketch import Sketch
 
 #: How much worse a candidate may be imagined: by what the metric's level is multiplied. Where more is better,
 #: one answer in ten is worth nothing, or one in five, or half of them, or four in five.

@@ -23,7 +23,7 @@ from evaluators.preferences import JudgedPair, Preferences, PreferenceTally
 from evaluators.results import ResultRow
 from evaluators.runs import FinishedRun
 from evaluators.summary import ITEMS, Gate, Summary, counted
-from experiments.scorecard import percent, points
+from experiments.figures import percent, points
 from experiments.statistics.pairwise import position_bias_p
 
 from .judge_report import print_correction, print_judges

@@ -13,7 +13,7 @@ from rich.text import Text
 from evaluators.judges.health import JudgeHealth
 from evaluators.labels.agreement import Agreement
 from evaluators.labels.correction import Correction
-from experiments.scorecard import percent, points
+from experiments.figures import percent, points
 
 from .terminal import plain
 

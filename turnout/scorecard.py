@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from experiments.figures import percent, points
 from experiments.metrics import LOGARITHMIC
-from experiments.scorecard import percent, points
 
 Json = Mapping[str, Any]
 

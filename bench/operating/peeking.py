@@ -28,9 +28,9 @@ from experiments.evidence import (
     Overlap,
     Role,
 )
-from experiments.looks import look_taken
 from experiments.metrics import metric
 from experiments.verdict import Verdict, conclude
+from experiments.verdict.looks import look_taken
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

@@ -15,7 +15,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from experiments.contrast import BURN_IN_ARM
 from experiments.statistics import (
     betting,
     confidence_sequence,
@@ -28,6 +27,7 @@ from experiments.statistics import (
     strata,
 )
 from experiments.statistics.estimate import quantile
+from experiments.verdict.contrast import BURN_IN_ARM
 
 from . import running
 from .streams import LIMIT, STAGE_SHARES, Draw, Stream

@@ -16,13 +16,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from experiments.comparison import compare
 from experiments.evidence import AnalysisSpec, ArmCount, Evidence, Goal, Look, MetricSums, PastSums, Role
-from experiments.looks import look_taken
 from experiments.metrics import closed, metric
 from experiments.statistics.estimate import quantile
 from experiments.statistics.moments import Cluster
 from experiments.verdict import conclude
+from experiments.verdict.comparison import compare
+from experiments.verdict.looks import look_taken
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

@@ -14,7 +14,6 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from experiments.comparison import compare
 from experiments.evidence import (
     AnalysisSpec,
     Evidence,
@@ -27,6 +26,7 @@ from experiments.evidence import (
 )
 from experiments.metrics import metric
 from experiments.statistics.estimate import quantile
+from experiments.verdict.comparison import compare
 
 Floats = npt.NDArray[np.float64]
 Random = np.random.Generator

@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Depends
 
 from .. import views
-from ..control import Author
 from ..declared import File
-from ..enactment import Outline, Step
 from ..errors import ExperimentsError
+from ..steering.control import Author
+from ..steering.enactment import Outline, Step
 from .bodies import Apply
 from .gate import Known, require_token
 from .refusals import documented

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from fastapi import Query
 from pydantic import BaseModel, Field, StringConstraints
 
-from ..control import Author
 from ..declared import MAX_FILES
+from ..steering.control import Author
 
 Identity = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Version = Annotated[int, Field(ge=1, lt=2**31)]

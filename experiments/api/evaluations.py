@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Response
 
 from .. import views
-from ..admission import version_of
 from ..controller import Controller
 from ..labels import preflight_tag
 from ..ledger import evaluations
 from ..ledger.store import Row, instant
+from ..steering.admission import version_of
 from .appending import append, enter
 from .bodies import ExchangeScores, GateState, Limit, Preflight, Version
 from .gate import Known, require_token

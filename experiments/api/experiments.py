@@ -13,13 +13,13 @@ from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
 from .. import views
-from ..control import Author
 from ..ledger import pairs
 from ..ledger.evidence import distinct
 from ..ledger.history import history
 from ..ledger.pairs import PairFilter
 from ..reporting import write_dossier
 from ..spec import analysis_of, read_spec
+from ..steering.control import Author
 from .bodies import NewExperiment, PastTraffic, Why
 from .gate import Known, require_token
 from .refusals import documented

@@ -7,12 +7,12 @@ from typing import Any
 from fastapi import APIRouter, Depends, Response
 
 from .. import views
-from ..admission import version_of
 from ..controller import Controller
 from ..errors import Conflict, NotFound
 from ..labels import golden_tag
 from ..ledger import golden
 from ..ledger.store import Row, instant
+from ..steering.admission import version_of
 from .appending import append, enter
 from .bodies import Comparison, Finish, Limit, NewRun, Results, Version
 from .gate import Known, require_token

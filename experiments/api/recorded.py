@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 
 from .. import views
-from ..admission import version_of
 from ..errors import Conflict
 from ..ledger.recorded import Selection, progress, remaining, skipped
 from ..lifecycle import LIVE, Experiment
 from ..recorded import foreseen, selection_of
 from ..spec import ExperimentSpec, read_spec
+from ..steering.admission import version_of
 from .bodies import SpecText
 from .gate import Known, require_token
 from .refusals import documented

@@ -29,7 +29,7 @@ from ..evidence import (
     PastSums,
 )
 from ..metrics import Metric, closed
-from ..turns import turn_metrics
+from ..verdict.turns import turn_metrics
 from .layout import SCALE, Columns
 from .pair_sums import pair_sums
 from .rollup import OVERLAP_TERMS, PAST_OVERLAP_TERMS, PAST_TERMS, Rollup, Slot

@@ -2,7 +2,7 @@
 
 Text in, `ExperimentSpec` out; or every problem at once, each with file, line, field, what was found, what
 was expected and how to mend it. Knows no registry and no ledger: whether the versions exist is asked at
-the start (`experiments.control`).
+the start (`experiments.steering.control`).
 """
 
 from __future__ import annotations

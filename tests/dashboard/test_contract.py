@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.answers import Experiment
 from dashboard.start import CONTROL_URL, TOKEN, TOKEN_FILE
-from experiments.control import Author
+from experiments.steering.control import Author
 from tests.experiments.plane import AB, Plane
 from tests.experiments.plane import TOKEN as SECRET
 
@@ -35,7 +35,7 @@ def real(served: tuple[Plane, str], monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv(CONTROL_URL, url)
     monkeypatch.setenv(TOKEN, SECRET)
     monkeypatch.delenv(TOKEN_FILE, raising=False)
-    monkeypatch.setattr("experiments.control.RECORD_S", 0.2)
+    monkeypatch.setattr("experiments.steering.control.RECORD_S", 0.2)
     yield plane
     st.cache_resource.clear()
 

@@ -14,7 +14,7 @@ from .plane import Plane
 def plane(stocked_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plane]:
     """A started controller without loops: a test takes every step itself."""
     # Nobody pays in the background here, so there is nothing to wait for.
-    monkeypatch.setattr("experiments.control.RECORD_S", 0.0)
+    monkeypatch.setattr("experiments.steering.control.RECORD_S", 0.0)
     made = Plane(tmp_path / "data", stocked_mlflow)
     made.start()
     yield made

@@ -24,8 +24,8 @@ from mlflow.exceptions import MlflowException
 from experiments.errors import ExperimentsError
 from experiments.ledger import decisions, trials
 from experiments.lifecycle import LIVE
+from experiments.steering.watch import Watch
 from experiments.verdict import VerdictKind
-from experiments.watch import Watch
 from registry import Registry, RegistryError
 from tests.registry.server import MlflowServer
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from experiments.control import Author
 from experiments.controller import Controller, ControllerOptions
 from experiments.decision import Backing
 from experiments.ledger import decisions, trials
 from experiments.ledger.store import Store
 from experiments.lifecycle import Experiment
 from experiments.snapshot import Snapshot
+from experiments.steering.control import Author
 from experiments.verdict import LookState, Verdict, VerdictKind
 from registry import EndpointSpec, Move, RegisteredModel, Registry, RegistryUnreachable
 

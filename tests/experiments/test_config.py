@@ -9,9 +9,9 @@ import pytest
 
 from experiments.config import Config, Declared, differences, read_config
 from experiments.errors import DocumentError
-from experiments.junction import Junction
 from experiments.ledger.recording import RecordingPolicy
-from experiments.publication import Publication
+from experiments.steering.junction import Junction
+from experiments.steering.publication import Publication
 
 GOOD = """\
 models:

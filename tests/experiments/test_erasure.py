@@ -14,13 +14,13 @@ from starlette.testclient import TestClient
 
 from experiments.api import create_app
 from experiments.assignment import unit_id
-from experiments.control import Author
 from experiments.dossier import replay
 from experiments.ledger.recorded import progress
 from experiments.ledger.rewriting import copy_of
 from experiments.ledger.store import Connection
 from experiments.recorded import selection_of
 from experiments.reporting import write_dossier
+from experiments.steering.control import Author
 from tests.journey import eventually
 from tests.stack import MODEL, Stack, Traffic
 from turnout.simulation import Profile, running_engine

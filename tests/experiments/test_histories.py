@@ -20,7 +20,7 @@ UNHURRIED = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data
 @pytest.fixture(autouse=True)
 def nobody_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread pays in the background here, and no worker acknowledges: there is nothing to wait for."""
-    monkeypatch.setattr("experiments.control.RECORD_S", 0.0)
+    monkeypatch.setattr("experiments.steering.control.RECORD_S", 0.0)
 
 
 def test_a_few_histories() -> None:

@@ -16,7 +16,7 @@ from .virtual_day import Day
 def test_each_stage_says_how_it_was_entered_how_it_went_and_what_is_to_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.control.RECORD_S", 0.0)
+    monkeypatch.setattr("experiments.steering.control.RECORD_S", 0.0)
     day = Day(tmp_path / "data", seed=1)
     day.start(CHAIN)
 

@@ -33,7 +33,7 @@ on_ship: promote
 
 @pytest.fixture(autouse=True)
 def nobody_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiments.control.RECORD_S", 0.0)
+    monkeypatch.setattr("experiments.steering.control.RECORD_S", 0.0)
 
 
 @pytest.fixture
@@ -126,7 +126,9 @@ def test_other_days_leave_production_as_it_is(
 def test_a_day_without_traffic_ends_nothing_and_promotes_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.watch.AWAKE_NS", HOUR * SECOND)  # it looks once an hour, and is awake
+    monkeypatch.setattr(
+        "experiments.steering.watch.AWAKE_NS", HOUR * SECOND
+    )  # it looks once an hour, and is awake
     day = Day(folder, seed=3)
     day.start(CHAIN)
     day.golden("pass")

@@ -26,7 +26,7 @@ def terminal() -> Iterator[None]:
 @pytest.fixture
 def plane(stocked_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plane]:
     """A running control API on model `chat`; the environment tells commands where it is."""
-    monkeypatch.setattr("experiments.control.RECORD_S", 0.0)
+    monkeypatch.setattr("experiments.steering.control.RECORD_S", 0.0)
     made = Plane(tmp_path / "data", stocked_mlflow)
     made.start()
     app = create_app(made.controller)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.comparison import compare
 from experiments.errors import DocumentError
 from experiments.evidence import AnalysisSpec, ArmCount, Evidence, MetricSums, PastSums
 from experiments.ledger.evidence import Rollups, gather
@@ -19,6 +18,7 @@ from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.store import Store
 from experiments.spec import analysis_of, read_spec
 from experiments.verdict import conclude
+from experiments.verdict.comparison import compare
 
 from .experiment import END_NS, collect, declare, spec
 from .samples import START_NS, chat_answer, record

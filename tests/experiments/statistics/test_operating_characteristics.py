@@ -12,8 +12,6 @@ import pytest
 from scipy import stats
 
 from bench.operating import adaptive, ramps
-from experiments.comparison import compare
-from experiments.contrast import BURN_IN_ARM, signed_z
 from experiments.evidence import AnalysisSpec, Evidence, Goal, MetricSums
 from experiments.metrics import metric
 from experiments.statistics import (
@@ -27,6 +25,8 @@ from experiments.statistics import (
 from experiments.statistics.bounded import BoundedClusters
 from experiments.statistics.estimate import Estimate, quantile
 from experiments.statistics.moments import Cluster
+from experiments.verdict.comparison import compare
+from experiments.verdict.contrast import BURN_IN_ARM, signed_z
 
 Floats = npt.NDArray[np.float64]
 
@@ -308,7 +308,9 @@ def arms_called(
                 )
             )
         evidence = Evidence(experiment="e", as_of_ns=0, started_ns=0, sums=tuple(arms))
-        with patch("experiments.comparison.arms_interval", without_interval):  # nine tenths of the time
+        with patch(
+            "experiments.verdict.comparison.arms_interval", without_interval
+        ):  # nine tenths of the time
             one = compare(spec, evidence, goal, harm_alpha=0.01)
         found["better"] += (one.z_better or 0.0) > quantile(0.975)
         found["safe"] += (one.z_noninferior or 0.0) > quantile(0.95)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from bench.operating import uneven
-from experiments.sketch import Sketch, within
 from experiments.statistics.moments import Cluster
 from experiments.statistics.strata import MeanStratum, mean_contrast
+from experiments.verdict.sketch import Sketch, within
 
 
 def at_most(nominal: float, runs: int) -> float:
