@@ -12,7 +12,7 @@ from experiments import views
 from experiments.ledger.collector import QUARANTINE, Collected
 
 from .plane import Plane, amid_the_next_write, verdict
-from .test_protection import ANSWERED, collected
+from .steering.test_protection import ANSWERED, collected
 
 
 def test_the_last_round_of_collecting_waits_for_one_that_is_under_way(

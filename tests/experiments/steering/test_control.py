@@ -16,7 +16,7 @@ from experiments.ledger import golden, trials
 from experiments.ledger.store import instant
 from experiments.steering.journal import Journal
 
-from ...plane import AB, ADA, CANARY, CHAIN, SHADOW, Plane, amid_the_next_write
+from ..plane import AB, ADA, CANARY, CHAIN, SHADOW, Plane, amid_the_next_write
 
 GOLDEN = AB + "golden: {require: pass, set: support}\n"
 

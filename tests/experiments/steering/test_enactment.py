@@ -15,7 +15,7 @@ from experiments.ledger.store import DatabaseError
 from experiments.steering.control import Author
 from experiments.steering.enactment import Outline, Partial
 
-from ...plane import AB, ADA, CANARY, SHADOW, Plane
+from ..plane import AB, ADA, CANARY, SHADOW, Plane
 
 BOB = Author(actor="bob", reason="turnout apply of 1a2b3c", detail={"reference": "1a2b3c"})
 SETTINGS = "models:\n  chat: {recording: numbers}\n"

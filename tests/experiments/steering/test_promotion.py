@@ -13,7 +13,7 @@ from experiments.ledger import decisions, trials
 from experiments.routing import CatalogModel
 from registry import RegistryUnreachable
 
-from ...plane import AB, ADA, SHADOW, Plane, shipped
+from ..plane import AB, ADA, SHADOW, Plane, shipped
 
 # -- promote -----------------------------------------------------------------------------------------------
 

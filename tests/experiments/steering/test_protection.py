@@ -12,7 +12,7 @@ from experiments.ledger.exchange import ExchangeRecord
 from experiments.ledger.spool import SpoolWriter
 from experiments.steering.control import Author
 
-from ...plane import ADA, CANARY, SHADOW, Plane
+from ..plane import ADA, CANARY, SHADOW, Plane
 
 ASSIGNED: dict[str, Any] = {
     "experiment": "faster", "phase": 1, "assigned_arm": "candidate", "assigned_version": 2,

@@ -10,7 +10,7 @@ from experiments.errors import Refused
 from registry import EndpointSpec, RegistryRefused, RegistryUnreachable
 from registry.records import STATE
 
-from ...plane import AB, ADA, CHAIN, SHADOW, Plane
+from ..plane import AB, ADA, CHAIN, SHADOW, Plane
 
 
 def test_an_alias_moved_by_other_hands_is_taken_up_and_recorded(plane: Plane) -> None:

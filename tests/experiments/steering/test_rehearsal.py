@@ -10,7 +10,7 @@ from experiments.readiness import answers
 from registry.records import FINGERPRINT, GOLDEN, STATE, VERDICT
 from tests.dripping import BODY, HEAD, dripping
 
-from ...plane import AB, ADA, Plane
+from ..plane import AB, ADA, Plane
 
 
 def test_a_rehearsal_publishes_what_is_in_force_and_is_recorded(plane: Plane) -> None:

@@ -19,7 +19,7 @@ from experiments.lifecycle import (
 from experiments.spec import read_spec
 from experiments.steering.response import Findings, admission, respond
 
-from ...plane import AB, CANARY, CHAIN, SHADOW
+from ..plane import AB, CANARY, CHAIN, SHADOW
 
 NOW = 1_800_000_000_000_000_123
 MINUTE = 60 * 10**9

@@ -22,7 +22,7 @@ from experiments.ledger.tally import Tally
 from experiments.steering.watch import AGAIN_NS, Watch
 from experiments.verdict import Reason, Verdict, VerdictKind
 
-from ...ledger.samples import record
+from ..ledger.samples import record
 from ..plane import AB, ADA, CANARY, Plane, verdict
 
 Judge = Callable[..., Verdict]

@@ -13,7 +13,7 @@ from experiments.figures import percent, quantity
 from experiments.metrics import metric
 from experiments.verdict import Goal, MetricSums, conclude
 
-from ...handmade import evidence, failing, said, spec, timed
+from ..handmade import evidence, failing, said, spec, timed
 
 
 class TestCards:

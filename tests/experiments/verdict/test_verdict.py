@@ -17,7 +17,7 @@ from experiments.statistics import group_sequential
 from experiments.verdict import Evidence, Goal, Look, MetricSums, PairSums, conclude, look_taken
 from experiments.verdict.weighing import weigh
 
-from ...handmade import GOALS, SECOND, arms, codes, evidence, failing, said, spec, timed
+from ..handmade import GOALS, SECOND, arms, codes, evidence, failing, said, spec, timed
 
 
 class TestRollBack:

@@ -14,7 +14,7 @@ from experiments.verdict import Evidence, MetricSums, conclude
 from experiments.verdict.comparison import compare
 from experiments.verdict.looks import look_taken, window_over
 
-from ...handmade import arms, spec
+from ..handmade import arms, spec
 from ..test_planning import made
 
 DAY_S = 86_400.0
