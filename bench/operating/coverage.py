@@ -19,6 +19,7 @@ from experiments.statistics import (
     prediction_powered,
     proportion,
     quantiles,
+    shares_below,
     strata,
 )
 from experiments.statistics.estimate import Estimate
@@ -87,7 +88,21 @@ def _ratio(rng: Rng) -> Estimate:
     return mean.ratio_difference(_cluster(rng, 150), _cluster(rng, 200))
 
 
-def _quantile(level: float, n: int) -> Callable[[Rng], Estimate]:
+def _shares_below(level: float, n: int, slow: float = 0.0) -> Callable[[Rng], Estimate]:
+    """Of latencies, of which the share `slow` takes eight times as long, with nothing in between."""
+
+    def sample(rng: Rng) -> shares_below.Ordered:
+        spread, late = (0.2, rng.random(n) < slow) if slow else (0.8, False)
+        return shares_below.ordered(np.exp(rng.normal(0.0, spread, n) + np.log(8.0) * late))
+
+    def drawn(rng: Rng) -> Estimate:
+        layer = shares_below.Layer(candidate=sample(rng), control=sample(rng), level=level)
+        return shares_below.QuantileContrast([layer]).estimate(alpha=0.05)
+
+    return drawn
+
+
+def _order_statistics(level: float, n: int) -> Callable[[Rng], Estimate]:
     return lambda rng: quantiles.quantile_difference(
         quantiles.summarise(np.exp(rng.normal(0.0, 0.8, n)), level),
         quantiles.summarise(np.exp(rng.normal(0.0, 0.8, n)), level),
@@ -209,23 +224,38 @@ def _shares_and_means() -> list[Case]:
 def _quantiles() -> list[Case]:
     return [
         Case(
-            method="order statistic p50",
+            method="shares below p50",
             setting="latency, 500 requests each",
             truth=0.0,
-            draw=_quantile(0.5, 500),
+            draw=_shares_below(0.5, 500),
+            replications=2000,
+        ),
+        Case(
+            method="shares below p95",
+            setting="latency, 1,000 requests each",
+            truth=0.0,
+            draw=_shares_below(0.95, 1000),
+            replications=2000,
+        ),
+        Case(
+            method="shares below p99",
+            setting="latency, 4,000 requests each",
+            truth=0.0,
+            draw=_shares_below(0.99, 4000),
+            replications=2000,
+        ),
+        Case(
+            method="shares below p95",
+            setting="latency, 1,000 requests each, 5 % eight times as long",
+            truth=0.0,
+            draw=_shares_below(0.95, 1000, slow=0.05),
+            replications=2000,
         ),
         Case(
             method="order statistic p95",
             setting="latency, 1,000 requests each",
             truth=0.0,
-            draw=_quantile(0.95, 1000),
-        ),
-        Case(
-            method="order statistic p99",
-            setting="latency, 4,000 requests each",
-            truth=0.0,
-            draw=_quantile(0.99, 4000),
-            replications=2000,
+            draw=_order_statistics(0.95, 1000),
         ),
         Case(
             method="clustered p90",

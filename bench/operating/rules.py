@@ -23,7 +23,7 @@ from experiments.statistics import (
     failures,
     group_sequential,
     predictable,
-    quantiles,
+    shares_below,
     strata,
 )
 from experiments.statistics.estimate import quantile
@@ -201,17 +201,14 @@ def on_limit(rule: Rule, limit: float = LIMIT) -> Rule:
 
 
 def high_quantile(level: float = 0.95, *, alpha: float = 0.05) -> Rule:
-    """One look at the end at a quantile, by order statistics (F11)."""
+    """One look at the end at a quantile, by the shares below it."""
 
     def rule(draw: Draw, stream: Stream) -> Bools:
         out = np.zeros(draw.outcome.shape, bool)
         for row, (arm, outcome) in enumerate(zip(draw.candidate, draw.outcome, strict=True)):
-            found = quantiles.quantile_difference(
-                quantiles.summarise(outcome[arm], level),
-                quantiles.summarise(outcome[~arm], level),
-                alpha=alpha,
-            )
-            out[row, -1] = found.p is not None and found.p < alpha
+            one, zero = shares_below.ordered(outcome[arm]), shares_below.ordered(outcome[~arm])
+            layer = shares_below.Layer(candidate=one, control=zero, level=level)
+            out[row, -1] = abs(layer.z(0.0)) > quantile(1.0 - alpha / 2.0)
         return out
 
     return rule

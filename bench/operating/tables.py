@@ -288,7 +288,7 @@ def latencies(found: Found, say: Say) -> None:
         "sequence on the log mean": rules.on_logs(rules.sequence()),
         "exceedance of the limit, F9": rules.on_limit(rules.failure_harm()),
         "exceedance of the limit, F8": rules.on_limit(rules.failure_imbalance()),
-        "p95 by order statistics, one look": rules.high_quantile(),
+        "p95 by the shares below it, one look": rules.high_quantile(),
     }
     rows = []
     count = min(found.replications, 1000)

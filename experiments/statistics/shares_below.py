@@ -56,6 +56,13 @@ class Ordered:
         return float(self.at[before] + min(1.0, max(0.0, part)) * (self.at[after] - self.at[before]))
 
 
+def ordered(values: Sequence[float] | Floats) -> Ordered:
+    """A sample of independent values above zero; there must be some."""
+    at, counts = np.unique(np.log(np.asarray(values, np.float64)), return_counts=True)
+    after = np.cumsum(counts)
+    return Ordered(at, (after - 0.5 * counts) / after[-1], float(after[-1]))
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Layer:
     """Two samples at a quantile's `level`, which weigh `weight`.
