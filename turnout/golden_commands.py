@@ -69,10 +69,6 @@ class GoldenCommand(TyperCommand):
             raise typer.Exit(NOTHING_CONCLUDED) from None
 
 
-golden = typer.Typer(
-    help="Golden sets: run one against a version, compare two versions.", no_args_is_help=True
-)
-
 SetArgument = Annotated[
     str,
     typer.Argument(
@@ -111,7 +107,6 @@ ApiKeyOption = Annotated[
 ]
 
 
-@golden.command("run", cls=GoldenCommand)
 def run_command(
     set_: SetArgument,
     model: ModelOption,
@@ -146,7 +141,6 @@ def run_command(
             print_summary(out, golden_set, subject, finished, fresh=fresh)
 
 
-@golden.command("compare", cls=GoldenCommand)
 def compare_command(
     set_: SetArgument,
     model: ModelOption,

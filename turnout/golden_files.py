@@ -28,13 +28,11 @@ from experiments.client import path_part
 from turnout.golden_commands import (
     NOTHING_CONCLUDED,
     ControlOption,
-    GoldenCommand,
     JsonOption,
     Places,
     SetArgument,
     TokenOption,
     concluding,
-    golden,
     set_path,
 )
 from turnout.terminal import concluding_with, emit, err, put, put_into, say
@@ -48,7 +46,6 @@ CheckOption = Annotated[
 ]
 
 
-@golden.command("import", cls=GoldenCommand)
 def import_command(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="What the other tool wrote.")],
     format_: Annotated[str, typer.Option("--format", "-f", help=f"One of {', '.join(sorted(IMPORTS))}.")],
@@ -82,7 +79,6 @@ def import_command(
         _tell(draft, None if dry_run else out, as_json=as_json)
 
 
-@golden.command("export", cls=GoldenCommand)
 def export_command(
     set_: SetArgument,
     run_id: Annotated[str, typer.Option("--run", "-r", help="A stored run; `turnout golden run` names it.")],
@@ -107,7 +103,6 @@ def export_command(
             put_into(out, text)
 
 
-@golden.command("add", cls=GoldenCommand)
 def add_command(
     exchange_id: Annotated[str, typer.Argument(metavar="EXCHANGE_ID", help="An exchange of the ledger.")],
     set_: Annotated[str, typer.Option("--set", "-s", help="The set's folder; made if it is not there.")],

@@ -22,18 +22,15 @@ from turnout.golden_commands import (
     EXIT_CODES,
     NOTHING_CONCLUDED,
     ControlOption,
-    GoldenCommand,
     JsonOption,
     ModelOption,
     Places,
     TokenOption,
     concluding,
-    golden,
 )
 from turnout.terminal import concluding_with, emit, out
 
 
-@golden.command("rank", cls=GoldenCommand)
 def rank_command(
     name: Annotated[str, typer.Argument(metavar="SET", help="The golden set's name.")],
     model: ModelOption,

@@ -30,14 +30,12 @@ from evaluators.loading import load_golden_set
 from experiments.client import ControlClient
 from turnout.golden_commands import (
     ControlOption,
-    GoldenCommand,
     JsonOption,
     ModelOption,
     Places,
     SetArgument,
     TokenOption,
     concluding,
-    golden,
     set_path,
 )
 from turnout.label_session import LabelSession, TerminalKeyboard
@@ -47,7 +45,6 @@ from turnout.terminal import out as screen
 _REFUSED = 1
 
 
-@golden.command("label", cls=GoldenCommand)
 def label_command(
     set_: SetArgument,
     model: ModelOption,

@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 
 from evaluators.ranking import rank
 from experiments.client import ControlClient
-from turnout import golden_ranking
-from turnout.golden_commands import golden
+from turnout.golden import golden
 
 Json = dict[str, Any]
 
@@ -123,7 +122,6 @@ def test_a_version_that_never_lost_has_no_strength_and_it_is_said() -> None:
 def test_the_command(monkeypatch: pytest.MonkeyPatch, stored: list[Json], code: int, told: str) -> None:
     monkeypatch.setattr(ControlClient, "get", lambda self, path, params: stored)
     monkeypatch.setenv("COLUMNS", "200")
-    assert golden_ranking.golden is golden
     found = CliRunner().invoke(golden, ["rank", "support", "-m", "chat", "--token", "t"])
     assert found.exit_code == code, found.output
     assert told in found.output

@@ -342,7 +342,7 @@ def test_the_page_says_the_verdict_and_draws_it(written: Path) -> None:
     assert " None" not in page.split("## By which code")[1]
     assert "![effects](effects.svg)" in page
     assert (written / "effects.svg").read_text().startswith("<svg")
-    assert "latency.p95, %" in (written / "history.svg").read_text()  # as the effects are told
+    assert "latency, %" in (written / "history.svg").read_text()  # as the effects are told
 
 
 def test_a_folder_that_is_none_is_told(tmp_path: Path, written: Path) -> None:

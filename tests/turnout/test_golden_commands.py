@@ -19,7 +19,7 @@ from evaluators.ledger import GoldenLedger
 from tests.evaluators.fakes import TOKEN, FakeTurnout, Reply, serving
 from tests.evaluators.sets import row, write_set
 from turnout import preflight_command
-from turnout.golden_commands import golden
+from turnout.golden import golden
 
 ITEMS = 60
 
