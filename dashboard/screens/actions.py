@@ -5,7 +5,7 @@ Every deed goes through the control API, which checks it again: this page never 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import streamlit as st
 
@@ -175,10 +175,17 @@ def _open(deed: Deed, one: Experiment) -> None:
     st.dialog(deed.button, width="medium", icon=deed.icon)(_dialog)(deed, one)
 
 
+#: As many elements as a dialog has at most before it is confirmed. They are written over: Streamlit takes
+#: away what was there once a fragment has run, but forgets to where a refresh comes right behind it.
+_ASKED: Final = 12
+
+
 @guarded
 def _dialog(deed: Deed, one: Experiment) -> None:
     if DONE in st.session_state:
         _result(st.session_state[DONE])
+        for _ in range(_ASKED):
+            st.empty()
         return
     st.text(deed.meaning)
     force = False
