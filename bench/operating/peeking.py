@@ -22,18 +22,14 @@ from experiments.evidence import (
     ArmCount,
     Evidence,
     Goal,
-    Histogram,
-    Look,
-    MetricSums,
     Overlap,
     Role,
 )
 from experiments.metrics import metric
-from experiments.verdict import Verdict, conclude
-from experiments.verdict.looks import look_taken
+from experiments.verdict import Verdict
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from .told import Floats, Integers, bins_of, histogram, sums, verdicts
+
 Random = np.random.Generator
 
 ARMS: Final = ("control", "candidate")
@@ -143,15 +139,10 @@ def _events(case: Case, role: Role, factor: float, random: Random) -> set[str]:
     draws = random.random(case.units)
     arm = draws[stream.unit] < np.asarray(case.shares)[stream.phase - 1]
     log = stream.log + math.log(factor) * arm
-    told, past, found = _Told(case, stream, arm, log), list[Look](), set[str]()
-    for number in range(1, case.looks + 1):
-        requests = stream.unit.size * number // case.looks
-        verdict = conclude(spec, told.evidence(requests, number), past_looks=tuple(past))
-        if verdict.look.scheduled:
-            taken = look_taken(verdict.document())
-            past += [taken] if taken else []
-        found |= _said(verdict, factor)
-    return found
+    told = _Told(case, stream, arm, log)
+    numbers = range(1, case.looks + 1)
+    looks = (told.evidence(stream.unit.size * number // case.looks, number) for number in numbers)
+    return {said for verdict in verdicts(spec, looks) for said in _said(verdict, factor)}
 
 
 def _said(verdict: Verdict, factor: float) -> set[str]:
@@ -173,7 +164,7 @@ class _Told:
         self._stream, self._arm = stream, arm.astype(np.int64)
         self._metric, self._shares = metric(case.metric), case.shares
         self._value = log if self._metric.on_log_scale else np.exp(log)
-        self._bins = np.floor(1000.0 * log).astype(np.int64)
+        self._bins = bins_of(log)
         self._units = int(stream.unit.max()) + 1
         self._phases = int(stream.phase.max())
         self._slot = 2 * (stream.phase - 1) + self._arm
@@ -197,9 +188,12 @@ class _Told:
             as_of_ns=at * 10**9,
             started_ns=0,
             arms=tuple(self._count(k, int(arrived[k]), m[k]) for k in self._seen(slot)),
-            sums=tuple(self._sums(k, y[k], m[k]) for k in known),
+            sums=tuple(sums(self._metric.name, ARMS[k % 2], y[k], m[k], k // 2 + 1) for k in known),
             overlaps=tuple(self._overlap(i, j, y, m) for i in known for j in known if i // 2 < j // 2),
-            histograms=tuple(self._histogram(k, self._bins[:requests][slot == k]) for k in known)
+            histograms=tuple(
+                histogram(self._metric.name, ARMS[k % 2], self._bins[:requests][slot == k], k // 2 + 1)
+                for k in known
+            )
             if self._metric.kind == "quantile"
             else (),
             recorded=requests,
@@ -218,21 +212,6 @@ class _Told:
             exchanges=int(m.sum()),
         )
 
-    def _sums(self, k: int, y: Floats, m: Floats) -> MetricSums:
-        return MetricSums(
-            metric=self._metric.name,
-            phase=k // 2 + 1,
-            arm=ARMS[k % 2],
-            units=int((m > 0).sum()),
-            exchanges=round(float(m.sum())),
-            missing=0,
-            y=float(y.sum()),
-            m=float(m.sum()),
-            yy=float(y @ y),
-            mm=float(m @ m),
-            ym=float(y @ m),
-        )
-
     def _overlap(self, i: int, j: int, y: Floats, m: Floats) -> Overlap:
         return Overlap(
             metric=self._metric.name,
@@ -244,16 +223,6 @@ class _Told:
             ym=float(y[i] @ m[j]),
             my=float(m[i] @ y[j]),
             mm=float(m[i] @ m[j]),
-        )
-
-    def _histogram(self, k: int, bins: Integers) -> Histogram:
-        values, counts = np.unique(bins, return_counts=True)
-        return Histogram(
-            metric=self._metric.name,
-            phase=k // 2 + 1,
-            arm=ARMS[k % 2],
-            bins=tuple(values.tolist()),
-            counts=tuple(counts.tolist()),
         )
 
 

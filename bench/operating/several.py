@@ -10,46 +10,30 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from experiments.evidence import AnalysisSpec, ArmCount, Evidence, Goal, Look, MetricSums, PastSums, Role
+from experiments.evidence import AnalysisSpec, ArmCount, Evidence, Goal, MetricSums, PastSums, Role
 from experiments.metrics import closed, metric
-from experiments.statistics.estimate import quantile
-from experiments.statistics.moments import Cluster
-from experiments.verdict import conclude
 from experiments.verdict.comparison import compare
-from experiments.verdict.looks import look_taken
 
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
+from .told import Flags, Floats, arms_of, called, sums, verdicts
+
 Random = np.random.Generator
 _MARGIN: Final = 0.1
 
 
-def _arms(candidate: Flags) -> tuple[tuple[str, Flags], ...]:
-    return ("control", ~candidate), ("candidate", candidate)
-
-
-def _sums(name: str, arm: str, y: Floats, m: Floats) -> MetricSums:
-    sums = asdict(Cluster.of(y, m))
-    units = sums.pop("n")
-    count = round(float(m.sum()))
-    return MetricSums(
-        metric=name, phase=1, arm=arm, units=units, exchanges=count, observed=count, missing=0, **sums
-    )
-
-
-def _evidence(arm: Flags, sums: Sequence[MetricSums], past: Sequence[PastSums] = (), at: int = 0) -> Evidence:
-    counts = [(name, int(which.sum())) for name, which in _arms(arm)]
+def _evidence(
+    arm: Flags, found: Sequence[MetricSums], past: Sequence[PastSums] = (), at: int = 0
+) -> Evidence:
+    counts = [(name, int(which.sum())) for name, which in arms_of(arm)]
     arms = [
         ArmCount(phase=1, arm=name, expected_share=0.5, units=n, exchanges=n, present=n) for name, n in counts
     ]
     return Evidence(
-        experiment="e", as_of_ns=at, started_ns=0, arms=tuple(arms), sums=tuple(sums), past=tuple(past)
+        experiment="e", as_of_ns=at, started_ns=0, arms=tuple(arms), sums=tuple(found), past=tuple(past)
     )
 
 
@@ -106,12 +90,12 @@ def _with_past(case: Past, random: Random, factor: float) -> Evidence:
     b[gone] = 0.0
     y, a = m * now * np.where(arm, factor, 1.0), b * before
     past = []
-    for name, which in _arms(arm):
+    for name, which in arms_of(arm):
         of = {"a": a[which], "b": b[which], "y": y[which], "m": m[which]}
         terms = {p + q: float(of[p] @ of[q]) for p, q in ("aa", "ab", "bb", "ya", "yb", "ma", "mb")}
         ends = {"a": float(of["a"].sum()), "b": float(of["b"].sum())}
         past.append(PastSums(metric="cost", phase=1, arm=name, **ends, **terms))
-    return _evidence(arm, [_sums("cost", name, y[which], m[which]) for name, which in _arms(arm)], past)
+    return _evidence(arm, [sums("cost", name, y[which], m[which]) for name, which in arms_of(arm)], past)
 
 
 def of_past(case: Past, *, factor: float = 1.0, runs: int = 300, seed: int = 41) -> dict[str, float]:
@@ -125,10 +109,7 @@ def of_past(case: Past, *, factor: float = 1.0, runs: int = 300, seed: int = 41)
     for run in range(runs):
         evidence = _with_past(case, random, factor)
         found = compare(spec, evidence, goal, harm_alpha=0.01)
-        z = found.z_better or 0.0
-        said["better"] += z > quantile(0.975)
-        said["worse"] += z < -quantile(0.975)
-        said["safe"] += (found.z_noninferior or 0.0) > quantile(0.95)
+        said.update(called(found))
         if run < 100:
             plain = compare(spec, evidence, replace(goal, adjusted=False), harm_alpha=0.01)
             if found.effect and plain.effect:
@@ -142,13 +123,8 @@ def of_past(case: Past, *, factor: float = 1.0, runs: int = 300, seed: int = 41)
 
 def _looked_at(spec: AnalysisSpec, looks: Sequence[Evidence]) -> set[str]:
     """What was said at any of the looks of one experiment, which goes on whatever is said."""
-    past: list[Look] = []
     said: set[str] = set()
-    for evidence in looks:
-        verdict = conclude(spec, evidence, past_looks=tuple(past))
-        taken = look_taken(verdict.document())
-        if taken is not None:
-            past.append(taken)
+    for verdict in verdicts(spec, looks):
         said.add(verdict.kind)
         for card in verdict.metrics:
             if card.role == "success" and card.z is not None and card.z_bound is not None:
@@ -223,12 +199,12 @@ def of_feedback(
             counted = [(goal.metric.name, told)]
             if window is not None:
                 counted.append((closed(goal.metric).name, told & (came + window <= now)))
-            sums = [
-                _sums(name, side, good[which & heard].astype(np.float64), np.ones(int((which & heard).sum())))
+            found = [
+                sums(name, side, good[which & heard].astype(np.float64), np.ones(int((which & heard).sum())))
                 for name, heard in counted
-                for side, which in _arms(arm)
+                for side, which in arms_of(arm)
             ]
-            return _evidence(arm[came <= now], sums, at=round(now * days * 86_400e9))
+            return _evidence(arm[came <= now], found, at=round(now * days * 86_400e9))
 
         return _looked_at(spec, [look(number / looks) for number in range(1, looks + 1)])
 
@@ -274,12 +250,12 @@ def of_metrics(
 
         def look(count: int) -> Evidence:
             here = arm[:count]
-            sums = [
-                _sums(goal.metric.name, side, row[:count][which], np.ones(int(which.sum())))
+            found = [
+                sums(goal.metric.name, side, row[:count][which], np.ones(int(which.sum())))
                 for goal, row in zip(goals, values, strict=True)
-                for side, which in _arms(here)
+                for side, which in arms_of(here)
             ]
-            return _evidence(here, sums, at=count)
+            return _evidence(here, found, at=count)
 
         return _looked_at(spec, [look(units * number // looks) for number in range(1, looks + 1)])
 

@@ -7,6 +7,7 @@ better at 2.5 %, and one that is worse by a margin of 10 % not worse at 5 %, by 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -25,8 +26,9 @@ from experiments.evidence import (
     PairSums,
 )
 from experiments.metrics import metric
-from experiments.statistics.estimate import quantile
 from experiments.verdict.comparison import compare
+
+from .told import arms_of, bins_of, called, histogram, sums
 
 Floats = npt.NDArray[np.float64]
 Random = np.random.Generator
@@ -94,7 +96,7 @@ def costs(case: Case, *, factor: float = 1.0, runs: int = 1000, seed: int = 31) 
         y = m * np.exp(case.spread * random.normal(size=case.units))
         arm = random.random(case.units) < case.share
         y[arm] *= factor
-        return _evidence([_sums("cost", name, y[which], m[which]) for name, which in _arms(arm)], [])
+        return _evidence([sums("cost", name, y[which], m[which]) for name, which in arms_of(arm)], [])
 
     return _called("cost", once, runs)
 
@@ -115,8 +117,8 @@ def quantiles(
         logs[arm[unit]] += math.log(factor)
         y = np.asarray(np.bincount(unit, weights=logs, minlength=units), np.float64)
         return _evidence(
-            [_sums(name, told, y[which], m[which]) for told, which in _arms(arm)],
-            [_histogram(name, told, logs[which[unit]]) for told, which in _arms(arm)],
+            [sums(name, told, y[which], m[which]) for told, which in arms_of(arm)],
+            [histogram(name, told, bins_of(logs[which[unit]])) for told, which in arms_of(arm)],
         )
 
     return _called(name, once, runs)
@@ -168,9 +170,9 @@ def _pairs(name: str, unit: npt.NDArray[np.int64], one: Floats, zero: Floats) ->
         row = replace(row, totals=tuple(four.sum(axis=1).tolist()), products=tuple(upper.tolist()))
     if asked.kind != "quantile":
         return replace(_evidence([], []), pairs=(row,))
-    halves = [_histogram(name, arm, logs) for arm, logs in (("candidate", one), ("control", zero))]
+    halves = [histogram(name, arm, bins_of(logs)) for arm, logs in (("candidate", one), ("control", zero))]
     ends = [half.bins[half.place(asked.quantile or 0.5)] for half in halves]
-    a, b = (summed(np.floor(1000.0 * logs) <= end) for logs, end in zip((one, zero), ends, strict=True))
+    a, b = (summed(bins_of(logs) <= end) for logs, end in zip((one, zero), ends, strict=True))
     both = {
         name: round(float(value))
         for name, value in {
@@ -185,42 +187,14 @@ def _pairs(name: str, unit: npt.NDArray[np.int64], one: Floats, zero: Floats) ->
 def _called(name: str, once: Callable[[], Evidence], runs: int, *, mode: Mode = "ab") -> Called:
     goal = Goal(metric=metric(name), role="guardrail", margin=_MARGIN)
     spec = AnalysisSpec(experiment="e", mode=mode, unit="user", goals=(goal,))
-    better = worse = safe = 0
+    said: Counter[str] = Counter()
     for _ in range(runs):
-        found = compare(spec, once(), goal, harm_alpha=0.01)
-        better += (found.z_better or 0.0) > quantile(0.975)
-        worse += (found.z_better or 0.0) < -quantile(0.975)
-        safe += (found.z_noninferior or 0.0) > quantile(0.95)
-    return Called(better=better / runs, worse=worse / runs, safe=safe / runs)
-
-
-def _arms(candidate: npt.NDArray[np.bool_]) -> tuple[tuple[str, npt.NDArray[np.bool_]], ...]:
-    return ("control", ~candidate), ("candidate", candidate)
+        said.update(called(compare(spec, once(), goal, harm_alpha=0.01)))
+    return Called(**{word: said[word] / runs for word in ("better", "worse", "safe")})
 
 
 def _evidence(sums: list[MetricSums], histograms: list[Histogram]) -> Evidence:
     return Evidence(experiment="e", as_of_ns=0, started_ns=0, sums=tuple(sums), histograms=tuple(histograms))
-
-
-def _sums(name: str, arm: str, y: Floats, m: Floats) -> MetricSums:
-    return MetricSums(
-        metric=name,
-        phase=1,
-        arm=arm,
-        units=y.size,
-        exchanges=round(float(m.sum())),
-        missing=0,
-        y=float(y.sum()),
-        m=float(m.sum()),
-        yy=float(y @ y),
-        mm=float(m @ m),
-        ym=float(y @ m),
-    )
-
-
-def _histogram(name: str, arm: str, logs: Floats) -> Histogram:
-    bins, counts = np.unique(np.floor(1000.0 * logs).astype(np.int64), return_counts=True)
-    return Histogram(metric=name, phase=1, arm=arm, bins=tuple(bins.tolist()), counts=tuple(counts.tolist()))
 
 
 def main() -> None:
